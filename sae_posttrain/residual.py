@@ -1,0 +1,110 @@
+"""The residual stream: where a model's decoder blocks are, and what leaves them.
+
+Layers are 0-based decoder blocks everywhere; "the residual of layer n" is the *output* of block n.
+"""
+
+# B batch, S sequence, D model width
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The transformers model inside DDP, DeepSpeed, `torch.compile` and PEFT wrappers, in any nesting."""
+    while True:
+        if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # torch.compile
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()  # PEFT
+        elif not hasattr(model, "get_decoder") and isinstance(getattr(model, "module", None), nn.Module):
+            model = model.module  # DDP, DeepSpeed
+        else:
+            return model
+
+
+def decoder(model: nn.Module) -> nn.Module:
+    """The text decoder of a model: the module that holds the blocks, without language-model head or vision tower.
+
+    Raises:
+        ValueError: the model has no `get_decoder().layers`.
+    """
+    base = unwrap(model)
+    found = base.get_decoder() if hasattr(base, "get_decoder") else base
+    if not isinstance(getattr(found, "layers", None), nn.ModuleList):
+        raise ValueError(
+            f"No decoder blocks found in {type(base).__name__}: expected a transformers decoder whose "
+            "`get_decoder()` has a `layers` list (Qwen, Gemma, Llama, Mistral, …)."
+        )
+    return found
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The decoder blocks, first to last, whatever wraps the model."""
+    return decoder(model).layers
+
+
+def hook_residuals(
+    model: nn.Module, layers: Iterable[int], keep: Callable[[int, Tensor], None]
+) -> list[RemovableHandle]:
+    """Call `keep(layer, residual_BSD)` on every forward of the given blocks; remove the returned handles to stop.
+
+    Raises:
+        ValueError: a layer the model does not have.
+    """
+    blocks = decoder_blocks(model)
+    layers = list(layers)
+    for layer in layers:
+        if not 0 <= layer < len(blocks):
+            raise ValueError(f"Layer {layer} is out of range: the model has blocks 0 to {len(blocks) - 1}.")
+
+    def hook_of(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            # transformers 5 returns a bare tensor; indexing it like the older tuple would silently take one row.
+            keep(layer, output if isinstance(output, Tensor) else output[0])
+
+        return hook
+
+    return [blocks[layer].register_forward_hook(hook_of(layer)) for layer in layers]
+
+
+@contextmanager
+def capture(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+    """Capture the residual that leaves each layer during the one forward run inside the block.
+
+    Yields an empty dict that fills as blocks run: layer → residual `(B, S, D)`, attached to the autograd graph
+    when there is one.
+
+    Raises:
+        ValueError: a layer the model does not have.
+        RuntimeError: a layer ran twice in one capture.
+    """
+    residuals: dict[int, Tensor] = {}
+
+    def keep(layer: int, residual_BSD: Tensor) -> None:
+        if layer in residuals:
+            raise RuntimeError(f"Layer {layer} ran twice in one capture; open one capture per forward.")
+        residuals[layer] = residual_BSD
+
+    handles = hook_residuals(model, layers, keep)
+    try:
+        yield residuals
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def text_config(model: nn.Module) -> Any:
+    """The configuration of the text decoder (`hidden_size`, `num_hidden_layers`), also of a multimodal model."""
+    return unwrap(model).config.get_text_config()
+
+
+def inputs_device(model: nn.Module) -> torch.device:
+    """The device on which a model expects its token ids: that of its input embeddings."""
+    return unwrap(model).get_input_embeddings().weight.device
