@@ -1,0 +1,113 @@
+"""Reading users' files: every kind, and every way in which they come broken."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from sae_posttrain.texts import load_rows, load_texts
+
+TEXTS = ["Hello there", "你好，世界", "Привет,\u2028мир"]
+
+
+def write(path: Path, content: str) -> Path:
+    if path.suffix == ".gz":
+        with gzip.open(path, "wt", encoding="utf-8") as file:
+            file.write(content)
+    else:
+        path.write_text(content, encoding="utf-8")
+    return path
+
+
+def as_jsonl(texts: list[str]) -> str:
+    return "".join(json.dumps({"text": text, "id": i}, ensure_ascii=False) + "\n" for i, text in enumerate(texts))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "\n".join(TEXTS)),
+        ("a.txt.gz", "\n\n".join(TEXTS) + "\n"),
+        ("a.jsonl", "\ufeff" + as_jsonl(TEXTS)),
+        ("a.jsonl.gz", as_jsonl(TEXTS)),
+        ("a.JSON", json.dumps([{"text": text} for text in TEXTS])),
+        ("a.json.gz", json.dumps(TEXTS)),
+    ],
+)
+def test_every_kind_of_file_gives_the_same_texts(tmp_path, name, content):
+    path = write(tmp_path / name, content)
+    assert load_texts(path) == TEXTS
+    assert load_texts(str(path), limit=2) == TEXTS[:2]
+    assert [row["text"] for row in load_rows(path)] == TEXTS
+
+
+def test_datasets_folder_saved_or_with_data_files(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    dataset = datasets.Dataset.from_dict({"text": TEXTS})
+    dataset.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"test": dataset}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "files").mkdir()
+    write(tmp_path / "files" / "train.jsonl", as_jsonl(TEXTS))
+
+    assert load_texts(tmp_path / "saved") == TEXTS
+    assert load_texts(tmp_path / "splits", split="test") == TEXTS
+    assert load_texts(tmp_path / "files", limit=1) == TEXTS[:1]
+    with pytest.raises(ValueError, match=r"no split 'train'; it has test"):
+        load_texts(tmp_path / "splits")
+
+
+def test_limit_counts_texts_and_not_blank_rows(tmp_path):
+    path = write(tmp_path / "a.jsonl", as_jsonl(["", "one", "  ", "two", "three"]))
+    assert load_texts(path, limit=2) == ["one", "two"]
+    with pytest.raises(ValueError, match="at least 1"):
+        load_texts(path, limit=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "x"}\n\n{"text": \n', "line 3: broken JSON"),
+        ("a.json", '[\n{"text": "x"},\n]', "line 3: broken JSON"),
+        ("a.json", '{"text": "x"}', "expected a list"),
+        ("a.jsonl", "[1]\n", "line 1: expected a JSON object"),
+        ("a.jsonl", '{"text": 3}\n', "row 1: column 'text' holds a int"),
+        ("a.jsonl", '{"body": "x", "id": 1}\n', "no column 'text'; the columns present are 'body', 'id'"),
+        ("a.jsonl", '{"text": " "}\n{"text": null}\n', "no non-empty text"),
+        ("a.txt", "\n\n", "no non-empty text"),
+        ("a.csv", "text\nx\n", "expected a name that ends in"),
+    ],
+)
+def test_broken_content_is_named(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        load_texts(write(tmp_path / name, content))
+
+
+def test_unreadable_bytes_are_named(tmp_path):
+    (tmp_path / "latin1.txt").write_bytes("café".encode("latin-1"))
+    whole = write(tmp_path / "whole.jsonl.gz", as_jsonl(TEXTS * 50)).read_bytes()
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "plain.txt.gz").write_bytes(b"not gzip")
+    for name in ("latin1.txt", "cut.jsonl.gz", "plain.txt.gz"):
+        with pytest.raises(ValueError, match="cut off, or not UTF-8"):
+            load_texts(tmp_path / name)
+
+
+def test_empty_and_missing_sources(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no rows"):
+        load_rows(write(tmp_path / "a.jsonl", ""))
+    for missing in (tmp_path / "none", tmp_path / "none.jsonl", "none.txt", "./none", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match="no file"):
+            load_rows(missing)
+
+
+def test_unreachable_hub_id_is_named(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def unreachable(source, **_):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(FileNotFoundError, match=r"hub dataset 'owner/name': offline"):
+        load_rows("owner/name")
