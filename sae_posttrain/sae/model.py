@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import linear
 
 
 class Activation(Protocol):
@@ -75,9 +75,9 @@ class SparseAutoencoder:
         the given features, in which case only their rows are read."""
         self._check_width(residual)
         if features is None:
-            return F.linear(residual.to(self.encoder.dtype), self.encoder, self.bias)
+            return linear(residual.to(self.encoder.dtype), self.encoder, self.bias)
         rows = self._rows(features)
-        return F.linear(residual.to(self.encoder.dtype), self.encoder[rows], self.bias[rows])
+        return linear(residual.to(self.encoder.dtype), self.encoder[rows], self.bias[rows])
 
     def encode(self, residual: Tensor) -> Tensor:
         """Feature activations `(..., K)` of a residual `(..., D)`."""

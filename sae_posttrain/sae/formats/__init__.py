@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RemoteEntryNotFoundError
 
 from ..model import SparseAutoencoder
 from . import qwen_scope
@@ -50,14 +50,14 @@ def load_sae(
 
 def _download(repo: str, layer: int, revision: str | None) -> Path:
     try:
-        _check_layer(repo, layer, HfApi().list_repo_files(repo, revision=revision))
         return Path(hf_hub_download(repo, qwen_scope.file_name(layer), revision=revision))
+    except RemoteEntryNotFoundError:
+        # Only now is the listing worth a request: a cached file loads without any.
+        _check_layer(repo, layer, HfApi().list_repo_files(repo, revision=revision))
+        raise
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        if isinstance(error, FileNotFoundError) and not isinstance(error, HfHubHTTPError):
-            raise
         raise FileNotFoundError(
-            f"{repo!r} is neither a local folder nor a Hugging Face repository that can be reached "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''})."
+            f"{repo!r} is neither a local folder nor a Hugging Face repository that can be reached: {error}"
         ) from error
 
 
