@@ -1,4 +1,5 @@
 """Reading users' files: every kind, and every way in which they come broken."""
+# ruff: noqa: RUF001 (text in many scripts)
 
 import gzip
 import json

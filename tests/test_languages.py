@@ -1,0 +1,172 @@
+"""The table of languages, and script evidence from texts and from pieces of UTF-8."""
+
+import sys
+import unicodedata
+
+import pytest
+import regex
+
+from sae_posttrain import languages
+from sae_posttrain.languages import (
+    LANGUAGES,
+    SCRIPTS,
+    get_language,
+    identify_by_script,
+    script_counts,
+    token_script,
+)
+
+SASFT_LANGUAGES = ["en", "es", "fr", "ja", "ko", "pt", "th", "vi", "zh", "ar", "ru"]
+ASSIGNED = [
+    chr(point) for point in range(sys.maxunicode + 1) if unicodedata.category(chr(point)) not in ("Cn", "Co", "Cs")
+]
+
+
+def test_table_is_sound():
+    assert set(SASFT_LANGUAGES) <= set(LANGUAGES)
+    for code, language in LANGUAGES.items():
+        assert language.code == code
+        assert language.name
+        assert language.scripts
+        assert set(language.scripts) <= set(SCRIPTS)
+        assert language.family != code
+        assert language.family is None or language.family in LANGUAGES
+
+
+def test_chains_of_baseline_stand_ins_end():
+    """No languages wait for each other, except Indonesian and Malay: whichever has a baseline lends it."""
+    for code in LANGUAGES:
+        seen = [code]
+        while (family := LANGUAGES[seen[-1]].family) is not None and family not in seen:
+            seen.append(family)
+        assert family is None or {code, family} <= {"id", "ms", "jv", "su"}, seen
+
+
+def test_every_assigned_character_has_exactly_one_script():
+    text = "".join(ASSIGNED)
+    owners = dict.fromkeys(ASSIGNED, 0)
+    for script in SCRIPTS:
+        for char in regex.findall(rf"\p{{Script={script}}}", text):
+            owners[char] += 1
+    assert {char for char, count in owners.items() if count != 1} == set()
+
+
+def test_regional_tags_names_and_aliases():
+    for tag, code in {
+        "zh": "zh",
+        "zh-CN": "zh",
+        "zh_Hant": "zh",
+        "pt-BR": "pt",
+        "EN": "en",
+        "Chinese": "zh",
+        "scottish gaelic": "gd",
+        "iw": "he",
+        "nb-NO": "no",
+    }.items():
+        assert get_language(tag).code == code, tag
+
+
+@pytest.mark.parametrize(("wrong", "nearest"), [("zg", "zh"), ("Chineese", "zh"), ("korea", "ko")])
+def test_unknown_language_names_the_nearest(wrong, nearest):
+    with pytest.raises(ValueError, match=rf"unknown language '{wrong}'; the nearest known code is '({nearest})"):
+        get_language(wrong)
+
+
+def test_script_counts_takes_letters_and_their_marks_only():
+    assert script_counts("a1, b! — 你好。\N{KATAKANA-HIRAGANA PROLONGED SOUND MARK}é") == {"Latn": 3, "Hani": 2}
+    assert script_counts("e\N{COMBINING ACUTE ACCENT}") == {"Latn": 1}
+    assert script_counts("ที่") == {"Thai": 3}
+    assert script_counts("12:30 😀 ¿?") == {}
+
+
+def test_script_counts_agrees_with_unicode_names():
+    """An oracle that is not the regex library: the name of a letter starts with its script's name."""
+    first_word = {"CYRILLIC": "Cyrl", "THAI": "Thai", "HANGUL": "Hang", "HEBREW": "Hebr", "GEORGIAN": "Geor"}
+    for char in ASSIGNED:
+        script = first_word.get(unicodedata.name(char, "").split(" ")[0])
+        if script and unicodedata.category(char) == "Lo":
+            assert script_counts(char) == {script: 1}, unicodedata.name(char)
+
+
+@pytest.mark.parametrize("char", ["é", "П", "ไ", "你", "한", "が", "ア", "क", "𠀀", "א"])
+def test_token_script_of_whole_and_cut_characters(char):
+    raw = char.encode()
+    (script,) = script_counts(char)
+    assert token_script(raw) == script
+    assert token_script(b" 1." + raw) == script
+    assert token_script(raw[-1:] + raw) == script
+    assert token_script(raw[1:]) is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "script"),
+    [
+        (b"\xe4\xbd", "Hani"),
+        (b"\xe4", "Hani"),
+        (b"\xec\x95", "Hang"),
+        (b"\xd0", "Cyrl"),
+        (b"\xe0\xb8", "Thai"),
+        (b"\xe3\x81", "Hira"),
+        (b"\xbd\xe5", "Hani"),
+        (b"\xe3", None),  # kana, Han and symbols
+        (b"\xf0", None),
+        (b"\xf0\x9f", None),  # emoji
+        (b"\xc2", None),  # quotation marks and a few ordinals, which are Latin letters
+        (b"\xef\xbc", None),  # full-width punctuation, and full-width Latin letters
+        (b"\xbd", None),
+        (b"", None),
+        (b" 12", None),
+        (b"\xff", None),
+        ("aя".encode(), None),
+        (b"a\xe4\xbd", None),
+        (b"a\xe3", None),
+    ],
+)
+def test_token_script_of_pieces(raw, script):
+    assert token_script(raw) == script
+
+
+def test_completions_agree_with_decoding_them_all():
+    """The oracle decodes every two-byte continuation instead of counting code points."""
+    for lead in range(0xE1, 0xF0):
+        scripts = set()
+        for tail in range(1 << 12):
+            raw = bytes([lead, 0x80 | tail >> 6, 0x80 | tail & 63])
+            scripts |= set(script_counts(raw.decode(errors="ignore")))
+        expected = scripts.pop() if len(scripts) == 1 else None
+        assert token_script(bytes([lead])) == expected, hex(lead)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"Hani": 50}, "zh"),
+        ({"Hani": 60, "Hira": 30, "Kana": 10}, "ja"),
+        ({"Hani": 98, "Hira": 2}, "zh"),
+        ({"Hani": 40, "Hang": 60}, "ko"),
+        ({"Cyrl": 7.5, "Latn": 2.5}, "ru"),
+        ({"Latn": 10}, None),
+        ({"Thai": 10}, None),
+        ({"Hani": 34, "Hang": 33, "Cyrl": 33}, None),
+        ({}, None),
+        ({"Hani": 0}, None),
+    ],
+)
+def test_identify_by_script(counts, expected):
+    candidates = ["en", "fr", "zh", "ja", "ko", "ru"]
+    assert identify_by_script(counts, candidates) == expected
+    assert identify_by_script(counts, candidates[::-1]) == expected
+
+
+def test_identify_by_script_depends_on_the_candidates():
+    assert identify_by_script({"Latn": 10}, ["en", "zh"]) == "en"
+    assert identify_by_script({"Hani": 10}, ["en", "ja"]) == "ja"
+    assert identify_by_script({"Hani": 10}, []) is None
+
+
+def test_scripts_unknown_to_an_older_regex_are_left_out(monkeypatch):
+    monkeypatch.setattr(languages, "SCRIPTS", ("Zzzx", "Latn", "Hani"))
+    languages._script_pattern.cache_clear()
+    pattern = languages._script_pattern()
+    languages._script_pattern.cache_clear()
+    assert set(pattern.groupindex) == {"Latn", "Hani"}
