@@ -1,0 +1,29 @@
+# make demo | test | lint | bench — each sets up .venv with the tested versions first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint bench
+
+demo: $(INSTALLED)
+	$(BIN)/sae-posttrain demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	for harness in benchmarks/*.py; do $(BIN)/python $$harness || exit 1; done
+
+# The build backend is installed first, so that its version is pinned too.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) hatchling editables
+	$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	touch $@

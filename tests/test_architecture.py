@@ -1,0 +1,256 @@
+"""The import rules, read off the source of every module, and the few other rules a parser can check."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "sae_posttrain"
+MAX_LINES = 350
+
+ANY = frozenset({"*"})
+ROOMS: dict[str, frozenset[str]] = {
+    "residual": frozenset(),
+    "languages": frozenset(),
+    "feature_set": frozenset(),
+    "texts": frozenset(),
+    "generation": frozenset(),
+    "sae": frozenset(),
+    "metrics": frozenset({"languages"}),
+    "discovery": frozenset({"sae", "residual", "metrics", "languages", "feature_set"}),
+    "training": frozenset({"feature_set", "residual", "metrics", "languages"}),
+    "report": frozenset({"metrics", "feature_set"}),
+    "lab": ANY,
+    "cli": ANY,
+    "": ANY,  # the package's own __init__, which holds the public names
+}
+# Other training frameworks pin other TRLs, so only what is itself a TRL trainer (or runs one) may need TRL.
+MAY_IMPORT_TRL = ("training.sasft.trainer", "training.rollouts", "lab", "cli")
+# Within sae the formats build the object; the object knows no format.
+INSIDE_SAE = {"model": frozenset[str](), "formats": frozenset({"model"})}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module; `lazy` when it happens inside a function, `typing` under TYPE_CHECKING."""
+
+    module: str
+    line: int
+    lazy: bool
+    typing: bool
+
+
+def imports_of(source: str, module: str, *, is_package: bool) -> list[Import]:
+    """Every import statement of a module, relative ones resolved; `from a import b` counts as `a.b`."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, lazy: bool, typing: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend(Import(alias.name, node.lineno, lazy, typing) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _resolve(node, module, is_package)
+            found.extend(Import(f"{base}.{alias.name}", node.lineno, lazy, typing) for alias in node.names)
+        is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        is_typing = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for child in ast.iter_child_nodes(node):
+            visit(child, lazy or is_function, typing or is_typing)
+
+    visit(ast.parse(source), False, False)
+    return found
+
+
+def _resolve(node: ast.ImportFrom, module: str, is_package: bool) -> str:
+    if node.level == 0:
+        return node.module or ""
+    parts = module.split(".")
+    keep = len(parts) - node.level + is_package
+    return ".".join(parts[:keep] + ([node.module] if node.module else []))
+
+
+def import_violations(source: str, module: str, *, is_package: bool = False) -> list[str]:
+    """What a module imports against the rules, one sentence each."""
+    inner = module.removeprefix(PACKAGE).removeprefix(".")
+    room = inner.split(".")[0]
+    if room not in ROOMS:
+        return [f"{module}: {room!r} is a new room; say in ROOMS what it may import"]
+    return [
+        f"{module}:{found.line}: imports {found.module}; {complaint}"
+        for found in imports_of(source, module, is_package=is_package)
+        if (complaint := _complaint(found, room, inner))
+    ]
+
+
+def _complaint(found: Import, room: str, inner: str) -> str | None:
+    top, _, rest = found.module.partition(".")
+    if top == "trl" and not any(inner == allowed or inner.startswith(f"{allowed}.") for allowed in MAY_IMPORT_TRL):
+        return f"only {', '.join(MAY_IMPORT_TRL)} may import trl"
+    if top == "peft" and not (found.lazy or found.typing):
+        return "peft is optional: import it inside the function that needs it"
+    if top == "torch" and room == "metrics":
+        return "metrics are text in, numbers out, without torch"
+    if top != PACKAGE or ROOMS[room] == ANY:
+        return None
+    target = rest.split(".")[0]
+    if target == "__version__":
+        return None
+    if target not in ROOMS or not target:
+        return f"import from the room that defines it, not from {PACKAGE} itself"
+    if target == room:
+        return _complaint_inside_sae(inner, rest) if room == "sae" else None
+    return None if target in ROOMS[room] else f"{room} may import {sorted(ROOMS[room]) or 'nothing of ours'}"
+
+
+def _complaint_inside_sae(inner: str, target: str) -> str | None:
+    own, other = (name.split(".")[1] if "." in name else "" for name in (inner, target))
+    if own in ("", other) or other in INSIDE_SAE.get(own, ()):
+        return None
+    return f"inside sae, {own} may import {sorted(INSIDE_SAE.get(own, ())) or 'nothing'}"
+
+
+def unsafe_loads(source: str, name: str) -> list[str]:
+    """Calls that would run code from a file: `pickle.load`, and `torch.load` without `weights_only=True`."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in ("torch", "pickle"):
+            if any(alias.name in ("load", "loads") for alias in node.names):
+                found.append(f"{name}:{node.lineno}: call {node.module}.load by its full name, so that it is seen")
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            safe = any(keyword.arg == "weights_only" and _is_true(keyword.value) for keyword in node.keywords)
+            if called in ("pickle.load", "pickle.loads") or (called == "torch.load" and not safe):
+                found.append(f"{name}:{node.lineno}: {called} can run code from the file; use weights_only=True")
+    return found
+
+
+def _is_true(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is True
+
+
+def modules() -> Iterator[tuple[str, Path, bool]]:
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        yield ".".join(parts[:-1] if is_package else parts), path, is_package
+
+
+def python_files() -> Iterator[Path]:
+    for folder in (PACKAGE, "tests", "benchmarks", "recipes"):
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def test_every_module_keeps_the_import_rules() -> None:
+    found = [
+        violation
+        for module, path, is_package in modules()
+        for violation in import_violations(path.read_text(encoding="utf-8"), module, is_package=is_package)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_no_file_is_loaded_in_a_way_that_can_run_code() -> None:
+    found = [
+        violation
+        for path in python_files()
+        for violation in unsafe_loads(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_no_file_is_too_long() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in python_files()
+    }
+    assert lengths
+    assert not {name: length for name, length in lengths.items() if length > MAX_LINES}
+
+
+# Each in a fresh interpreter: what counts is what the import of a module pulls in, through whatever it imports.
+WITHOUT = """
+import importlib, sys
+for name in {absent!r}:
+    sys.modules[name] = None
+for name in {modules!r}:
+    importlib.import_module(name)
+"""
+
+
+def needs_trl(module: str) -> bool:
+    return any(f"{module}.".startswith(f"{PACKAGE}.{allowed}.") for allowed in MAY_IMPORT_TRL)
+
+
+@pytest.mark.parametrize(
+    ("absent", "names"),
+    [
+        (["trl", "peft"], [module for module, _, _ in modules() if not needs_trl(module)]),
+        (["torch", "transformers"], [m for m, _, _ in modules() if f"{m}.".startswith(f"{PACKAGE}.metrics.")]),
+    ],
+    ids=["all but trainers, lab and cli without trl and peft", "metrics without torch"],
+)
+def test_imports_without_what_should_not_be_needed(absent: list[str], names: list[str]) -> None:
+    assert names
+    script = WITHOUT.format(absent=absent, modules=names)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "names"),
+    [
+        ("training.sasft.loss", "from ...sae import SparseAutoencoder", "sae_posttrain.sae"),
+        ("training.sasft.loss", "def f():\n    from sae_posttrain.discovery import monolinguality", "discovery"),
+        ("training.sasft.loss", "from sae_posttrain import load_sae", "itself"),
+        ("training.sasft.loss", "import sae_posttrain.discovery.statistics", "discovery"),
+        ("training.sasft.engine", "def f():\n    import trl", "trl"),
+        ("training.sasft.trainer", "if True:\n    from peft import LoraConfig", "peft"),
+        ("metrics.repetition", "import torch.nn", "torch"),
+        ("metrics.repetition", "from .. import residual", "residual"),
+        ("residual", "from .languages import LANGUAGES", "languages"),
+        ("sae.model", "from .formats import load_sae", "formats"),
+        ("sae.formats.qwen_scope", "from .. import load_sae", "formats may import"),
+        ("attic", "import math", "new room"),
+    ],
+)
+def test_a_planted_import_is_caught(module: str, source: str, names: str) -> None:
+    (violation,) = import_violations(source, f"{PACKAGE}.{module}")
+    assert names in violation
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("training.sasft.trainer", "from trl import SFTTrainer\nfrom ...feature_set import FeatureSet"),
+        ("training.sasft.trainer", "def f():\n    from peft import LoraConfig"),
+        ("training.sasft.trainer", "if TYPE_CHECKING:\n    from peft import PeftModel"),
+        ("sae.formats.qwen_scope", "from ..model import TopK"),
+        ("metrics.code_switching", "from ..languages import LANGUAGES"),
+        ("feature_set", "from sae_posttrain import __version__"),
+        ("cli.sft", "import trl\nfrom ..training.sasft.trainer import SASFTTrainer"),
+    ],
+)
+def test_an_allowed_import_is_not_caught(module: str, source: str) -> None:
+    assert import_violations(source, f"{PACKAGE}.{module}") == []
+
+
+def test_relative_imports_resolve_from_packages_and_from_modules() -> None:
+    from_package = imports_of("from .model import TopK", "sae_posttrain.sae", is_package=True)
+    from_module = imports_of("from .model import TopK", "sae_posttrain.sae.formats", is_package=False)
+    assert from_package[0].module == from_module[0].module == "sae_posttrain.sae.model.TopK"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["torch.load(p)", "torch.load(p, weights_only=False)", "pickle.loads(b)", "from torch import load"],
+)
+def test_a_planted_unsafe_load_is_caught(source: str) -> None:
+    assert len(unsafe_loads(source, "planted.py")) == 1
+
+
+def test_a_safe_load_is_not_caught() -> None:
+    assert unsafe_loads("torch.load(p, weights_only=True, mmap=True)", "planted.py") == []
