@@ -1,3 +1,45 @@
 """Sparse-autoencoder features as training signals inside the trainers people already use."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from .discovery import discover_language_features
+    from .feature_set import FeatureSet
+    from .metrics import code_switching_rate
+    from .sae import SparseAutoencoder, load_sae
+    from .training.sasft import SASFTCallback, SASFTConfig, SASFTTrainer
+
+# Looked up on first use, so that `import sae_posttrain` costs nothing and the metrics need no torch.
+_HOME = {
+    "FeatureSet": "feature_set",
+    "SASFTCallback": "training.sasft",
+    "SASFTConfig": "training.sasft",
+    "SASFTTrainer": "training.sasft",
+    "SparseAutoencoder": "sae",
+    "code_switching_rate": "metrics",
+    "discover_language_features": "discovery",
+    "load_sae": "sae",
+}
+__all__ = [
+    "FeatureSet",
+    "SASFTCallback",
+    "SASFTConfig",
+    "SASFTTrainer",
+    "SparseAutoencoder",
+    "code_switching_rate",
+    "discover_language_features",
+    "load_sae",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

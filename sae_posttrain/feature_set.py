@@ -1,0 +1,296 @@
+"""FeatureSet: the few SAE features that training needs, in one small file that a person can mail."""
+
+# D model width, F features of one layer
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import __version__
+
+FORMAT = 1
+FILE_NAME = "features.safetensors"
+_METADATA_KEY = "sae_posttrain"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a feature set came from; enough to find it again and to refuse a model it does not fit."""
+
+    base_model: str
+    d_model: int
+    num_layers: int
+    sae: str
+    sae_sha256: Mapping[str, str]
+    """SAE file name → hash of the file."""
+    texts_sha256: str
+    selection: str
+    """`monolinguality`, or `random` for the control."""
+    library_version: str = __version__
+
+
+@dataclass(frozen=True)
+class LayerFeatures:
+    """The selected features of one layer.
+
+    Args:
+        layer: 0-based decoder block whose output residual is read.
+        ids: `F` indices into the SAE's dictionary.
+        targets: for each feature, the language it stands for.
+        encoder: `(F, D)` float32, folded so that the pre-activation is `h @ encoder.T + bias`.
+        bias: `(F,)`.
+        direction: `(F, D)` decoder directions.
+        score: `(F,)`, what the features were ranked by.
+        typical: `(F,)`, mean activation where the feature fires on its own language; always positive.
+        baselines: language → `(F,)` mean *pre*-activation on the base model, often negative.
+        activations: language → `(F,)` mean activation.
+    """
+
+    layer: int
+    ids: tuple[int, ...]
+    targets: tuple[str, ...]
+    encoder: Tensor
+    bias: Tensor
+    direction: Tensor
+    score: Tensor
+    typical: Tensor
+    baselines: Mapping[str, Tensor]
+    activations: Mapping[str, Tensor]
+
+    def select(self, targets: Iterable[str]) -> LayerFeatures:
+        """Only the features that stand for these languages."""
+        wanted = set(targets)
+        rows = [row for row, target in enumerate(self.targets) if target in wanted]
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in rows),
+            targets=tuple(self.targets[row] for row in rows),
+            **{name: getattr(self, name)[rows] for name in _TENSORS},
+            **{name: {code: t[rows] for code, t in getattr(self, name).items()} for name in _BY_LANGUAGE},
+        )
+
+
+_TENSORS = ("encoder", "bias", "direction", "score", "typical")
+_BY_LANGUAGE = ("baselines", "activations")
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Selected SAE features of one or more layers: the one contract between discovery and training."""
+
+    layers: tuple[LayerFeatures, ...]
+    provenance: Provenance
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The languages that features stand for, sorted."""
+        return tuple(sorted({target for layer in self.layers for target in layer.targets}))
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages for which baselines were measured, sorted."""
+        return tuple(sorted({code for layer in self.layers for code in layer.baselines}))
+
+    def select(self, targets: Iterable[str]) -> FeatureSet:
+        """Only the features that stand for these languages; layers left without any are dropped.
+
+        Raises:
+            ValueError: no feature stands for one of them.
+        """
+        wanted = sorted(set(targets))
+        missing = [target for target in wanted if target not in self.targets]
+        if missing:
+            raise ValueError(
+                f"No feature stands for {', '.join(missing)}: this set has {', '.join(self.targets) or 'none'}. Run "
+                f" `sae-posttrain discover language` with texts in {', '.join(missing)}."
+            )
+        selected = (layer.select(wanted) for layer in self.layers)
+        return replace(self, layers=tuple(layer for layer in selected if layer.ids))
+
+    def check_model(self, config: Any, name: str | None = None) -> None:
+        """Refuse a model these features cannot belong to; warn when only its name differs.
+
+        Args:
+            config: the transformers configuration of the model to train.
+            name: what the model was loaded as; by default what its configuration says.
+
+        Raises:
+            ValueError: another width or another number of layers.
+        """
+        text = config.get_text_config()
+        source = self.provenance
+        if text.hidden_size != source.d_model or text.num_hidden_layers != source.num_layers:
+            raise ValueError(
+                f"These features were found in {source.base_model} ({source.num_layers} layers of width "
+                f"{source.d_model}), but the model has {text.num_hidden_layers} layers of width {text.hidden_size}. "
+                "Discover features for this model."
+            )
+        name = name or getattr(config, "_name_or_path", "")
+        if name and _short(name) != _short(source.base_model):
+            warnings.warn(
+                f"These features were found in {source.base_model}, and the model is {name}. Its shape fits, so "
+                "training goes on: features of a base model mostly carry over to its post-trained checkpoints. If it "
+                "is another model altogether, discover features for it.",
+                stacklevel=2,
+            )
+
+    def summary(self) -> str:
+        """A table: each feature, what it stands for, its score, and its mean activation in every language."""
+        header = ["layer", "feature", "for", "score", "typical", *self.languages]
+        rows = [
+            [str(layer.layer), str(layer.ids[f]), layer.targets[f], f"{layer.score[f]:.3f}", f"{layer.typical[f]:.3f}"]
+            + [f"{layer.activations[code][f]:.3f}" for code in self.languages]
+            for layer in self.layers
+            for f in range(len(layer.ids))
+        ]
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]
+        ]
+        return "\n".join(lines)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one `.safetensors` file; the same features always make the same bytes."""
+        tensors = {}
+        for layer in self.layers:
+            for name in _TENSORS:
+                tensors[f"{layer.layer}.{name}"] = getattr(layer, name).float().contiguous()
+            for name in _BY_LANGUAGE:
+                for code, values in getattr(layer, name).items():
+                    tensors[f"{layer.layer}.{name}.{code}"] = values.float().contiguous()
+        description = {
+            "format": FORMAT,
+            "provenance": asdict(self.provenance),
+            "layers": [
+                {"layer": layer.layer, "ids": layer.ids, "targets": layer.targets, "languages": sorted(layer.baselines)}
+                for layer in self.layers
+            ],
+        }
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One key: safetensors keeps no order among several, and equal sets should be equal files.
+        save_file(tensors, path, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)})
+        return path
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload the file and a card that states model, SAE, languages and scores; returns the commit's address."""
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save(Path(folder) / FILE_NAME)
+            self._card().save(Path(folder) / "README.md")
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload feature set"))
+
+    def _card(self) -> ModelCard:
+        source = self.provenance
+        data = ModelCardData(
+            base_model=source.base_model if re.fullmatch(r"[\w-]+/[\w.-]+", source.base_model) else None,
+            language=list(self.targets),
+            library_name="sae-posttrain",
+            tags=["sae-posttrain", "sparse-autoencoder", "feature-set"],
+        )
+        return ModelCard(
+            f"---\n{data.to_yaml()}\n---\n\n"
+            f"# SAE features of {_short(source.base_model)}\n\n"
+            f"- Base model: `{source.base_model}` ({source.num_layers} layers of width {source.d_model})\n"
+            f"- Sparse autoencoder: `{source.sae}`\n"
+            f"- Chosen by: {source.selection}, with sae-posttrain {source.library_version}\n"
+            f"- Languages with measured baselines: {', '.join(self.languages)}\n\n"
+            f"Mean activation of each feature in each language:\n\n```\n{self.summary()}\n```\n"
+        )
+
+    @classmethod
+    def load(cls, source: str | Path, *, revision: str | None = None) -> FeatureSet:
+        """Read a file, a folder that holds `features.safetensors`, or a Hugging Face repository.
+
+        Raises:
+            FileNotFoundError: neither a file nor a repository that can be reached.
+            ValueError: not a feature set, damaged, or written by a newer version.
+        """
+        path = _locate(source, revision)
+        try:
+            with safe_open(path, framework="pt") as file:
+                description = json.loads((file.metadata() or {})[_METADATA_KEY])
+                if description["format"] != FORMAT:
+                    raise ValueError(
+                        f"{path} has feature-set format {description['format']}; this version reads {FORMAT}. "
+                        "Upgrade sae-posttrain, or discover the features again."
+                    )
+                layers = tuple(_read_layer(file, entry) for entry in description["layers"])
+            known = {field.name for field in fields(Provenance)}
+            provenance = Provenance(**{k: v for k, v in description["provenance"].items() if k in known})
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path} is not a feature set, or is damaged ({type(error).__name__}: {error}). Expected a file "
+                "written by `sae-posttrain discover` or FeatureSet.save."
+            ) from error
+        loaded = cls(layers, provenance)
+        _check(loaded, path)
+        return loaded
+
+
+def _locate(source: str | Path, revision: str | None) -> Path:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        path = path / FILE_NAME
+    if path.is_file():
+        return path
+    if path.suffix == ".safetensors":
+        raise FileNotFoundError(f"There is no feature set at {path}; `sae-posttrain discover` writes one.")
+    try:
+        return Path(hf_hub_download(str(source), FILE_NAME, revision=revision))
+    except (HfHubHTTPError, EntryNotFoundError, HFValidationError, OSError) as error:
+        raise FileNotFoundError(
+            f"{str(source)!r} is neither a file nor a Hugging Face repository with {FILE_NAME}: {error}"
+        ) from error
+
+
+def _read_layer(file: Any, entry: Mapping[str, Any]) -> LayerFeatures:
+    layer = entry["layer"]
+    return LayerFeatures(
+        layer=layer,
+        ids=tuple(entry["ids"]),
+        targets=tuple(entry["targets"]),
+        **{name: file.get_tensor(f"{layer}.{name}") for name in _TENSORS},
+        **{
+            name: {code: file.get_tensor(f"{layer}.{name}.{code}") for code in entry["languages"]}
+            for name in _BY_LANGUAGE
+        },
+    )
+
+
+def _check(features: FeatureSet, path: Path) -> None:
+    width = features.provenance.d_model
+    for layer in features.layers:
+        count = len(layer.ids)
+        expected = {"encoder": (count, width), "direction": (count, width), "bias": (count,), "score": (count,)}
+        vectors = {name: getattr(layer, name) for name in _TENSORS}
+        for name in _BY_LANGUAGE:
+            vectors |= {f"{name}.{code}": values for code, values in getattr(layer, name).items()}
+        for name, values in vectors.items():
+            if tuple(values.shape) != expected.get(name, (count,)) or not bool(torch.isfinite(values).all()):
+                raise ValueError(
+                    f"{path} is damaged: {name} of layer {layer.layer} has shape {tuple(values.shape)} or values that "
+                    f"are not finite; {expected.get(name, (count,))} finite numbers were expected."
+                )
+        if len(layer.targets) != count or not all(math.isfinite(t) and t > 0 for t in layer.typical.tolist()):
+            raise ValueError(f"{path} is damaged: typical activations of layer {layer.layer} must be positive.")
+
+
+def _short(name: str) -> str:
+    return Path(name.rstrip("/")).name.lower()
