@@ -5,7 +5,7 @@ from __future__ import annotations
 from codecs import getincrementaldecoder
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cache, lru_cache
 from types import MappingProxyType
@@ -23,127 +23,82 @@ class Language:
     family: str | None  # code of the language whose baseline may stand in when this one has none
 
 
-# code | name | scripts | family
+# scripts | family | languages written so, as code and name
 _TABLE = """
-en | English | Latn | -
-es | Spanish | Latn | -
-fr | French | Latn | -
-ja | Japanese | Hani Hira Kana | -
-ko | Korean | Hang | -
-pt | Portuguese | Latn | es
-th | Thai | Thai | -
-vi | Vietnamese | Latn | -
-zh | Chinese | Hani | -
-ar | Arabic | Arab | -
-ru | Russian | Cyrl | -
-af | Afrikaans | Latn | nl
-am | Amharic | Ethi | -
-as | Assamese | Beng | bn
-az | Azerbaijani | Latn | tr
-ba | Bashkir | Cyrl | ru
-be | Belarusian | Cyrl | ru
-bg | Bulgarian | Cyrl | ru
-bn | Bengali | Beng | -
-bo | Tibetan | Tibt | -
-bs | Bosnian | Latn | hr
-ca | Catalan | Latn | es
-ceb | Cebuano | Latn | tl
-ckb | Central Kurdish | Arab | fa
-cs | Czech | Latn | pl
-cy | Welsh | Latn | en
-da | Danish | Latn | de
-de | German | Latn | en
-dv | Dhivehi | Thaa | -
-el | Greek | Grek | -
-eo | Esperanto | Latn | es
-et | Estonian | Latn | fi
-eu | Basque | Latn | es
-fa | Persian | Arab | ar
-fi | Finnish | Latn | en
-fo | Faroese | Latn | da
-fy | Frisian | Latn | nl
-ga | Irish | Latn | en
-gd | Scottish Gaelic | Latn | en
-gl | Galician | Latn | pt
-gu | Gujarati | Gujr | hi
-ha | Hausa | Latn | en
-haw | Hawaiian | Latn | en
-he | Hebrew | Hebr | ar
-hi | Hindi | Deva | -
-hr | Croatian | Latn | pl
-ht | Haitian Creole | Latn | fr
-hu | Hungarian | Latn | en
-hy | Armenian | Armn | -
-id | Indonesian | Latn | ms
-ig | Igbo | Latn | en
-is | Icelandic | Latn | da
-it | Italian | Latn | es
-jv | Javanese | Latn | id
-ka | Georgian | Geor | -
-kk | Kazakh | Cyrl | ru
-km | Khmer | Khmr | th
-kn | Kannada | Knda | te
-ku | Kurdish | Latn | tr
-ky | Kyrgyz | Cyrl | ru
-la | Latin | Latn | it
-lb | Luxembourgish | Latn | de
-lo | Lao | Laoo | th
-lt | Lithuanian | Latn | pl
-lv | Latvian | Latn | lt
-mg | Malagasy | Latn | fr
-mi | Maori | Latn | en
-mk | Macedonian | Cyrl | bg
-ml | Malayalam | Mlym | ta
-mn | Mongolian | Cyrl Mong | ru
-mr | Marathi | Deva | hi
-ms | Malay | Latn | id
-mt | Maltese | Latn | it
-my | Burmese | Mymr | th
-ne | Nepali | Deva | hi
-nl | Dutch | Latn | de
-no | Norwegian | Latn | da
-ny | Chichewa | Latn | sw
-oc | Occitan | Latn | ca
-or | Odia | Orya | bn
-pa | Punjabi | Guru | hi
-pl | Polish | Latn | en
-ps | Pashto | Arab | fa
-ro | Romanian | Latn | it
-rw | Kinyarwanda | Latn | sw
-sa | Sanskrit | Deva | hi
-sd | Sindhi | Arab | ur
-si | Sinhala | Sinh | -
-sk | Slovak | Latn | cs
-sl | Slovenian | Latn | hr
-sm | Samoan | Latn | en
-sn | Shona | Latn | sw
-so | Somali | Latn | sw
-sq | Albanian | Latn | en
-sr | Serbian | Cyrl Latn | ru
-st | Sotho | Latn | en
-su | Sundanese | Latn | id
-sv | Swedish | Latn | da
-sw | Swahili | Latn | en
-ta | Tamil | Taml | -
-te | Telugu | Telu | -
-tg | Tajik | Cyrl | ru
-ti | Tigrinya | Ethi | am
-tk | Turkmen | Latn | tr
-tl | Tagalog | Latn | en
-tr | Turkish | Latn | en
-tt | Tatar | Cyrl | ru
-ug | Uyghur | Arab | ar
-uk | Ukrainian | Cyrl | ru
-ur | Urdu | Arab | fa
-uz | Uzbek | Latn Cyrl | tr
-xh | Xhosa | Latn | zu
-yi | Yiddish | Hebr | he
-yo | Yoruba | Latn | en
-yue | Cantonese | Hani | zh
-zu | Zulu | Latn | en
+Latn | - | en English, es Spanish, fr French, vi Vietnamese
+Latn | ca | oc Occitan
+Latn | cs | sk Slovak
+Latn | da | fo Faroese, is Icelandic, no Norwegian, sv Swedish
+Latn | de | da Danish, lb Luxembourgish, nl Dutch
+Latn | en | cy Welsh, de German, fi Finnish, ga Irish, gd Scottish Gaelic, ha Hausa, haw Hawaiian, hu Hungarian
+Latn | en | ig Igbo, mi Maori, pl Polish, sm Samoan, sq Albanian, st Sotho, sw Swahili, tl Tagalog, tr Turkish
+Latn | en | yo Yoruba, zu Zulu, tpi Tok Pisin, nus Nuer
+Latn | es | pt Portuguese, ca Catalan, eo Esperanto, eu Basque, it Italian, pap Papiamento
+Latn | fi | et Estonian
+Latn | fr | ht Haitian Creole, mg Malagasy
+Latn | ha | knc Kanuri
+Latn | hr | bs Bosnian, sl Slovenian
+Latn | id | jv Javanese, ms Malay, su Sundanese, ace Acehnese, min Minangkabau, bjn Banjar
+Latn | it | la Latin, mt Maltese, ro Romanian, sc Sardinian, vec Venetian, lmo Lombard, lij Ligurian, scn Sicilian
+Latn | it | fur Friulian
+Latn | lt | lv Latvian
+Latn | ms | id Indonesian
+Latn | nl | af Afrikaans, fy Frisian, li Limburgish
+Latn | pl | cs Czech, hr Croatian, lt Lithuanian, szl Silesian
+Latn | pt | gl Galician, kea Kabuverdianu
+Latn | sw | ny Chichewa, rw Kinyarwanda, sn Shona, so Somali, ln Lingala
+Latn | tl | ceb Cebuano, pag Pangasinan, war Waray
+Latn | tr | az Azerbaijani, ku Kurdish, tk Turkmen
+Latn | zu | xh Xhosa
+Arab | - | ar Arabic
+Arab | ar | fa Persian, ug Uyghur, ars Najdi Arabic, aeb Tunisian Arabic, acq Ta'izzi-Adeni Arabic
+Arab | ar | ary Moroccan Arabic, arz Egyptian Arabic, apc Levantine Arabic
+Arab | fa | ckb Central Kurdish, ps Pashto, ur Urdu
+Arab | ur | sd Sindhi
+Armn | - | hy Armenian
+Beng | - | bn Bengali
+Beng | bn | as Assamese
+Cyrl | - | ru Russian
+Cyrl | bg | mk Macedonian
+Cyrl | ru | ba Bashkir, be Belarusian, bg Bulgarian, kk Kazakh, ky Kyrgyz, tg Tajik, tt Tatar, uk Ukrainian
+Cyrl Latn | ru | sr Serbian
+Cyrl Mong | ru | mn Mongolian
+Deva | - | hi Hindi
+Deva | hi | mr Marathi, ne Nepali, sa Sanskrit, hne Chhattisgarhi, mai Maithili, mag Magahi, bho Bhojpuri
+Ethi | - | am Amharic
+Ethi | am | ti Tigrinya
+Geor | - | ka Georgian
+Grek | - | el Greek
+Gujr | hi | gu Gujarati
+Guru | hi | pa Punjabi
+Hang | - | ko Korean
+Hani | - | zh Chinese
+Hani | zh | yue Cantonese
+Hani Hira Kana | - | ja Japanese
+Hebr | ar | he Hebrew
+Hebr | he | yi Yiddish
+Khmr | th | km Khmer
+Knda | te | kn Kannada
+Laoo | th | lo Lao
+Latn Cyrl | tr | uz Uzbek
+Mlym | ta | ml Malayalam
+Mymr | th | my Burmese
+Olck | - | sat Santali
+Orya | bn | or Odia
+Sinh | - | si Sinhala
+Taml | - | ta Tamil
+Telu | - | te Telugu
+Thaa | - | dv Dhivehi
+Thai | - | th Thai
+Tibt | - | bo Tibetan
 """
 
-_ALIASES = {"cmn": "zh", "fil": "tl", "in": "id", "iw": "he", "ji": "yi", "nb": "no", "nn": "no", "zsm": "ms"}
+# Other codes for the same, such as the ISO 639-3 ones of FLORES.
+_ALIASES = {
+    **{"arb": "ar", "cmn": "zh", "ekk": "et", "fil": "tl", "khk": "mn", "kmr": "ku", "lvs": "lv", "npi": "ne"},
+    **{"ory": "or", "pbt": "ps", "pes": "fa", "plt": "mg", "swh": "sw", "uzn": "uz", "ydd": "yi", "zsm": "ms"},
+    **{"als": "sq", "azj": "az", "in": "id", "iw": "he", "ji": "yi", "nb": "no", "nn": "no", "nob": "no", "nno": "no"},
+}
 
 # The values of Unicode's Script property, as ISO 15924 codes; Zyyy (Common) and Zinh (Inherited) are nobody's own.
 _SCRIPT_CODES = """
@@ -164,8 +119,10 @@ _EXTRA_SCRIPT_COST = 0.05
 def _parse_table() -> Mapping[str, Language]:
     languages = {}
     for line in _TABLE.strip().splitlines():
-        code, name, scripts, family = (cell.strip() for cell in line.split("|"))
-        languages[code] = Language(code, name, tuple(scripts.split()), None if family == "-" else family)
+        scripts, family, entries = (cell.strip() for cell in line.split("|"))
+        for entry in entries.split(", "):
+            code, name = entry.split(" ", 1)
+            languages[code] = Language(code, name, tuple(scripts.split()), None if family == "-" else family)
     return MappingProxyType(languages)
 
 
@@ -173,15 +130,16 @@ LANGUAGES: Mapping[str, Language] = _parse_table()
 
 
 def get_language(code: str) -> Language:
-    """The language of a code ('zh'), a regional tag ('zh-CN', 'zh_Hant', 'pt-BR') or an English name ('Chinese').
+    """The language of a code ('zh'), a tag ('zh-CN', 'zh_Hant', 'pt-BR') or an English name ('Chinese').
 
-    Raises: ValueError, naming the nearest known code.
+    A script in the tag replaces the usual ones: 'sr-Latn', 'arb_Latn'. Raises: ValueError, naming the nearest code.
     """
     wanted = code.strip().lower()
-    base = wanted.replace("_", "-").split("-")[0]
+    base, *subtags = wanted.replace("_", "-").split("-")
     base = _ALIASES.get(base, base)
     if base in LANGUAGES:
-        return LANGUAGES[base]
+        written = tuple(subtag.title() for subtag in subtags if subtag.title() in SCRIPTS)
+        return replace(LANGUAGES[base], scripts=written) if written else LANGUAGES[base]
     code_of_name = {language.name.lower(): language.code for language in LANGUAGES.values()}
     if wanted in code_of_name:
         return LANGUAGES[code_of_name[wanted]]
@@ -189,15 +147,15 @@ def get_language(code: str) -> Language:
     nearest = known[max(known, key=lambda key: SequenceMatcher(None, key, wanted).ratio())]
     raise ValueError(
         f"unknown language {code!r}; the nearest known code is {nearest!r} ({LANGUAGES[nearest].name}). "
-        f"Use one of sae_posttrain.languages.LANGUAGES: {' '.join(LANGUAGES)}"
+        f"Use one of sae_posttrain.languages.LANGUAGES: {' '.join(sorted(LANGUAGES))}"
     )
 
 
 def script_counts(text: str) -> dict[str, int]:
-    """Letters of `text` (with their vowel signs and marks) by script; Common and Inherited are nobody's."""
+    """Characters of `text` by script; Common and Inherited (digits, punctuation, emoji, most marks) are nobody's."""
     counts: dict[str, int] = {}
     for char, count in Counter(text).items():
-        script = _letter_script(char)
+        script = _script_of(char)
         if script is not None:
             counts[script] = counts.get(script, 0) + count
     return counts
@@ -259,7 +217,7 @@ def _completion_script(prefix: bytes) -> str | None:
     found: Counter[str | None] = Counter()
     for point in range(start, stop):
         if not _UNASSIGNED.match(chr(point)):
-            found[_letter_script(chr(point))] += 1
+            found[_script_of(chr(point))] += 1
             if len(found.keys() - {None}) > 1:
                 return None
     script, count = found.most_common(1)[0] if found else (None, 0)
@@ -275,15 +233,15 @@ _UNASSIGNED = regex.compile(r"[\p{Cn}\p{Cs}\p{Co}\p{Script=Zinh}]")
 
 
 @lru_cache(maxsize=1 << 16)
-def _letter_script(char: str) -> str | None:
-    """The script of a letter or mark; None for Common, Inherited and whatever is no letter."""
+def _script_of(char: str) -> str | None:
+    """The script of a character; None for Common and Inherited."""
     match = _script_pattern().match(char)
     return match.lastgroup if match else None
 
 
 @cache
 def _script_pattern() -> regex.Pattern[str]:
-    """One letter, in the group named after its script; scripts newer than the installed `regex` are left out."""
+    """One character, in the group named after its script; scripts newer than the installed `regex` are left out."""
     groups = []
     for script in SCRIPTS:
         if script not in _SHARED_SCRIPTS:
@@ -292,4 +250,4 @@ def _script_pattern() -> regex.Pattern[str]:
             except regex.error:
                 continue
             groups.append(rf"(?P<{script}>\p{{Script={script}}})")
-    return regex.compile(rf"(?=[\p{{L}}\p{{M}}\p{{Nl}}])(?:{'|'.join(groups)})")
+    return regex.compile("|".join(groups))
