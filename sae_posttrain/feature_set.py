@@ -76,12 +76,14 @@ class LayerFeatures:
         """Only the features that stand for these languages."""
         wanted = set(targets)
         rows = [row for row, target in enumerate(self.targets) if target in wanted]
+        picked: dict[str, Any] = {name: getattr(self, name)[rows] for name in _TENSORS}
+        for name in _BY_LANGUAGE:
+            picked[name] = {code: values[rows] for code, values in getattr(self, name).items()}
         return replace(
             self,
             ids=tuple(self.ids[row] for row in rows),
             targets=tuple(self.targets[row] for row in rows),
-            **{name: getattr(self, name)[rows] for name in _TENSORS},
-            **{name: {code: t[rows] for code, t in getattr(self, name).items()} for name in _BY_LANGUAGE},
+            **picked,
         )
 
 
@@ -117,7 +119,7 @@ class FeatureSet:
         if missing:
             raise ValueError(
                 f"No feature stands for {', '.join(missing)}: this set has {', '.join(self.targets) or 'none'}. Run "
-                f" `sae-posttrain discover language` with texts in {', '.join(missing)}."
+                f"`sae-posttrain discover language` with texts in {', '.join(missing)}."
             )
         selected = (layer.select(wanted) for layer in self.layers)
         return replace(self, layers=tuple(layer for layer in selected if layer.ids))
@@ -262,16 +264,10 @@ def _locate(source: str | Path, revision: str | None) -> Path:
 
 def _read_layer(file: Any, entry: Mapping[str, Any]) -> LayerFeatures:
     layer = entry["layer"]
-    return LayerFeatures(
-        layer=layer,
-        ids=tuple(entry["ids"]),
-        targets=tuple(entry["targets"]),
-        **{name: file.get_tensor(f"{layer}.{name}") for name in _TENSORS},
-        **{
-            name: {code: file.get_tensor(f"{layer}.{name}.{code}") for code in entry["languages"]}
-            for name in _BY_LANGUAGE
-        },
-    )
+    read: dict[str, Any] = {name: file.get_tensor(f"{layer}.{name}") for name in _TENSORS}
+    for name in _BY_LANGUAGE:
+        read[name] = {code: file.get_tensor(f"{layer}.{name}.{code}") for code in entry["languages"]}
+    return LayerFeatures(layer=layer, ids=tuple(entry["ids"]), targets=tuple(entry["targets"]), **read)
 
 
 def _check(features: FeatureSet, path: Path) -> None:

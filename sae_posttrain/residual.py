@@ -16,20 +16,21 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> Any:
     """The transformers model inside DDP, DeepSpeed, `torch.compile` and PEFT wrappers, in any nesting."""
+    inner: Any = model
     while True:
-        if isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # torch.compile
-        elif hasattr(model, "get_base_model"):
-            model = model.get_base_model()  # PEFT
-        elif not hasattr(model, "get_decoder") and isinstance(getattr(model, "module", None), nn.Module):
-            model = model.module  # DDP, DeepSpeed
+        if isinstance(getattr(inner, "_orig_mod", None), nn.Module):
+            inner = inner._orig_mod  # torch.compile
+        elif hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()  # PEFT
+        elif not hasattr(inner, "get_decoder") and isinstance(getattr(inner, "module", None), nn.Module):
+            inner = inner.module  # DDP, DeepSpeed
         else:
-            return model
+            return inner
 
 
-def decoder(model: nn.Module) -> nn.Module:
+def decoder(model: nn.Module) -> Any:
     """The text decoder of a model: the module that holds the blocks, without language-model head or vision tower.
 
     Raises:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -63,12 +63,13 @@ class SparseAutoencoder:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SparseAutoencoder:
         """A copy with its tensors elsewhere. This reads a memory-mapped file whole."""
-        moved = {
-            field.name: value.to(device=device, dtype=dtype)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **moved)
+        return replace(
+            self,
+            encoder=self.encoder.to(device=device, dtype=dtype),
+            bias=self.bias.to(device=device, dtype=dtype),
+            decoder=self.decoder.to(device=device, dtype=dtype),
+            decoder_bias=self.decoder_bias.to(device=device, dtype=dtype),
+        )
 
     def pre_activations(self, residual: Tensor, features: Sequence[int] | None = None) -> Tensor:
         """What the features read off a residual `(..., D)` before any nonlinearity: `(..., K)`, or `(..., F)` for

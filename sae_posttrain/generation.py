@@ -1,0 +1,154 @@
+"""Sample a model's responses to prompts, in batches, leaving the model, the tokenizer and the random state as found."""
+
+# B batch, P prompt length, T generated length
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Prompt = str | list[dict[str, Any]]
+
+
+def sample_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    samples: int = 8,
+    temperature: float = 1.0,
+    top_p: float = 0.8,
+    max_new_tokens: int = 2048,
+    batch_size: int = 32,
+    seed: int = 0,
+    chat: bool = False,
+    progress: bool = True,
+) -> list[list[str]]:
+    """`samples` responses to each prompt, in the prompts' order, without special tokens.
+
+    A prompt that is a list of messages goes through the chat template, and so does a text with `chat`. Nothing but
+    the arguments shapes the sampling: the model's own generation config gives its end-of-sequence ids, and no top_k,
+    penalty or length. `temperature=0` is greedy. The defaults are the published settings. The same seed, batch size
+    and machine give the same responses.
+
+    Raises: ValueError for an empty prompt, a missing chat template or a setting out of range.
+    Source: arXiv:2507.14894, code-switching evaluation.
+    """
+    _check_settings(samples, temperature, top_p, max_new_tokens, batch_size)
+    ids = [_encode(tokenizer, prompt, chat) for prompt in prompts]
+    distinct = samples if temperature > 0 else 1
+    # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
+    rows = sorted((index for index in range(len(ids)) for _ in range(distinct)), key=lambda index: -len(ids[index]))
+    config = _generation_config(model, tokenizer, temperature, top_p, max_new_tokens)
+    responses: list[list[str]] = [[] for _ in prompts]
+    bar = tqdm(total=len(rows), desc="responses", disable=not progress)
+    with bar, _own_randomness(model, seed), _evaluating(model), _only_config(model, config):
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            texts = _generate(model, tokenizer, [ids[index] for index in batch], config)
+            for index, text in zip(batch, texts, strict=True):
+                responses[index].append(text)
+            bar.update(len(batch))
+    return [found * (samples // distinct) for found in responses]
+
+
+def _check_settings(samples: int, temperature: float, top_p: float, max_new_tokens: int, batch_size: int) -> None:
+    for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if temperature < 0:
+        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat: bool) -> list[int]:
+    if isinstance(prompt, str) and not chat:
+        ids = tokenizer(prompt)["input_ids"]
+    else:
+        if tokenizer.chat_template is None:
+            raise ValueError("the tokenizer has no chat template; give the prompts as plain texts, with chat=False")
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ValueError(f"prompt {prompt!r} holds no tokens; leave it out")
+    return list(ids)
+
+
+def _generation_config(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+) -> GenerationConfig:
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens, eos_token_id=sorted(ends) or None, pad_token_id=pad, use_cache=True, **sampling
+    )
+
+
+def _generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[list[int]], config: GenerationConfig
+) -> list[str]:
+    length = max(map(len, batch))
+    device = model.get_input_embeddings().weight.device
+    ids_BP = torch.tensor([[config.pad_token_id] * (length - len(ids)) + ids for ids in batch], device=device)
+    mask_BP = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in batch], device=device)
+    output = model.generate(input_ids=ids_BP, attention_mask=mask_BP, generation_config=config)
+    new_BT: Tensor = output[:, length:].cpu()
+    ends = set(config.eos_token_id or [])
+    kept = [_until_end(row, ends) for row in new_BT.tolist()]
+    return tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _until_end(ids: list[int], ends: set[int]) -> list[int]:
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+
+
+@contextmanager
+def _own_randomness(model: PreTrainedModel, seed: int) -> Iterator[None]:
+    """Seed the generators that sampling uses, and put their states back; torch.manual_seed would touch all devices."""
+    gpus = sorted({parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"})
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu].manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _only_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """Stand in for the model's own config, since `generate` fills from it whatever the given one leaves unset."""
+    owners = [module for module in model.modules() if "generation_config" in vars(module)]
+    own = [module.generation_config for module in owners]
+    try:
+        for module in owners:
+            module.generation_config = config
+        yield
+    finally:
+        for module, generation_config in zip(owners, own, strict=True):
+            module.generation_config = generation_config

@@ -1,0 +1,133 @@
+"""Raw text of the miniature world: stories, lists, refrains, quotations, tables, word pairs and loops.
+
+Copying is in the text from the start, so that a small model learns to copy within its context; a small share of
+documents falls into a loop, as some of the web does, so that looping is a rare mode of sampling.
+"""
+
+import random
+from collections.abc import Iterator
+
+from sae_posttrain.lab.language import (
+    clause_tokens,
+    list_tokens,
+    question_tokens,
+    random_clause,
+    sentence_tokens,
+    subject_tokens,
+    text_of,
+)
+from sae_posttrain.lab.lexicon import CONCEPTS, LANGUAGES, NUMBERS, PUNCTUATION, WORDS, symbol
+
+Tokens = list[str]
+
+
+def story(rng: random.Random, language: str) -> Tokens:
+    """A few sentences that keep coming back to the same beings and things."""
+    beings, things = rng.sample(CONCEPTS["being"], 2), rng.sample(CONCEPTS["thing"], 2)
+    tokens: Tokens = []
+    for _ in range(rng.randint(3, 6)):
+        clauses = [random_clause(rng, being=rng.choice(beings), thing=rng.choice(things))]
+        if rng.random() < 0.3:
+            clauses.append(random_clause(rng, being=rng.choice(beings), thing=rng.choice(things)))
+        tokens += sentence_tokens(clauses, language)
+    return tokens
+
+
+def word_list(rng: random.Random, language: str) -> Tokens:
+    """A list that is read out again once or twice."""
+    concepts = rng.sample(CONCEPTS["thing"] + CONCEPTS["being"], rng.randint(3, 7))
+    items = list_tokens(concepts, language)
+    tokens = [symbol("list", language), PUNCTUATION[language][":"], *items]
+    for _ in range(rng.randint(1, 2)):
+        tokens += [symbol("again", language), PUNCTUATION[language][":"], *items]
+    return tokens
+
+
+def refrain(rng: random.Random, language: str) -> Tokens:
+    """A song whose refrain returns after each verse."""
+    chorus = sentence_tokens([random_clause(rng) for _ in range(rng.choice((1, 2)))], language)
+    tokens = [symbol("song", language), PUNCTUATION[language][":"]]
+    for _ in range(rng.randint(2, 4)):
+        tokens += [*sentence_tokens([random_clause(rng)], language), *chorus]
+    return tokens
+
+
+def counting_rhyme(rng: random.Random, language: str) -> Tokens:
+    """Words in no order, said over and over: only copying predicts them."""
+    words = [symbol(rng.choice(list(WORDS)), language) for _ in range(rng.randint(2, 16))]
+    return words * rng.randint(2, max(2, 48 // len(words)))
+
+
+def quotation(rng: random.Random, language: str) -> Tokens:
+    """One says something, others say it again, word by word."""
+    said = clause_tokens(random_clause(rng), language)
+    tokens: Tokens = []
+    for being in rng.sample(CONCEPTS["being"], rng.randint(2, 3)):
+        opening = [*subject_tokens(being, language), symbol("says", language), PUNCTUATION[language][":"]]
+        tokens += [*opening, *said, PUNCTUATION[language]["."]]
+    return tokens
+
+
+def table(rng: random.Random, language: str) -> Tokens:
+    """Numbers of things, then some rows looked up."""
+    rows = [
+        [symbol(thing, language), rng.choice(NUMBERS), PUNCTUATION[language]["."]]
+        for thing in rng.sample(CONCEPTS["thing"], rng.randint(3, 6))
+    ]
+    looked_up = [rng.choice(rows) for _ in range(4)]
+    return [symbol("list", language), PUNCTUATION[language][":"], *sum(rows + looked_up, [])]
+
+
+def asking(rng: random.Random, language: str) -> Tokens:
+    """Who does it? Somebody does."""
+    tokens: Tokens = []
+    for _ in range(rng.randint(1, 3)):
+        clause = random_clause(rng)
+        tokens += [*question_tokens(clause.deed, clause.thing, language), *sentence_tokens([clause], language)]
+    return tokens
+
+
+def dictionary(rng: random.Random, language: str) -> Tokens:
+    """Words beside their translation: the one place where languages meet on purpose."""
+    other = rng.choice([lang for lang in LANGUAGES if lang != language])
+    tokens: Tokens = []
+    for concept in rng.sample(list(WORDS), rng.randint(4, 8)):
+        tokens += [symbol(concept, language), PUNCTUATION[language][":"], symbol(concept, other)]
+        tokens += [PUNCTUATION[language]["."]]
+    return tokens
+
+
+def loop(rng: random.Random, language: str) -> Tokens:
+    """A story that gets stuck: its last 2 to 16 tokens repeat far beyond any use."""
+    tokens = story(rng, language)
+    tokens = tokens[: rng.randint(16, 40)]
+    return tokens + tokens[-rng.randint(2, min(16, len(tokens))) :] * 64
+
+
+# kind of document and its share in percent
+KINDS = {
+    story: 34,
+    asking: 14,
+    word_list: 10,
+    refrain: 10,
+    quotation: 10,
+    table: 6,
+    counting_rhyme: 10,
+    dictionary: 3,
+    loop: 3,
+}
+
+
+def documents(seed: int = 0) -> Iterator[Tokens]:
+    """Endless documents in all four languages, each a list of tokens."""
+    rng = random.Random(seed)
+    kinds, shares = list(KINDS), list(KINDS.values())
+    while True:
+        kind = rng.choices(kinds, shares)[0]
+        yield kind(rng, rng.choice(LANGUAGES))
+
+
+def monolingual_texts(count: int, seed: int = 0) -> dict[str, list[str]]:
+    """Stories by language, as discovery wants them: `count` texts in each."""
+    rng = random.Random(seed)
+    return {language: [text_of(story(rng, language)) for _ in range(count)] for language in LANGUAGES}

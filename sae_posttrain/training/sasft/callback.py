@@ -1,0 +1,109 @@
+"""SASFT for a trainer you already have: one callback."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import Trainer
+
+from ...feature_set import FeatureSet
+from .engine import HookCallback, SASFTEngine
+from .loss import Baseline, Scale
+from .segments import LanguageCollator, LanguageOf
+
+logger = logging.getLogger(__name__)
+
+LANGUAGE_COLUMN = "language"
+
+
+class SASFTCallback(HookCallback):
+    """Adds the SASFT loss to an unmodified `SFTTrainer`.
+
+    >>> trainer.add_callback(SASFTCallback(features, suppress="zh", weight=5e-4).set_trainer(trainer))
+
+    The language of a segment comes from the dataset's `language` column where it survives (any batching but packing;
+    `SASFTTrainer` also packs it), else from `language_of`, else from the scripts of the segment's labelled tokens.
+    Without `set_trainer` the callback finds its trainer when training begins, too late for the column.
+
+    Args:
+        features: the feature set.
+        suppress: language or languages to keep out of the others; their own segments are not penalised.
+        weight: lambda; 0 measures and logs without changing the run.
+        baseline: `mean` compares with each language's mean pre-activation on the base model, `zero` with 0.
+        scale: `raw` as published; `typical` divides each feature by its typical activation.
+        language_of: a function of the batch's inputs that gives one code, or None, per segment.
+    """
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        suppress: str | Sequence[str],
+        weight: float = 5e-4,
+        baseline: Baseline = "mean",
+        scale: Scale = "raw",
+        language_of: LanguageOf | None = None,
+    ) -> None:
+        super().__init__(SASFTEngine(features, suppress, weight, baseline, scale, language_of))
+        self.trainer: Trainer | None = None
+
+    def set_trainer(self, trainer: Trainer) -> SASFTCallback:
+        """Check the trainer and stand in front of its loss and log; returns the callback.
+
+        Raises:
+            ValueError: this trainer cannot be served; the message says what to change.
+        """
+        if self.trainer is trainer:
+            return self
+        if hasattr(trainer.compute_loss, "sasft"):
+            raise ValueError(
+                "This trainer already has SASFT. To suppress several languages give one callback all of them: "
+                'suppress=["zh", "ru"].'
+            )
+        column = LANGUAGE_COLUMN if _has_language_column(trainer) else None
+        self.engine.attach(trainer, column)
+        if column is not None:
+            _carry(trainer, column)
+        engine, compute_loss, log = self.engine, trainer.compute_loss, trainer.log
+
+        def compute_loss_with_sasft(model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            return engine.compute_loss(trainer, compute_loss, model, inputs, return_outputs=return_outputs, **kwargs)
+
+        def log_with_sasft(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            engine.log(trainer, logs)
+            log(logs, *args, **kwargs)
+
+        compute_loss_with_sasft.sasft = engine  # type: ignore[attr-defined]
+        # The trainer looks both up on itself at every step, so an instance attribute stands in front of the method.
+        trainer.compute_loss, trainer.log = compute_loss_with_sasft, log_with_sasft
+        self.trainer = trainer
+        return self
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer is None:
+            self.set_trainer(_calling_trainer())
+        super().on_train_begin(args, state, control, **kwargs)
+
+
+def _has_language_column(trainer: Trainer) -> bool:
+    return LANGUAGE_COLUMN in (getattr(trainer.train_dataset, "column_names", None) or ())
+
+
+def _carry(trainer: Trainer, column: str) -> None:
+    """Let the column through to the collator, which turns it into part of the batch."""
+    trainer._set_signature_columns_if_needed()
+    trainer._signature_columns = [*trainer._signature_columns, column]
+    trainer.data_collator = LanguageCollator(trainer.data_collator, column)
+
+
+def _calling_trainer() -> Trainer:
+    """The trainer whose `train` is running: callbacks are not told, so look up the call stack."""
+    frame = sys._getframe()
+    while frame is not None:
+        candidate = frame.f_locals.get("self")
+        if isinstance(candidate, Trainer):
+            return candidate
+        frame = frame.f_back  # type: ignore[assignment]
+    raise ValueError("SASFTCallback found no trainer: call .set_trainer(trainer) before trainer.train().")

@@ -1,0 +1,91 @@
+"""The SASFT loss as a pure function, and the tables that say who is penalised for what."""
+
+# B batch, S sequence, D model width, F features of one layer, L languages, T suppressed languages
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from ...feature_set import LayerFeatures
+from ...languages import get_language
+from .segments import CODES
+
+Baseline = Literal["mean", "zero"]
+Scale = Literal["raw", "typical"]
+
+
+def sasft_loss(
+    pre_BSF: Tensor, baseline_LF: Tensor, weight_LF: Tensor, language_BS: Tensor, labelled_BS: Tensor
+) -> Tensor:
+    """Sum over tokens and features of the pre-activations' excess over the baseline of each token's language.
+
+    Not divided by the number of tokens: the caller does that as its trainer divides the cross-entropy.
+
+    Args:
+        pre_BSF: pre-activations.
+        baseline_LF: per language; the last row belongs to tokens of no known language (index -1).
+        weight_LF: what an excess counts; 0 where a feature belongs to the language.
+        language_BS: row of the tables for each token.
+        labelled_BS: which tokens have a label.
+
+    Source: arXiv:2507.14894, L_reduce. Labels are not shifted: position t's activation goes with label t.
+    """
+    excess_BSF = (pre_BSF - baseline_LF[language_BS]).relu()
+    return (excess_BSF * weight_LF[language_BS] * labelled_BS[..., None]).sum()
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """One layer's features with, for every language, the baseline and the weight of each feature.
+
+    `known_L` says which languages can be judged, `target_TF` which of the T suppressed languages a feature is of.
+    """
+
+    layer: int
+    encoder_FD: Tensor
+    bias_F: Tensor
+    baseline_LF: Tensor
+    weight_LF: Tensor
+    known_L: Tensor
+    target_TF: Tensor
+
+    def to(self, device: torch.device) -> Penalty:
+        tensors = (getattr(self, field.name).to(device) for field in fields(self)[1:])
+        return Penalty(self.layer, *tensors)
+
+    def pre_activations(self, residual_BSD: Tensor) -> Tensor:
+        """`(B, S, F)` in float32; the product runs in the residual's own dtype, without a wider copy of it."""
+        return linear(residual_BSD, self.encoder_FD.to(residual_BSD.dtype)).float() + self.bias_F
+
+
+def build_penalty(features: LayerFeatures, suppress: Sequence[str], baseline: Baseline, scale: Scale) -> Penalty:
+    """Tables for one layer: a feature is penalised in every language with a baseline but the one it stands for.
+
+    Each suppressed language's features are averaged, so that the loss of several languages is the sum of their
+    losses. A language without a baseline borrows its family's, or else is not penalised.
+    """
+    features = features.select(suppress)
+    baseline_LF = torch.zeros(len(CODES) + 1, len(features.ids))
+    weight_LF = torch.zeros_like(baseline_LF)
+    known_L = torch.zeros(len(CODES) + 1, dtype=torch.bool)
+    count = {target: features.targets.count(target) for target in features.targets}
+    unit_F = torch.tensor([1 / count[target] for target in features.targets])
+    if scale == "typical":
+        unit_F = unit_F / features.typical
+    for row, code in enumerate(CODES):
+        family = get_language(code).family
+        measured = features.baselines.get(code, features.baselines.get(family or ""))
+        if measured is None and baseline == "mean":
+            continue
+        if baseline == "mean" and measured is not None:
+            baseline_LF[row] = measured
+        weight_LF[row] = unit_F * torch.tensor([float(target != code) for target in features.targets])
+        known_L[row] = True
+    target_TF = torch.tensor([[float(target == code) for target in features.targets] for code in suppress])
+    return Penalty(features.layer, features.encoder, features.bias, baseline_LF, weight_LF, known_L, target_TF)

@@ -1,0 +1,165 @@
+"""Which language each token of a batch belongs to: from a dataset's column, or from the segment's own tokens.
+
+A segment is what was one example before batching: a row, or a stretch of a packed row.
+"""
+
+# B batch, S sequence, N segments, V vocabulary, C scripts, L candidate languages
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from ...languages import LANGUAGES, get_language, token_script
+
+LANGUAGE_IDS = "language_ids"
+"""Name of the batch entry `(B, S)` and of the per-token dataset column that carry languages."""
+UNKNOWN = -1
+CODES: tuple[str, ...] = tuple(sorted(LANGUAGES))
+
+LanguageOf = Callable[[Mapping[str, Tensor]], Sequence[str | None]]
+
+EXTRA_SCRIPT_COST = 0.05
+
+
+def language_id(code: str | None) -> int:
+    """Row of a language in the tables; UNKNOWN for a missing code.
+
+    Raises:
+        ValueError: a code that is no language's.
+    """
+    return CODES.index(get_language(code).code) if code else UNKNOWN
+
+
+def segments_of(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Number the segments of a batch in order: `(B, S)`, from 0.
+
+    Rows without an attention mask but with positions are flattened examples; each starts at position 0.
+    """
+    ids_BS = inputs["input_ids"]
+    if "position_ids" in inputs and "attention_mask" not in inputs:
+        starts_BS = inputs["position_ids"] == 0
+        return starts_BS.flatten().cumsum(0).view_as(ids_BS) - 1
+    return torch.arange(len(ids_BS), device=ids_BS.device)[:, None].expand_as(ids_BS)
+
+
+class ScriptIdentifier:
+    """Tell a segment's language by the scripts of its labelled tokens, on the batch's device, without waiting for it.
+
+    Languages that share a script (en and fr) cannot be told apart so; their segments stay unknown.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str]) -> None:
+        languages = [get_language(code) for code in candidates]
+        scripts = sorted({script for language in languages for script in language.scripts})
+        self.script_V = _scripts_of_vocabulary(tokenizer, scripts)
+        # Scripts of no candidate share the last-but-one column, tokens of no script the last, which is not counted.
+        self.covers_CL = torch.zeros(len(scripts) + 1, len(languages))
+        for column, language in enumerate(languages):
+            for script in language.scripts:
+                self.covers_CL[scripts.index(script), column] = 1
+        self.cost_L = torch.tensor([EXTRA_SCRIPT_COST * (len(language.scripts) - 1) for language in languages])
+        self.code_L = torch.tensor([CODES.index(language.code) for language in languages])
+
+    def __call__(self, inputs: Mapping[str, Tensor], segment_BS: Tensor) -> Tensor:
+        """`(B, S)` language of each token's segment."""
+        self._move(inputs["input_ids"].device)
+        script_BS = self.script_V[inputs["input_ids"].clamp(max=len(self.script_V) - 1)]
+        none = len(self.covers_CL)
+        script_BS = script_BS.where(inputs["labels"] != -100, none)
+        counts_NC = torch.zeros(segment_BS.numel(), none + 1, device=segment_BS.device)
+        counts_NC.index_put_((segment_BS.flatten(), script_BS.flatten()), torch.ones(1, device=segment_BS.device), True)
+        counts_NC = counts_NC[:, :none]
+        share_NL = counts_NC @ self.covers_CL / counts_NC.sum(-1, keepdim=True).clamp(min=1)
+        score_NL = (share_NL - self.cost_L).where(share_NL >= 0.5, -1.0)
+        best_N = score_NL.max(-1, keepdim=True).values
+        winners_NL = (score_NL > best_N - 1e-6) & (best_N > -1)
+        known_N = winners_NL.sum(-1) == 1
+        language_N = self.code_L[winners_NL.float().argmax(-1)].where(known_N, UNKNOWN)
+        return language_N[segment_BS]
+
+    def _move(self, device: torch.device) -> None:
+        if self.script_V.device != device:
+            for name in ("script_V", "covers_CL", "cost_L", "code_L"):
+                setattr(self, name, getattr(self, name).to(device))
+
+
+def apply_language_of(language_of: LanguageOf, inputs: Mapping[str, Tensor], segment_BS: Tensor) -> Tensor:
+    """`(B, S)` from a user's function, which gives one code or None per segment.
+
+    Raises:
+        ValueError: it gave another number of codes.
+    """
+    codes = language_of(inputs)
+    count = int(segment_BS.max()) + 1
+    if len(codes) != count:
+        raise ValueError(
+            f"language_of gave {len(codes)} languages for a batch of {count} segments; return one code, or None, per "
+            "row, or per stretch from one position_ids == 0 to the next when examples are packed."
+        )
+    return torch.tensor([language_id(code) for code in codes], device=segment_BS.device)[segment_BS]
+
+
+class LanguageCollator:
+    """A data collator that also carries the dataset's languages into the batch, as `language_ids` `(B, S)`.
+
+    Args:
+        inner: the trainer's own collator; it never sees the extra column.
+        column: a column of language codes, or of per-token language ids when examples were packed.
+    """
+
+    def __init__(self, inner: Callable[[list[dict[str, Any]]], dict[str, Any]], column: str) -> None:
+        self.inner = inner
+        self.column = column
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.inner([{k: v for k, v in example.items() if k != self.column} for example in examples])
+        if not all(self.column in example for example in examples):
+            return batch
+        rows = [self._row(example) for example in examples]
+        language_BS = torch.full(batch["input_ids"].shape, UNKNOWN)
+        if len(language_BS) != len(rows):
+            rows = [torch.cat(rows)]  # padding-free: the examples became one row
+        for row, ids in enumerate(rows):
+            language_BS[row, : len(ids)] = ids
+        return {**batch, LANGUAGE_IDS: language_BS}
+
+    def _row(self, example: dict[str, Any]) -> Tensor:
+        value = example[self.column]
+        if value is None or isinstance(value, str):
+            return torch.full((len(example["input_ids"]),), language_id(value))
+        return torch.as_tensor(value)
+
+
+def _scripts_of_vocabulary(tokenizer: PreTrainedTokenizerBase, scripts: Sequence[str]) -> Tensor:
+    """`(V,)` column of each token's script."""
+    other, none = len(scripts), len(scripts) + 1
+    table = torch.full((len(tokenizer),), none)
+    special = set(tokenizer.all_special_ids)
+    spell = _speller(tokenizer)
+    for token, index in tokenizer.get_vocab().items():
+        script = None if index in special else token_script(spell(token))
+        if script is not None:
+            table[index] = scripts.index(script) if script in scripts else other
+    return table
+
+
+def _speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]:
+    """How this tokenizer writes bytes in its vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder")):
+        byte_of = {char: byte for byte, char in bytes_to_unicode().items()}
+        return lambda token: bytes(byte_of[char] for char in token if char in byte_of)
+
+    def spell(token: str) -> bytes:
+        one_byte = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)
+        return bytes([int(one_byte[1], 16)]) if one_byte else token.encode()
+
+    return spell

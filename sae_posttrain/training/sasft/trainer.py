@@ -1,0 +1,151 @@
+"""SASFT as a trainer: `SFTTrainer` with a language column that survives packing, and a config for YAML."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer, pack_dataset
+
+from ...feature_set import FeatureSet
+from .engine import HookCallback, SASFTEngine
+from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, language_id
+
+
+@dataclass
+class SASFTConfig(SFTConfig):
+    """`trl.SFTConfig` plus the SASFT loss."""
+
+    features: str | None = field(
+        default=None, metadata={"help": "Feature set: a .safetensors file, or a hub repository that holds one."}
+    )
+    suppress: list[str] = field(
+        default_factory=list, metadata={"help": "Languages to keep out of the others, by code: zh ru."}
+    )
+    sasft_weight: float = field(
+        default=5e-4, metadata={"help": "Lambda, the weight of the auxiliary loss; 0 measures without changing it."}
+    )
+    sasft_baseline: str = field(
+        default="mean",
+        metadata={"help": "What a pre-activation is compared with: the base model's mean, or zero."},
+    )
+    sasft_scale: str = field(
+        default="raw",
+        metadata={"help": "raw, as published; or typical: each feature in units of its typical activation."},
+    )
+    language_column: str = field(
+        default="language",
+        metadata={"help": "Dataset column with each example's language code; told by script where it is absent."},
+    )
+
+
+class SASFTTrainer(SFTTrainer):
+    """`trl.SFTTrainer` that keeps languages' features quiet where they do not belong.
+
+    Args:
+        args: a `SASFTConfig`; names the features and the languages to suppress.
+        features: a feature set, instead of `args.features`.
+        language_of: as in `SASFTCallback`, for datasets without a language column.
+
+    Everything else is `SFTTrainer`'s. Source: arXiv:2507.14894.
+    """
+
+    _tag_names = ["trl", "sft", "sasft", "sae-posttrain"]  # noqa: RUF012
+    _name = "SASFT"
+    _paper = {  # noqa: RUF012
+        "title": "SASFT: Sparse Autoencoder-guided Supervised Finetuning to Mitigate Unexpected Code-Switching in LLMs",
+        "id": "2507.14894",
+    }
+
+    _signature_columns: Any
+
+    def __init__(
+        self,
+        model: Any,
+        args: SASFTConfig,
+        *positional: Any,
+        features: FeatureSet | None = None,
+        language_of: LanguageOf | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(args, SASFTConfig):
+            raise ValueError(f"SASFTTrainer needs a SASFTConfig as args, not {type(args).__name__}.")
+        if features is None and args.features is None:
+            raise ValueError("No features: set args.features to a feature set's path, or pass features=….")
+        features = features if features is not None else FeatureSet.load(str(args.features))
+        self.sasft = SASFTEngine(
+            features,
+            args.suppress,
+            args.sasft_weight,
+            args.sasft_baseline,  # type: ignore[arg-type]
+            args.sasft_scale,  # type: ignore[arg-type]
+            language_of,
+        )
+        self._language_column: str | None = None
+        super().__init__(model, args, *positional, **kwargs)
+        self.sasft.attach(self, self._language_column)
+        if self._language_column is not None:
+            self.data_collator = LanguageCollator(self.data_collator, self._language_column)
+        self.add_callback(HookCallback(self.sasft))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.sasft.stop()
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        return self.sasft.compute_loss(
+            self,
+            super().compute_loss,
+            model,
+            inputs,
+            return_outputs=return_outputs,
+            num_items_in_batch=num_items_in_batch,
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.sasft.log(self, logs)
+        super().log(logs, start_time)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self._language_column is not None and self._language_column not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, self._language_column]
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
+    ) -> Any:
+        column = args.language_column
+        if dataset_name != "train" or column not in (dataset.column_names or ()):
+            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        if not packing:
+            self._language_column = column
+            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        self._language_column = LANGUAGE_IDS
+        # TRL packs input_ids and labels only; so it prepares the rows, and they are packed here with one list more.
+        rows_only = copy.copy(args)
+        rows_only.max_length, rows_only.shuffle_dataset = None, False
+        rows = super()._prepare_dataset(dataset, processing_class, rows_only, False, formatting_func, dataset_name)
+        map_kwargs = {"num_proc": args.dataset_num_proc} if isinstance(rows, Dataset) else {}
+        rows = rows.map(
+            _spread_language,
+            fn_kwargs={"column": column, "ids": {code: language_id(code) for code in CODES}},
+            **map_kwargs,
+        ).select_columns(["input_ids", "labels", LANGUAGE_IDS])
+        if args.shuffle_dataset:
+            rows = rows.shuffle(seed=args.seed)
+        packed = pack_dataset(rows, args.max_length, args.packing_strategy, map_kwargs)
+        return packed.shuffle(seed=args.seed) if args.shuffle_dataset else packed
+
+
+def _spread_language(example: dict[str, Any], column: str, ids: dict[str, int]) -> dict[str, Any]:
+    """One language id per token: packing carries lists of the tokens' length. `ids` makes a cached map notice when
+    the numbering of languages changes."""
+    code = example[column]
+    row = ids[code] if code in ids else language_id(code)
+    return {LANGUAGE_IDS: [row] * len(example["input_ids"])}
