@@ -1,0 +1,240 @@
+"""Sampling responses: against a hand-written greedy loop, and leaving everything as it was."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from sae_posttrain.generation import sample_responses
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz 中文好"
+
+
+@pytest.fixture
+def tokenizer():
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", "<user>", "<assistant>", *LETTERS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        additional_special_tokens=["<user>", "<assistant>"],
+    )
+
+
+@pytest.fixture
+def model(tokenizer):
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        attention_dropout=0.5,
+        initializer_range=0.5,
+    )
+    model = Qwen3ForCausalLM(config)
+    with torch.no_grad():  # leaves the endings to the tests that want them
+        model.lm_head.weight[:4] = 0
+    model.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=0)
+    return model
+
+
+@torch.no_grad()
+def greedy(model, tokenizer, text, steps):
+    """One prompt, no padding, no cache: the largest logit, again and again."""
+    model.eval()
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    length = ids.shape[1]
+    for _ in range(steps):
+        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+    return ids[0, length:].tolist()
+
+
+PROMPTS = ["a", "hello there", "中文 abc", "zz"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_greedy_equals_a_loop_over_single_prompts(model, tokenizer, batch_size):
+    expected = [[tokenizer.decode(greedy(model, tokenizer, prompt, 12))] * 2 for prompt in PROMPTS]
+    found = sample_responses(
+        model, tokenizer, PROMPTS, samples=2, temperature=0, max_new_tokens=12, batch_size=batch_size, progress=False
+    )
+    assert found == expected
+    assert len(set(map(str, expected))) > 1
+
+
+def sampled(model, tokenizer, prompts=PROMPTS, **options):
+    settings = {"samples": 3, "max_new_tokens": 8, "batch_size": 5, "progress": False, **options}
+    return sample_responses(model, tokenizer, prompts, **settings)
+
+
+def test_samples_differ_and_follow_the_seed(model, tokenizer):
+    found = sampled(model, tokenizer, top_p=1.0)
+    assert [len(responses) for responses in found] == [3] * len(PROMPTS)
+    assert len({response for responses in found for response in responses}) > len(PROMPTS)
+    assert found == sampled(model, tokenizer, top_p=1.0)
+    assert found != sampled(model, tokenizer, top_p=1.0, seed=1)
+
+
+def test_top_p_keeps_the_nucleus_only(model, tokenizer):
+    assert sampled(model, tokenizer, top_p=1e-6) == sampled(model, tokenizer, temperature=0)
+
+
+def test_first_tokens_follow_the_models_distribution(model, tokenizer):
+    """Batched, padded and sampled: frequencies of the first token agree with softmax at the given temperature."""
+    model.eval()
+    logits = model(tokenizer("ab", return_tensors="pt")["input_ids"]).logits[0, -1]
+    chance = (logits / 0.7).softmax(-1)
+    found = sampled(
+        model,
+        tokenizer,
+        ["ab", "a longer one"],
+        samples=4000,
+        temperature=0.7,
+        top_p=1.0,
+        max_new_tokens=1,
+        batch_size=4000,
+    )[0]
+    for token, letter in enumerate(LETTERS, start=4):
+        spread = (chance[token] * (1 - chance[token]) / 4000).sqrt()
+        assert abs(found.count(letter) / 4000 - chance[token]) < 4 * spread + 1e-3, letter
+
+
+def test_the_models_own_generation_config_does_not_sneak_in(model, tokenizer):
+    plain = sampled(model, tokenizer, top_p=1.0)
+    own = GenerationConfig(
+        eos_token_id=1,
+        pad_token_id=0,
+        do_sample=True,
+        top_k=1,
+        min_p=0.5,
+        temperature=0.1,
+        repetition_penalty=5.0,
+        no_repeat_ngram_size=1,
+        suppress_tokens=list(range(5, 20)),
+        max_length=3,
+    )
+    model.generation_config = own
+    assert sampled(model, tokenizer, top_p=1.0) == plain
+    assert model.generation_config is own
+    assert own.top_k == 1
+
+
+def test_responses_end_where_the_model_ends_them(model, tokenizer):
+    first = greedy(model, tokenizer, "hello", 10)
+    place = next(index for index in range(1, 10) if first[index] not in first[:index])
+    model.generation_config.eos_token_id = [1, first[place]]
+    (responses,) = sampled(model, tokenizer, ["hello"], temperature=0, max_new_tokens=10)
+    assert responses[0] == tokenizer.decode(first[:place])
+
+
+def test_special_tokens_are_stripped(model, tokenizer):
+    model.generation_config.eos_token_id = None
+    tokenizer.eos_token = None
+    with torch.no_grad():
+        model.lm_head.weight[4:] = 0
+        model.lm_head.weight[1:4] = 1
+    found = sampled(model, tokenizer, max_new_tokens=20)
+    assert not any("<" in response for responses in found for response in responses)
+
+
+def test_chat_template_for_messages_and_on_request(model, tokenizer):
+    with pytest.raises(ValueError, match="no chat template"):
+        sampled(model, tokenizer, ["hi"], chat=True)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    plain = sampled(model, tokenizer, ["<user>hi<assistant>"], temperature=0)
+    assert sampled(model, tokenizer, ["hi"], temperature=0, chat=True) == plain
+    assert sampled(model, tokenizer, [[{"role": "user", "content": "hi"}]], temperature=0) == plain
+    assert sampled(model, tokenizer, ["hi"], temperature=0) != plain
+
+
+def state_of(model, tokenizer):
+    return (
+        torch.get_rng_state().tolist(),
+        [module.training for module in model.modules()],
+        model.generation_config.to_dict(),
+        model.config.to_dict(),
+        tokenizer.padding_side,
+        tokenizer.pad_token,
+    )
+
+
+def test_everything_is_left_as_it_was(model, tokenizer):
+    model.train()
+    model.model.layers[0].eval()
+    tokenizer.padding_side = "right"
+    before = state_of(model, tokenizer)
+    sampled(model, tokenizer)
+    assert state_of(model, tokenizer) == before
+
+
+def test_everything_is_left_as_it_was_after_an_error(model, tokenizer):
+    model.train()
+    before = state_of(model, tokenizer)
+    config = model.generation_config
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    model.model.layers[1].register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sampled(model, tokenizer)
+    assert state_of(model, tokenizer) == before
+    assert model.generation_config is config
+
+
+def test_dropout_is_off(model, tokenizer):
+    model.eval()
+    expected = sampled(model, tokenizer)
+    model.train()
+    assert sampled(model, tokenizer) == expected
+
+
+def test_lora_adapters_take_part(model, tokenizer):
+    peft = pytest.importorskip("peft")
+    base = sampled(model, tokenizer, temperature=0)
+    config = model.generation_config
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=4, target_modules=["q_proj", "o_proj"], task_type="CAUSAL_LM")
+    )
+    assert sampled(adapted, tokenizer, temperature=0) == base
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    assert sampled(adapted, tokenizer, temperature=0) != base
+    assert adapted.generation_config is config
+    assert model.generation_config is config
+
+
+def test_tokenizer_without_padding_and_no_prompts(model, tokenizer):
+    expected = sampled(model, tokenizer, temperature=0)
+    tokenizer.pad_token = None
+    assert sampled(model, tokenizer, temperature=0) == expected
+    assert tokenizer.pad_token is None
+    assert sampled(model, tokenizer, []) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"temperature": -1}, "temperature must be 0"),
+        ({"top_p": 0}, "top_p must be above 0"),
+        ({"top_p": 80}, "top_p must be above 0"),
+        ({"prompts": [""]}, "holds no tokens"),
+    ],
+)
+def test_bad_settings_are_named(model, tokenizer, options, message):
+    with pytest.raises(ValueError, match=message):
+        sampled(model, tokenizer, **options)
