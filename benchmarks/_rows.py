@@ -1,0 +1,63 @@
+"""The one kind of row every benchmark writes, and where it came from."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("torch", "transformers", "trl")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number."""
+
+    case: str
+    measure: str
+    value: float
+    unit: str
+
+
+def write(name: str, rows: Sequence[Row]) -> Path:
+    """Replace `results/<name>.csv`; every row says on what, with what and when it was measured."""
+    origin = {
+        "hardware": hardware(),
+        "versions": " ".join(f"{library}=={version(library)}" for library in LIBRARIES),
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*(field.name for field in fields(Row)), *origin], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**asdict(row), **origin} for row in rows)
+    return path
+
+
+def hardware() -> str:
+    """Processor, cores and memory, as far as the system says."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores, {gigabytes:.0f} GiB"
+
+
+def commit() -> str:
+    """The commit measured, marked when the package had changes on top of it."""
+    here = Path(__file__).parent
+    head = _git(here, "rev-parse", "--short", "HEAD")
+    return f"{head}+changes" if _git(here.parent, "status", "--porcelain", "sae_posttrain", "benchmarks/*.py") else head
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True).stdout.strip()
