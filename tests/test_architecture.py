@@ -29,10 +29,11 @@ ROOMS: dict[str, frozenset[str]] = {
     "report": frozenset({"metrics", "feature_set"}),
     "lab": ANY,
     "cli": ANY,
+    "__main__": ANY,
     "": ANY,  # the package's own __init__, which holds the public names
 }
 # Other training frameworks pin other TRLs, so only what is itself a TRL trainer (or runs one) may need TRL.
-MAY_IMPORT_TRL = ("training.sasft.trainer", "training.rollouts", "lab", "cli")
+MAY_IMPORT_TRL = ("training.sasft.trainer", "training.rollouts", "lab", "cli", "__main__")
 # Within sae the formats build the object; the object knows no format.
 INSIDE_SAE = {"model": frozenset[str](), "formats": frozenset({"model"})}
 
