@@ -220,8 +220,7 @@ def _completion_script(prefix: bytes) -> str | None:
             found[_script_of(chr(point))] += 1
             if len(found.keys() - {None}) > 1:
                 return None
-    script, count = found.most_common(1)[0] if found else (None, 0)
-    return script if 2 * count > found.total() else None
+    return found.most_common(1)[0][0] if found else None
 
 
 def _encoded_length(lead: int) -> int:

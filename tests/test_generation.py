@@ -8,7 +8,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 
 from sae_posttrain.generation import sample_responses
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz 中文好"
+LETTERS = "abcdefghijklmnopqrstuvwxyz 中文好абвгдежзиклмнопрстуфхц"
 
 
 @pytest.fixture

@@ -129,6 +129,7 @@ def test_allowed_scripts_and_terms():
     assert words(response, "en", allowed=["Hani"]) == ["Токио"]
     assert words(response, "en", allowed=["東京", "токио"]) == ["京都"]
     assert words(response, "en", allowed="Cyrl") == ["東京", "京都"]
+    assert words(response, "en", allowed=["東", "東京", "токио"]) == ["京都"]
 
 
 def test_rate_counts_responses_by_language_and_script():
@@ -160,6 +161,8 @@ def test_only_switches_into_the_target_count_and_its_own_speakers_are_left_out()
 
 def test_a_latin_target_counts_latin():
     assert code_switching_rate(["用 GPU", "好"], "zh", to="en").overall.switched == 1
+    assert code_switching_rate(["用 GPU", "好"], "zh", count_latin=True).overall.switched == 1
+    assert code_switching_rate(["用 GPU", "好"], "zh").overall.switched == 0
 
 
 def test_report_is_json_and_a_table():
@@ -231,6 +234,7 @@ def test_none_or_all_switched_gives_the_exact_bound(count):
     assert (1 - high) ** count == pytest.approx(0.025)
     assert share_interval([1] * count, [1] * count) == pytest.approx((1 - high, 1))
     assert share_interval([0] * count, [8] * count) == (low, high)
+    assert share_interval([8] * count, [8] * count) == share_interval([1] * count, [1] * count)
 
 
 def test_one_mixed_cluster_tells_nothing_about_others():
