@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sae_posttrain.training.sasft.trainer import SASFTConfig
 from trl import ModelConfig, ScriptArguments, TrlParser
+
+from sae_posttrain.training.sasft.trainer import SASFTConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs" / "sasft").glob("*.yaml"))
