@@ -12,12 +12,13 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
-from sae_posttrain import FeatureSet, SASFTCallback, SASFTConfig, SASFTTrainer
+from sae_posttrain import FeatureSet
 from sae_posttrain.residual import decoder_blocks
 
 from .reference import auxiliary, gradients
+from .routes import Route, one_step_arguments, with_callback, with_trainer
 
 WEIGHT = 0.7
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -34,38 +35,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "max_length": 24,
     },
 }
-Route = Callable[..., SFTTrainer]
-
-
-def with_callback(model: Any, features: FeatureSet, suppress: list[str], weight: float, **kwargs: Any) -> SFTTrainer:
-    trainer = SFTTrainer(model, SFTConfig(**kwargs.pop("args")), **kwargs)
-    trainer.add_callback(SASFTCallback(features, suppress=suppress, weight=weight).set_trainer(trainer))
-    return trainer
-
-
-def with_trainer(model: Any, features: FeatureSet, suppress: list[str], weight: float, **kwargs: Any) -> SFTTrainer:
-    args = SASFTConfig(suppress=suppress, sasft_weight=weight, **kwargs.pop("args"))
-    return SASFTTrainer(model, args, features=features, **kwargs)
-
-
-def one_step_arguments(folder: Path, **changes: Any) -> dict[str, Any]:
-    """SGD with rate 1 and no clipping: one step moves every weight by minus its gradient."""
-    return {
-        "output_dir": str(folder),
-        "optim": "sgd",
-        "learning_rate": 1.0,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "weight_decay": 0.0,
-        "max_steps": 1,
-        "bf16": False,
-        "use_cpu": True,
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "gradient_checkpointing": False,
-    } | changes
 
 
 def examples_of(
@@ -92,18 +61,20 @@ def check(
     rows: list[dict[str, str]],
     folder: Path,
     suppress: tuple[str, ...] = ("zh",),
+    with_column: bool = True,
     **settings: Any,
 ) -> SFTTrainer:
     reference = copy.deepcopy(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    completed = [{**row, "completion": row["completion"] + " <eos>"} for row in rows]
+    # TRL appends the end token without a space, which this word-level tokenizer would not split.
+    dataset = Dataset.from_list([{**row, "completion": row["completion"] + " <eos>"} for row in rows])
     trainer = route(
         model,
         features,
         list(suppress),
         WEIGHT,
         args=one_step_arguments(folder, **settings),
-        train_dataset=Dataset.from_list(completed),
+        train_dataset=dataset if with_column else dataset.remove_columns("language"),
         processing_class=tokenizer,
     )
     trainer.train()
@@ -182,3 +153,17 @@ def test_every_row_of_a_batch_counts(
         train_sampling_strategy="sequential",
     )
     assert torch.tensor(trainer.state.log_history[0]["sasft_loss"]) > 0
+
+
+@pytest.mark.parametrize("settings", [SETTINGS["plain"], SETTINGS["bfd"]], ids=["plain", "bfd"])
+@pytest.mark.parametrize("route", [with_callback, with_trainer])
+def test_language_told_by_script_gives_the_same_gradient(
+    route: Route,
+    settings: dict[str, Any],
+    make_model: Callable[..., nn.Module],
+    features: FeatureSet,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, str]],
+    tmp_path: Path,
+) -> None:
+    check(route, make_model(), features, tokenizer, rows, tmp_path, with_column=False, **settings)
