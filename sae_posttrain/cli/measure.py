@@ -1,0 +1,177 @@
+"""`sae-posttrain measure`: how often responses, given or sampled from a model, go wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..languages import get_language
+from ..texts import load_rows
+
+_SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
+Row = dict[str, Any]
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("measure", help="measure responses, given or sampled from a model")
+    kinds = parser.add_subparsers(required=True, metavar="kind")
+    switching = kinds.add_parser(
+        "code-switching", help="share of responses that leave their language's script, with an interval"
+    )
+    source = switching.add_mutually_exclusive_group(required=True)
+    source.add_argument("--responses", metavar="FILE", help="rows with response, language and perhaps prompt")
+    source.add_argument("--model", help="folder or hub id to sample responses from")
+    switching.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
+    switching.add_argument("--prompts", metavar="FILE", help="rows with prompt (text or messages) and language")
+    switching.add_argument("--language", metavar="CODE", help="language of the rows that name none")
+    switching.add_argument("--limit", type=int, help="rows read (default: all)")
+    switching.add_argument("--output", metavar="FILE", help="write responses and their unexpected words as .jsonl")
+    switching.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_counting(switching.add_argument_group("what counts"))
+    _add_sampling(switching.add_argument_group("sampling, with --model"))
+    switching.set_defaults(run=run)
+
+
+def _add_counting(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--to", nargs="+", metavar="CODE", help="only switches into these languages or scripts")
+    group.add_argument("--ignore-prompt", action="store_true", help="leave out words that occur in the prompt")
+    group.add_argument("--count-code", action="store_true", help="count inside code too, as published")
+    group.add_argument("--count-urls", action="store_true", help="count inside URLs too, as published")
+    group.add_argument("--count-latin", action="store_true", help="count Latin words in other scripts")
+    group.add_argument("--allow", nargs="+", default=[], metavar="WORD", help="scripts or words that are fine")
+    group.add_argument("--confidence", type=float, default=0.95, help="of the interval (default: 0.95)")
+
+
+def _add_sampling(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--samples", type=int, default=8, help="responses per prompt (default: 8)")
+    group.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    group.add_argument("--top-p", type=float, default=0.8, help="default: 0.8, as published")
+    group.add_argument("--max-new-tokens", type=int, default=2048, help="default: 2048")
+    group.add_argument("--batch-size", type=int, default=32, help="responses at once (default: 32)")
+    group.add_argument("--seed", type=int, default=0, help="of the sampling and of the interval (default: 0)")
+    group.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    group.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="apply the chat template to text prompts (default: when the tokenizer has one)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    for name in ("adapter", "prompts"):
+        if args.responses and getattr(args, name):
+            raise ValueError(f"--{name} goes with --model; with --responses nothing is generated")
+    if args.responses:
+        rows = _read(args.responses, "response", args)
+    elif args.prompts:
+        rows = _sample(_read(args.prompts, "prompt", args), args)
+    else:
+        raise ValueError("--model needs --prompts: a file of rows with prompt and language")
+    _measure(rows, args)
+    return 0
+
+
+def _measure(rows: Sequence[Row], args: argparse.Namespace) -> None:
+    from ..metrics import code_switching_rate, unexpected_spans
+
+    prompts = [_prompt_text(row.get("prompt")) for row in rows]
+    if args.ignore_prompt and not all(row.get("prompt") for row in rows):
+        raise ValueError("--ignore-prompt: some rows have no prompt; add the column, or leave the option out")
+    options = {
+        "ignore_code": not args.count_code,
+        "ignore_urls": not args.count_urls,
+        "count_latin": args.count_latin,
+        "allowed": args.allow,
+    }
+    report = code_switching_rate(
+        [row["response"] for row in rows],
+        [row["language"] for row in rows],
+        prompts=prompts if args.ignore_prompt else None,
+        to=args.to,
+        # Samples of one prompt belong together; a row without a prompt stands by itself.
+        clusters=[prompt or index for index, prompt in enumerate(prompts)],
+        confidence=args.confidence,
+        seed=args.seed,
+        **options,
+    )
+    if args.output:
+        for row, prompt in zip(rows, prompts, strict=True):
+            quoted = prompt if args.ignore_prompt else None
+            spans = unexpected_spans(row["response"], row["language"], prompt=quoted, **options)
+            row["unexpected"] = [asdict(span) for span in spans]
+        _write(rows, Path(args.output))
+    settings = {name: getattr(args, name) for name in ("model", "adapter", *_SAMPLING)} if args.model else {}
+    if args.json:
+        print(json.dumps({**report.to_dict(), "to": args.to, **settings}, ensure_ascii=False, indent=2))
+    else:
+        print(report.table())
+
+
+def _read(source: str, column: str, args: argparse.Namespace) -> list[Row]:
+    """Rows that surely have `column` and a known `language`; a line of a .txt file is the column itself."""
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {args.limit}")
+    rows = []
+    for number, row in enumerate(load_rows(source)[: args.limit], start=1):
+        content = row.get(column, row.get("text") if set(row) == {"text"} else None)
+        if not (isinstance(content, str) or (column == "prompt" and isinstance(content, list))):
+            present = ", ".join(map(repr, row))
+            raise ValueError(f"{source}, row {number}: no text in column {column!r}; the columns present are {present}")
+        language = row.get("language") or args.language
+        if not language:
+            raise ValueError(f"{source}, row {number}: no 'language'; add the column, or give --language CODE for all")
+        try:
+            get_language(language)
+        except ValueError as error:
+            raise ValueError(f"{source}, row {number}: {error}") from error
+        rows.append({**row, column: content, "language": language})
+    return rows
+
+
+def _sample(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
+    from ..generation import sample_responses
+
+    model, tokenizer = _load_model(args)
+    responses = sample_responses(
+        model,
+        tokenizer,
+        [row["prompt"] for row in rows],
+        chat=bool(tokenizer.chat_template) if args.chat is None else args.chat,
+        **{name: getattr(args, name) for name in _SAMPLING},
+    )
+    return [{**row, "response": response} for row, found in zip(rows, responses, strict=True) for response in found]
+
+
+def _load_model(args: argparse.Namespace) -> Any:
+    from accelerate import PartialState
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(args.model)
+        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype)
+        if args.adapter:
+            try:
+                from peft import PeftModel
+            except ImportError as error:
+                raise ValueError('--adapter needs peft: pip install "sae-posttrain[peft]"') from error
+            model = PeftModel.from_pretrained(model, args.adapter)
+    except OSError as error:
+        raise FileNotFoundError(f"cannot load {args.adapter or args.model}: {error}") from error
+    return model.to(PartialState().device), tokenizer
+
+
+def _prompt_text(prompt: str | Sequence[Mapping[str, Any]] | None) -> str:
+    if prompt is None or isinstance(prompt, str):
+        return prompt or ""
+    return "\n".join(str(message.get("content", "")) for message in prompt)
+
+
+def _write(rows: Sequence[Row], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

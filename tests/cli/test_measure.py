@@ -1,0 +1,224 @@
+"""The measure command, on given responses and on a tiny model's own."""
+
+import argparse
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from sae_posttrain.cli import measure
+from sae_posttrain.texts import load_rows
+
+RESPONSES = [
+    {"prompt": "What is 你好?", "language": "en", "response": "It is 你好."},
+    {"prompt": "What is 你好?", "language": "en", "response": "A greeting."},
+    {"prompt": "Write code", "language": "en", "response": "`打印` prints"},
+    {"prompt": "Где?", "language": "ru", "response": "Там 那里."},
+]
+
+
+def measured(*arguments):
+    parser = argparse.ArgumentParser()
+    measure.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["measure", "code-switching", *map(str, arguments)])
+    return args.run(args)
+
+
+def as_json(capsys, *arguments):
+    assert measured(*arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def responses(tmp_path):
+    return write(tmp_path / "responses.jsonl", RESPONSES)
+
+
+def test_given_responses_make_a_table(responses, capsys):
+    assert measured("--responses", responses) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:4] for line in lines[1:]] == [
+        ["all", "any", "2", "4"],
+        ["en", "any", "1", "3"],
+        ["ru", "any", "1", "1"],
+        ["en", "Hani", "1", "3"],
+        ["ru", "Hani", "1", "1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "switched"),
+    [
+        ([], 2),
+        (["--to", "zh"], 2),
+        (["--to", "ko"], 0),
+        (["--ignore-prompt"], 1),
+        (["--count-code"], 3),
+        (["--allow", "你好"], 1),
+        (["--allow", "Hani"], 0),
+        (["--limit", "1"], 1),
+        (["--to", "en", "Hani"], 2),
+    ],
+)
+def test_options_change_what_counts(responses, capsys, options, switched):
+    assert as_json(capsys, "--responses", responses, *options)["overall"]["switched"] == switched
+
+
+def test_confidence_and_samples_of_one_prompt_shape_the_interval(tmp_path, capsys):
+    rows = [
+        {"prompt": str(i), "language": "en", "response": "是" if i < 3 else "yes"} for i in range(30) for _ in range(4)
+    ]
+    together = as_json(capsys, "--responses", write(tmp_path / "a.jsonl", rows))["overall"]
+    wider = as_json(capsys, "--responses", tmp_path / "a.jsonl", "--confidence", 0.99)["overall"]
+    for row in rows:
+        del row["prompt"]
+    apart = as_json(capsys, "--responses", write(tmp_path / "b.jsonl", rows))["overall"]
+    assert together["rate"] == apart["rate"] == 0.1
+    assert wider["high"] > together["high"] > apart["high"]
+
+
+def test_output_holds_the_unexpected_words(responses, tmp_path, capsys):
+    output = tmp_path / "new" / "out.jsonl"
+    assert measured("--responses", responses, "--ignore-prompt", "--output", output) == 0
+    found = load_rows(output)
+    assert [[word["text"] for word in row.pop("unexpected")] for row in found] == [[], [], [], ["那里"]]
+    assert found == RESPONSES
+
+
+def test_plain_text_needs_only_the_language(tmp_path, capsys):
+    path = tmp_path / "responses.txt"
+    path.write_text("fine\nso 是\n", encoding="utf-8")
+    assert as_json(capsys, "--responses", path, "--language", "en")["overall"]["switched"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"response": "a"}], [], "row 1: no 'language'; add the column, or give --language"),
+        ([{"response": "a", "language": "xx"}], [], "row 1: unknown language 'xx'"),
+        ([{"answer": "a", "language": "en"}], [], "no text in column 'response'; the columns present are 'answer'"),
+        ([{"response": 3, "language": "en"}], [], "no text in column 'response'"),
+        ([{"response": "a", "language": "en"}], ["--ignore-prompt"], "some rows have no prompt"),
+        ([{"response": "a", "language": "en"}], ["--prompts", "p"], "--prompts goes with --model"),
+        ([{"response": "a", "language": "en"}], ["--adapter", "p"], "--adapter goes with --model"),
+        ([{"response": "a", "language": "en"}], ["--limit", "0"], "--limit must be at least 1"),
+        ([{"response": "好", "language": "zh"}], ["--to", "zh"], "nothing to measure"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, rows, options, message):
+    with pytest.raises(ValueError, match=message):
+        measured("--responses", write(tmp_path / "a.jsonl", rows), *options)
+
+
+def test_missing_files_and_models_are_named(tmp_path, responses):
+    with pytest.raises(FileNotFoundError, match="no file"):
+        measured("--responses", tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match="--model needs --prompts"):
+        measured("--model", tmp_path)
+    with pytest.raises(FileNotFoundError, match="cannot load"):
+        measured("--model", tmp_path / "none", "--prompts", responses)
+    with pytest.raises(SystemExit):
+        measured("--responses", responses, "--model", tmp_path)
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    """A random model over a few Latin letters and one Chinese character."""
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", "<user>", *"abcdef", "是"])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    backend.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", additional_special_tokens=["<user>"]
+    )
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    return write(
+        tmp_path / "prompts.jsonl",
+        [{"prompt": "abc", "language": "en", "id": 7}, {"prompt": "fed", "language": "fr", "id": 8}],
+    )
+
+
+SMALL = ["--samples", 5, "--max-new-tokens", 6, "--batch-size", 4]
+
+
+def test_a_model_is_sampled_and_measured(model_folder, prompts, tmp_path, capsys):
+    output = tmp_path / "out.jsonl"
+    report = as_json(capsys, "--model", model_folder, "--prompts", prompts, "--to", "zh", "--output", output, *SMALL)
+    rows = load_rows(output)
+    assert [(row["id"], row["prompt"], row["language"]) for row in rows] == [(7, "abc", "en")] * 5 + [
+        (8, "fed", "fr")
+    ] * 5
+    switched = [("是" in row["response"]) for row in rows]
+    assert 0 < sum(switched) < 10
+    assert report["overall"]["switched"] == sum(switched)
+    assert (report["overall"]["total"], report["samples"], report["max_new_tokens"]) == (10, 5, 6)
+    again = as_json(capsys, "--responses", output, "--to", "zh")
+    assert again["overall"] == report["overall"]
+    assert as_json(capsys, "--model", model_folder, "--prompts", prompts, "--to", "zh", *SMALL) == report
+
+
+def test_an_adapter_changes_the_responses(model_folder, prompts, tmp_path, capsys):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(
+        Qwen3ForCausalLM.from_pretrained(model_folder),
+        peft.LoraConfig(r=4, target_modules=["o_proj", "down_proj"], init_lora_weights=False),
+    )
+    for parameter in model.parameters():
+        parameter.data *= 10
+    model.save_pretrained(tmp_path / "adapter")
+    for name, extra in (("plain", []), ("adapted", ["--adapter", tmp_path / "adapter"])):
+        output = tmp_path / f"{name}.jsonl"
+        assert measured("--model", model_folder, "--prompts", prompts, "--output", output, *extra, *SMALL) == 0
+    plain, adapted = (load_rows(tmp_path / f"{name}.jsonl") for name in ("plain", "adapted"))
+    assert [row["response"] for row in plain] != [row["response"] for row in adapted]
+
+
+def test_chat_template_is_used_when_there_is_one(model_folder, prompts, tmp_path, capsys, monkeypatch):
+    seen = []
+
+    def sample(model, tokenizer, prompts, *, chat, **settings):
+        seen.append(chat)
+        return [["a"] for _ in prompts]
+
+    monkeypatch.setattr("sae_posttrain.generation.sample_responses", sample)
+    measured("--model", model_folder, "--prompts", prompts)
+    (model_folder / "chat_template.jinja").write_text("{% for m in messages %}<user>{{ m.content }}{% endfor %}")
+    measured("--model", model_folder, "--prompts", prompts)
+    measured("--model", model_folder, "--prompts", prompts, "--no-chat")
+    assert seen == [False, True, False]
+
+
+def test_prompts_may_be_messages(model_folder, tmp_path, capsys):
+    (model_folder / "chat_template.jinja").write_text("{% for m in messages %}<user>{{ m.content }}{% endfor %}")
+    row = {"prompt": [{"role": "user", "content": "是是"}], "language": "en"}
+    path = write(tmp_path / "messages.jsonl", [row])
+    options = ["--model", model_folder, "--prompts", path, "--seed", 3, *SMALL, "--samples", 20]
+    counted = as_json(capsys, *options)["overall"]["switched"]
+    assert as_json(capsys, *options, "--ignore-prompt")["overall"]["switched"] < counted
+    torch.manual_seed(1)
+    assert as_json(capsys, *options)["overall"]["switched"] == counted
