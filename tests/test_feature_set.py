@@ -1,0 +1,189 @@
+"""Feature sets survive a file, refuse what they do not fit, and say what is wrong with a damaged one."""
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config, Qwen3Config
+
+from sae_posttrain import FeatureSet, feature_set
+from sae_posttrain.feature_set import LayerFeatures, Provenance
+
+
+@pytest.fixture
+def features() -> FeatureSet:
+    def layer(number: int) -> LayerFeatures:
+        return LayerFeatures(
+            layer=number,
+            ids=(7, 3, 11),
+            targets=("zh", "zh", "ko"),
+            encoder=torch.randn(3, 8),
+            bias=torch.randn(3),
+            direction=torch.randn(3, 8),
+            score=torch.rand(3),
+            typical=torch.rand(3) + 1,
+            baselines={"ko": torch.randn(3), "zh": torch.randn(3), "en": torch.randn(3)},
+            activations={"ko": torch.rand(3), "zh": torch.rand(3), "en": torch.rand(3)},
+        )
+
+    provenance = Provenance("owner/tiny-base", 8, 4, "owner/SAE-L0_4", {"layer2.sae.pt": "ab"}, "cd", "monolinguality")
+    return FeatureSet((layer(2), layer(3)), provenance)
+
+
+def rewrite(path: Path, tensors: dict[str, Any] | None = None, **description: Any) -> None:
+    """Change a saved file's tensors or description."""
+    with safe_open(path, "pt") as file:
+        known = json.loads(file.metadata()["sae_posttrain"])
+    save_file({**load_file(path), **(tensors or {})}, path, {"sae_posttrain": json.dumps({**known, **description})})
+
+
+def test_a_file_gives_back_what_was_saved(features: FeatureSet, tmp_path: Path) -> None:
+    loaded = FeatureSet.load(features.save(tmp_path / "deep" / "features.safetensors"))
+    assert loaded.provenance == features.provenance
+    for ours, theirs in zip(loaded.layers, features.layers, strict=True):
+        assert (ours.layer, ours.ids, ours.targets) == (theirs.layer, theirs.ids, theirs.targets)
+        for name in ("encoder", "bias", "direction", "score", "typical"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name))
+        for name in ("baselines", "activations"):
+            for code, values in getattr(theirs, name).items():
+                assert torch.equal(getattr(ours, name)[code], values)
+    assert FeatureSet.load(tmp_path / "deep").summary() == features.summary()
+
+
+def test_selecting_keeps_rows_together(features: FeatureSet) -> None:
+    selected = features.select(["ko"])
+    assert selected.targets == ("ko",)
+    for ours, all_of in zip(selected.layers, features.layers, strict=True):
+        assert ours.ids == (11,)
+        assert torch.equal(ours.encoder, all_of.encoder[2:])
+        assert torch.equal(ours.baselines["en"], all_of.baselines["en"][2:])
+    with pytest.raises(ValueError, match="No feature stands for ru: this set has ko, zh"):
+        features.select(["ru", "zh"])
+
+
+def test_the_summary_lists_every_feature(features: FeatureSet) -> None:
+    lines = features.summary().splitlines()
+    assert lines[0].split() == ["layer", "feature", "for", "score", "typical", "en", "ko", "zh"]
+    assert len(lines) == 1 + 6
+    assert lines[1].split()[:3] == ["2", "7", "zh"]
+
+
+class TestModels:
+    def test_one_that_fits(self, features: FeatureSet) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            features.check_model(Qwen3Config(hidden_size=8, num_hidden_layers=4), name="elsewhere/tiny-base")
+
+    def test_a_multimodal_one_is_judged_by_its_text(self, features: FeatureSet) -> None:
+        text = {"hidden_size": 8, "num_hidden_layers": 4}
+        features.check_model(Gemma3Config(text_config=text), name="tiny-base")
+
+    @pytest.mark.parametrize("change", [{"hidden_size": 16}, {"num_hidden_layers": 5}])
+    def test_another_shape(self, features: FeatureSet, change: dict[str, int]) -> None:
+        config = Qwen3Config(**{"hidden_size": 8, "num_hidden_layers": 4, **change})
+        with pytest.raises(ValueError, match="Discover features for this model"):
+            features.check_model(config)
+
+    def test_another_name_is_a_warning_with_the_reason(self, features: FeatureSet) -> None:
+        config = Qwen3Config(hidden_size=8, num_hidden_layers=4)
+        with pytest.warns(UserWarning, match="features of a base model mostly carry over"):
+            features.check_model(config, name="owner/tiny-instruct")
+
+
+class TestDamage:
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="discover"):
+            FeatureSet.load(tmp_path / "features.safetensors")
+
+    @pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 100])
+    def test_not_safetensors(self, content: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "features.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a feature set, or is damaged"):
+            FeatureSet.load(path)
+
+    def test_truncated(self, features: FeatureSet, tmp_path: Path) -> None:
+        path = features.save(tmp_path / "features.safetensors")
+        path.write_bytes(path.read_bytes()[:-50])
+        with pytest.raises(ValueError, match="not a feature set, or is damaged"):
+            FeatureSet.load(path)
+
+    def test_another_safetensors_file(self, tmp_path: Path) -> None:
+        save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match="not a feature set"):
+            FeatureSet.load(tmp_path / "model.safetensors")
+
+    def test_a_newer_format(self, features: FeatureSet, tmp_path: Path) -> None:
+        path = features.save(tmp_path / "features.safetensors")
+        rewrite(path, format=99)
+        with pytest.raises(ValueError, match="format 99; this version reads 1"):
+            FeatureSet.load(path)
+
+    @pytest.mark.parametrize(
+        "tensors",
+        [
+            {"2.encoder": torch.ones(3, 9)},
+            {"2.bias": torch.full((3,), float("nan"))},
+            {"3.typical": torch.zeros(3)},
+            {"3.baselines.en": torch.ones(2)},
+        ],
+    )
+    def test_wrong_numbers(self, tensors: dict[str, Any], features: FeatureSet, tmp_path: Path) -> None:
+        path = features.save(tmp_path / "features.safetensors")
+        rewrite(path, tensors)
+        with pytest.raises(ValueError, match="is damaged"):
+            FeatureSet.load(path)
+
+    def test_a_description_without_a_layer(self, features: FeatureSet, tmp_path: Path) -> None:
+        path = features.save(tmp_path / "features.safetensors")
+        rewrite(path, layers=[{"layer": 9, "ids": [1], "targets": ["zh"], "languages": ["en"]}])
+        with pytest.raises(ValueError, match="not a feature set, or is damaged"):
+            FeatureSet.load(path)
+
+
+class TestHub:
+    def test_a_repository_is_asked_for_one_file(
+        self, features: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = features.save(tmp_path / "features.safetensors")
+        asked = []
+
+        def download(repo: str, name: str, revision: str | None = None) -> str:
+            asked.append((repo, name, revision))
+            return str(path)
+
+        monkeypatch.setattr(feature_set, "hf_hub_download", download)
+        assert FeatureSet.load("owner/features", revision="v1").summary() == features.summary()
+        assert asked == [("owner/features", "features.safetensors", "v1")]
+
+    def test_a_repository_out_of_reach(self) -> None:
+        with pytest.raises(FileNotFoundError, match="neither a file nor a Hugging Face repository"):
+            FeatureSet.load("owner/no-such-features")
+
+    def test_pushing_uploads_the_file_and_a_card(self, features: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
+        uploaded: dict[str, bytes] = {}
+
+        def upload(self: Any, *, repo_id: str, folder_path: str, **kwargs: Any) -> str:
+            uploaded.update({path.name: path.read_bytes() for path in Path(folder_path).iterdir()})
+            return f"https://example.org/{repo_id}"
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, **kwargs: None)
+        monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+        assert features.push_to_hub("owner/features") == "https://example.org/owner/features"
+        card = huggingface_hub.ModelCard(uploaded["README.md"].decode())
+        assert card.data.base_model == "owner/tiny-base"
+        assert card.data.language == ["ko", "zh"]
+        for stated in ("owner/SAE-L0_4", "monolinguality", features.summary()):
+            assert stated in card.text
+        assert set(uploaded) == {"README.md", "features.safetensors"}
+
+    def test_a_local_base_model_is_not_published_as_a_hub_id(self, features: FeatureSet) -> None:
+        local = replace(features, provenance=replace(features.provenance, base_model="/home/me/models/tiny"))
+        assert local._card().data.base_model is None
