@@ -35,7 +35,7 @@ ROOMS: dict[str, frozenset[str]] = {
 # Other training frameworks pin other TRLs, so only what is itself a TRL trainer (or runs one) may need TRL.
 MAY_IMPORT_TRL = ("training.sasft.trainer", "training.rollouts", "lab", "cli", "__main__")
 # Within sae the formats build the object; the object knows no format.
-INSIDE_SAE = {"model": frozenset[str](), "formats": frozenset({"model"})}
+INSIDE_SAE = {"mapping": frozenset[str](), "model": frozenset({"mapping"}), "formats": frozenset({"model"})}
 
 
 @dataclass(frozen=True)

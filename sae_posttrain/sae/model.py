@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from .mapping import read_without_ahead
+
 
 class Activation(Protocol):
     """What turns pre-activations `(..., K)` into activations of the same shape."""
@@ -90,9 +92,9 @@ class SparseAutoencoder:
 
     def direction(self, feature: int | Sequence[int]) -> Tensor:
         """The decoder direction of one feature `(D,)`, or of several `(F, D)`, as stored (not normalised)."""
-        if isinstance(feature, int):
-            return self.decoder[self._rows([feature])][0]
-        return self.decoder[self._rows(feature)]
+        read_without_ahead(self.decoder)
+        directions_FD = self.decoder[self._rows([feature] if isinstance(feature, int) else feature)]
+        return directions_FD[0] if isinstance(feature, int) else directions_FD
 
     def _rows(self, features: Sequence[int]) -> Tensor:
         outside = [feature for feature in features if not 0 <= feature < self.d_sae]
