@@ -1,5 +1,4 @@
 """Reading users' files: every kind, and every way in which they come broken."""
-# ruff: noqa: RUF001 (text in many scripts)
 
 import gzip
 import json
