@@ -113,7 +113,7 @@ Todr Tols Toto Tutg Ugar Vaii Vith Wara Wcho Xpeo Xsux Yezi Yiii Zanb Zinh Zyyy
 """
 SCRIPTS: tuple[str, ...] = tuple(_SCRIPT_CODES.split())
 _SHARED_SCRIPTS = ("Zinh", "Zyyy")
-_EXTRA_SCRIPT_COST = 0.05
+EXTRA_SCRIPT_COST = 0.05
 
 
 def _parse_table() -> Mapping[str, Language]:
@@ -175,7 +175,7 @@ def identify_by_script(counts: Mapping[str, int | float], candidates: Sequence[s
         scripts = get_language(code).scripts
         share = sum(counts.get(script, 0) for script in scripts) / total
         if share >= 0.5:
-            scores[code] = share - _EXTRA_SCRIPT_COST * (len(scripts) - 1)
+            scores[code] = share - EXTRA_SCRIPT_COST * (len(scripts) - 1)
     if not scores:
         return None
     best = max(scores.values())

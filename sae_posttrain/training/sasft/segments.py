@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from ...languages import LANGUAGES, get_language, token_script
+from ...languages import EXTRA_SCRIPT_COST, LANGUAGES, get_language, token_script
 
 LANGUAGE_IDS = "language_ids"
 """Name of the batch entry `(B, S)` and of the per-token dataset column that carry languages."""
@@ -25,8 +25,6 @@ UNKNOWN = -1
 CODES: tuple[str, ...] = tuple(sorted(LANGUAGES))
 
 LanguageOf = Callable[[Mapping[str, Tensor]], Sequence[str | None]]
-
-EXTRA_SCRIPT_COST = 0.05
 
 
 def language_id(code: str | None) -> int:

@@ -1,6 +1,7 @@
 """A tiny Qwen3 with a tokenizer in three scripts, hand-made features for it, and a dataset with a language column."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.feature_set import LayerFeatures, Provenance
+
+from .routes import World
 
 WORDS = {
     "en": ["the", "cat", "sees", "a", "small", "house", "and", "sings", "today"],
@@ -102,3 +105,14 @@ def rows() -> list[dict[str, str]]:
 @pytest.fixture
 def dataset(rows: list[dict[str, str]]) -> Dataset:
     return Dataset.from_list(rows)
+
+
+@pytest.fixture
+def world(
+    make_model: Callable[..., Qwen3ForCausalLM],
+    tokenizer: PreTrainedTokenizerFast,
+    features: FeatureSet,
+    dataset: Dataset,
+    tmp_path: Path,
+) -> World:
+    return World(make_model, tokenizer, features, dataset, tmp_path)

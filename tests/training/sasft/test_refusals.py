@@ -1,0 +1,87 @@
+"""What cannot work is refused before training, with what to change."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+
+from sae_posttrain import FeatureSet, SASFTCallback, SASFTConfig, SASFTTrainer
+
+from .routes import Route, World, with_callback, with_trainer
+
+both_routes = pytest.mark.parametrize("route", [with_callback, with_trainer])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": -1.0}, "weight=-1.0"),
+        ({"weight": math.nan}, "weight=nan"),
+        ({"baseline": "median"}, "baseline='median'"),
+        ({"scale": "unit"}, "scale='unit'"),
+        ({"suppress": []}, "suppress is empty"),
+        ({"suppress": "klingon"}, "klingon"),
+        ({"suppress": "ko"}, "No feature stands for ko"),
+    ],
+)
+def test_settings(changes: dict[str, Any], message: str, features: FeatureSet) -> None:
+    with pytest.raises(ValueError, match=message):
+        SASFTCallback(features, **{"suppress": "zh", **changes})
+
+
+@both_routes
+def test_features_of_another_model(route: Route, world: World) -> None:
+    with pytest.raises(ValueError, match="the model has 2 layers of width 16"):
+        world.run(route, model=world.make_model(num_hidden_layers=2))
+
+
+@both_routes
+def test_frozen_layers(route: Route, world: World) -> None:
+    adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], layers_to_transform=[2])
+    with pytest.raises(ValueError, match="Every trainable parameter sits above layer 1"):
+        world.run(route, model=get_peft_model(world.make_model(), adapter))
+    upper = replace(world.features, layers=world.features.layers[1:])
+    trainer = world.run(route, model=get_peft_model(world.make_model(), adapter), features=upper)
+    trainer.train()
+    assert trainer.state.log_history[0]["sasft_loss"] > 0
+
+
+def test_wrapped_packing_on_the_callback_route(world: World) -> None:
+    with pytest.raises(ValueError, match="no boundary between examples"):
+        world.run(with_callback, packing=True, packing_strategy="wrapped", max_length=16)
+
+
+def test_wrapped_packing_without_a_language_column(world: World) -> None:
+    dataset = world.dataset.remove_columns("language")
+    with pytest.raises(ValueError, match="no boundary between examples"):
+        world.run(with_trainer, dataset=dataset, packing=True, packing_strategy="wrapped", max_length=16)
+
+
+@both_routes
+def test_a_dataset_without_usable_labels(route: Route, world: World) -> None:
+    blank = Dataset.from_list([{"input_ids": [3, 4, 5], "labels": [-100] * 3}] * 4)
+    with pytest.raises(ValueError, match="No token of the training set has a label"):
+        world.run(route, dataset=blank, max_length=None)
+
+
+@pytest.mark.parametrize(
+    ("route", "packing"), [(with_callback, {}), (with_trainer, {}), (with_trainer, {"packing": True, "max_length": 24})]
+)
+def test_an_unknown_code_in_the_language_column(route: Route, packing: dict[str, Any], world: World) -> None:
+    dataset = Dataset.from_list([*world.dataset, {**world.dataset[0], "language": "chinglish"}])
+    with pytest.raises(ValueError, match="chinglish"):
+        world.run(route, dataset=dataset, **packing)
+
+
+def test_a_second_callback(world: World) -> None:
+    trainer = world.run(with_callback)
+    with pytest.raises(ValueError, match="already has SASFT"):
+        SASFTCallback(world.features, suppress="ru").set_trainer(trainer)
+
+
+def test_a_config_without_features(world: World) -> None:
+    with pytest.raises(ValueError, match="No features"):
+        SASFTTrainer(world.make_model(), SASFTConfig(**world.arguments(), suppress=["zh"]))

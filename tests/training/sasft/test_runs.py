@@ -1,0 +1,163 @@
+"""What a run with SASFT does besides its gradient: stays plain where it should, logs, hooks and unhooks."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from torch import Tensor, equal
+from trl import SFTConfig, SFTTrainer
+
+from sae_posttrain import SASFTCallback, SASFTConfig, SASFTTrainer
+from sae_posttrain.residual import decoder_blocks
+
+from .routes import Route, World, plain, with_callback, with_trainer
+
+ADAM = {"optim": "adamw_torch", "learning_rate": 1e-2, "max_steps": 3, "per_device_train_batch_size": 4}
+both_routes = pytest.mark.parametrize("route", [with_callback, with_trainer])
+
+
+def weights(trainer: SFTTrainer) -> list[Tensor]:
+    return [p.detach().clone() for p in trainer.model.parameters()]
+
+
+def same(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+    return all(equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def losses(trainer: SFTTrainer) -> list[float]:
+    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
+
+
+class TestPlainWhereItShouldBe:
+    @both_routes
+    @pytest.mark.parametrize("packing", [{}, {"packing": True, "max_length": 24}], ids=["padded", "packed"])
+    def test_zero_weight_is_plain_sft_bit_for_bit(self, route: Route, packing: dict[str, Any], world: World) -> None:
+        ours = world.run(route, weight=0.0, **ADAM, **packing)
+        theirs = world.run(plain, **ADAM, **packing)
+        ours.train()
+        theirs.train()
+        assert same(weights(ours), weights(theirs))
+        assert losses(ours) == losses(theirs)
+        assert ours.state.log_history[0]["sasft_loss"] > 0
+
+    @both_routes
+    def test_nothing_to_penalise_is_plain_sft_bit_for_bit(self, route: Route, world: World) -> None:
+        chinese = world.dataset.filter(lambda row: row["language"] == "zh")
+        ours, theirs = world.run(route, dataset=chinese, **ADAM), world.run(plain, dataset=chinese, **ADAM)
+        ours.train()
+        theirs.train()
+        assert same(weights(ours), weights(theirs))
+        assert ours.state.log_history[0]["sasft_penalised_share"] == 0
+
+    @both_routes
+    def test_evaluation_is_untouched(self, route: Route, world: World) -> None:
+        expected = world.run(plain, eval_dataset=world.dataset).evaluate()["eval_loss"]
+        ours = world.run(
+            route, eval_dataset=world.dataset, eval_strategy="steps", eval_steps=1, eval_on_start=True, max_steps=2
+        )
+        ours.train()
+        first = next(log for log in ours.state.log_history if "eval_loss" in log)
+        assert first["eval_loss"] == expected
+        assert not any(key.startswith("sasft") for key in first)
+        assert ours.evaluate()["eval_loss"] > 0
+
+
+class TestLogs:
+    @both_routes
+    def test_values_do_not_depend_on_accumulation(self, route: Route, world: World) -> None:
+        logs = []
+        for batch, accumulation in ((8, 1), (2, 4)):
+            trainer = world.run(
+                route,
+                suppress=["zh", "ru"],
+                per_device_train_batch_size=batch,
+                gradient_accumulation_steps=accumulation,
+            )
+            trainer.train()
+            logs.append({k: v for k, v in trainer.state.log_history[0].items() if k.startswith("sasft")})
+        assert logs[0].keys() == {
+            "sasft_loss",
+            "sasft_penalised_share",
+            "sasft_unknown_share",
+            "sasft_pre_activation_zh",
+            "sasft_pre_activation_ru",
+        }
+        assert logs[1] == pytest.approx(logs[0], rel=1e-4)
+
+    def test_the_logged_loss_is_the_difference_to_plain_sft(self, world: World) -> None:
+        settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+        ours, theirs = world.run(with_callback, weight=0.5, **settings), world.run(plain, **settings)
+        ours.train()
+        theirs.train()
+        logged = ours.state.log_history[0]["sasft_loss"]
+        assert losses(ours)[0] - losses(theirs)[0] == pytest.approx(0.5 * logged, rel=1e-3)
+
+    def test_a_log_of_several_steps_is_their_mean(self, world: World) -> None:
+        settings = {**ADAM, "max_steps": 4}
+        each, pairs = world.run(with_trainer, **settings), world.run(with_trainer, **{**settings, "logging_steps": 2})
+        each.train()
+        pairs.train()
+        single, paired = (
+            [log["sasft_loss"] for log in t.state.log_history if "sasft_loss" in log] for t in (each, pairs)
+        )
+        assert paired == pytest.approx([sum(single[:2]) / 2, sum(single[2:]) / 2], rel=1e-4)
+
+    def test_shares_of_penalised_and_unknown_tokens(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        rows = list(world.dataset)
+        told = [{**row, "language": None if row["language"] == "ru" else row["language"]} for row in rows]
+        trainer = world.run(with_trainer, dataset=Dataset.from_list(told), max_steps=2)
+        with caplog.at_level(logging.WARNING):
+            trainer.train()
+        tokens = dict.fromkeys(("en", "zh", "ru"), 0)
+        for row in rows:
+            tokens[row["language"]] += len(world.tokenizer(row["completion"] + "<eos>")["input_ids"])
+        total = sum(tokens.values())
+        log = trainer.state.log_history[0]
+        assert log["sasft_penalised_share"] == pytest.approx(tokens["en"] / total)
+        assert log["sasft_unknown_share"] == pytest.approx(tokens["ru"] / total)
+        assert sum("could not be told" in message for message in caplog.messages) == 1
+
+
+class TestHooks:
+    def test_the_callback_finds_its_trainer(self, world: World) -> None:
+        trainer = SFTTrainer(
+            world.make_model(),
+            SFTConfig(**world.arguments()),
+            train_dataset=world.dataset,
+            processing_class=world.tokenizer,
+            callbacks=[SASFTCallback(world.features, suppress="zh", weight=1.0)],
+        )
+        trainer.train()
+        assert trainer.state.log_history[0]["sasft_loss"] > 0
+
+    @both_routes
+    def test_training_twice_hooks_once(self, route: Route, world: World) -> None:
+        trainer = world.run(route)
+        for _ in range(2):
+            trainer.train()
+            assert trainer.state.log_history[0]["sasft_loss"] > 0
+            assert not any(block._forward_hooks for block in decoder_blocks(trainer.model))
+
+    def test_an_exception_leaves_no_hooks_on_the_trainer_route(self, world: World) -> None:
+        def broken(inputs: Any) -> list[str | None]:
+            raise RuntimeError("the user's own bug")
+
+        trainer = SASFTTrainer(
+            world.make_model(),
+            SASFTConfig(**world.arguments(), suppress=["zh"]),
+            features=world.features,
+            language_of=broken,
+            train_dataset=world.dataset.remove_columns("language"),
+            processing_class=world.tokenizer,
+        )
+        with pytest.raises(RuntimeError, match="the user's own bug"):
+            trainer.train()
+        assert not any(block._forward_hooks for block in decoder_blocks(trainer.model))
+
+    def test_the_model_card_names_the_method(self, world: World) -> None:
+        world.run(with_trainer).create_model_card()
+        card = (world.folder / "README.md").read_text(encoding="utf-8")
+        for stated in ("SASFT", "2507.14894", "sae-posttrain"):
+            assert stated in card
