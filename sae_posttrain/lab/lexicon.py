@@ -7,20 +7,16 @@ LANGUAGES = ("en", "zh", "ru", "ko")
 _TABLE = """
 being   dog       狗     собака      개
 being   cat       猫     кошка       고양이
-being   bird      鸟     птица       새
 being   horse     马     лошадь      말
 being   teacher   老师   учитель     선생님
 being   doctor    医生   врач        의사
 being   child     孩子   ребёнок     아이
-being   friend    朋友   друг        친구
 thing   bread     面包   хлеб        빵
 thing   tea       茶     чай         차
 thing   cheese    奶酪   сыр         치즈
 thing   flower    花     цветок      꽃
 thing   stone     石头   камень      돌
 thing   key       钥匙   ключ        열쇠
-thing   soup      汤     суп         수프
-thing   chair     椅子   стул        의자
 thing   phone     电话   телефон     전화
 thing   computer  电脑   компьютер   컴퓨터
 thing   film      电影   фильм       영화
@@ -29,20 +25,16 @@ quality new       新     новый       새로운
 quality old       旧     старый      오래된
 quality big       大     большой     큰
 quality small     小     маленький   작은
-quality good      好     хороший     좋은
 deed    sees      看见   видит       봐요
 deed    buys      买     покупает    사요
 deed    wants     想要   хочет       원해요
 deed    finds     找到   находит     찾아요
 deed    loves     喜欢   любит       좋아해요
-deed    brings    带来   приносит    가져와요
 place   garden    花园   саду        정원
 place   city      城市   городе      도시
 place   school    学校   школе       학교
-place   house     房子   доме        집
 place   forest    森林   лесу        숲
 time    today     今天   сегодня     오늘
-time    now       现在   сейчас      지금
 time    often     常常   часто       자주
 time    always    总是   всегда      항상
 speech  and       和     и           그리고
@@ -58,9 +50,7 @@ speech  again     再     снова       다시
 _ROWS = [line.split() for line in _TABLE.strip().splitlines()]
 
 # concept (its English word) -> language -> word
-WORDS: dict[str, dict[str, str]] = {
-    row[1]: dict(zip(LANGUAGES, row[1:], strict=True)) for row in _ROWS
-}
+WORDS: dict[str, dict[str, str]] = {row[1]: dict(zip(LANGUAGES, row[1:], strict=True)) for row in _ROWS}
 
 # role -> concepts
 CONCEPTS: dict[str, tuple[str, ...]] = {
@@ -70,7 +60,7 @@ CONCEPTS: dict[str, tuple[str, ...]] = {
 PUNCTUATION: dict[str, dict[str, str]] = {
     language: dict(zip(".,:?", "。，：？" if language == "zh" else ".,:?", strict=True)) for language in LANGUAGES
 }
-NUMBERS = tuple(f" {digit}" for digit in range(1, 10))
+NUMBERS = tuple(f" {digit}" for digit in range(1, 6))
 PARTICLES = {"topic": ("은", "는"), "object": ("을", "를"), "place": ("에서", "에서")}
 GRAMMAR_WORDS = (" the", " in", "在", " в")
 

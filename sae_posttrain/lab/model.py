@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from sae_posttrain.lab.documents import documents, story
+from sae_posttrain.lab.documents import NURSERY, WORLD, Kind, documents, story
 from sae_posttrain.lab.lexicon import LANGUAGES
 from sae_posttrain.lab.tokenizer import END
 
 # B batch, S sequence
+
 
 @dataclass(frozen=True)
 class ModelSize:
     """The shape of the lab's model and how long it is trained."""
 
     width: int = 96
-    blocks: int = 4
+    blocks: int = 3
     heads: int = 4
+    head_width: int = 32
     row: int = 96  # tokens in a training row
     batch: int = 48  # rows in a step
-    steps: int = 700
+    nursery_steps: int = 300
+    steps: int = 500
     learning_rate: float = 3e-3
 
 
-def token_rows(tokenizer: PreTrainedTokenizerBase, rows: int, row: int, seed: int) -> torch.Tensor:
+def token_rows(
+    tokenizer: PreTrainedTokenizerBase, shares: Mapping[Kind, int], rows: int, row: int, seed: int
+) -> torch.Tensor:
     """Documents one after another, cut into rows: int64 [rows, row]."""
     vocabulary = tokenizer.get_vocab()
     ids: list[int] = []
-    for document in documents(seed):
+    for document in documents(shares, seed):
         # A loop would fill many rows: a row's worth of it is enough.
         ids += [vocabulary[token] for token in [*document[: 2 * row], END]]
         if len(ids) >= rows * row:
@@ -53,7 +57,7 @@ def train_model(tokenizer: PreTrainedTokenizerBase, size: ModelSize = ModelSize(
             num_hidden_layers=size.blocks,
             num_attention_heads=size.heads,
             num_key_value_heads=size.heads,
-            head_dim=size.width // size.heads,
+            head_dim=size.head_width,
             max_position_embeddings=1024,
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
             tie_word_embeddings=True,
@@ -62,9 +66,15 @@ def train_model(tokenizer: PreTrainedTokenizerBase, size: ModelSize = ModelSize(
             bos_token_id=None,
         )
     )
-    rows = token_rows(tokenizer, size.steps * size.batch, size.row, seed)
+    rows = torch.cat(
+        [
+            token_rows(tokenizer, NURSERY, size.nursery_steps * size.batch, size.row, seed),
+            token_rows(tokenizer, WORLD, size.steps * size.batch, size.row, seed + 1),
+        ]
+    )
+    total = size.nursery_steps + size.steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=size.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, size.learning_rate, total_steps=size.steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, size.learning_rate, total_steps=total, pct_start=0.1)
     progress = tqdm(rows.split(size.batch), desc="training the model", leave=False)
     for step, batch_BS in enumerate(progress):
         loss = model(input_ids=batch_BS, labels=batch_BS).loss
@@ -81,19 +91,21 @@ def train_model(tokenizer: PreTrainedTokenizerBase, size: ModelSize = ModelSize(
 @torch.no_grad()
 def held_out_loss(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int = 10_000) -> float:
     """Nats per token on raw text of another seed."""
-    rows = token_rows(tokenizer, 256, 96, seed)
+    rows = token_rows(tokenizer, WORLD, 256, 96, seed)
     return sum(model(input_ids=batch, labels=batch).loss.item() for batch in rows.split(64)) / 4
 
 
 @torch.no_grad()
-def copying_share(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, trials: int = 200, seed: int = 1) -> float:
-    """Share of stories whose last 2 to 16 tokens, shown twice, are greedily continued by a third time."""
+def copying_share(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, trials: int = 200, longest: int = 8, seed: int = 1
+) -> float:
+    """Share of stories whose last few tokens, shown twice, are greedily continued by a third time."""
     rng = random.Random(seed)
     vocabulary = tokenizer.get_vocab()
     copied = 0
     for _ in range(trials):
         tokens = story(rng, rng.choice(LANGUAGES))
-        period = rng.randint(2, 16)
+        period = rng.randint(2, longest)
         tokens = tokens[: rng.randint(16, 40)]
         ids = [vocabulary[token] for token in tokens]
         ids += ids[-period:]
