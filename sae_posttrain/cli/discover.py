@@ -53,13 +53,14 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--texts names {code} twice; put its texts into one file.")
         texts[code] = load_texts(source, column=args.column, limit=args.limit)
 
-    from accelerate import PartialState
+    from accelerate import Accelerator
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from ..discovery import discover_language_features
     from ..sae import load_sae
 
-    state = PartialState()
+    # The accelerator, not PartialState: only it hears `accelerate launch --cpu`.
+    state = Accelerator()
     if not state.is_main_process:
         logging.disable(logging.WARNING)
     saes = {layer: load_sae(args.sae, layer, k=args.k) for layer in args.layers}
@@ -83,5 +84,5 @@ def run(args: argparse.Namespace) -> int:
         print(features.summary())
         print(f"\nWrote {path}")
     if state.num_processes > 1:
-        state.destroy_process_group()
+        state.end_training()
     return 0

@@ -1,0 +1,109 @@
+"""`sae-posttrain discover language` end to end, in one process and in two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from sae_posttrain import FeatureSet
+from sae_posttrain.cli import main
+
+TEXTS = {
+    "en": ["the cat sees a house", "a house sings", "the small cat", "cat the a house sings small sees"],
+    "zh": ["猫 看见 房子", "小 房子 唱歌 猫", "唱歌 唱歌"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, its SAEs in the Qwen-Scope layout, and texts."""
+    folder = tmp_path_factory.mktemp("place")
+    words = ["<pad>", *sorted({word for texts in TEXTS.values() for text in texts for word in text.split()})]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>").save_pretrained(folder / "model")
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(words),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+        )
+    ).save_pretrained(folder / "model")
+    (folder / "SAE-tiny-L0_4").mkdir()
+    for layer in range(2):
+        shapes = {"W_enc": (40, 16), "W_dec": (16, 40), "b_enc": (40,), "b_dec": (16,)}
+        torch.save(
+            {name: torch.randn(shape) for name, shape in shapes.items()}, folder / f"SAE-tiny-L0_4/layer{layer}.sae.pt"
+        )
+    (folder / "en.txt").write_text("\n".join(TEXTS["en"]), encoding="utf-8")
+    (folder / "zh.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS["zh"]), encoding="utf-8")
+    return folder
+
+
+def arguments(place: Path, output: Path, **changes: str) -> list[str]:
+    settings = {"--model": place / "model", "--sae": place / "SAE-tiny-L0_4", "--output": output}
+    texts = ["--texts", f"en={place / 'en.txt'}", f"zh={place / 'zh.jsonl'}"]
+    flat = [str(part) for pair in {**settings, **changes}.items() for part in pair]
+    return ["discover", "language", *flat, *texts, "--layers", "0", "1"]
+
+
+def test_it_prints_the_table_and_writes_the_file(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(place, tmp_path / "features.safetensors")) == 0
+    features = FeatureSet.load(tmp_path / "features.safetensors")
+    assert features.languages == ("en", "zh")
+    assert [layer.layer for layer in features.layers] == [0, 1]
+    assert features.summary() in capsys.readouterr().out
+
+
+def test_two_processes_find_what_one_finds(place: Path, tmp_path: Path) -> None:
+    assert main(arguments(place, tmp_path / "one.safetensors")) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--tee", "3"]
+    command = [*launch, "-m", "sae_posttrain", *arguments(place, tmp_path / "two.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr
+    assert "[default1]:" in done.stdout + done.stderr, "there was no second process"
+    assert done.stdout.count("Wrote") == 1
+    one, two = FeatureSet.load(tmp_path / "one.safetensors"), FeatureSet.load(tmp_path / "two.safetensors")
+    for ours, theirs in zip(two.layers, one.layers, strict=True):
+        assert ours.ids == theirs.ids
+        assert torch.allclose(ours.score, theirs.score, atol=1e-6)
+        for code in TEXTS:
+            assert torch.allclose(ours.baselines[code], theirs.baselines[code], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--texts", "zh"], "expected CODE=SOURCE"),
+        (["--texts", "en=nowhere.txt", "zh=nowhere.txt"], "nowhere.txt"),
+        (["--texts", "klingon=a.txt"], "klingon"),
+        (["--layers", "9"], "no SAE for layer 9"),
+        (["--sae", "nowhere/at-all"], "nowhere/at-all"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(
+    extra: list[str], message: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(place, tmp_path / "features.safetensors"), *extra]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "features.safetensors").exists()
+
+
+def test_a_misspelt_option_stops(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main([*arguments(place, tmp_path / "features.safetensors"), "--tpo", "3"])

@@ -1,0 +1,111 @@
+"""`sae-posttrain sft` from a YAML file: full and LoRA, one process and two, and its errors."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from sae_posttrain import FeatureSet
+from sae_posttrain.cli import main
+
+
+@pytest.fixture
+def config(
+    make_model: Callable[..., nn.Module],
+    tokenizer: PreTrainedTokenizerFast,
+    features: FeatureSet,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+) -> dict[str, Any]:
+    """Settings of a two-step run on files in a folder of their own."""
+    make_model().save_pretrained(tmp_path / "tiny")
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text(lines, encoding="utf-8")
+    return {
+        "model_name_or_path": str(tmp_path / "tiny"),
+        "dataset_name": str(tmp_path / "rows.jsonl"),
+        "features": str(features.save(tmp_path / "features.safetensors")),
+        "suppress": ["zh", "ru"],
+        "sasft_weight": 0.5,
+        "max_steps": 2,
+        "logging_steps": 1,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "output_dir": str(tmp_path / "out"),
+    }
+
+
+def write(config: dict[str, Any], folder: Path) -> str:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return str(path)
+
+
+def first_log(folder: Path) -> dict[str, float]:
+    state = json.loads(next(folder.glob("checkpoint-*/trainer_state.json")).read_text(encoding="utf-8"))
+    return next(log for log in state["log_history"] if "sasft_loss" in log)
+
+
+def test_a_run_trains_logs_and_saves(config: dict[str, Any], tmp_path: Path) -> None:
+    assert main(["sft", "--config", write(config, tmp_path)]) == 0
+    assert first_log(tmp_path / "out")["sasft_loss"] > 0
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    before = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")
+    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), before.parameters(), strict=True))
+    assert "SASFT" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_lora_adapter_loads_in_plain_peft(config: dict[str, Any], tmp_path: Path) -> None:
+    lora = ["--use_peft", "--lora_r", "2", "--lora_target_modules", "q_proj", "v_proj"]
+    assert main(["sft", "--config", write(config, tmp_path), *lora]) == 0
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")
+    adapted = PeftModel.from_pretrained(base, tmp_path / "out")
+    assert any("lora_B" in name and p.abs().sum() > 0 for name, p in adapted.named_parameters())
+
+
+def test_two_processes_follow_one(config: dict[str, Any], tmp_path: Path) -> None:
+    """The same eight rows a step on one rank and on two: same losses, same auxiliary loss."""
+    config = {**config, "max_steps": 1, "per_device_train_batch_size": 8, "output_dir": str(tmp_path / "one")}
+    assert main(["sft", "--config", write(config, tmp_path)]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "sae_posttrain", "sft", "--config", write(config, tmp_path)]
+    command += ["--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr
+    one, two = first_log(tmp_path / "one"), first_log(tmp_path / "two")
+    assert two["num_tokens"] == one["num_tokens"], "the second process saw no rows"
+    for key in ("loss", "sasft_loss", "sasft_penalised_share", "sasft_pre_activation_zh", "grad_norm"):
+        assert two[key] == pytest.approx(one[key], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sasft_wieght": 1.0}, "Unknown setting sasft_wieght. Did you mean sasft_weight?"),
+        ({"dataset_name": None}, "No dataset"),
+        ({"features": "nowhere.safetensors"}, "There is no feature set at nowhere.safetensors"),
+        ({"features": None}, "No features"),
+        ({"suppress": ["th"]}, "No feature stands for th"),
+        ({"dataset_train_split": "tarin"}, "no split 'tarin', only train"),
+    ],
+)
+def test_mistakes(
+    changes: dict[str, Any], message: str, config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {key: value for key, value in {**config, **changes}.items() if value is not None}
+    assert main(["sft", "--config", write(kept, tmp_path)]) == 2
+    assert message in capsys.readouterr().err
