@@ -1,0 +1,130 @@
+"""The README's code runs as it stands, on tiny models under the names it uses."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from trl import SFTConfig, SFTTrainer
+
+from sae_posttrain import discover_language_features
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODEL, SAE = "Qwen/Qwen3-1.7B-Base", "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50"
+TEXTS = {
+    "en": ["the cat sees a house", "a house sings", "the small cat sings"],
+    "zh": ["猫 看见 房子", "小 房子 唱歌 猫", "唱歌 唱歌"],
+    "ru": ["кошка видит дом", "дом поёт там", "маленький дом"],
+    "ko": ["고양이가 집을 봐요", "작은 집이 노래해요", "집이 작은"],
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's names exist: model, SAE, texts, data, configurations."""
+    folder = tmp_path_factory.mktemp("readme")
+    words = ["<pad>", "<eos>", *sorted({word for texts in TEXTS.values() for text in texts for word in text.split()})]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+    tokenizer.save_pretrained(folder / MODEL)
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(words),
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=28,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+            head_dim=8,
+            eos_token_id=1,
+            pad_token_id=0,
+            bos_token_id=None,
+        )
+    ).save_pretrained(folder / MODEL)
+    (folder / SAE).mkdir(parents=True)
+    for layer in (26, 27):
+        shapes = {"W_enc": (512, 8), "W_dec": (8, 512), "b_enc": (512,), "b_dec": (8,)}
+        tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
+        torch.save(tensors, folder / SAE / f"layer{layer}.sae.pt")
+    for code, texts in TEXTS.items():
+        (folder / f"{code}.txt").write_text("\n".join(texts), encoding="utf-8")
+    rows = [{"prompt": t[0], "completion": f" {t[1]}", "language": code} for code, t in TEXTS.items()]
+    write_rows(folder / "data" / "sft" / "train.jsonl", rows)
+    write_rows(folder / "prompts.jsonl", [{"prompt": TEXTS["en"][0], "language": "en"}])
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    with (folder / "configs" / "sasft" / "qwen3-1.7b-base.yaml").open("a", encoding="utf-8") as config:
+        config.write("use_cpu: true\n")  # the one thing that a machine without an accelerator must add
+    return folder
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_shell_commands(place: Path) -> None:
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    ran = 0
+    for block in blocks("bash"):
+        if block.startswith("make "):
+            continue
+        done = subprocess.run(["bash", "-euc", block], cwd=place, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        ran += 1
+    assert ran == 1
+    assert (place / "features" / "qwen3-1.7b-base.safetensors").is_file()
+    assert (place / "runs" / "sasft" / "model.safetensors").is_file()
+    assert "Hani" in done.stdout
+
+
+def test_make_targets() -> None:
+    targets = re.findall(r"^make (\w+)", "\n".join(blocks("bash")), flags=re.MULTILINE)
+    assert targets == ["demo", "test"]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(MODEL), AutoTokenizer.from_pretrained(MODEL)
+    discover_language_features(model, tokenizer, SAE, TEXTS, layers=[26, 27]).save("qwen3-1.7b-zh.safetensors")
+    settings: dict[str, Any] = {"max_steps": 1, "use_cpu": True, "bf16": False, "logging_steps": 1}
+    names: dict[str, Any] = {
+        "SFTTrainer": lambda model, args, **kwargs: SFTTrainer(model, args, processing_class=tokenizer, **kwargs),
+        "model": model,
+        "tokenizer": tokenizer,
+        "args": SFTConfig("runs/sft", **settings),
+        "dataset": Dataset.from_json("data/sft/train.jsonl"),
+        "chinese": TEXTS["zh"],
+        "english": TEXTS["en"],
+    }
+    shown = blocks("python")
+    assert len(shown) == 3
+    for block in shown:
+        # The README's second trainer would train for three epochs in bf16; one step on the CPU shows as much.
+        exec(block.replace("sasft_weight=5e-4)", f"sasft_weight=5e-4, **{settings})"), names)
+    losses = [log["sasft_loss"] for log in names["trainer"].state.log_history if "sasft_loss" in log]
+    assert losses
+    assert names["report"].overall.switched == 1
+    assert names["direction"].shape == (8,)
