@@ -39,7 +39,7 @@ def load_sae(
     folder = Path(source).expanduser()
     if folder.is_dir():
         _check_layer(str(source), layer, [path.name for path in folder.iterdir()])
-        path, name = folder / qwen_scope.file_name(layer), str(folder.resolve())
+        path, name = folder / qwen_scope.file_name(layer), str(folder)
     elif folder.exists():
         raise FileNotFoundError(f"{source} is a file; pass the folder that holds {qwen_scope.file_name(layer)}.")
     else:
@@ -51,14 +51,20 @@ def load_sae(
 def _download(repo: str, layer: int, revision: str | None) -> Path:
     try:
         return Path(hf_hub_download(repo, qwen_scope.file_name(layer), revision=revision))
-    except RemoteEntryNotFoundError:
-        # Only now is the listing worth a request: a cached file loads without any.
-        _check_layer(repo, layer, HfApi().list_repo_files(repo, revision=revision))
-        raise
     except (HfHubHTTPError, HFValidationError, OSError) as error:
+        # Only after a miss is the listing worth a request: a cached file loads without any.
+        if isinstance(error, RemoteEntryNotFoundError):
+            _check_layer(repo, layer, _list(repo, revision))
         raise FileNotFoundError(
             f"{repo!r} is neither a local folder nor a Hugging Face repository that can be reached: {error}"
         ) from error
+
+
+def _list(repo: str, revision: str | None) -> list[str]:
+    try:
+        return HfApi().list_repo_files(repo, revision=revision)
+    except (HfHubHTTPError, OSError) as error:
+        raise FileNotFoundError(f"The files of {repo!r} could not be listed: {error}") from error
 
 
 def _check_layer(source: str, layer: int, names: list[str]) -> None:

@@ -58,13 +58,14 @@ def load(path: Path, layer: int, source: str, k: int | None) -> SparseAutoencode
 
 
 def _k_from_name(source: str) -> int:
-    match = re.search(r"L0_(\d+)", Path(source).name)
-    if match is None:
+    # Anywhere in the path, the last one first: a hub cache ends in a commit, a symlink in another name.
+    found = re.findall(r"L0_(\d+)", f"{Path(source).resolve()}/{source}")
+    if not found:
         raise ValueError(
             f"The number of active features (k) is not part of the name {source!r}: expected …-L0_50 or the like, "
             "as in Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50. Pass k=…"
         )
-    return int(match[1])
+    return int(found[-1])
 
 
 def _read(path: Path) -> dict[str, Tensor]:
