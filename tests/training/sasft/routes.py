@@ -55,6 +55,8 @@ class World:
         eval_dataset: Dataset | None = None,
         **settings: Any,
     ) -> SFTTrainer:
+        # What goes to the trainer itself, not into its arguments.
+        direct = {name: settings.pop(name) for name in ("compute_loss_func",) if name in settings}
         return route(
             model if model is not None else self.make_model(),
             features or self.features,
@@ -64,6 +66,7 @@ class World:
             train_dataset=dataset or self.dataset,
             eval_dataset=eval_dataset,
             processing_class=self.tokenizer,
+            **direct,
         )
 
     def arguments(self, **settings: Any) -> dict[str, Any]:
