@@ -90,9 +90,14 @@ class SASFTEngine:
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         self._identify = ScriptIdentifier(tokenizer, self.features.languages)
 
-    def start(self, model: nn.Module) -> None:
-        """Hook the blocks; before the first compiled forward, since hooks that come later are ignored there."""
+    def start(self, model: nn.Module, step: int = 0) -> None:
+        """Hook the blocks; before the first compiled forward, since hooks that come later are ignored there.
+
+        Args:
+            step: optimizer steps already taken, when a run is resumed.
+        """
         self.stop()
+        self.meter = Meter(self.suppress, step)
         layers = [penalty.layer for penalty in self.penalties]
         self._handles = hook_residuals(model, layers, self._keep)
 
@@ -240,7 +245,7 @@ class HookCallback(TrainerCallback):
         self.engine = engine
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.engine.start(kwargs["model"])
+        self.engine.start(kwargs["model"], state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.engine.stop()

@@ -25,9 +25,9 @@ class Meter:
     labelled tokens, and per suppressed language `sasft_pre_activation_<code>`, the mean over the tokens penalised.
     """
 
-    def __init__(self, suppress: Sequence[str]) -> None:
+    def __init__(self, suppress: Sequence[str], step: int = 0) -> None:
         self.suppress = tuple(suppress)
-        self._step = 0
+        self._step = step
         self._warned = False
         self._sums: Tensor | None = None
 

@@ -104,6 +104,19 @@ class TestLogs:
         )
         assert paired == pytest.approx([sum(single[:2]) / 2, sum(single[2:]) / 2], rel=1e-4)
 
+    def test_a_resumed_run_logs_what_an_uninterrupted_one_logs(self, world: World) -> None:
+        settings = {**ADAM, "max_steps": 4, "logging_steps": 2}
+        whole = world.run(with_trainer, **settings)
+        whole.train()
+        world.run(with_trainer, **settings, save_strategy="steps", save_steps=2).train()
+        resumed = world.run(with_trainer, **settings)
+        resumed.train(resume_from_checkpoint=str(world.folder / "checkpoint-2"))
+        expected, again = (
+            [(log["loss"], log["sasft_loss"]) for log in t.state.log_history if "sasft_loss" in log]
+            for t in (whole, resumed)
+        )
+        assert again == expected
+
     def test_shares_of_penalised_and_unknown_tokens(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
         rows = list(world.dataset)
         told = [{**row, "language": None if row["language"] == "ru" else row["language"]} for row in rows]
