@@ -1,6 +1,7 @@
 """How often answers would switch, from the probabilities a model sampled them with: for rates too low to count well.
 
 python recipes/sasft/expected.py --suppress zh --runs runs/sft-0 runs/zh-sasft-0 --features runs/zh-sasft-0
+With --corpus CORPUS every run is asked about the same text: real held-out answers instead of its own.
 """
 
 # B batch, S sequence, V vocabulary, F features of one layer
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from run import RecipeArguments, split_corpus, split_paragraph  # type: ignore[import-not-found]
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -25,6 +27,8 @@ from sae_posttrain import FeatureSet
 from sae_posttrain.languages import get_language
 from sae_posttrain.residual import capture
 from sae_posttrain.training.sasft.segments import ScriptIdentifier
+
+ANSWER_TOKENS = 64  # as max_new_tokens in mini.yaml
 
 
 @dataclass
@@ -56,12 +60,17 @@ def main() -> None:
     parser.add_argument("--suppress", required=True, help="the language, by code")
     parser.add_argument("--runs", nargs="+", required=True, help="output folders of run.py, without --use_peft")
     parser.add_argument("--features", help="a feature set: also where its features exceed their baselines")
+    parser.add_argument("--corpus", help="the recipe's folder of texts: read real answers instead of the runs' own")
+    parser.add_argument("--languages", nargs="+", default=["en", "zh", "ru", "ko"], help="of the corpus")
     parser.add_argument("--top_p", type=float, nargs="+", default=[0.8, 0.9], help="which of the run's")
     parser.add_argument("--results", help="CSV to append to")
     args = parser.parse_args()
     features = FeatureSet.load(args.features).select([args.suppress]) if args.features else None
+    others = [code for code in args.languages if code != args.suppress]
+    real = list(real_answers(args.corpus, others, args.top_p)) if args.corpus else None
     for run in args.runs:
-        for nucleus_size, sums in measure(run, args.suppress, args.top_p, features).items():
+        rows = real or [row for row in own_answers(run, args.top_p) if row["language"] != args.suppress]
+        for nucleus_size, sums in measure(run, args.suppress, rows, features).items():
             row = {"run": Path(run).name, "suppress": args.suppress, "top_p": str(nucleus_size), **sums.row()}
             print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
             if args.results:
@@ -69,8 +78,8 @@ def main() -> None:
 
 
 @torch.no_grad()
-def measure(run: str, target: str, top_p: Sequence[float], features: FeatureSet | None) -> dict[float, Sums]:
-    """By top_p, for the run's own answers in other languages.
+def measure(run: str, target: str, answers: Sequence[dict[str, Any]], features: FeatureSet | None) -> dict[float, Sums]:
+    """By top_p, for answers in other languages.
 
     The probability of a switch, summed over an answer's positions up to its first switch, has the rate of switching as
     its mean, and varies far less than the switch itself. A switch is here a token that holds a character of the script:
@@ -81,7 +90,7 @@ def measure(run: str, target: str, top_p: Sequence[float], features: FeatureSet 
     into_V, part_V = target_tokens(tokenizer, target)
     found: dict[float, Sums] = defaultdict(Sums)
     layers = [layer.layer for layer in features.layers] if features else []
-    for rows, ids_BS, answer_BS in batches(run, tokenizer, target, top_p):
+    for rows, ids_BS, answer_BS in batches(answers, tokenizer):
         with capture(model, layers) as residuals:
             logits_BSV = model(ids_BS).logits
         for index, row in enumerate(rows):
@@ -105,20 +114,36 @@ def measure(run: str, target: str, top_p: Sequence[float], features: FeatureSet 
     return found
 
 
-def batches(
-    run: str, tokenizer: Any, target: str, top_p: Sequence[float], size: int = 64
-) -> Iterator[tuple[list[dict[str, Any]], Tensor, Tensor]]:
-    """Answers in other languages, their prompts' and own token ids `(B, S)`, and which of these are the answers'."""
-    encoded = []
+def own_answers(run: str, top_p: Sequence[float]) -> Iterator[dict[str, Any]]:
     for line in (Path(run) / "responses.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
-        if row["language"] != target and row["top_p"] in top_p:
-            chat = [{"role": "user", "content": row["prompt"]}]
-            prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            # An answer also samples its end; the text alone does not say whether it came, so it is left out.
-            answer_ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
-            encoded.append((row, prompt_ids, answer_ids))
+        if row["top_p"] in top_p:
+            yield row
+
+
+def real_answers(
+    corpus: str, languages: list[str], top_p: Sequence[float], count: int = 250
+) -> Iterator[dict[str, Any]]:
+    """The ends of held-out paragraphs: not those that the recipe's loss is measured on."""
+    _, held_out = split_corpus(RecipeArguments(corpus=corpus, languages=languages))
+    for code in languages:
+        for text in held_out[code][-count:]:
+            prompt, answer = split_paragraph(text)
+            yield from ({"language": code, "prompt": prompt, "response": answer, "top_p": one} for one in top_p)
+
+
+def batches(
+    rows: Sequence[dict[str, Any]], tokenizer: Any, size: int = 64
+) -> Iterator[tuple[list[dict[str, Any]], Tensor, Tensor]]:
+    """Answers, their prompts' and own token ids `(B, S)`, and which of these are the answers'."""
+    encoded = []
+    for row in rows:
+        chat = [{"role": "user", "content": row["prompt"]}]
+        prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        # An answer also samples its end; the text alone does not say whether it came, so it is left out.
+        answer_ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"][:ANSWER_TOKENS]
+        encoded.append((row, prompt_ids, answer_ids))
     encoded.sort(key=lambda entry: len(entry[1]) + len(entry[2]))
     for start in range(0, len(encoded), size):
         batch = encoded[start : start + size]
