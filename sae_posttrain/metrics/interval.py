@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import sqrt
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -13,10 +16,11 @@ def share_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of sum(hits) / sum(sizes), drawing whole clusters with replacement.
 
-    hits, sizes: (clusters,) counts; responses that share nothing are clusters of size 1. When no response is hit, or
-    every one is, all resamples agree and the bootstrap would claim certainty: the bound is then the exact
-    (Clopper-Pearson) one for as many independent draws as there are clusters. One cluster alone gives (0, 1) when it
-    is mixed: it says nothing about others.
+    hits, sizes: (clusters,) counts; responses that share nothing are clusters of size 1. The bootstrap is too sure of
+    itself when hits are few, so its interval is widened to hold Wilson's, for as many independent draws as the
+    responses are worth (their number over the bootstrap's design effect). With none or all hit the bootstrap would
+    claim certainty; the bound is then the exact (Clopper-Pearson) one, with every response a draw, since nothing
+    shows dependence. One mixed cluster alone gives (0, 1): it says nothing about others.
     """
     hits_C, sizes_C = np.asarray(hits, dtype=np.int64), np.asarray(sizes, dtype=np.int64)
     if not 0 < confidence < 1:
@@ -26,14 +30,26 @@ def share_interval(
     if hits_C.shape != sizes_C.shape or hits_C.ndim != 1 or not len(hits_C) or (sizes_C < 1).any():
         raise ValueError("expected one hit count and one size of at least 1 for each of at least one cluster")
     tail = (1 - confidence) / 2
-    if not hits_C.any():
-        return 0.0, float(1 - tail ** (1 / len(hits_C)))
-    if (hits_C == sizes_C).all():
-        return float(tail ** (1 / len(hits_C))), 1.0
+    share, total = hits_C.sum() / sizes_C.sum(), int(sizes_C.sum())
+    if share == 0:
+        return 0.0, float(1 - tail ** (1 / total))
+    if share == 1:
+        return float(tail ** (1 / total)), 1.0
     if len(hits_C) == 1:
         return 0.0, 1.0
-    low, high = np.quantile(_resampled_shares(hits_C, sizes_C, resamples, seed), [tail, 1 - tail])
-    return float(low), float(high)
+    shares = _resampled_shares(hits_C, sizes_C, resamples, seed)
+    design_effect = np.clip(shares.var() * total / (share * (1 - share)), 1, total / len(hits_C))
+    low, high = np.quantile(shares, [tail, 1 - tail])
+    wilson_low, wilson_high = _wilson(share, total / design_effect, tail)
+    return min(float(low), wilson_low), max(float(high), wilson_high)
+
+
+def _wilson(share: float, draws: float, tail: float) -> tuple[float, float]:
+    """Wilson's score interval (1927), which stays honest at small counts."""
+    z = NormalDist().inv_cdf(1 - tail)
+    centre = (share + z * z / (2 * draws)) / (1 + z * z / draws)
+    half = z * sqrt(share * (1 - share) / draws + z * z / (4 * draws * draws)) / (1 + z * z / draws)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def _resampled_shares(hits_C: np.ndarray, sizes_C: np.ndarray, resamples: int, seed: int) -> np.ndarray:

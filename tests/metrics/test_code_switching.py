@@ -1,5 +1,6 @@
 """Spans of unexpected scripts, the rate over responses, and its interval."""
 
+import itertools
 import json
 import random
 import unicodedata
@@ -233,8 +234,16 @@ def test_none_or_all_switched_gives_the_exact_bound(count):
     assert low == 0
     assert (1 - high) ** count == pytest.approx(0.025)
     assert share_interval([1] * count, [1] * count) == pytest.approx((1 - high, 1))
-    assert share_interval([0] * count, [8] * count) == (low, high)
-    assert share_interval([8] * count, [8] * count) == share_interval([1] * count, [1] * count)
+    assert share_interval([0] * count, [8] * count) == share_interval([0] * 8 * count, [1] * 8 * count)
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_more_hits_never_lower_a_bound(size):
+    """At rates as low as the papers', the plain bootstrap's upper bound falls from no hit to one."""
+    intervals = [share_interval([1] * hits + [0] * (170 - hits), [size] * 170) for hits in range(12)]
+    for fewer, more in itertools.pairwise(intervals):
+        assert fewer[0] <= more[0]
+        assert fewer[1] < more[1]
 
 
 def test_one_mixed_cluster_tells_nothing_about_others():
