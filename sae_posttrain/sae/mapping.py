@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor
 
 
-def read_without_ahead(tensor: Tensor) -> None:
-    """Tell the system that a mapped tensor is read in scattered places: fetch the pages touched, none around them.
+@contextmanager
+def read_without_ahead(tensor: Tensor) -> Iterator[None]:
+    """While a mapped tensor is read in scattered places, have the system fetch the pages touched, none around them.
 
     One decoder direction in the Qwen-Scope layout is a column; each of its numbers lies in another row, and
-    read-ahead around every one of them would fetch the whole matrix. Does nothing where there is no such advice.
+    read-ahead around every one of them would fetch the whole matrix. For memory that is no file's, and on systems
+    without such advice, nothing changes.
     """
     if not hasattr(mmap, "MADV_RANDOM") or tensor.device.type != "cpu":
+        yield
         return
     storage = tensor.untyped_storage()
     start = -(-storage.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    length = storage.data_ptr() + storage.nbytes() - start
-    if length > 0:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_RANDOM)
+    pages = ctypes.c_void_p(start), ctypes.c_size_t(max(0, storage.data_ptr() + storage.nbytes() - start))
+    system = ctypes.CDLL(None)
+    system.madvise(*pages, mmap.MADV_RANDOM)
+    try:
+        yield
+    finally:
+        system.madvise(*pages, mmap.MADV_NORMAL)

@@ -32,7 +32,7 @@ class TopK:
         return torch.zeros_like(pre).scatter_(-1, indices, values.relu())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SparseAutoencoder:
     """One layer's SAE: `pre = h @ encoder.T + bias`, `h ≈ activation(pre) @ decoder + decoder_bias`.
 
@@ -44,6 +44,7 @@ class SparseAutoencoder:
         activation: the nonlinearity over all K features.
         layer: 0-based decoder block whose output residual is read.
         source: where it was loaded from, for provenance.
+        file: the file it was loaded from, if it was one.
     """
 
     encoder: Tensor
@@ -92,8 +93,9 @@ class SparseAutoencoder:
 
     def direction(self, feature: int | Sequence[int]) -> Tensor:
         """The decoder direction of one feature `(D,)`, or of several `(F, D)`, as stored (not normalised)."""
-        read_without_ahead(self.decoder)
-        directions_FD = self.decoder[self._rows([feature] if isinstance(feature, int) else feature)]
+        rows = self._rows([feature] if isinstance(feature, int) else feature)
+        with read_without_ahead(self.decoder):
+            directions_FD = self.decoder[rows.to(self.decoder.device)]
         return directions_FD[0] if isinstance(feature, int) else directions_FD
 
     def _rows(self, features: Sequence[int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from huggingface_hub import HfApi, hf_hub_download
@@ -10,6 +11,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RemoteEntr
 
 from ..model import SparseAutoencoder
 from . import qwen_scope
+
+# Each module has NAME, file_name(layer), layers_in(names) and load(path, layer, source, k).
+FORMATS: tuple[ModuleType, ...] = (qwen_scope,)
 
 
 def load_sae(
@@ -38,41 +42,42 @@ def load_sae(
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        _check_layer(str(source), layer, [path.name for path in folder.iterdir()])
-        path, name = folder / qwen_scope.file_name(layer), str(folder)
+        form = _format_of(str(source), layer, [path.name for path in folder.iterdir()])
+        path = folder / form.file_name(layer)
     elif folder.exists():
-        raise FileNotFoundError(f"{source} is a file; pass the folder that holds {qwen_scope.file_name(layer)}.")
+        raise FileNotFoundError(f"{source} is a file; pass the folder that holds it.")
     else:
-        path, name = _download(str(source), layer, revision), str(source)
-    sae = qwen_scope.load(path, layer, name, k)
+        form, path = _download(str(source), layer, revision)
+    sae = form.load(path, layer, str(source), k)
     return sae if dtype is None else sae.to(dtype=dtype)
 
 
-def _download(repo: str, layer: int, revision: str | None) -> Path:
+def _format_of(source: str, layer: int, names: list[str]) -> ModuleType:
+    """The format whose files stand in a listing."""
+    for form in FORMATS:
+        if layers := form.layers_in(names):
+            if layer in layers:
+                return form
+            raise FileNotFoundError(f"{source} has no SAE for layer {layer}; it has layers {_ranges(layers)}.")
+    looked_for = "; ".join(f"{form.file_name(0)}, {form.file_name(1)}, … ({form.NAME})" for form in FORMATS)
+    raise FileNotFoundError(f"No SAE found in {source}: looked for {looked_for}.")
+
+
+def _download(repo: str, layer: int, revision: str | None) -> tuple[ModuleType, Path]:
     try:
-        return Path(hf_hub_download(repo, qwen_scope.file_name(layer), revision=revision))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        for form in FORMATS:
+            try:
+                return form, Path(hf_hub_download(repo, form.file_name(layer), revision=revision))
+            except RemoteEntryNotFoundError:
+                continue
         # Only after a miss is the listing worth a request: a cached file loads without any.
-        if isinstance(error, RemoteEntryNotFoundError):
-            _check_layer(repo, layer, _list(repo, revision))
+        names = HfApi().list_repo_files(repo, revision=revision)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise FileNotFoundError(
             f"{repo!r} is neither a local folder nor a Hugging Face repository that can be reached: {error}"
         ) from error
-
-
-def _list(repo: str, revision: str | None) -> list[str]:
-    try:
-        return HfApi().list_repo_files(repo, revision=revision)
-    except (HfHubHTTPError, OSError) as error:
-        raise FileNotFoundError(f"The files of {repo!r} could not be listed: {error}") from error
-
-
-def _check_layer(source: str, layer: int, names: list[str]) -> None:
-    layers = qwen_scope.layers_in(names)
-    if not layers:
-        raise FileNotFoundError(f"No SAE found in {source}: looked for layer0.sae.pt, layer1.sae.pt, … (Qwen-Scope).")
-    if layer not in layers:
-        raise FileNotFoundError(f"{source} has no SAE for layer {layer}; it has layers {_ranges(layers)}.")
+    form = _format_of(repo, layer, names)
+    raise FileNotFoundError(f"{repo} lists {form.file_name(layer)} but did not give it; try again.")
 
 
 def _ranges(numbers: list[int]) -> str:

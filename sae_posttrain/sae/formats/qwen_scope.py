@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..model import SparseAutoencoder, TopK
 
+NAME = "Qwen-Scope"
 KEYS = ("W_enc", "W_dec", "b_enc", "b_dec")
 
 
@@ -58,14 +59,17 @@ def load(path: Path, layer: int, source: str, k: int | None) -> SparseAutoencode
 
 
 def _k_from_name(source: str) -> int:
-    # Anywhere in the path, the last one first: a hub cache ends in a commit, a symlink in another name.
-    found = re.findall(r"L0_(\d+)", f"{Path(source).resolve()}/{source}")
+    path = Path(source)
+    names = [path.name]
+    if path.exists():  # a link's target, or the repository of a hub cache's snapshot
+        names += [path.resolve().name, *(part for part in path.resolve().parts if part.startswith("models--"))]
+    found = [match[1] for name in names if (match := re.search(r"L0_(\d+)", name))]
     if not found:
         raise ValueError(
             f"The number of active features (k) is not part of the name {source!r}: expected …-L0_50 or the like, "
             "as in Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50. Pass k=…"
         )
-    return int(found[-1])
+    return int(found[0])
 
 
 def _read(path: Path) -> dict[str, Tensor]:
