@@ -44,7 +44,7 @@ class Provenance:
     library_version: str = __version__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerFeatures:
     """The selected features of one layer.
 
@@ -91,7 +91,7 @@ _TENSORS = ("encoder", "bias", "direction", "score", "typical")
 _BY_LANGUAGE = ("baselines", "activations")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureSet:
     """Selected SAE features of one or more layers: the one contract between discovery and training."""
 
@@ -193,15 +193,18 @@ class FeatureSet:
         """Upload the file and a card that states model, SAE, languages and scores; returns the commit's address."""
         api = HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
+        source = self.provenance
+        public = replace(source, base_model=_public(source.base_model), sae=_public(source.sae))
+        published = replace(self, provenance=public)
         with TemporaryDirectory() as folder:
-            self.save(Path(folder) / FILE_NAME)
-            self._card().save(Path(folder) / "README.md")
+            published.save(Path(folder) / FILE_NAME)
+            published._card().save(Path(folder) / "README.md")
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload feature set"))
 
     def _card(self) -> ModelCard:
         source = self.provenance
         data = ModelCardData(
-            base_model=source.base_model if re.fullmatch(r"[\w-]+/[\w.-]+", source.base_model) else None,
+            base_model=source.base_model if "/" in source.base_model else None,
             language=list(self.targets),
             library_name="sae-posttrain",
             tags=["sae-posttrain", "sparse-autoencoder", "feature-set"],
@@ -272,6 +275,11 @@ def _read_layer(file: Any, entry: Mapping[str, Any]) -> LayerFeatures:
 
 def _check(features: FeatureSet, path: Path) -> None:
     width = features.provenance.d_model
+    numbers = [layer.layer for layer in features.layers]
+    if len(set(numbers)) != len(numbers) or not all(0 <= n < features.provenance.num_layers for n in numbers):
+        raise ValueError(
+            f"{path} is damaged: layers {numbers}, but the model has {features.provenance.num_layers}, each once."
+        )
     for layer in features.layers:
         count = len(layer.ids)
         expected = {"encoder": (count, width), "direction": (count, width), "bias": (count,), "score": (count,)}
@@ -286,6 +294,11 @@ def _check(features: FeatureSet, path: Path) -> None:
                 )
         if len(layer.targets) != count or not all(math.isfinite(t) and t > 0 for t in layer.typical.tolist()):
             raise ValueError(f"{path} is damaged: typical activations of layer {layer.layer} must be positive.")
+
+
+def _public(name: str) -> str:
+    """A hub id as it is; of a local folder only its own name, since the rest is nobody's business."""
+    return name if re.fullmatch(r"[\w-]+/[\w.-]+", name) else Path(name).name
 
 
 def _short(name: str) -> str:

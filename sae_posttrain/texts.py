@@ -136,11 +136,11 @@ def _dataset_rows(source: str, split: str, streaming: bool) -> Iterator[Row]:
     try:
         if saved:
             loaded = datasets.load_from_disk(source)
-            dataset = loaded if isinstance(loaded, datasets.Dataset) else loaded[split]
+            if isinstance(loaded, datasets.DatasetDict) and split not in loaded:
+                raise ValueError(f"{source} has no split {split!r}; it has {', '.join(loaded)}")
+            dataset = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         else:
             dataset = datasets.load_dataset(source, split=split, streaming=streaming)
-    except KeyError as error:
-        raise ValueError(f"{source} has no split {split!r}; it has {', '.join(loaded)}") from error
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"no file, folder or reachable hub dataset {source!r}: {error}") from error
     yield from dataset

@@ -141,6 +141,13 @@ class TestDamage:
         with pytest.raises(ValueError, match="is damaged"):
             FeatureSet.load(path)
 
+    @pytest.mark.parametrize("numbers", [(2, 4), (-1, 3), (3, 3)])
+    def test_impossible_layers(self, numbers: tuple[int, int], features: FeatureSet, tmp_path: Path) -> None:
+        moved = (replace(layer, layer=number) for layer, number in zip(features.layers, numbers, strict=True))
+        path = replace(features, layers=tuple(moved)).save(tmp_path / "features.safetensors")
+        with pytest.raises(ValueError, match="is damaged: layers"):
+            FeatureSet.load(path)
+
     def test_a_description_without_a_layer(self, features: FeatureSet, tmp_path: Path) -> None:
         path = features.save(tmp_path / "features.safetensors")
         rewrite(path, layers=[{"layer": 9, "ids": [1], "targets": ["zh"], "languages": ["en"]}])
@@ -184,6 +191,19 @@ class TestHub:
             assert stated in card.text
         assert set(uploaded) == {"README.md", "features.safetensors"}
 
-    def test_a_local_base_model_is_not_published_as_a_hub_id(self, features: FeatureSet) -> None:
-        local = replace(features, provenance=replace(features.provenance, base_model="/home/me/models/tiny"))
-        assert local._card().data.base_model is None
+    def test_local_paths_are_not_published(self, features: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
+        uploaded: dict[str, bytes] = {}
+
+        def upload(self: Any, *, folder_path: str, **kwargs: Any) -> str:
+            uploaded.update({path.name: path.read_bytes() for path in Path(folder_path).iterdir()})
+            return ""
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, **kwargs: None)
+        monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+        provenance = replace(features.provenance, base_model="/home/me/models/tiny", sae="../saes/SAE-L0_4")
+        replace(features, provenance=provenance).push_to_hub("owner/features")
+        assert huggingface_hub.ModelCard(uploaded["README.md"].decode()).data.base_model is None
+        for content in uploaded.values():
+            assert b"/home/me" not in content
+            assert b"../saes" not in content
+            assert b"SAE-L0_4" in content

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet, LayerFeatures, Provenance
 from ..languages import get_language
-from ..residual import inputs_device, text_config, unwrap
+from ..residual import text_config, unwrap
 from ..sae import SparseAutoencoder, load_sae
 from .statistics import LayerStatistics, collect_statistics
 
@@ -70,19 +70,11 @@ def discover_language_features(
     Raises:
         ValueError: fewer than two languages, an unknown code, a language without texts, an SAE of another width.
     """
-    texts = {get_language(code).code: members for code, members in texts.items()}
+    texts = _by_language(texts)
+    targets = [targets] if isinstance(targets, str) else targets
     targets = [get_language(code).code for code in targets] if targets is not None else list(texts)
     _check_request(texts, targets, layers, top)
-    saes = dict(sae) if isinstance(sae, Mapping) else {layer: load_sae(sae, layer) for layer in layers}
-    saes = {layer: saes[layer].to(inputs_device(model)) for layer in layers}
-    config = text_config(model)
-    for one in saes.values():
-        if one.d_model != config.hidden_size:
-            raise ValueError(
-                f"The SAE {one.source} (layer {one.layer}) reads residuals of width {one.d_model}, but the model's "
-                f"are {config.hidden_size} wide: it was trained on another model."
-            )
-
+    saes = _load_saes(sae, layers, text_config(model).hidden_size)
     statistics = collect_statistics(
         model, tokenizer, saes, texts, batch_size=batch_size, max_length=max_length, progress=progress
     )
@@ -97,8 +89,46 @@ def discover_language_features(
             f"No feature of layers {list(layers)} is more active in {', '.join(targets)} than in the other languages. "
             "Try later layers, or check that SAE and model belong together."
         )
-    provenance = Provenance(
-        base_model=getattr(unwrap(model).config, "_name_or_path", "") or type(unwrap(model)).__name__,
+    return FeatureSet(tuple(found), _provenance(model, saes, texts, select))
+
+
+def _by_language(texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    named: dict[str, Sequence[str]] = {}
+    for name, members in texts.items():
+        code = get_language(name).code
+        if code in named:
+            raise ValueError(f"Texts were given twice for {code} (as {name!r} too); put them into one list.")
+        named[code] = members
+    return named
+
+
+def _load_saes(
+    sae: str | Path | Mapping[int, SparseAutoencoder], layers: Sequence[int], width: int
+) -> dict[int, SparseAutoencoder]:
+    if isinstance(sae, Mapping):
+        missing = [layer for layer in layers if layer not in sae]
+        if missing:
+            raise ValueError(f"No SAE was given for layers {missing}; those given are for {sorted(sae)}.")
+        saes = {layer: sae[layer] for layer in layers}
+    else:
+        saes = {layer: load_sae(sae, layer) for layer in layers}
+    for layer, one in saes.items():
+        if one.layer != layer:
+            raise ValueError(f"The SAE given for layer {layer} was trained on layer {one.layer} ({one.source}).")
+        if one.d_model != width:
+            raise ValueError(
+                f"The SAE {one.source} (layer {layer}) reads residuals of width {one.d_model}, but the model's are "
+                f"{width} wide: it was trained on another model."
+            )
+    return saes
+
+
+def _provenance(
+    model: nn.Module, saes: Mapping[int, SparseAutoencoder], texts: Mapping[str, Sequence[str]], select: str
+) -> Provenance:
+    config, base = text_config(model), unwrap(model)
+    return Provenance(
+        base_model=getattr(base.config, "_name_or_path", "") or type(base).__name__,
         d_model=config.hidden_size,
         num_layers=config.num_hidden_layers,
         sae=next(iter(saes.values())).source,
@@ -106,7 +136,6 @@ def discover_language_features(
         texts_sha256=_sha256_of_texts(texts),
         selection=select,
     )
-    return FeatureSet(tuple(found), provenance)
 
 
 def _check_request(texts: Mapping[str, Sequence[str]], targets: Sequence[str], layers: Sequence[int], top: int) -> None:
@@ -159,8 +188,8 @@ def _layer_features(
     sae: SparseAutoencoder, statistics: Mapping[str, LayerStatistics], chosen: Sequence[Choice]
 ) -> LayerFeatures:
     ids = [feature for feature, _, _ in chosen]
-    encoder_FD = sae.encoder[ids].double()
-    bias_F = sae.bias[ids].double()
+    encoder_FD, bias_F = sae.encoder[ids].double().cpu(), sae.bias[ids].double().cpu()
+    statistics = {code: one.cpu() for code, one in statistics.items()}
 
     def typical(feature: int, target: str) -> float:
         own = statistics[target]
@@ -175,14 +204,14 @@ def _layer_features(
         layer=sae.layer,
         ids=tuple(ids),
         targets=tuple(target for _, target, _ in chosen),
-        encoder=encoder_FD.float().cpu(),
-        bias=bias_F.float().cpu(),
+        encoder=encoder_FD.float(),
+        bias=bias_F.float(),
         direction=sae.direction(ids).float().cpu(),
         score=torch.tensor([score for _, _, score in chosen]),
         typical=torch.tensor([typical(feature, target) for feature, target, _ in chosen]),
         # A pre-activation is linear in the residual, so its mean is that of the mean residual.
-        baselines={code: (one.mean_residual @ encoder_FD.T + bias_F).float().cpu() for code, one in statistics.items()},
-        activations={code: one.mean_activation[ids].float().cpu() for code, one in statistics.items()},
+        baselines={code: (one.mean_residual @ encoder_FD.T + bias_F).float() for code, one in statistics.items()},
+        activations={code: one.mean_activation[ids].float() for code, one in statistics.items()},
     )
 
 
@@ -194,12 +223,12 @@ def _warn(
     top: int,
     select: str,
 ) -> None:
-    if select == "random":
-        return
     for target in targets:
         count = sum(language == target for _, language, _ in chosen)
         if count < top:
             logger.warning("Layer %d gives %d of %d features for %s.", layer, count, top, target)
+    if select == "random":
+        return  # nobody expects these to be monolingual
     for feature, target, _ in chosen:
         own = float(statistics[target].mean_activation[feature])
         rival, most = max(

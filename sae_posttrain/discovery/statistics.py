@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -36,6 +37,9 @@ class LayerStatistics:
     residual: Tensor
     activation: Tensor
     firing: Tensor
+
+    def cpu(self) -> LayerStatistics:
+        return LayerStatistics(**{name: value.cpu() for name, value in vars(self).items()})
 
     @property
     def mean_residual(self) -> Tensor:
@@ -70,29 +74,28 @@ def collect_statistics(
     Raises:
         ValueError: a group without texts, or whose texts are all shorter than two tokens.
     """
-    empty = [group for group, members in texts.items() if not any(text.strip() for text in members)]
-    if empty or not texts:
-        raise ValueError(f"No texts for {', '.join(empty) or 'any language'}: every group needs at least one.")
+    _check_texts(texts, batch_size, max_length)
     state = PartialState()
+    device = inputs_device(model)
+    # Only what encoding needs: a decoder is as large again, and a few of its rows are read later, from the file.
+    saes = {n: replace(one, encoder=one.encoder.to(device), bias=one.bias.to(device)) for n, one in saes.items()}
     sums = {layer: {group: _zeros(sae) for group in texts} for layer, sae in saes.items()}
     batches = list(_batches(texts, batch_size, state.process_index, state.num_processes))
     was_training = model.training
     model.eval()
     try:
         for group, batch in tqdm(batches, "reading texts", disable=not (progress and state.is_main_process)):
-            encoded = tokenizer(
-                batch, return_tensors="pt", padding=True, padding_side="right", truncation=True, max_length=max_length
-            ).to(inputs_device(model))
-            counted_BS = encoded["attention_mask"].bool()
+            # Padded here: base models' tokenizers may have no padding token, and a masked position may hold any.
+            rows = [torch.tensor(ids) for ids in tokenizer(batch, truncation=True, max_length=max_length)["input_ids"]]
+            ids_BS = pad_sequence(rows, batch_first=True).to(device)
+            mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(device)
+            counted_BS = mask_BS.bool()
             counted_BS[:, 0] = False
             with capture(model, saes) as residuals:
                 # The decoder alone: the head's logits would be the largest tensor of the pass, and nobody reads them.
-                decoder(model)(
-                    input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], use_cache=False
-                )
+                decoder(model)(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
             for layer, residual_BSD in residuals.items():
-                mask_BS = counted_BS.to(residual_BSD.device)
-                _add(sums[layer][group], saes[layer], residual_BSD[mask_BS])
+                _add(sums[layer][group], saes[layer], residual_BSD[counted_BS.to(residual_BSD.device)])
     finally:
         model.train(was_training)
     _reduce(sums, state)
@@ -102,7 +105,29 @@ def collect_statistics(
             f"The texts for {', '.join(short)} hold no token to count: the first token of each text is left out, so "
             "give texts of at least a sentence."
         )
+    for layer, groups in sums.items():
+        if not all(
+            torch.isfinite(one.residual).all() and torch.isfinite(one.activation).all() for one in groups.values()
+        ):
+            raise ValueError(
+                f"Residuals or activations of layer {layer} are not finite. Run the model in float32 or bfloat16, and "
+                "check its weights and the SAE's."
+            )
     return sums
+
+
+def _check_texts(texts: Mapping[str, Sequence[str]], batch_size: int, max_length: int) -> None:
+    for group, members in texts.items():
+        if isinstance(members, str) or not isinstance(members, Sequence):
+            raise ValueError(f"Texts for {group} are a {type(members).__name__}; expected a list of strings.")
+        wrong = [text for text in members if not isinstance(text, str)]
+        if wrong:
+            raise ValueError(f"Texts for {group} hold {wrong[0]!r}; expected strings only.")
+    empty = [group for group, members in texts.items() if not any(text.strip() for text in members)]
+    if empty or not texts:
+        raise ValueError(f"No texts for {', '.join(empty) or 'any language'}: every group needs at least one.")
+    if batch_size < 1 or max_length < 2:
+        raise ValueError(f"batch_size={batch_size}, max_length={max_length}: expected at least 1 and 2.")
 
 
 def _batches(
@@ -124,7 +149,7 @@ def _zeros(sae: SparseAutoencoder) -> LayerStatistics:
 
 
 def _add(into: LayerStatistics, sae: SparseAutoencoder, residual_ND: Tensor) -> None:
-    residual_ND = residual_ND.to(device=sae.encoder.device, dtype=sae.encoder.dtype)
+    residual_ND = residual_ND.to(sae.encoder.device)
     into.tokens += len(residual_ND)
     into.residual += residual_ND.sum(0, dtype=torch.float64)
     for chunk_ND in residual_ND.split(max(1, CHUNK_ELEMENTS // sae.d_sae)):

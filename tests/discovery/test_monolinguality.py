@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,12 +221,18 @@ def test_monolinguality_of_a_table_done_by_hand() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"texts": {"en": TEXTS["en"]}}, "give at least two|at least two"),
+        ({"texts": {"en": TEXTS["en"]}}, "give at least two"),
         ({"texts": {**TEXTS, "ko": ["", "  "]}}, "No texts for ko"),
         ({"texts": {**TEXTS, "ko": []}}, "No texts for ko"),
         ({"texts": {**TEXTS, "xx": ["a b"]}}, "xx"),
+        ({"texts": {**TEXTS, "zh-Hant": ["a b"]}}, "given twice for zh"),
         ({"texts": {**TEXTS, "ko": ["cat"]}}, "texts for ko hold no token"),
         ({"targets": ["ko"]}, "No texts for ko"),
+        ({"texts": {**TEXTS, "ko": "one string"}}, "Texts for ko are a str"),
+        ({"texts": {**TEXTS, "ko": iter(["a b"])}}, "expected a list of strings"),
+        ({"texts": {**TEXTS, "ko": ["a b", None]}}, "hold None"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"max_length": 1}, "max_length=1"),
         ({"layers": []}, "give at least one"),
         ({"layers": [1, 1]}, "each once"),
         ({"top": 0}, "top=0"),
@@ -256,3 +263,31 @@ def test_an_sae_of_another_width(
         discover(model, tokenizer, folder, layers=[1])
     with pytest.raises(FileNotFoundError, match="no SAE for layer 7"):
         discover(model, tokenizer, sae_folder, layers=[7])
+
+
+def test_saes_given_by_layer_are_those_of_the_layer(
+    tokenizer: PreTrainedTokenizerFast, model: Qwen3ForCausalLM, sae_folder: Path
+) -> None:
+    saes = {layer: load_sae(sae_folder, layer) for layer in (0, 1)}
+    assert discover(model, tokenizer, saes, layers=[1]).layers[0].layer == 1
+    with pytest.raises(ValueError, match=r"No SAE was given for layers \[2\]"):
+        discover(model, tokenizer, saes, layers=[1, 2])
+    with pytest.raises(ValueError, match="given for layer 1 was trained on layer 0"):
+        discover(model, tokenizer, {1: saes[0]}, layers=[1])
+
+
+def test_a_tokenizer_without_a_padding_token(
+    tokenizer: PreTrainedTokenizerFast, model: Qwen3ForCausalLM, sae_folder: Path
+) -> None:
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    assert bare.pad_token is None
+    assert discover(model, bare, sae_folder).summary() == discover(model, tokenizer, sae_folder).summary()
+
+
+def test_numbers_that_are_not_finite(
+    tokenizer: PreTrainedTokenizerFast, model: Qwen3ForCausalLM, sae_folder: Path
+) -> None:
+    sae = load_sae(sae_folder, 1)
+    broken = replace(sae, bias=torch.full_like(sae.bias, float("nan")))
+    with pytest.raises(ValueError, match="activations of layer 1 are not finite"):
+        discover(model, tokenizer, {1: broken}, layers=[1])
