@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codecs import getincrementaldecoder
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cache, lru_cache
@@ -113,7 +113,6 @@ Todr Tols Toto Tutg Ugar Vaii Vith Wara Wcho Xpeo Xsux Yezi Yiii Zanb Zinh Zyyy
 """
 SCRIPTS: tuple[str, ...] = tuple(_SCRIPT_CODES.split())
 _SHARED_SCRIPTS = ("Zinh", "Zyyy")
-EXTRA_SCRIPT_COST = 0.05
 
 
 def _parse_table() -> Mapping[str, Language]:
@@ -161,26 +160,12 @@ def script_counts(text: str) -> dict[str, int]:
     return counts
 
 
-def identify_by_script(counts: Mapping[str, int | float], candidates: Sequence[str]) -> str | None:
-    """The candidate whose scripts cover the most of `counts`, or None when script cannot tell.
-
-    None means: nothing to count, no candidate covers half of it, or two candidates do equally well (en and fr). Each
-    further script of a candidate costs a little, so Han alone is zh, and ja needs a real share of kana.
-    """
-    total = sum(counts.values())
-    if total <= 0:
-        return None
-    scores: dict[str, float] = {}
-    for code in candidates:
-        scripts = get_language(code).scripts
-        share = sum(counts.get(script, 0) for script in scripts) / total
-        if share >= 0.5:
-            scores[code] = share - EXTRA_SCRIPT_COST * (len(scripts) - 1)
-    if not scores:
-        return None
-    best = max(scores.values())
-    winners = [code for code, score in scores.items() if best - score < 1e-9]
-    return winners[0] if len(winners) == 1 else None
+def stand_ins(code: str) -> tuple[str, ...]:
+    """The languages whose baseline may stand in for this one's, nearest first."""
+    found = [get_language(code).code]
+    while (family := LANGUAGES[found[-1]].family) is not None and family not in found:
+        found.append(family)
+    return tuple(found[1:])
 
 
 def token_script(raw: bytes) -> str | None:

@@ -11,8 +11,8 @@ from sae_posttrain.languages import (
     LANGUAGES,
     SCRIPTS,
     get_language,
-    identify_by_script,
     script_counts,
+    stand_ins,
     token_script,
 )
 
@@ -42,13 +42,13 @@ def test_table_is_sound():
         assert language.family is None or language.family in LANGUAGES
 
 
-def test_chains_of_baseline_stand_ins_end():
-    """No languages wait for each other, except Indonesian and Malay: whichever has a baseline lends it."""
+def test_stand_ins_come_nearest_first_and_once():
+    assert stand_ins("cs") == ("pl", "en")
+    assert stand_ins("en") == ()
     for code in LANGUAGES:
-        seen = [code]
-        while (family := LANGUAGES[seen[-1]].family) is not None and family not in seen:
-            seen.append(family)
-        assert family is None or {seen[-1], family} == {"id", "ms"}, seen
+        lenders = stand_ins(code)
+        assert len({code, *lenders}) == 1 + len(lenders)
+        assert all(lender in LANGUAGES for lender in lenders)
 
 
 def test_every_assigned_character_has_exactly_one_script():
@@ -153,33 +153,6 @@ def test_completions_agree_with_decoding_them_all():
             scripts |= set(script_counts(raw.decode(errors="ignore")))
         expected = scripts.pop() if len(scripts) == 1 else None
         assert token_script(bytes([lead])) == expected, hex(lead)
-
-
-@pytest.mark.parametrize(
-    ("counts", "expected"),
-    [
-        ({"Hani": 50}, "zh"),
-        ({"Hani": 60, "Hira": 30, "Kana": 10}, "ja"),
-        ({"Hani": 98, "Hira": 2}, "zh"),
-        ({"Hani": 40, "Hang": 60}, "ko"),
-        ({"Cyrl": 7.5, "Latn": 2.5}, "ru"),
-        ({"Latn": 10}, None),
-        ({"Thai": 10}, None),
-        ({"Hani": 34, "Hang": 33, "Cyrl": 33}, None),
-        ({}, None),
-        ({"Hani": 0}, None),
-    ],
-)
-def test_identify_by_script(counts, expected):
-    candidates = ["en", "fr", "zh", "ja", "ko", "ru"]
-    assert identify_by_script(counts, candidates) == expected
-    assert identify_by_script(counts, candidates[::-1]) == expected
-
-
-def test_identify_by_script_depends_on_the_candidates():
-    assert identify_by_script({"Latn": 10}, ["en", "zh"]) == "en"
-    assert identify_by_script({"Hani": 10}, ["en", "ja"]) == "ja"
-    assert identify_by_script({"Hani": 10}, []) is None
 
 
 def test_scripts_unknown_to_an_older_regex_are_left_out(monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +11,7 @@ from transformers import Trainer
 from ...feature_set import FeatureSet
 from .engine import HookCallback, SASFTEngine
 from .loss import Baseline, Scale
-from .segments import LanguageCollator, LanguageOf
-
-logger = logging.getLogger(__name__)
+from .segments import LanguageCollator, LanguageOf, columns_of
 
 LANGUAGE_COLUMN = "language"
 
@@ -25,16 +22,22 @@ class SASFTCallback(HookCallback):
     >>> trainer.add_callback(SASFTCallback(features, suppress="zh", weight=5e-4).set_trainer(trainer))
 
     The language of a segment comes from the dataset's `language` column where it survives (any batching but packing;
-    `SASFTTrainer` also packs it), else from `language_of`, else from the scripts of the segment's labelled tokens.
-    Without `set_trainer` the callback finds its trainer when training begins, too late for the column.
+    `SASFTTrainer` also packs it), else from `language_of`, else from the scripts of the segment's labelled tokens:
+    among the languages that have a baseline, the one that uses them. Without `set_trainer` the callback finds its
+    trainer when training begins; with a language column that is too late, and an error.
 
     Args:
         features: the feature set.
         suppress: language or languages to keep out of the others; their own segments are not penalised.
-        weight: lambda; 0 measures and logs without changing the run.
+        weight: lambda; 0 measures and logs without changing the run in any bit.
         baseline: `mean` compares with each language's mean pre-activation on the base model, `zero` with 0.
-        scale: `raw` as published; `typical` divides each feature by its typical activation.
-        language_of: a function of the batch's inputs that gives one code, or None, per segment.
+        scale: `raw` as published, in units of the model's residual; `typical` divides each feature by its typical
+            activation, so that a weight carries over between models.
+        language_of: a function of the batch's inputs that gives one code, or None, per segment: a row, or a stretch
+            of a packed row from one `position_ids == 0` to the next.
+
+    Raises:
+        ValueError: a setting out of range, an unknown code, a language for which there is no feature.
     """
 
     def __init__(
@@ -57,12 +60,12 @@ class SASFTCallback(HookCallback):
         """
         if self.trainer is trainer:
             return self
-        if hasattr(trainer.compute_loss, "sasft"):
+        if hasattr(trainer, "sasft"):
             raise ValueError(
                 "This trainer already has SASFT. To suppress several languages give one callback all of them: "
                 'suppress=["zh", "ru"].'
             )
-        column = LANGUAGE_COLUMN if _has_language_column(trainer) else None
+        column = LANGUAGE_COLUMN if LANGUAGE_COLUMN in columns_of(trainer.train_dataset) else None
         self.engine.attach(trainer, column)
         if column is not None:
             _carry(trainer, column)
@@ -75,20 +78,24 @@ class SASFTCallback(HookCallback):
             engine.log(trainer, logs)
             log(logs, *args, **kwargs)
 
-        compute_loss_with_sasft.sasft = engine  # type: ignore[attr-defined]
         # The trainer looks both up on itself at every step, so an instance attribute stands in front of the method.
         trainer.compute_loss, trainer.log = compute_loss_with_sasft, log_with_sasft
+        trainer.sasft = engine
         self.trainer = trainer
         return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer is None:
-            self.set_trainer(_calling_trainer())
+        trainer = _calling_trainer() or self.trainer
+        if trainer is None:
+            raise ValueError("SASFTCallback found no trainer: call .set_trainer(trainer) before trainer.train().")
+        if trainer is not self.trainer:
+            if LANGUAGE_COLUMN in columns_of(trainer.train_dataset):
+                raise ValueError(
+                    f"The dataset has a {LANGUAGE_COLUMN!r} column, and its batches are already laid out without it: "
+                    "call callback.set_trainer(trainer) before trainer.train()."
+                )
+            self.set_trainer(trainer)
         super().on_train_begin(args, state, control, **kwargs)
-
-
-def _has_language_column(trainer: Trainer) -> bool:
-    return LANGUAGE_COLUMN in (getattr(trainer.train_dataset, "column_names", None) or ())
 
 
 def _carry(trainer: Trainer, column: str) -> None:
@@ -98,7 +105,7 @@ def _carry(trainer: Trainer, column: str) -> None:
     trainer.data_collator = LanguageCollator(trainer.data_collator, column)
 
 
-def _calling_trainer() -> Trainer:
+def _calling_trainer() -> Trainer | None:
     """The trainer whose `train` is running: callbacks are not told, so look up the call stack."""
     frame = sys._getframe()
     while frame is not None:
@@ -106,4 +113,4 @@ def _calling_trainer() -> Trainer:
         if isinstance(candidate, Trainer):
             return candidate
         frame = frame.f_back  # type: ignore[assignment]
-    raise ValueError("SASFTCallback found no trainer: call .set_trainer(trainer) before trainer.train().")
+    return None

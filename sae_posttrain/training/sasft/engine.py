@@ -18,20 +18,13 @@ from ...languages import get_language
 from ...residual import decoder, hook_residuals, unwrap
 from .loss import Baseline, Scale, build_penalty, sasft_loss
 from .meter import Meter
-from .segments import LANGUAGE_IDS, LanguageOf, ScriptIdentifier, apply_language_of, language_id, segments_of
+from .segments import LANGUAGE_IDS, UNKNOWN, LanguageOf, ScriptIdentifier, apply_language_of, language_id, segments_of
 
 
 class SASFTEngine:
     """Adds the SASFT loss to a trainer's `compute_loss`; knows nothing of how it got there.
 
-    Args:
-        features: the feature set.
-        suppress: language or languages to keep out of the others.
-        weight: lambda; 0 measures without changing the run in any bit.
-        baseline: `mean` compares with each language's mean pre-activation on the base model, `zero` with 0.
-        scale: `raw` as published, in units of the model's residual; `typical` divides each feature by its typical
-            activation, so that a weight carries over between models.
-        language_of: gives one language code (or None: tell by script) per segment of a batch.
+    Takes what `SASFTCallback` takes.
     """
 
     def __init__(
@@ -43,22 +36,24 @@ class SASFTEngine:
         scale: Scale = "raw",
         language_of: LanguageOf | None = None,
     ) -> None:
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"weight={weight}: expected a finite number of at least 0 (published: 5e-4 to 1e-3).")
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, int | float)
+            or not (math.isfinite(weight) and weight >= 0)
+        ):
+            raise ValueError(f"weight={weight!r}: expected a finite number of at least 0 (published: 5e-4 to 1e-3).")
         if baseline not in ("mean", "zero"):
             raise ValueError(f"baseline={baseline!r}: expected 'mean' or 'zero'.")
         if scale not in ("raw", "typical"):
             raise ValueError(f"scale={scale!r}: expected 'raw' or 'typical'.")
-        codes = [suppress] if isinstance(suppress, str) else list(suppress)
-        if not codes:
-            raise ValueError("suppress is empty: name the language or languages to keep out, such as 'zh'.")
-        self.suppress = tuple(dict.fromkeys(get_language(code).code for code in codes))
+        self.suppress = _codes(suppress)
         self.features = features.select(self.suppress)
         self.weight = weight
         self.language_of = language_of
         self.penalties = [build_penalty(layer, self.suppress, baseline, scale) for layer in self.features.layers]
         self.meter = Meter(self.suppress)
         self._identify: ScriptIdentifier | None = None
+        self._has_segments = True
         self._residuals: dict[int, Tensor] | None = None
         self._handles: list[RemovableHandle] = []
 
@@ -74,10 +69,16 @@ class SASFTEngine:
             ValueError: a model the features do not fit, frozen layers, lost segment boundaries, no usable labels, …
         """
         self.features.check_model(unwrap(trainer.model).config)
+        if trainer.args.n_gpu > 1:
+            raise ValueError(
+                "Several GPUs are visible to one process, which would split each batch over copies of the model. Start "
+                "with `accelerate launch`, or show the process one GPU (CUDA_VISIBLE_DEVICES)."
+            )
         if trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1:
             raise ValueError("SASFT cannot run under context or sequence parallelism: a rank sees parts of segments.")
         args = trainer.args
-        if column is None and getattr(args, "packing", False) and args.packing_strategy == "wrapped":
+        self._has_segments = not (getattr(args, "packing", False) and args.packing_strategy == "wrapped")
+        if column is None and not self._has_segments:
             raise ValueError(
                 "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be told. "
                 "Use packing_strategy='bfd', or SASFTTrainer with a language column, which packs it alongside."
@@ -88,7 +89,12 @@ class SASFTEngine:
             _check_labels(trainer.train_dataset)
             _check_codes(trainer.train_dataset, column)
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-        self._identify = ScriptIdentifier(tokenizer, self.features.languages)
+        if tokenizer is None and column is None and self.language_of is None:
+            raise ValueError(
+                "Nothing tells a sample's language: the trainer has no processing_class, whose vocabulary would tell "
+                "scripts. Pass it to the trainer, add a `language` column, or pass language_of=…."
+            )
+        self._identify = ScriptIdentifier(tokenizer, self.features.languages) if tokenizer is not None else None
 
     def start(self, model: nn.Module, step: int = 0) -> None:
         """Hook the blocks; before the first compiled forward, since hooks that come later are ignored there.
@@ -116,6 +122,8 @@ class SASFTEngine:
         """Run the trainer's own `compute_loss` and add the weighted auxiliary term to it, in training only."""
         language_BS = inputs.pop(LANGUAGE_IDS, None)
         if not (self._handles and trainer.model.training):
+            if trainer.is_in_train and trainer.model.training:
+                raise RuntimeError("SASFT was set on this trainer but not added: trainer.add_callback(callback).")
             return original(model, inputs, **kwargs)
         if "labels" not in inputs:
             raise ValueError(f"The batch has {sorted(inputs)}, but no labels: SASFT penalises labelled tokens only.")
@@ -136,8 +144,7 @@ class SASFTEngine:
                 "forward, and train the model the trainer was made with, not a copy of it."
             )
         loss, *outputs = result if kwargs.get("return_outputs") else (result,)
-        if language_BS is None:
-            language_BS = self._languages(batch)
+        language_BS = self._languages(batch, language_BS)
         with torch.set_grad_enabled(self.weight > 0):
             auxiliary = self._auxiliary(trainer, residuals, batch["labels"], language_BS, kwargs)
         if self.weight > 0:
@@ -157,14 +164,20 @@ class SASFTEngine:
             raise RuntimeError(f"Layer {layer} ran twice in one loss; SASFT reads one forward per batch.")
         self._residuals[layer] = residual_BSD
 
-    def _languages(self, batch: Mapping[str, Tensor]) -> Tensor:
-        assert self._identify is not None, "attach comes before the first loss"
+    def _languages(self, batch: Mapping[str, Tensor], told_BS: Tensor | None) -> Tensor:
+        """What the column told; what it left open, the user's function; what that left open, the scripts."""
+        if not self._has_segments:
+            assert told_BS is not None, "attach refuses lost boundaries without a column"
+            return told_BS
         segment_BS = segments_of(batch)
-        language_BS = self._identify(batch, segment_BS)
-        if self.language_of is None:
-            return language_BS
-        given_BS = apply_language_of(self.language_of, batch, segment_BS)
-        return given_BS.where(given_BS >= 0, language_BS)
+        if self._identify is not None:
+            language_BS = self._identify(batch, segment_BS)
+        else:
+            language_BS = torch.full_like(segment_BS, UNKNOWN)
+        if self.language_of is not None:
+            given_BS = apply_language_of(self.language_of, batch, segment_BS)
+            language_BS = given_BS.where(given_BS >= 0, language_BS)
+        return language_BS if told_BS is None else told_BS.where(told_BS >= 0, language_BS)
 
     def _auxiliary(
         self,
@@ -232,10 +245,29 @@ def _check_labels(dataset: Any) -> None:
 
 
 def _check_codes(dataset: Any, column: str | None) -> None:
-    if column in (None, LANGUAGE_IDS) or not hasattr(dataset, "unique"):
+    if column is None or column == LANGUAGE_IDS or not hasattr(dataset, "unique"):
         return
-    for code in dataset.unique(column):
-        language_id(code)
+    kind = dataset.features[column]
+    if getattr(kind, "dtype", None) != "string":
+        raise ValueError(
+            f"Column {column!r} holds {kind}; expected strings, one language code per row. Convert it, or rename it if "
+            "it is about something else."
+        )
+    try:
+        for code in dataset.unique(column):
+            language_id(code)
+    except ValueError as error:
+        raise ValueError(f"Column {column!r}: {error} Rename the column if it is about something else.") from error
+
+
+def _codes(suppress: str | Sequence[str]) -> tuple[str, ...]:
+    """Language codes from a list or a text such as `zh ru`."""
+    named = suppress.replace(",", " ").split() if isinstance(suppress, str) else suppress
+    if isinstance(named, bool) or any(not isinstance(code, str) for code in named):
+        raise ValueError(f"suppress={suppress!r}: expected language codes. In YAML quote Norwegian: 'no'.")
+    if not named:
+        raise ValueError("suppress is empty: name the language or languages to keep out, such as 'zh'.")
+    return tuple(dict.fromkeys(get_language(code).code for code in named))
 
 
 class HookCallback(TrainerCallback):

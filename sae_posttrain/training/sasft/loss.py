@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from ...feature_set import LayerFeatures
-from ...languages import get_language
+from ...languages import stand_ins
 from .segments import CODES
 
 Baseline = Literal["mean", "zero"]
@@ -36,11 +36,12 @@ def sasft_loss(
 
     Source: arXiv:2507.14894, L_reduce. Labels are not shifted: position t's activation goes with label t.
     """
-    excess_BSF = (pre_BSF - baseline_LF[language_BS]).relu()
-    return (excess_BSF * weight_LF[language_BS] * labelled_BS[..., None]).sum()
+    excess_BSF = (pre_BSF - baseline_LF[language_BS]).relu() * weight_LF[language_BS]
+    # Chosen, not multiplied: what stands at positions that do not count may be anything, NaN too.
+    return excess_BSF.where(labelled_BS[..., None], 0.0).sum()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Penalty:
     """One layer's features with, for every language, the baseline and the weight of each feature.
 
@@ -61,14 +62,22 @@ class Penalty:
 
     def pre_activations(self, residual_BSD: Tensor) -> Tensor:
         """`(B, S, F)` in float32; the product runs in the residual's own dtype, without a wider copy of it."""
-        return linear(residual_BSD, self.encoder_FD.to(residual_BSD.dtype)).float() + self.bias_F
+        dtype = residual_BSD.dtype
+        if dtype not in (torch.bfloat16, torch.float16):
+            return linear(residual_BSD, self.encoder_FD.to(dtype)).float() + self.bias_F
+        # Rounded rows would shift every pre-activation the same way; what rounding drops is a second set of rows.
+        rounded_FD = self.encoder_FD.to(dtype)
+        dropped_FD = (self.encoder_FD - rounded_FD.float()).to(dtype)
+        rounded_BSF, dropped_BSF = linear(residual_BSD, torch.cat([rounded_FD, dropped_FD])).float().chunk(2, dim=-1)
+        return rounded_BSF + dropped_BSF + self.bias_F
 
 
 def build_penalty(features: LayerFeatures, suppress: Sequence[str], baseline: Baseline, scale: Scale) -> Penalty:
     """Tables for one layer: a feature is penalised in every language with a baseline but the one it stands for.
 
     Each suppressed language's features are averaged, so that the loss of several languages is the sum of their
-    losses. A language without a baseline borrows its family's, or else is not penalised.
+    losses. A language without a baseline borrows that of a relative, and shares its exemption when the relative is
+    the suppressed language (Cantonese and zh); without a relative it is not penalised.
     """
     features = features.select(suppress)
     baseline_LF = torch.zeros(len(CODES) + 1, len(features.ids))
@@ -79,13 +88,12 @@ def build_penalty(features: LayerFeatures, suppress: Sequence[str], baseline: Ba
     if scale == "typical":
         unit_F = unit_F / features.typical
     for row, code in enumerate(CODES):
-        family = get_language(code).family
-        measured = features.baselines.get(code, features.baselines.get(family or ""))
-        if measured is None and baseline == "mean":
-            continue
-        if baseline == "mean" and measured is not None:
-            baseline_LF[row] = measured
-        weight_LF[row] = unit_F * torch.tensor([float(target != code) for target in features.targets])
+        lender = next((one for one in (code, *stand_ins(code)) if one in features.baselines), None)
+        if baseline == "mean":
+            if lender is None:
+                continue
+            baseline_LF[row] = features.baselines[lender]
+        weight_LF[row] = unit_F * torch.tensor([float(target not in (code, lender)) for target in features.targets])
         known_L[row] = True
     target_TF = torch.tensor([[float(target == code) for target in features.targets] for code in suppress])
     return Penalty(features.layer, features.encoder, features.bias, baseline_LF, weight_LF, known_L, target_TF)

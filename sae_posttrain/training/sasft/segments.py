@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from ...languages import EXTRA_SCRIPT_COST, LANGUAGES, get_language, token_script
+from ...languages import LANGUAGES, get_language, token_script
 
 LANGUAGE_IDS = "language_ids"
 """Name of the batch entry `(B, S)` and of the per-token dataset column that carry languages."""
@@ -26,6 +26,9 @@ CODES: tuple[str, ...] = tuple(sorted(LANGUAGES))
 
 LanguageOf = Callable[[Mapping[str, Tensor]], Sequence[str | None]]
 
+# What each further script of a language costs it, as a share of the tokens: Han alone is zh, ja needs a share of kana.
+EXTRA_SCRIPT_COST = 0.05
+
 
 def language_id(code: str | None) -> int:
     """Row of a language in the tables; UNKNOWN for a missing code.
@@ -33,25 +36,37 @@ def language_id(code: str | None) -> int:
     Raises:
         ValueError: a code that is no language's.
     """
-    return CODES.index(get_language(code).code) if code else UNKNOWN
+    if code is None or code == "":
+        return UNKNOWN
+    if not isinstance(code, str):
+        raise ValueError(f"Expected a language code such as 'zh', not {code!r} ({type(code).__name__}).")
+    return CODES.index(get_language(code).code)
+
+
+def columns_of(dataset: Any) -> tuple[str, ...]:
+    """Names of a dataset's columns; a streamed one may only tell by its first row."""
+    names = getattr(dataset, "column_names", None)
+    if names is None and hasattr(dataset, "map"):
+        names = next(iter(dataset), {})
+    return tuple(names or ())
 
 
 def segments_of(inputs: Mapping[str, Tensor]) -> Tensor:
-    """Number the segments of a batch in order: `(B, S)`, from 0.
-
-    Rows without an attention mask but with positions are flattened examples; each starts at position 0.
-    """
-    ids_BS = inputs["input_ids"]
-    if "position_ids" in inputs and "attention_mask" not in inputs:
-        starts_BS = inputs["position_ids"] == 0
-        return starts_BS.flatten().cumsum(0).view_as(ids_BS) - 1
-    return torch.arange(len(ids_BS), device=ids_BS.device)[:, None].expand_as(ids_BS)
+    """Number the segments of a batch in order: `(B, S)`, from 0. Each row starts one, and so does each position 0."""
+    starts_BS = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    if "position_ids" in inputs:
+        position_BS = inputs["position_ids"]
+        starts_BS = (position_BS if position_BS.dim() == 2 else position_BS[0]) == 0  # multimodal: one plane per axis
+        starts_BS = starts_BS.expand_as(inputs["input_ids"]).clone()
+    starts_BS[:, 0] = True
+    return starts_BS.flatten().cumsum(0).view_as(starts_BS) - 1
 
 
 class ScriptIdentifier:
     """Tell a segment's language by the scripts of its labelled tokens, on the batch's device, without waiting for it.
 
-    Languages that share a script (en and fr) cannot be told apart so; their segments stay unknown.
+    A segment is taken for the candidate whose scripts cover most of it, and at least half. Where two candidates do
+    equally well (en and fr) it stays unknown; where only one uses the script, a third language in it is not noticed.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str]) -> None:
@@ -69,9 +84,9 @@ class ScriptIdentifier:
     def __call__(self, inputs: Mapping[str, Tensor], segment_BS: Tensor) -> Tensor:
         """`(B, S)` language of each token's segment."""
         self._move(inputs["input_ids"].device)
-        script_BS = self.script_V[inputs["input_ids"].clamp(max=len(self.script_V) - 1)]
-        none = len(self.covers_CL)
-        script_BS = script_BS.where(inputs["labels"] != -100, none)
+        ids_BS, none = inputs["input_ids"], len(self.covers_CL)
+        script_BS = self.script_V[ids_BS.clamp(max=len(self.script_V) - 1)]
+        script_BS = script_BS.where((inputs["labels"] != -100) & (ids_BS < len(self.script_V)), none)
         counts_NC = torch.zeros(segment_BS.numel(), none + 1, device=segment_BS.device)
         counts_NC.index_put_((segment_BS.flatten(), script_BS.flatten()), torch.ones(1, device=segment_BS.device), True)
         counts_NC = counts_NC[:, :none]
@@ -121,28 +136,35 @@ class LanguageCollator:
         batch = self.inner([{k: v for k, v in example.items() if k != self.column} for example in examples])
         if not all(self.column in example for example in examples):
             return batch
-        rows = [self._row(example) for example in examples]
         language_BS = torch.full(batch["input_ids"].shape, UNKNOWN)
-        if len(language_BS) != len(rows):
-            rows = [torch.cat(rows)]  # padding-free: the examples became one row
-        for row, ids in enumerate(rows):
+        values = [example[self.column] for example in examples]
+        if len(language_BS) != len(values):  # padding-free: the examples became one row
+            flat = [
+                _per_token(value, len(example["input_ids"])) for value, example in zip(values, examples, strict=True)
+            ]
+            values = [torch.cat(flat)]
+        for row, value in enumerate(values):
+            # One code holds for the whole row, wherever the collator put its padding; ids per token are TRL's packing.
+            ids = _per_token(value, language_BS.shape[1])
             language_BS[row, : len(ids)] = ids
         return {**batch, LANGUAGE_IDS: language_BS}
 
-    def _row(self, example: dict[str, Any]) -> Tensor:
-        value = example[self.column]
-        if value is None or isinstance(value, str):
-            return torch.full((len(example["input_ids"]),), language_id(value))
-        return torch.as_tensor(value)
+
+def _per_token(value: Any, length: int) -> Tensor:
+    """One language's id for `length` tokens, or the ids that are given per token."""
+    if value is None or isinstance(value, str):
+        return torch.full((length,), language_id(value))
+    return torch.as_tensor(value)
 
 
 def _scripts_of_vocabulary(tokenizer: PreTrainedTokenizerBase, scripts: Sequence[str]) -> Tensor:
     """`(V,)` column of each token's script."""
     other, none = len(scripts), len(scripts) + 1
-    table = torch.full((len(tokenizer),), none)
+    vocabulary = tokenizer.get_vocab()
+    table = torch.full((max(vocabulary.values()) + 1,), none)  # ids may have gaps
     special = set(tokenizer.all_special_ids)
     spell = _speller(tokenizer)
-    for token, index in tokenizer.get_vocab().items():
+    for token, index in vocabulary.items():
         script = None if index in special else token_script(spell(token))
         if script is not None:
             table[index] = scripts.index(script) if script in scripts else other

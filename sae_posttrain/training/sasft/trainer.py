@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset
-from trl import SFTConfig, SFTTrainer, pack_dataset
+
+try:
+    from trl import SFTConfig, SFTTrainer, pack_dataset
+except ImportError as error:
+    raise ImportError("SASFTTrainer is a TRL trainer: pip install 'sae-posttrain[trl]'.") from error
 
 from ...feature_set import FeatureSet
 from .engine import HookCallback, SASFTEngine
-from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, language_id
+from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, columns_of, language_id
 
 
 @dataclass
@@ -27,13 +31,11 @@ class SASFTConfig(SFTConfig):
     sasft_weight: float = field(
         default=5e-4, metadata={"help": "Lambda, the weight of the auxiliary loss; 0 measures without changing it."}
     )
-    sasft_baseline: str = field(
-        default="mean",
-        metadata={"help": "What a pre-activation is compared with: the base model's mean, or zero."},
+    sasft_baseline: Literal["mean", "zero"] = field(
+        default="mean", metadata={"help": "What a pre-activation is compared with: the base model's mean, or zero."}
     )
-    sasft_scale: str = field(
-        default="raw",
-        metadata={"help": "raw, as published; or typical: each feature in units of its typical activation."},
+    sasft_scale: Literal["raw", "typical"] = field(
+        default="raw", metadata={"help": "raw, as published; or each feature in units of its typical activation."}
     )
     language_column: str = field(
         default="language",
@@ -59,6 +61,7 @@ class SASFTTrainer(SFTTrainer):
         "id": "2507.14894",
     }
 
+    data_collator: Any
     _signature_columns: Any
 
     def __init__(
@@ -79,12 +82,20 @@ class SASFTTrainer(SFTTrainer):
             features,
             args.suppress,
             args.sasft_weight,
-            args.sasft_baseline,  # type: ignore[arg-type]
-            args.sasft_scale,  # type: ignore[arg-type]
+            args.sasft_baseline,
+            args.sasft_scale,
             language_of,
         )
         self._language_column: str | None = None
+        self._train_set_prepared = False
         super().__init__(model, args, *positional, **kwargs)
+        columns = columns_of(self.train_dataset)
+        if self._language_column is None and args.language_column in columns:
+            self._language_column = args.language_column
+        if self._language_column is None and args.language_column != SASFTConfig.language_column:
+            raise ValueError(
+                f"The training set has no column {args.language_column!r} (language_column), only {', '.join(columns)}."
+            )
         self.sasft.attach(self, self._language_column)
         if self._language_column is not None:
             self.data_collator = LanguageCollator(self.data_collator, self._language_column)
@@ -121,10 +132,9 @@ class SASFTTrainer(SFTTrainer):
         self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
     ) -> Any:
         column = args.language_column
-        if dataset_name != "train" or column not in (dataset.column_names or ()):
-            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        if not packing:
-            self._language_column = column
+        # TRL prepares the training set first; an evaluation set may be called "train" too.
+        is_train, self._train_set_prepared = not self._train_set_prepared and dataset_name == "train", True
+        if not (is_train and packing and column in columns_of(dataset)):
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         self._language_column = LANGUAGE_IDS
         # TRL packs input_ids and labels only; so it prepares the rows, and they are packed here with one list more.

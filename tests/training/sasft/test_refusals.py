@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 
 from sae_posttrain import FeatureSet, SASFTCallback, SASFTConfig, SASFTTrainer
 
-from .routes import Route, World, with_callback, with_trainer
+from .routes import Route, World, plain, with_callback, with_trainer
 
 both_routes = pytest.mark.parametrize("route", [with_callback, with_trainer])
 
@@ -22,7 +22,10 @@ both_routes = pytest.mark.parametrize("route", [with_callback, with_trainer])
         ({"weight": math.nan}, "weight=nan"),
         ({"baseline": "median"}, "baseline='median'"),
         ({"scale": "unit"}, "scale='unit'"),
+        ({"weight": "0.1"}, "weight='0.1'"),
         ({"suppress": []}, "suppress is empty"),
+        ({"suppress": False}, "quote Norwegian"),
+        ({"suppress": [False]}, "quote Norwegian"),
         ({"suppress": "klingon"}, "klingon"),
         ({"suppress": "ko"}, "No feature stands for ko"),
     ],
@@ -80,6 +83,43 @@ def test_a_second_callback(world: World) -> None:
     trainer = world.run(with_callback)
     with pytest.raises(ValueError, match="already has SASFT"):
         SASFTCallback(world.features, suppress="ru").set_trainer(trainer)
+
+
+def test_a_callback_on_the_trainer_that_has_it_already(world: World) -> None:
+    with pytest.raises(ValueError, match="already has SASFT"):
+        SASFTCallback(world.features, suppress="ru").set_trainer(world.run(with_trainer))
+
+
+def test_a_callback_that_was_never_added(world: World) -> None:
+    trainer = world.run(plain)
+    SASFTCallback(world.features, suppress="zh").set_trainer(trainer)
+    with pytest.raises(RuntimeError, match=r"trainer.add_callback\(callback\)"):
+        trainer.train()
+
+
+def test_a_language_column_that_is_not_there(world: World) -> None:
+    with pytest.raises(ValueError, match=r"no column 'lang' .* only .*language"):
+        SASFTTrainer(
+            world.make_model(),
+            SASFTConfig(**world.arguments(), suppress=["zh"], language_column="lang"),
+            features=world.features,
+            train_dataset=world.dataset,
+            processing_class=world.tokenizer,
+        )
+
+
+@both_routes
+def test_a_language_column_of_numbers(route: Route, world: World) -> None:
+    dataset = world.dataset.remove_columns("language").add_column("language", [1] * len(world.dataset))
+    with pytest.raises(ValueError, match="expected strings, one language code per row"):
+        world.run(route, dataset=dataset)
+
+
+def test_nothing_that_tells_the_language(world: World) -> None:
+    trainer = world.run(plain, dataset=world.dataset.remove_columns("language"))
+    trainer.processing_class = None
+    with pytest.raises(ValueError, match="Nothing tells a sample's language"):
+        SASFTCallback(world.features, suppress="zh").set_trainer(trainer)
 
 
 def test_a_config_without_features(world: World) -> None:

@@ -81,6 +81,7 @@ class TestLogs:
             "sasft_loss",
             "sasft_penalised_share",
             "sasft_unknown_share",
+            "sasft_no_baseline_share",
             "sasft_pre_activation_zh",
             "sasft_pre_activation_ru",
         }
@@ -119,18 +120,22 @@ class TestLogs:
 
     def test_shares_of_penalised_and_unknown_tokens(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
         rows = list(world.dataset)
-        told = [{**row, "language": None if row["language"] == "ru" else row["language"]} for row in rows]
+        # ru becomes a language without a baseline; the last en row's answer holds nothing that tells its language.
+        told = [{**row, "language": "th" if row["language"] == "ru" else row["language"]} for row in rows]
+        told[-1] = {**told[-1], "completion": " <unk>" * 4, "language": None}
         trainer = world.run(with_trainer, dataset=Dataset.from_list(told), max_steps=2)
         with caplog.at_level(logging.WARNING):
             trainer.train()
-        tokens = dict.fromkeys(("en", "zh", "ru"), 0)
-        for row in rows:
+        tokens = dict.fromkeys(("en", "zh", "th", None), 0)
+        for row in told:
             tokens[row["language"]] += len(world.tokenizer(row["completion"] + "<eos>")["input_ids"])
         total = sum(tokens.values())
         log = trainer.state.log_history[0]
         assert log["sasft_penalised_share"] == pytest.approx(tokens["en"] / total)
-        assert log["sasft_unknown_share"] == pytest.approx(tokens["ru"] / total)
-        assert sum("could not be told" in message for message in caplog.messages) == 1
+        assert log["sasft_no_baseline_share"] == pytest.approx(tokens["th"] / total)
+        assert log["sasft_unknown_share"] == pytest.approx(tokens[None] / total)
+        for advice in ("could not be told", "has no baseline"):
+            assert sum(advice in message for message in caplog.messages) == 1
 
 
 class TestHooks:
@@ -138,12 +143,23 @@ class TestHooks:
         trainer = SFTTrainer(
             world.make_model(),
             SFTConfig(**world.arguments()),
-            train_dataset=world.dataset,
+            train_dataset=world.dataset.remove_columns("language"),
             processing_class=world.tokenizer,
             callbacks=[SASFTCallback(world.features, suppress="zh", weight=1.0)],
         )
         trainer.train()
         assert trainer.state.log_history[0]["sasft_loss"] > 0
+
+    def test_one_callback_serves_one_trainer_after_another(self, world: World) -> None:
+        dataset = world.dataset.remove_columns("language")
+        callback = SASFTCallback(world.features, suppress="zh", weight=1.0)
+        logged = []
+        for _ in range(2):
+            trainer = world.run(plain, dataset=dataset)
+            trainer.add_callback(callback)
+            trainer.train()
+            logged.append(trainer.state.log_history[0]["sasft_loss"])
+        assert logged[0] == logged[1] > 0
 
     @both_routes
     def test_training_twice_hooks_once(self, route: Route, world: World) -> None:
