@@ -2,10 +2,13 @@
 
 import os
 import socket
+import tempfile
 from typing import Any
 
 import pytest
 
+# A home of the tests' own: they leave nothing in the user's caches, nor do the processes they start.
+os.environ.update(HF_HOME=tempfile.mkdtemp(prefix="sae-posttrain-tests-"))
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import torch

@@ -123,7 +123,9 @@ def test_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(shown) == 3
     for block in shown:
         # The README's second trainer would train for three epochs in bf16; one step on the CPU shows as much.
-        exec(block.replace("sasft_weight=5e-4)", f"sasft_weight=5e-4, **{settings})"), names)
+        shortened = block.replace("sasft_weight=5e-4)", f"sasft_weight=5e-4, **{settings})")
+        assert shortened != block or "SASFTConfig(" not in block
+        exec(shortened, names)
     losses = [log["sasft_loss"] for log in names["trainer"].state.log_history if "sasft_loss" in log]
     assert losses
     assert names["report"].overall.switched == 1

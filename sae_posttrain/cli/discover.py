@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 from ..languages import get_language
 from ..texts import load_texts
@@ -36,13 +37,20 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     language.add_argument("--seed", type=int, default=0, help="of the random choice")
     language.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: 8)")
     language.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: 512)")
-    language.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    language.add_argument(
+        "--dtype",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        default="auto",
+        help="of the model (default: auto)",
+    )
     language.add_argument("--k", type=int, help="active features per token, when the SAE's name does not say")
     language.add_argument("--output", required=True, help="the .safetensors file to write")
     language.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    if Path(args.output).is_dir():
+        raise ValueError(f"--output {args.output} is a folder; name the file to write, ending in .safetensors.")
     texts = {}
     for item in args.texts:
         code, separator, source = item.partition("=")

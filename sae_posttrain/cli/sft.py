@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+_FILE_KINDS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -17,14 +20,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
+    from ..training.sasft import SASFTConfig, SASFTTrainer  # first: it says which extra to install
 
-    from ..training.sasft import SASFTConfig, SASFTTrainer
+    from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config  # isort: skip
 
     parser = TrlParser((ScriptArguments, SASFTConfig, ModelConfig), prog="sae-posttrain sft")
     script, training, model = parse(parser, args.rest)
     if not script.dataset_name:
         raise ValueError("No dataset: set dataset_name to a file, a folder or a hub id.")
+    if not model.model_name_or_path:
+        raise ValueError("No model: set model_name_or_path to a folder or a hub id.")
     training.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -61,7 +66,7 @@ def parse(parser: Any, arguments: list[str]) -> tuple[Any, Any, Any]:
     )
     unknown = [item[2:] for item in [*from_file[::2], *from_line] if item.startswith("--")]
     if unknown or from_line:
-        known = [action.dest for action in parser._actions]
+        known = [field.name for values in (script, training, model) for field in fields(values)]
         nearest = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise ValueError(f"Unknown setting {unknown[0] if unknown else from_line[0]}.{hint}")
@@ -69,12 +74,18 @@ def parse(parser: Any, arguments: list[str]) -> tuple[Any, Any, Any]:
 
 
 def load_dataset(script: Any) -> Any:
-    """A local `.json`, `.jsonl` or `.parquet` file, a folder, or a hub dataset."""
+    """A local file (.json, .jsonl, .csv or .parquet, also .gz), a folder, or a hub dataset.
+
+    Raises:
+        FileNotFoundError: the name is a file's, but there is none.
+    """
     import datasets
 
     path = Path(script.dataset_name)
-    if path.is_file():
-        kind = "parquet" if path.suffix == ".parquet" else "json"
+    kind = next((_FILE_KINDS[suffix] for suffix in path.suffixes if suffix in _FILE_KINDS), None)
+    if kind is not None:
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path}; dataset_name is a file, a folder or a hub id.")
         return datasets.load_dataset(kind, data_files=str(path), streaming=script.dataset_streaming)
     return datasets.load_dataset(script.dataset_name, name=script.dataset_config, streaming=script.dataset_streaming)
 
