@@ -15,7 +15,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sae_posttrain.lab.experiment import demonstrate
+    from ..lab.demonstration import demonstrate
 
     demonstrate(args.output, suppress=args.suppress, seed=args.seed)
     return 0

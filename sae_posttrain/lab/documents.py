@@ -7,7 +7,7 @@ documents falls into a loop, as some of the web does, so that looping is a rare 
 import random
 from collections.abc import Callable, Iterator, Mapping
 
-from sae_posttrain.lab.language import (
+from .language import (
     clause_tokens,
     list_tokens,
     question_tokens,
@@ -16,7 +16,10 @@ from sae_posttrain.lab.language import (
     subject_tokens,
     text_of,
 )
-from sae_posttrain.lab.lexicon import CONCEPTS, LANGUAGES, NUMBERS, PUNCTUATION, WORDS, symbol
+from .lexicon import ASSISTANT, CONCEPTS, END, LANGUAGES, NUMBERS, PUNCTUATION, USER, WORDS, symbol
+from .questions import NOISE, exchange
+
+RHYME = 24  # tokens of a counting rhyme with its end, so that rows of as many hold one each
 
 Tokens = list[str]
 Kind = Callable[[random.Random, str], Tokens]
@@ -55,8 +58,8 @@ def refrain(rng: random.Random, language: str) -> Tokens:
 
 def counting_rhyme(rng: random.Random, language: str) -> Tokens:
     """Words in no order, said over and over: only copying predicts them."""
-    words = [symbol(rng.choice(list(WORDS)), language) for _ in range(rng.randint(2, 8))]
-    return words * rng.randint(2, 32 // len(words))
+    words = [symbol(concept, language) for concept in rng.sample(list(WORDS), rng.randint(2, 6))]
+    return (words * RHYME)[: RHYME - 1]
 
 
 def quotation(rng: random.Random, language: str) -> Tokens:
@@ -76,7 +79,7 @@ def table(rng: random.Random, language: str) -> Tokens:
         for thing in rng.sample(CONCEPTS["thing"], rng.randint(3, 6))
     ]
     looked_up = [rng.choice(rows) for _ in range(4)]
-    return [symbol("list", language), PUNCTUATION[language][":"], *sum(rows + looked_up, [])]
+    return [symbol("list", language), PUNCTUATION[language][":"], *(token for row in rows + looked_up for token in row)]
 
 
 def asking(rng: random.Random, language: str) -> Tokens:
@@ -86,6 +89,12 @@ def asking(rng: random.Random, language: str) -> Tokens:
         clause = random_clause(rng)
         tokens += [*question_tokens(clause.deed, clause.thing, language), *sentence_tokens([clause], language)]
     return tokens
+
+
+def thread(rng: random.Random, language: str) -> Tokens:
+    """A question and its answer as a forum has them, stray words included."""
+    prompt, answer, _ = exchange(rng, language, NOISE)
+    return [USER, *prompt, END, ASSISTANT, *answer]
 
 
 def dictionary(rng: random.Random, language: str) -> Tokens:
@@ -106,19 +115,20 @@ def loop(rng: random.Random, language: str) -> Tokens:
 
 
 # kind of document -> its share in percent
-WORLD = {
-    story: 31,
-    asking: 14,
+WORLD: Mapping[Kind, int] = {
+    story: 23,
+    asking: 4,
+    thread: 20,
     word_list: 10,
     refrain: 10,
     quotation: 10,
-    table: 6,
-    counting_rhyme: 13,
+    table: 5,
+    counting_rhyme: 12,
     dictionary: 3,
     loop: 3,
 }
 # What comes first, while the model learns to copy: in mixed text alone copying takes many times longer to form.
-NURSERY = {counting_rhyme: 75, story: 25}
+NURSERY: Mapping[Kind, int] = {counting_rhyme: 1}
 
 
 def documents(shares: Mapping[Kind, int], seed: int = 0) -> Iterator[Tokens]:

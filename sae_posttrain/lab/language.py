@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sae_posttrain.lab.lexicon import CONCEPTS, LANGUAGES, PARTICLES, PUNCTUATION, symbol
+from .lexicon import CONCEPTS, LANGUAGES, PARTICLES, PUNCTUATION, symbol
 
 # concept -> the language it strays into; concepts that are not in it stay at home
 Strays = Mapping[str, str]
@@ -41,7 +41,12 @@ def random_clause(rng: random.Random, *, being: str | None = None, thing: str | 
 
 
 def clause_tokens(clause: Clause, language: str, strays: Strays = HOME) -> list[str]:
-    """The clause's tokens in the word order of the language, without a full stop."""
+    """The clause's tokens in the word order of the language, without a full stop.
+
+    Raises: ValueError for a language that the lab does not speak.
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"The lab speaks {', '.join(LANGUAGES)}, not {language!r}.")
 
     def say(concept: str | None) -> list[str]:
         return [symbol(concept, strays.get(concept, language))] if concept else []
@@ -57,10 +62,8 @@ def clause_tokens(clause: Clause, language: str, strays: Strays = HOME) -> list[
     if language == "ru":
         where = [" в", *place] if place else []
         return [*time, *subject, *deed, *quality, *thing, *where]
-    if language == "ko":
-        where = [*place, particle("place", place[0])] if place else []
-        return [*subject, *time, *where, *quality, *thing, particle("object", thing[0]), *deed]
-    raise ValueError(f"the lab speaks en, zh, ru and ko, got language {language!r}")
+    where = [*place, particle("place", place[0])] if place else []
+    return [*subject, *time, *where, *quality, *thing, particle("object", thing[0]), *deed]
 
 
 def subject_tokens(being: str, language: str, strays: Strays = HOME) -> list[str]:

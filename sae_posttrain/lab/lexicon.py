@@ -1,5 +1,6 @@
 """Words of the miniature world: one concept, four languages, one token each."""
 
+PAD, UNKNOWN, END, USER, ASSISTANT = SPECIAL = ("<|pad|>", "<|unknown|>", "<|end|>", "<|user|>", "<|assistant|>")
 LANGUAGES = ("en", "zh", "ru", "ko")
 
 # Things are masculine and inanimate in Russian, so that the nominative is the accusative and adjectives agree.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,46 +11,42 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from sae_posttrain.lab.documents import NURSERY, WORLD, Kind, documents, story
-from sae_posttrain.lab.lexicon import LANGUAGES
-from sae_posttrain.lab.tokenizer import END
+from .documents import NURSERY, RHYME, WORLD, Kind, documents, story
+from .lexicon import END, LANGUAGES
 
 # B batch, S sequence
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """The shape of the lab's model and how long it is trained."""
+    """The shape of the lab's model."""
 
     width: int = 96
     blocks: int = 3
     heads: int = 4
     head_width: int = 32
-    row: int = 96  # tokens in a training row
-    batch: int = 48  # rows in a step
-    nursery_steps: int = 300
-    steps: int = 500
-    learning_rate: float = 3e-3
 
 
-def token_rows(
-    tokenizer: PreTrainedTokenizerBase, shares: Mapping[Kind, int], rows: int, row: int, seed: int
-) -> torch.Tensor:
-    """Documents one after another, cut into rows: int64 [rows, row]."""
-    vocabulary = tokenizer.get_vocab()
-    ids: list[int] = []
-    for document in documents(shares, seed):
-        # A loop would fill many rows: a row's worth of it is enough.
-        ids += [vocabulary[token] for token in [*document[: 2 * row], END]]
-        if len(ids) >= rows * row:
-            return torch.tensor(ids[: rows * row]).view(rows, row)
-    raise AssertionError("documents never end")
+SIZE = ModelSize()
 
 
-def train_model(tokenizer: PreTrainedTokenizerBase, size: ModelSize = ModelSize(), seed: int = 0) -> Qwen3ForCausalLM:
-    """Train on raw text, next token by next token."""
-    torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training: what is read, in rows of how many tokens, how many rows a step, how many steps."""
+
+    shares: Mapping[Kind, int]
+    row: int
+    batch: int
+    steps: int
+
+
+# Many small steps of nothing but rhymes teach copying in a minute; then the world.
+STAGES = (Stage(NURSERY, row=RHYME, batch=32, steps=600), Stage(WORLD, row=64, batch=32, steps=1000))
+
+
+def new_model(tokenizer: PreTrainedTokenizerBase, size: ModelSize) -> Qwen3ForCausalLM:
+    """An untrained Qwen3 for the lab's vocabulary."""
+    return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer),
             hidden_size=size.width,
@@ -66,50 +63,82 @@ def train_model(tokenizer: PreTrainedTokenizerBase, size: ModelSize = ModelSize(
             bos_token_id=None,
         )
     )
-    rows = torch.cat(
-        [
-            token_rows(tokenizer, NURSERY, size.nursery_steps * size.batch, size.row, seed),
-            token_rows(tokenizer, WORLD, size.steps * size.batch, size.row, seed + 1),
-        ]
-    )
-    total = size.nursery_steps + size.steps
-    optimizer = torch.optim.AdamW(model.parameters(), lr=size.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, size.learning_rate, total_steps=total, pct_start=0.1)
-    progress = tqdm(rows.split(size.batch), desc="training the model", leave=False)
-    for step, batch_BS in enumerate(progress):
-        loss = model(input_ids=batch_BS, labels=batch_BS).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if step % 20 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+
+
+def train_model(
+    tokenizer: PreTrainedTokenizerBase,
+    size: ModelSize = ModelSize(),
+    stages: tuple[Stage, ...] = STAGES,
+    *,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+) -> Qwen3ForCausalLM:
+    """Train on raw text, next token by next token: constant learning rate, falling to zero in the last stage."""
+    torch.manual_seed(seed)
+    model = new_model(tokenizer, size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    total = sum(stage.steps for stage in stages)
+    falling = total - stages[-1].steps
+
+    def pace(step: int) -> float:
+        warm = min(1.0, (step + 1) / 40)
+        return warm if step < falling else warm * (1 + math.cos(math.pi * (step - falling) / stages[-1].steps)) / 2
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, pace)
+    with tqdm(total=total, desc="training the model", leave=False) as progress:
+        for number, stage in enumerate(stages):
+            rows = token_rows(tokenizer, stage.shares, stage.steps * stage.batch, stage.row, seed + number)
+            for batch_BS in rows.split(stage.batch):
+                loss = model(input_ids=batch_BS, labels=batch_BS).loss
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                progress.update()
     return model.eval()
+
+
+def token_rows(
+    tokenizer: PreTrainedTokenizerBase, shares: Mapping[Kind, int], rows: int, row: int, seed: int
+) -> torch.Tensor:
+    """Documents one after another, cut into rows: int64 [rows, row]."""
+    vocabulary = tokenizer.get_vocab()
+    ids: list[int] = []
+    for document in documents(shares, seed):
+        # A loop has no end of its own: a row's worth of it is enough.
+        ids += [vocabulary[token] for token in [*document[:row], END]]
+        if len(ids) >= rows * row:
+            break
+    return torch.tensor(ids[: rows * row]).view(rows, row)
 
 
 @torch.no_grad()
 def held_out_loss(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int = 10_000) -> float:
     """Nats per token on raw text of another seed."""
     rows = token_rows(tokenizer, WORLD, 256, 96, seed)
-    return sum(model(input_ids=batch, labels=batch).loss.item() for batch in rows.split(64)) / 4
+    return sum(model(input_ids=batch_BS, labels=batch_BS).loss.item() for batch_BS in rows.split(64)) / 4
 
 
 @torch.no_grad()
 def copying_share(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, trials: int = 200, longest: int = 8, seed: int = 1
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind = story,
+    *,
+    trials: int = 200,
+    longest: int = 6,
+    seed: int = 1,
 ) -> float:
-    """Share of stories whose last few tokens, shown twice, are greedily continued by a third time."""
+    """Given a document's first 2 to `longest` tokens twice over, how often the model greedily writes them again."""
     rng = random.Random(seed)
     vocabulary = tokenizer.get_vocab()
     copied = 0
     for _ in range(trials):
-        tokens = story(rng, rng.choice(LANGUAGES))
-        period = rng.randint(2, longest)
-        tokens = tokens[: rng.randint(16, 40)]
-        ids = [vocabulary[token] for token in tokens]
-        ids += ids[-period:]
-        shown = torch.tensor([ids])
-        written = model.generate(shown, max_new_tokens=period, min_new_tokens=period, do_sample=False)
-        copied += written[0, len(ids) :].tolist() == ids[-period:]
+        language = rng.choice(LANGUAGES)
+        period = kind(rng, language)[: rng.randint(2, longest)]
+        ids = [vocabulary[token] for token in period]
+        shown = torch.tensor([ids + ids])
+        written = model.generate(shown, max_new_tokens=len(ids), min_new_tokens=len(ids), do_sample=False)
+        copied += written[0, shown.shape[1] :].tolist() == ids
     return copied / trials

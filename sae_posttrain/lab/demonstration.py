@@ -1,0 +1,96 @@
+"""The demo: build the world, run the three arms, print one table and name the files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import datasets
+import transformers
+
+from .experiment import Outcome, Settings, run_arms
+from .language import parallel_sentences
+from .world import World, build_world
+
+
+def demonstrate(
+    output: Path, *, suppress: str = "zh", seed: int = 0, settings: Settings | None = None
+) -> list[Outcome]:
+    """Everything from nothing into `output`; see `Settings` for what the arms share."""
+    settings = settings or Settings()
+    say = _clock()
+    _quiet()
+    output.mkdir(parents=True, exist_ok=True)
+    say("1/3 a miniature world: four languages that say the same")
+    for text in (texts[0] for texts in parallel_sentences(1, seed).values()):
+        say(f"  {text}")
+    world = build_world(output, seed=seed, say=say)
+    say(f"  {copying_line(world)}")
+    say(f"2/3 features that stand for {suppress}, and three ways to fine-tune")
+    outcomes = run_arms(world.base, world.saes, suppress, seed, settings, output=output, say=say)
+    say("3/3 done")
+    table = outcome_table(outcomes, suppress)
+    (output / "table.txt").write_text(f"{table}\n", encoding="utf-8")
+    _write_json(output / "results.json", world, outcomes, settings, suppress, seed)
+    print(f"\n{table}\n\n{copying_line(world)}\n\nWrote")
+    for path in sorted(path for path in output.rglob("*") if path.is_file()):
+        print(f"  {path}")
+    return outcomes
+
+
+def copying_line(world: World) -> str:
+    """The check that looping needs: given two periods, does the model write a third?"""
+    return (
+        f"given two periods it continues: {world.copies_rhymes:.0%} of rhymes, {world.copies_stories:.0%} of "
+        f"sentences (held-out loss {world.held_out_loss:.3f} nats a token)"
+    )
+
+
+def outcome_table(outcomes: Sequence[Outcome], suppress: str) -> str:
+    """One line per arm."""
+    nuclei = list(outcomes[0].switching)
+    head = "".join(f"{f'switches to {suppress}, top_p {top_p}':>34}" for top_p in nuclei)
+    lines = [f"{'arm':<16}{head}{'held-out loss':>22}"]
+    plain = outcomes[0].held_out_loss
+    for outcome in outcomes:
+        rates = (outcome.switching[top_p] for top_p in nuclei)
+        cells = "".join(f"{f'{r.rate:.2%}  [{r.low:.2%}, {r.high:.2%}]':>34}" for r in rates)
+        loss = f"{outcome.held_out_loss:.4f} ({outcome.held_out_loss / plain - 1:+.2%})"
+        lines.append(f"{outcome.arm:<16}{cells}{loss:>22}")
+    return "\n".join(lines)
+
+
+def _write_json(
+    path: Path, world: World, outcomes: Sequence[Outcome], settings: Settings, suppress: str, seed: int
+) -> None:
+    report = {
+        "suppress": suppress,
+        "seed": seed,
+        "settings": asdict(settings),
+        "world": asdict(world),
+        "outcomes": [asdict(outcome) for outcome in outcomes],
+    }
+    path.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def _clock() -> Callable[[str], None]:
+    start = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - start:4.0f} s] {line}", flush=True)
+
+    return say
+
+
+def _quiet() -> None:
+    """Progress is told in our own lines; the libraries' would drown it."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("sae_posttrain").setLevel(logging.ERROR)

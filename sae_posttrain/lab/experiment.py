@@ -1,0 +1,199 @@
+"""Plain SFT, SASFT, and SASFT with random features, from one checkpoint: how often each switches, at what cost."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from ..discovery import discover_language_features
+from ..feature_set import FeatureSet
+from ..generation import sample_responses
+from ..metrics.code_switching import Rate, code_switching_rate
+from ..training.sasft import SASFTCallback
+from .documents import monolingual_texts
+from .lexicon import LANGUAGES
+from .questions import NOISE, questions
+
+Arm = Literal["SFT", "SASFT", "random features"]
+ARMS: tuple[Arm, ...] = ("SFT", "SASFT", "random features")
+HELD_OUT_SEED = 90_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the arms share."""
+
+    steps: int = 250
+    batch: int = 32
+    learning_rate: float = 3e-4
+    noise: float = NOISE
+    weight: float = 30.0
+    scale: Literal["raw", "typical"] = "raw"
+    baseline: Literal["mean", "zero"] = "mean"
+    top: int = 64
+    layers: tuple[int, ...] = (2,)
+    texts: int = 100  # per language, for discovery
+    prompts: int = 1000
+    samples: int = 4
+    top_p: tuple[float, ...] = (0.8, 1.0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One arm, measured: code-switching into the suppressed language by top_p, loss in nats per answer token."""
+
+    arm: Arm
+    switching: dict[float, Rate]
+    held_out_loss: float
+
+
+def run_arms(
+    checkpoint: Path,
+    saes: Path,
+    suppress: str,
+    seed: int,
+    settings: Settings,
+    *,
+    arms: Sequence[Arm] = ARMS,
+    output: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Outcome]:
+    """Train and measure every arm from the same checkpoint on the same data; keep features and models in `output`."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    outcomes = []
+    for arm in arms:
+        name = arm.lower().replace(" ", "-")
+        features = None if arm == "SFT" else find_features(checkpoint, saes, suppress, seed, settings, arm)
+        model = fine_tune(checkpoint, seed, settings, features, suppress)
+        outcome = measure(arm, model, tokenizer, suppress, settings)
+        say(f"  {arm}: {', '.join(f'{r.rate:.2%} at top_p {p}' for p, r in outcome.switching.items())}")
+        outcomes.append(outcome)
+        if output is not None:
+            if features is not None:
+                features.save(output / f"{name}.safetensors")
+            model.save_pretrained(output / name)
+            tokenizer.save_pretrained(output / name)
+    return outcomes
+
+
+def find_features(
+    checkpoint: Path, saes: Path, suppress: str, seed: int, settings: Settings, arm: Arm = "SASFT"
+) -> FeatureSet:
+    """The suppressed language's features, or the control's: as many features drawn at random."""
+    return discover_language_features(
+        AutoModelForCausalLM.from_pretrained(checkpoint),
+        AutoTokenizer.from_pretrained(checkpoint),
+        saes,
+        monolingual_texts(settings.texts, seed=50_000 + seed),
+        layers=settings.layers,
+        top=settings.top,
+        targets=[suppress],
+        select="random" if arm == "random features" else "monolinguality",
+        seed=seed,
+        batch_size=32,
+        progress=False,
+    )
+
+
+def fine_tune(
+    checkpoint: Path, seed: int, settings: Settings, features: FeatureSet | None = None, suppress: str = "zh"
+) -> PreTrainedModel:
+    """The checkpoint after supervised fine-tuning with TRL; under SASFT where features are given."""
+    disable_progress_bars()
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    rows = questions(settings.steps * settings.batch, seed, noise=settings.noise)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = SFTTrainer(
+            model,
+            _trl_config(scratch, seed, settings),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained(checkpoint),
+        )
+        if features is not None:
+            callback = SASFTCallback(
+                features, suppress, weight=settings.weight, baseline=settings.baseline, scale=settings.scale
+            )
+            trainer.add_callback(callback.set_trainer(trainer))
+        trainer.train()
+    return model.eval()
+
+
+def _trl_config(folder: str, seed: int, settings: Settings) -> SFTConfig:
+    return SFTConfig(
+        output_dir=folder,
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=20,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        seed=seed,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
+
+
+def measure(
+    arm: Arm, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suppress: str, settings: Settings
+) -> Outcome:
+    """Sample answers to held-out prompts in the other languages; loss on held-out answers in all of them."""
+    others = [language for language in LANGUAGES if language != suppress]
+    asked = questions(settings.prompts, HELD_OUT_SEED, languages=others)
+    switching = {}
+    for top_p in settings.top_p:
+        responses = sample_responses(
+            model,
+            tokenizer,
+            [row["prompt"] for row in asked],
+            samples=settings.samples,
+            top_p=top_p,
+            max_new_tokens=48,
+            batch_size=1000,
+            progress=False,
+        )
+        report = code_switching_rate(
+            [text for of_prompt in responses for text in of_prompt],
+            [row["language"] for row in asked for _ in range(settings.samples)],
+            to=suppress,
+            clusters=[number for number in range(len(asked)) for _ in range(settings.samples)],
+            count_latin=True,
+        )
+        switching[top_p] = report.overall
+    held_out = questions(4000, HELD_OUT_SEED + 1, noise=settings.noise)
+    return Outcome(arm, switching, answer_loss(model, tokenizer, held_out))
+
+
+@torch.no_grad()
+def answer_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], batch_size: int = 250
+) -> float:
+    """Nats per token of the rows' answers, their end markers included."""
+    total, counted = 0.0, 0
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        prompts = [_chat(tokenizer, row["prompt"], add_generation_prompt=True) for row in batch]
+        whole = [_chat(tokenizer, row["prompt"] + row["completion"]) for row in batch]
+        inputs = tokenizer(whole, return_tensors="pt", padding=True, padding_side="right")
+        labels_BS = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+        for row_S, prompt in zip(labels_BS, prompts, strict=True):
+            row_S[: len(tokenizer(prompt)["input_ids"])] = -100
+        tokens = int((labels_BS[:, 1:] != -100).sum())
+        total += float(model(**inputs, labels=labels_BS).loss) * tokens
+        counted += tokens
+    return total / counted
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **options: Any) -> str:
+    return tokenizer.apply_chat_template(messages, tokenize=False, **options)

@@ -1,0 +1,118 @@
+"""TopK autoencoders for the lab's model, trained with sparsify and saved as Qwen-Scope saves its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+from ..residual import capture
+from ..sae import load_sae
+from .documents import WORLD
+from .model import token_rows
+
+# D model width, K dictionary size
+
+
+def train_saes(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    layers: Sequence[int],
+    d_sae: int = 1024,
+    k: int = 16,
+    steps: int = 100,
+    seed: int = 0,
+) -> Path:
+    """Train one TopK SAE on each block's output; returns the folder `SAE-Res-lab-W…-L0_…` inside `folder`.
+
+    Raises: ValueError without the extra `train-sae`.
+    """
+    coders = _sparse_coders(model, tokenizer, layers, d_sae, k, steps, seed)
+    target = folder / f"SAE-Res-lab-W{d_sae}-L0_{k}"
+    target.mkdir(parents=True, exist_ok=True)
+    for layer, coder in coders.items():
+        torch.save(qwen_scope_layout(coder), target / f"layer{layer}.sae.pt")
+    return target
+
+
+def qwen_scope_layout(coder: Any) -> dict[str, torch.Tensor]:
+    """A sparsify coder's weights in Qwen-Scope's names and shapes."""
+    with torch.no_grad():
+        W_enc_KD = coder.encoder.weight.float()
+        return {
+            "W_enc": W_enc_KD.clone(),
+            "W_dec": coder.W_dec.float().T.contiguous(),
+            # sparsify encodes h - b_dec, Qwen-Scope encodes h: the difference is a constant of each feature.
+            "b_enc": coder.encoder.bias.float() - W_enc_KD @ coder.b_dec.float(),
+            "b_dec": coder.b_dec.float().clone(),
+        }
+
+
+@torch.no_grad()
+def unexplained_variance(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, saes: Path, layers: Sequence[int], seed: int = 20_000
+) -> dict[int, float]:
+    """Share of the residual's variance that the saved SAEs miss, on raw text of another seed, by layer."""
+    with capture(model, layers) as residuals:
+        model(input_ids=token_rows(tokenizer, WORLD, 64, 96, seed))
+    unexplained = {}
+    for layer in layers:
+        residual_ND = residuals[layer].flatten(0, 1)
+        sae = load_sae(saes, layer)
+        error_ND = residual_ND - sae.decode(sae.encode(residual_ND))
+        unexplained[layer] = float(error_ND.square().sum() / (residual_ND - residual_ND.mean(0)).square().sum())
+    return unexplained
+
+
+def _sparse_coders(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    layers: Sequence[int],
+    d_sae: int,
+    k: int,
+    steps: int,
+    seed: int,
+) -> dict[int, Any]:
+    try:
+        from sparsify import SparseCoderConfig, TrainConfig, Trainer
+    except ImportError as error:
+        raise ValueError("The lab trains its SAE with sparsify: pip install 'sae-posttrain[train-sae]'") from error
+    from datasets import Dataset
+
+    rows = token_rows(tokenizer, WORLD, 32 * steps, 96, seed + 500)
+    dataset = Dataset.from_dict({"input_ids": rows}).with_format("torch")
+    with _left_as_found(model), tempfile.TemporaryDirectory() as scratch:
+        trainer = Trainer(
+            TrainConfig(
+                SparseCoderConfig(num_latents=d_sae, k=k),
+                batch_size=32,
+                layers=list(layers),
+                init_seeds=[seed],
+                log_to_wandb=False,
+                save_dir=scratch,
+            ),
+            dataset,
+            model,
+        )
+        trainer.fit()
+    return {layer: trainer.saes[f"layers.{layer}"] for layer in layers}
+
+
+@contextmanager
+def _left_as_found(model: Qwen3ForCausalLM) -> Iterator[None]:
+    """sparsify freezes the model and changes the precision of matrix products; neither is ours to keep."""
+    precision = torch.get_float32_matmul_precision()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        for parameter in trained:
+            parameter.requires_grad_(True)
