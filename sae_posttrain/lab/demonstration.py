@@ -24,7 +24,7 @@ def demonstrate(
     """Everything from nothing into `output`; see `Settings` for what the arms share."""
     settings = settings or Settings()
     say = _clock()
-    _quiet()
+    quiet()
     output.mkdir(parents=True, exist_ok=True)
     say("1/3 a miniature world: four languages that say the same")
     for text in (texts[0] for texts in parallel_sentences(1, seed).values()):
@@ -87,7 +87,7 @@ def _clock() -> Callable[[str], None]:
     return say
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Progress is told in our own lines; the libraries' would drown it."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.utils.logging.set_verbosity_error()

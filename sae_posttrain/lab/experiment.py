@@ -35,10 +35,10 @@ class Settings:
     batch: int = 32
     learning_rate: float = 3e-4
     noise: float = NOISE
-    weight: float = 30.0
+    weight: float = 0.5
     scale: Literal["raw", "typical"] = "raw"
     baseline: Literal["mean", "zero"] = "mean"
-    top: int = 64
+    top: int = 32
     layers: tuple[int, ...] = (2,)
     texts: int = 100  # per language, for discovery
     prompts: int = 1000
