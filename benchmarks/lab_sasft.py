@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from sae_posttrain.lab.demonstration import quiet
 from sae_posttrain.lab.experiment import Outcome, Settings, find_features, fine_tune, measure
-from sae_posttrain.lab.world import build_world
+from sae_posttrain.lab.world import World, build_world, measure_world
 
 LANGUAGES = ("zh", "ru", "ko")
 SEEDS = (0, 1, 2)
@@ -32,20 +32,18 @@ def main() -> None:
     quiet()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
-        if folder is None:
-            folder = Path(scratch)
-            rows += world_rows(folder)
-        (saes,) = folder.glob("SAE-Res-lab-*")
+        world = build_world(Path(scratch)) if folder is None else measure_world(folder)
+        rows += world_rows(world)
         for seed in SEEDS:
-            for (language, seed_), outcome in run_seed(folder / "base", saes, seed, SETTINGS):
+            for (language, seed_), outcome in run_seed(world.base, world.saes, seed, SETTINGS):
                 rows += outcome_rows(language, seed_, outcome)
+            write("lab_sasft", rows)  # half a table is better than none
     rows += summary_rows(rows)
     print(f"Wrote {write('lab_sasft', rows)}")
 
 
-def world_rows(folder: Path) -> list[Row]:
-    """Build the world and say what it is."""
-    world = build_world(folder)
+def world_rows(world: World) -> list[Row]:
+    """What the base model is."""
     numbers = {
         "parameters": (world.parameters, "1"),
         "vocabulary": (world.vocabulary, "symbols"),

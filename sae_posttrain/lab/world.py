@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import AutoTokenizer, Qwen3ForCausalLM
+
 from .documents import counting_rhyme, story
 from .model import SIZE, ModelSize, copying_share, held_out_loss, train_model
 from .sae import train_saes, unexplained_variance
@@ -38,6 +40,14 @@ def build_world(folder: Path, *, size: ModelSize = SIZE, seed: int = 0, say: Cal
     say(f"  saved a Qwen3 of {model.num_parameters() / 1e6:.2f} M parameters and {len(tokenizer)} symbols in {base}")
     saes = train_saes(model, tokenizer, folder, layers=UPPER_LAYERS, seed=seed)
     say(f"  saved SAEs of its layers {', '.join(map(str, UPPER_LAYERS))} in {saes}")
+    return measure_world(folder)
+
+
+def measure_world(folder: Path) -> World:
+    """What lies in a folder that `build_world` filled."""
+    base = folder / "base"
+    (saes,) = folder.glob("SAE-Res-lab-*")
+    model, tokenizer = Qwen3ForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     return World(
         base=base,
         saes=saes,
