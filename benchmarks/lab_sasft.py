@@ -29,9 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="folder of an earlier demo")
     folder = parser.parse_args().base
-    quiet()
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with quiet(), tempfile.TemporaryDirectory() as scratch:
         world = build_world(Path(scratch)) if folder is None else measure_world(folder)
         rows += world_rows(world)
         for seed in SEEDS:

@@ -6,33 +6,38 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import datasets
 import transformers
 
-from .experiment import Outcome, Settings, run_arms
+from .experiment import SETTINGS, Outcome, Settings, run_arms
 from .language import parallel_sentences
-from .world import World, build_world
+from .world import PLAN, Plan, World, build_world
 
 
 def demonstrate(
-    output: Path, *, suppress: str = "zh", seed: int = 0, settings: Settings | None = None
+    output: Path,
+    *,
+    suppress: str = "zh",
+    seed: int = 0,
+    settings: Settings = SETTINGS,
+    plan: Plan = PLAN,
 ) -> list[Outcome]:
-    """Everything from nothing into `output`; see `Settings` for what the arms share."""
-    settings = settings or Settings()
+    """Everything from nothing into `output`; about five minutes on two cores. `settings` is what the arms share."""
     say = _clock()
-    quiet()
     output.mkdir(parents=True, exist_ok=True)
     say("1/3 a miniature world: four languages that say the same")
     for text in (texts[0] for texts in parallel_sentences(1, seed).values()):
         say(f"  {text}")
-    world = build_world(output, seed=seed, say=say)
-    say(f"  {copying_line(world)}")
-    say(f"2/3 features that stand for {suppress}, and three ways to fine-tune")
-    outcomes = run_arms(world.base, world.saes, suppress, seed, settings, output=output, say=say)
+    with quiet():
+        world = build_world(output, plan=plan, seed=seed, say=say)
+        say(f"  {copying_line(world)}")
+        say(f"2/3 features that stand for {suppress}, and three ways to fine-tune")
+        outcomes = run_arms(world.base, world.saes, suppress, seed, settings, output=output, say=say)
     say("3/3 done")
     table = outcome_table(outcomes, suppress)
     (output / "table.txt").write_text(f"{table}\n", encoding="utf-8")
@@ -87,10 +92,23 @@ def _clock() -> Callable[[str], None]:
     return say
 
 
-def quiet() -> None:
+@contextmanager
+def quiet() -> Iterator[None]:
     """Progress is told in our own lines; the libraries' would drown it."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    ours, verbosity = logging.getLogger("sae_posttrain"), transformers.utils.logging.get_verbosity()
+    level = ours.level
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    ours.setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    logging.getLogger("sae_posttrain").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        ours.setLevel(level)
+        transformers.utils.logging.set_verbosity(verbosity)
+        datasets.enable_progress_bars()
+        if bars:
+            transformers.utils.logging.enable_progress_bar()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset, disable_progress_bars
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..discovery import discover_language_features
@@ -43,7 +43,11 @@ class Settings:
     texts: int = 100  # per language, for discovery
     prompts: int = 1000
     samples: int = 4
+    held_out: int = 4000  # answers that the loss is taken over
     top_p: tuple[float, ...] = (0.8, 1.0)
+
+
+SETTINGS = Settings()
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,6 @@ def fine_tune(
     checkpoint: Path, seed: int, settings: Settings, features: FeatureSet | None = None, suppress: str = "zh"
 ) -> PreTrainedModel:
     """The checkpoint after supervised fine-tuning with TRL; under SASFT where features are given."""
-    disable_progress_bars()
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     rows = questions(settings.steps * settings.batch, seed, noise=settings.noise)
     with tempfile.TemporaryDirectory() as scratch:
@@ -117,6 +120,7 @@ def fine_tune(
             train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(checkpoint),
         )
+        trainer.remove_callback(PrinterCallback)
         if features is not None:
             callback = SASFTCallback(
                 features, suppress, weight=settings.weight, baseline=settings.baseline, scale=settings.scale
@@ -171,7 +175,7 @@ def measure(
             count_latin=True,
         )
         switching[top_p] = report.overall
-    held_out = questions(4000, HELD_OUT_SEED + 1, noise=settings.noise)
+    held_out = questions(settings.held_out, HELD_OUT_SEED + 1, noise=settings.noise)
     return Outcome(arm, switching, answer_loss(model, tokenizer, held_out))
 
 

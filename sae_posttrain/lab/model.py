@@ -133,12 +133,18 @@ def copying_share(
     """Given a document's first 2 to `longest` tokens twice over, how often the model greedily writes them again."""
     rng = random.Random(seed)
     vocabulary = tokenizer.get_vocab()
-    copied = 0
-    for _ in range(trials):
-        language = rng.choice(LANGUAGES)
-        period = kind(rng, language)[: rng.randint(2, longest)]
-        ids = [vocabulary[token] for token in period]
-        shown = torch.tensor([ids + ids])
-        written = model.generate(shown, max_new_tokens=len(ids), min_new_tokens=len(ids), do_sample=False)
-        copied += written[0, shown.shape[1] :].tolist() == ids
-    return copied / trials
+    copied = shown = 0
+    for period in range(2, longest + 1):
+        openings = [kind(rng, rng.choice(LANGUAGES))[:period] for _ in range(trials // (longest - 1))]
+        period_BS = torch.tensor([[vocabulary[token] for token in opening] for opening in openings])
+        twice_BS = period_BS.repeat(1, 2)
+        written_BS = model.generate(
+            twice_BS,
+            attention_mask=torch.ones_like(twice_BS),
+            max_new_tokens=period,
+            min_new_tokens=period,
+            do_sample=False,
+        )
+        copied += int((written_BS[:, 2 * period :] == period_BS).all(1).sum())
+        shown += len(openings)
+    return copied / shown

@@ -9,11 +9,23 @@ from pathlib import Path
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from .documents import counting_rhyme, story
-from .model import SIZE, ModelSize, copying_share, held_out_loss, train_model
+from .model import SIZE, STAGES, ModelSize, Stage, copying_share, held_out_loss, train_model
 from .sae import train_saes, unexplained_variance
 from .tokenizer import build_tokenizer
 
 UPPER_LAYERS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a world is made of; less makes a worse one sooner."""
+
+    size: ModelSize = SIZE
+    stages: tuple[Stage, ...] = STAGES
+    sae_steps: int = 100
+
+
+PLAN = Plan()
 
 
 @dataclass(frozen=True)
@@ -30,15 +42,21 @@ class World:
     unexplained: dict[int, float]  # layer -> share of variance that its SAE misses
 
 
-def build_world(folder: Path, *, size: ModelSize = SIZE, seed: int = 0, say: Callable[[str], None] = print) -> World:
+def build_world(
+    folder: Path,
+    *,
+    plan: Plan = PLAN,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> World:
     """Train the base model and its SAEs into `folder`; two minutes on two cores."""
     tokenizer = build_tokenizer()
-    model = train_model(tokenizer, size, seed=seed)
+    model = train_model(tokenizer, plan.size, plan.stages, seed=seed)
     base = folder / "base"
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
     say(f"  saved a Qwen3 of {model.num_parameters() / 1e6:.2f} M parameters and {len(tokenizer)} symbols in {base}")
-    saes = train_saes(model, tokenizer, folder, layers=UPPER_LAYERS, seed=seed)
+    saes = train_saes(model, tokenizer, folder, layers=UPPER_LAYERS, steps=plan.sae_steps, seed=seed)
     say(f"  saved SAEs of its layers {', '.join(map(str, UPPER_LAYERS))} in {saes}")
     return measure_world(folder)
 

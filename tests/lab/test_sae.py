@@ -48,7 +48,7 @@ def test_copying_check_knows_a_copier_from_a_babbler(tokenizer):
 
     class Babbler(torch.nn.Module):
         def generate(self, shown, max_new_tokens, **_):
-            return torch.cat([shown, torch.zeros(1, max_new_tokens, dtype=torch.long)], 1)
+            return torch.cat([shown, torch.zeros(len(shown), max_new_tokens, dtype=torch.long)], 1)
 
     assert copying_share(Copier(), tokenizer, trials=20) == 1
     assert copying_share(Babbler(), tokenizer, counting_rhyme, trials=20) == 0

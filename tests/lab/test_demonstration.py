@@ -1,0 +1,82 @@
+"""The demo at a size that says nothing but runs it all, and the table that it ends with."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("trl")
+
+from sae_posttrain.cli import main
+from sae_posttrain.feature_set import FeatureSet
+from sae_posttrain.lab import demonstration
+from sae_posttrain.lab.demonstration import demonstrate, outcome_table
+from sae_posttrain.lab.documents import NURSERY, WORLD
+from sae_posttrain.lab.experiment import Outcome, Settings, answer_loss
+from sae_posttrain.lab.model import ModelSize, Stage, new_model
+from sae_posttrain.lab.questions import questions
+from sae_posttrain.lab.tokenizer import build_tokenizer
+from sae_posttrain.lab.world import Plan
+from sae_posttrain.metrics.code_switching import Rate
+
+TINY = Settings(steps=2, batch=4, top=2, texts=4, prompts=6, samples=2, held_out=20)
+PLAN = Plan(
+    ModelSize(width=16, blocks=3, heads=2, head_width=8),
+    (Stage(NURSERY, row=24, batch=4, steps=2), Stage(WORLD, row=32, batch=4, steps=4)),
+    sae_steps=4,
+)
+
+
+def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
+    outcomes = demonstrate(tmp_path / "out", suppress="ko", settings=TINY, plan=PLAN)
+    printed = capsys.readouterr().out
+    assert [outcome.arm for outcome in outcomes] == ["SFT", "SASFT", "random features"]
+    assert {rate.total for outcome in outcomes for rate in outcome.switching.values()} == {12}
+    assert outcome_table(outcomes, "ko") in printed
+    assert "given two periods it continues" in printed
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or str(path) in printed
+    features, control = (
+        FeatureSet.load(tmp_path / "out" / f"{arm}.safetensors") for arm in ("sasft", "random-features")
+    )
+    assert features.provenance.selection == "monolinguality"
+    assert control.provenance.selection == "random"
+    report = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert report["suppress"] == "ko"
+    assert len(report["outcomes"]) == 3
+
+
+def test_the_command_hands_its_arguments_on(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(demonstration, "demonstrate", lambda *given, **named: calls.append((given, named)))
+    assert main(["demo", "--output", str(tmp_path), "--suppress", "ru", "--seed", "3"]) == 0
+    assert calls == [((tmp_path,), {"suppress": "ru", "seed": 3})]
+
+
+def test_table_sets_rates_and_losses_side_by_side():
+    def outcome(arm, switched, loss):
+        return Outcome(arm, {0.8: Rate(switched, 100, 0.01, 0.09)}, loss)
+
+    table = outcome_table([outcome("SFT", 5, 1.0), outcome("SASFT", 2, 1.005)], "zh").splitlines()
+    assert "switches to zh, top_p 0.8" in table[0]
+    assert "5.00%  [1.00%, 9.00%]" in table[1]
+    assert "(+0.00%)" in table[1]
+    assert "2.00%" in table[2]
+    assert "1.0050 (+0.50%)" in table[2]
+
+
+def test_answer_loss_is_the_mean_over_answer_tokens_however_they_are_batched():
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    model = new_model(tokenizer, ModelSize(width=16, blocks=1, heads=2, head_width=8)).eval()
+    rows = questions(7, 1)
+    total, counted = 0.0, 0
+    for row in rows:
+        prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False))["input_ids"]
+        start = len(tokenizer(prompt)["input_ids"])
+        with torch.no_grad():
+            scores = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        total -= sum(float(scores[place - 1, ids[place]]) for place in range(start, len(ids)))
+        counted += len(ids) - start
+    assert answer_loss(model, tokenizer, rows, batch_size=3) == pytest.approx(total / counted, rel=1e-4)
