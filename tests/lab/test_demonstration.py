@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("trl")
 
-from sae_posttrain.cli import main
+from sae_posttrain.cli import demo, main
 from sae_posttrain.feature_set import FeatureSet
 from sae_posttrain.lab import demonstration
 from sae_posttrain.lab.demonstration import demonstrate, outcome_table
@@ -80,3 +80,10 @@ def test_answer_loss_is_the_mean_over_answer_tokens_however_they_are_batched():
         total -= sum(float(scores[place - 1, ids[place]]) for place in range(start, len(ids)))
         counted += len(ids) - start
     assert answer_loss(model, tokenizer, rows, batch_size=3) == pytest.approx(total / counted, rel=1e-4)
+
+
+def test_a_missing_library_is_named_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "sparsify" else object())
+    assert main(["demo", "--output", str(tmp_path / "out")]) == 2
+    assert "needs sparsify: pip install 'sae-posttrain[trl,train-sae]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
