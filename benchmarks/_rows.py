@@ -31,7 +31,7 @@ def write(name: str, rows: Sequence[Row]) -> Path:
     origin = {
         "hardware": hardware(),
         "versions": " ".join(f"{library}=={version(library)}" for library in LIBRARIES),
-        "commit": commit(),
+        "commit": COMMIT,
         "date": datetime.now(UTC).date().isoformat(),
     }
     RESULTS.mkdir(exist_ok=True)
@@ -61,3 +61,6 @@ def commit() -> str:
 
 def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True).stdout.strip()
+
+
+COMMIT = commit()  # of the code that was loaded: a long run may see others come

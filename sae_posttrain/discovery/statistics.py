@@ -86,7 +86,10 @@ def collect_statistics(
     try:
         for group, batch in tqdm(batches, "reading texts", disable=not (progress and state.is_main_process)):
             # Padded here: base models' tokenizers may have no padding token, and a masked position may hold any.
-            rows = [torch.tensor(ids) for ids in tokenizer(batch, truncation=True, max_length=max_length)["input_ids"]]
+            encoded = tokenizer(batch, truncation=True, max_length=max_length)["input_ids"]
+            rows = [torch.tensor(ids) for ids in encoded if ids]
+            if not rows:
+                continue
             ids_BS = pad_sequence(rows, batch_first=True).to(device)
             mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(device)
             counted_BS = mask_BS.bool()

@@ -60,16 +60,20 @@ class SASFTCallback(HookCallback):
         """
         if self.trainer is trainer:
             return self
-        if hasattr(trainer, "sasft"):
+        engine = self.engine
+        if getattr(trainer, "sasft", engine) is not engine:
             raise ValueError(
                 "This trainer already has SASFT. To suppress several languages give one callback all of them: "
                 'suppress=["zh", "ru"].'
             )
         column = LANGUAGE_COLUMN if LANGUAGE_COLUMN in columns_of(trainer.train_dataset) else None
-        self.engine.attach(trainer, column)
+        engine.attach(trainer, column)
+        self.trainer = trainer
+        if hasattr(trainer, "sasft"):
+            return self  # back from another trainer, to one that it still stands in front of
         if column is not None:
             _carry(trainer, column)
-        engine, compute_loss, log = self.engine, trainer.compute_loss, trainer.log
+        compute_loss, log = trainer.compute_loss, trainer.log
 
         def compute_loss_with_sasft(model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             return engine.compute_loss(trainer, compute_loss, model, inputs, return_outputs=return_outputs, **kwargs)
@@ -81,7 +85,6 @@ class SASFTCallback(HookCallback):
         # The trainer looks both up on itself at every step, so an instance attribute stands in front of the method.
         trainer.compute_loss, trainer.log = compute_loss_with_sasft, log_with_sasft
         trainer.sasft = engine
-        self.trainer = trainer
         return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -89,7 +92,8 @@ class SASFTCallback(HookCallback):
         if trainer is None:
             raise ValueError("SASFTCallback found no trainer: call .set_trainer(trainer) before trainer.train().")
         if trainer is not self.trainer:
-            if LANGUAGE_COLUMN in columns_of(trainer.train_dataset):
+            is_new = not hasattr(trainer, "sasft")
+            if is_new and LANGUAGE_COLUMN in columns_of(trainer.train_dataset):
                 raise ValueError(
                     f"The dataset has a {LANGUAGE_COLUMN!r} column, and its batches are already laid out without it: "
                     "call callback.set_trainer(trainer) before trainer.train()."

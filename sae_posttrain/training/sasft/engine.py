@@ -248,7 +248,7 @@ def _check_codes(dataset: Any, column: str | None) -> None:
     if column is None or column == LANGUAGE_IDS or not hasattr(dataset, "unique"):
         return
     kind = dataset.features[column]
-    if getattr(kind, "dtype", None) != "string":
+    if getattr(kind, "dtype", None) not in ("string", "large_string", "string_view", "null"):
         raise ValueError(
             f"Column {column!r} holds {kind}; expected strings, one language code per row. Convert it, or rename it if "
             "it is about something else."

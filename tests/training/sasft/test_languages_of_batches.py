@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Value
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -231,6 +231,12 @@ class TestColumn:
         assert trainer.state.log_history[0]["sasft_penalised_share"] == 0
         assert trainer.evaluate()["eval_train_loss"] > 0
 
+    def test_it_may_come_from_pandas(self, world: World) -> None:
+        large = everything_is_chinese(world).cast_column("language", Value("large_string"))
+        trainer = world.run(with_callback, dataset=large)
+        trainer.train()
+        assert trainer.state.log_history[0]["sasft_penalised_share"] == 0
+
     def test_it_survives_packing_on_the_trainer_route(self, world: World) -> None:
         trainer = world.run(with_trainer, dataset=everything_is_chinese(world), packing=True, max_length=24)
         trainer.train()
@@ -240,7 +246,10 @@ class TestColumn:
     def test_what_it_leaves_open_is_told_by_script(self, route: Route, world: World) -> None:
         """Empty values are as good as no column; the run is the one without it."""
         logs = []
-        for dataset in (world.dataset.map(lambda row: {"language": None}), world.dataset.remove_columns("language")):
+        bare = world.dataset.remove_columns("language")
+        empty = bare.add_column("language", [None] * len(bare))
+        assert empty.features["language"].dtype == "null"
+        for dataset in (empty, bare):
             trainer = world.run(route, dataset=dataset)
             trainer.train()
             logs.append(trainer.state.log_history[0])

@@ -154,12 +154,14 @@ class TestHooks:
         dataset = world.dataset.remove_columns("language")
         callback = SASFTCallback(world.features, suppress="zh", weight=1.0)
         logged = []
-        for _ in range(2):
-            trainer = world.run(plain, dataset=dataset)
+        first, second = (world.run(plain, dataset=dataset) for _ in range(2))
+        for trainer in (first, second):
             trainer.add_callback(callback)
+        for trainer in (first, second, first):
             trainer.train()
             logged.append(trainer.state.log_history[0]["sasft_loss"])
         assert logged[0] == logged[1] > 0
+        assert logged[2] > 0
 
     @both_routes
     def test_training_twice_hooks_once(self, route: Route, world: World) -> None:
