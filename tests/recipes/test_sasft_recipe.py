@@ -16,7 +16,7 @@ import pytest
 import torch
 from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sae_posttrain import FeatureSet
 
@@ -182,6 +182,42 @@ def test_the_three_variants_share_data_and_write_one_table(
     responses = [(tmp_path / variant / "responses.jsonl").read_text("utf-8") for variant in recipe.VARIANTS]
     prompts = [[json.loads(line)["prompt"] for line in text.splitlines()] for text in responses]
     assert prompts[0] == prompts[1] == prompts[2]
+
+
+@pytest.fixture
+def expected(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(RECIPE))
+    return importlib.import_module("expected")
+
+
+def test_a_nucleus_is_the_smallest_set_that_holds_top_p(expected: ModuleType) -> None:
+    probability = torch.tensor([[0.1, 0.5, 0.1, 0.3]])
+    torch.testing.assert_close(expected.nucleus(probability, 0.7), torch.tensor([[0, 0.625, 0, 0.375]]))
+    assert torch.equal(expected.nucleus(probability, 1.0), probability)
+
+
+def test_an_expected_rate_is_the_sum_of_the_probabilities_of_a_switch(
+    recipe: ModuleType, expected: ModuleType, arguments: list[str], tmp_path: Path
+) -> None:
+    run(recipe, arguments, "--variant", "sft", "--samples", "1", "--prompts", "1", "--top_p", "1.0")
+    folder = tmp_path / "out"
+    row = next(row for row in expected.own_answers(str(folder), [1.0]) if row["language"] == "en")
+    found = expected.measure(str(folder), "zh", [row], None)[1.0]
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    trained = AutoModelForCausalLM.from_pretrained(folder).eval()
+    start = tokenizer(f"<user>{row['prompt']}<assistant>", add_special_tokens=False)["input_ids"]
+    answer = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+    chinese = [i for i in range(len(tokenizer)) if any("\u4e00" <= c <= "\u9fff" for c in tokenizer.decode([i]))]
+    by_hand = 0.0
+    for length in range(len(answer)):
+        with torch.no_grad():
+            logits = trained(torch.tensor([start + answer[:length]])).logits[0, -1]
+        by_hand += float(logits.softmax(-1)[chinese].sum())
+        if answer[length] in chinese:
+            break
+    assert found.by_prompt[row["prompt"]] == pytest.approx([by_hand], rel=1e-4)
+    assert by_hand > 0
 
 
 def test_held_out_paragraphs_are_never_trained_on(recipe: ModuleType, corpus: Path) -> None:
