@@ -43,8 +43,8 @@ def demonstrate(
     (output / "table.txt").write_text(f"{table}\n", encoding="utf-8")
     _write_json(output / "results.json", world, outcomes, settings, suppress, seed)
     print(f"\n{table}\n\n{copying_line(world)}\n\nWrote")
-    for path in sorted(path for path in output.rglob("*") if path.is_file()):
-        print(f"  {path}")
+    for path in sorted(output.iterdir()):
+        print(f"  {path}{'/' if path.is_dir() else ''}")
     return outcomes
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def train_saes(
 
     Raises: ValueError without the extra `train-sae`.
     """
-    coders = _sparse_coders(model, tokenizer, layers, d_sae, k, steps, seed)
+    with redirect_stdout(io.StringIO()):  # sparsify says on stdout what it finds installed
+        coders = _sparse_coders(model, tokenizer, layers, d_sae, k, steps, seed)
     target = folder / f"SAE-Res-lab-W{d_sae}-L0_{k}"
     target.mkdir(parents=True, exist_ok=True)
     for layer, coder in coders.items():

@@ -34,8 +34,12 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
     assert {rate.total for outcome in outcomes for rate in outcome.switching.values()} == {12}
     assert outcome_table(outcomes, "ko") in printed
     assert "given two periods it continues" in printed
-    for path in (tmp_path / "out").rglob("*"):
-        assert path.is_dir() or str(path) in printed
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("base", "SAE-Res-lab-W1024-L0_16", "sft", "sasft", "random-features"),
+        *("sasft.safetensors", "random-features.safetensors", "table.txt", "results.json"),
+    }
+    assert all(str(path) in printed for path in (tmp_path / "out").iterdir())
+    assert "sparsify" not in printed.lower() and "Triton" not in printed
     features, control = (
         FeatureSet.load(tmp_path / "out" / f"{arm}.safetensors") for arm in ("sasft", "random-features")
     )
