@@ -91,6 +91,6 @@ def run(args: argparse.Namespace) -> int:
         print("Mean activation of each feature in each language:\n")
         print(features.summary())
         print(f"\nWrote {path}")
-    if state.num_processes > 1:
-        state.end_training()
+    state.wait_for_everyone()  # see cli/sft.py: the group must be idle when it goes
+    state.end_training()
     return 0

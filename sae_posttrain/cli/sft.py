@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     trainer.accelerator.print(f"Saved the model to {training.output_dir}")
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
+    # Torn down with work still in its threads, gloo can wait for the interpreter's lock for ever (torch 2.13).
+    trainer.accelerator.wait_for_everyone()
     trainer.end()
     return 0
 
