@@ -39,7 +39,8 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
         *("sasft.safetensors", "random-features.safetensors", "table.txt", "results.json"),
     }
     assert all(str(path) in printed for path in (tmp_path / "out").iterdir())
-    assert "sparsify" not in printed.lower() and "Triton" not in printed
+    assert "sparsify" not in printed.lower()
+    assert "Triton" not in printed
     features, control = (
         FeatureSet.load(tmp_path / "out" / f"{arm}.safetensors") for arm in ("sasft", "random-features")
     )
