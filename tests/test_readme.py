@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import discover_language_features
@@ -37,31 +36,11 @@ def blocks(language: str) -> list[str]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the README's names exist: model, SAE, texts, data, configurations."""
     folder = tmp_path_factory.mktemp("readme")
-    words = ["<pad>", "<eos>", *sorted({word for texts in TEXTS.values() for text in texts for word in text.split()})]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+    tokenizer = word_tokenizer((text for texts in TEXTS.values() for text in texts), "<pad>", "<eos>")
     tokenizer.save_pretrained(folder / MODEL)
-    torch.manual_seed(0)
-    Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(words),
-            hidden_size=8,
-            intermediate_size=8,
-            num_hidden_layers=28,
-            num_attention_heads=1,
-            num_key_value_heads=1,
-            head_dim=8,
-            eos_token_id=1,
-            pad_token_id=0,
-            bos_token_id=None,
-        )
-    ).save_pretrained(folder / MODEL)
-    (folder / SAE).mkdir(parents=True)
-    for layer in (26, 27):
-        shapes = {"W_enc": (512, 8), "W_dec": (8, 512), "b_enc": (512,), "b_dec": (8,)}
-        tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
-        torch.save(tensors, folder / SAE / f"layer{layer}.sae.pt")
+    model = qwen3(len(tokenizer), num_hidden_layers=28, eos_token_id=1)
+    model.save_pretrained(folder / MODEL)
+    write_saes(folder / SAE, (26, 27), d_sae=512, width=WIDTH)
     for code, texts in TEXTS.items():
         (folder / f"{code}.txt").write_text("\n".join(texts), encoding="utf-8")
     rows = [{"prompt": t[0], "completion": f" {t[1]}", "language": code} for code, t in TEXTS.items()]
@@ -129,4 +108,4 @@ def test_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = [log["sasft_loss"] for log in names["trainer"].state.log_history if "sasft_loss" in log]
     assert losses
     assert names["report"].overall.switched == 1
-    assert names["direction"].shape == (8,)
+    assert names["direction"].shape == (WIDTH,)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 import transformers as tf
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 BLOCKS, WIDTH, VOCABULARY = 4, 16, 64
@@ -112,3 +115,30 @@ def make(name: str = "Qwen3ForCausalLM", seed: int = 0) -> tf.PreTrainedModel:
 def token_ids(rows: int = 3, length: int = 7, seed: int = 1) -> Tensor:
     """Random token ids `(rows, length)` that are neither special nor images."""
     return torch.randint(3, 60, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def word_tokenizer(texts: Iterable[str], *specials: str) -> tf.PreTrainedTokenizerFast:
+    """One token per word of the texts, after the special ones: padding first, then perhaps the end."""
+    words = [*specials, *sorted({word for text in texts for word in text.split()})]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=specials[0]))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    named = dict(zip(("pad_token", "eos_token"), specials, strict=False))
+    return tf.PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+
+
+def qwen3(vocab_size: int, seed: int = 0, **changes: Any) -> tf.Qwen3ForCausalLM:
+    """A Qwen3 of this file's size, without a beginning or an end of its own."""
+    torch.manual_seed(seed)
+    ends = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    return tf.Qwen3ForCausalLM(tf.Qwen3Config(**{**TEXT, **ends, "vocab_size": vocab_size, **changes}))
+
+
+def write_saes(folder: Path, layers: Iterable[int], d_sae: int, width: int, seed: int = 0) -> Path:
+    """Random autoencoders in the Qwen-Scope layout; k is for the folder's name to say."""
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"W_enc": (d_sae, width), "W_dec": (width, d_sae), "b_enc": (d_sae,), "b_dec": (width,)}
+    for layer in layers:
+        tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        torch.save(tensors, folder / f"layer{layer}.sae.pt")
+    return folder

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
@@ -24,28 +23,10 @@ TEXTS = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, its SAEs in the Qwen-Scope layout, and texts."""
     folder = tmp_path_factory.mktemp("place")
-    words = ["<pad>", *sorted({word for texts in TEXTS.values() for text in texts for word in text.split()})]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>").save_pretrained(folder / "model")
-    torch.manual_seed(0)
-    Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(words),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-        )
-    ).save_pretrained(folder / "model")
-    (folder / "SAE-tiny-L0_4").mkdir()
-    for layer in range(2):
-        shapes = {"W_enc": (40, 16), "W_dec": (16, 40), "b_enc": (40,), "b_dec": (16,)}
-        torch.save(
-            {name: torch.randn(shape) for name, shape in shapes.items()}, folder / f"SAE-tiny-L0_4/layer{layer}.sae.pt"
-        )
+    tokenizer = word_tokenizer((text for texts in TEXTS.values() for text in texts), "<pad>")
+    tokenizer.save_pretrained(folder / "model")
+    qwen3(len(tokenizer), num_hidden_layers=2).save_pretrained(folder / "model")
+    write_saes(folder / "SAE-tiny-L0_4", range(2), d_sae=40, width=WIDTH)
     (folder / "en.txt").write_text("\n".join(TEXTS["en"]), encoding="utf-8")
     (folder / "zh.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS["zh"]), encoding="utf-8")
     return folder

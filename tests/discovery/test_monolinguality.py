@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from sae_posttrain import FeatureSet, discover_language_features, load_sae
 from sae_posttrain.discovery import statistics
 from sae_posttrain.discovery.monolinguality import monolinguality
 
-WIDTH, LAYERS, DICTIONARY, K = 16, 3, 40, 4
+LAYERS, DICTIONARY, K = 3, 40, 4
 TEXTS = {
     "en": ["the cat sees a house", "a house sings", "the small cat", "cat the a house sings small sees"],
     "zh": ["猫 看见 房子", "小 房子 唱歌 猫", "唱歌 唱歌"],
@@ -26,43 +26,18 @@ TEXTS = {
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<pad>", *sorted({word for texts in TEXTS.values() for text in texts for word in text.split()})]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
+    return word_tokenizer((text for texts in TEXTS.values() for text in texts), "<pad>")
 
 
 @pytest.fixture(scope="module")
 def model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    torch.manual_seed(1)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        initializer_range=0.3,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    return qwen3(len(tokenizer), seed=1, num_hidden_layers=LAYERS, initializer_range=0.3).eval()
 
 
 @pytest.fixture(scope="module")
 def sae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saes") / f"SAE-Res-tiny-W{DICTIONARY}-L0_{K}"
-    folder.mkdir()
-    generator = torch.Generator().manual_seed(2)
-    for layer in range(LAYERS):
-        shapes = {
-            "W_enc": (DICTIONARY, WIDTH),
-            "W_dec": (WIDTH, DICTIONARY),
-            "b_enc": (DICTIONARY,),
-            "b_dec": (WIDTH,),
-        }
-        tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-        torch.save(tensors, folder / f"layer{layer}.sae.pt")
-    return folder
+    return write_saes(folder, range(LAYERS), DICTIONARY, WIDTH, seed=2)
 
 
 def residual_by_hand(model: Qwen3ForCausalLM, ids: list[int], layer: int) -> Tensor:
