@@ -28,6 +28,8 @@ def run(rank: int, worker: Worker, store: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
     try:
         worker(rank)
+        # A process that leaves while its peer still talks to it takes the peer down.
+        torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
 
