@@ -21,7 +21,8 @@ from sae_posttrain.training.sasft.segments import (
     segments_of,
 )
 
-from .routes import Route, World, plain, with_callback, with_trainer
+from .routes import plain, with_callback, with_trainer
+from .world import Route, World
 
 TEXTS = {
     "en": "The cat sees a small house and sings.",

@@ -10,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 
 from sae_posttrain import FeatureSet, SASFTCallback, SASFTConfig, SASFTTrainer
 
-from .routes import Route, World, plain, with_callback, with_trainer
+from .routes import plain, with_callback, with_trainer
+from .world import Route, World
 
 both_routes = pytest.mark.parametrize("route", [with_callback, with_trainer])
 

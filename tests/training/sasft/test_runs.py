@@ -12,7 +12,8 @@ from trl import SFTConfig, SFTTrainer
 from sae_posttrain import SASFTCallback, SASFTConfig, SASFTTrainer
 from sae_posttrain.residual import decoder_blocks
 
-from .routes import Route, World, plain, with_callback, with_trainer
+from .routes import plain, with_callback, with_trainer
+from .world import Route, World
 
 ADAM = {"optim": "adamw_torch", "learning_rate": 1e-2, "max_steps": 3, "per_device_train_batch_size": 4}
 both_routes = pytest.mark.parametrize("route", [with_callback, with_trainer])
