@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .feature_set import FeatureSet
     from .metrics import code_switching_rate
     from .sae import SparseAutoencoder, load_sae
+    from .steering import steer
     from .training.sasft import SASFTCallback, SASFTConfig, SASFTTrainer
 
 # Looked up on first use, so that `import sae_posttrain` costs nothing and the metrics need no torch.
@@ -22,6 +23,7 @@ _HOME = {
     "code_switching_rate": "metrics",
     "discover_language_features": "discovery",
     "load_sae": "sae",
+    "steer": "steering",
 }
 __all__ = [
     "FeatureSet",
@@ -32,6 +34,7 @@ __all__ = [
     "code_switching_rate",
     "discover_language_features",
     "load_sae",
+    "steer",
 ]
 
 
