@@ -9,7 +9,6 @@ each feature adds to the residual once more what it writes there when it fires a
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -193,8 +192,8 @@ class _Generation:
         def steered(*args: Any, **kwargs: Any) -> Any:
             if self.call is not None:
                 raise ValueError("A steered model cannot be its own assistant, nor heal tokens; generate without.")
-            bound = inspect.signature(generate).bind(*args, **kwargs).arguments
-            prompts, length = _prompt_shape(self.base, {**bound, **bound.get("kwargs", {})}, self.named)
+            given = {**dict(zip(("inputs", "generation_config"), args, strict=False)), **kwargs}
+            prompts, length = _prompt_shape(self.base, given, self.named)
             self.call = _Call(prompts, length, begin=length - 1)
             try:
                 return generate(*args, **kwargs)
