@@ -57,6 +57,20 @@ def test_loops_are_those_of_a_search_through_every_period():
     assert 2000 < with_loops < 5000
 
 
+@pytest.mark.parametrize(
+    ("text", "min_length"),
+    [
+        ("bababbabbabababbabbabababbababbabababbababbabababbababbab", 5),
+        ("bababaabababaabababaabababaabababaabababaabababaababaabababaababaababa", 8),
+        ("babaabababaababaabababaababaabababaababbaababbaababbaababbaababbaababbaababbaababbaababb", 8),
+    ],
+)
+def test_loops_that_share_much_of_each_other(text, min_length):
+    expected = every_loop(text, 3, min_length)
+    assert any(one.end - other.start > one.period for one in expected for other in expected if one.end < other.end)
+    assert find_loops(text, min_repeats=3, min_length=min_length) == expected
+
+
 def test_ids_are_read_as_characters_are():
     rng = random.Random(1)
     for _ in range(500):
