@@ -12,7 +12,7 @@ import regex
 
 from ..languages import UNSPACED_SCRIPTS
 from .interval import clustered_interval
-from .loops import MIN_REPEATS, find_loop, looped_share, plain
+from .loops import MIN_CHARACTERS, MIN_REPEATS, MIN_TOKENS, find_loop, looped_share, plain
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class RepetitionReport:
     high: float
     confidence: float
     unit: str
+    min_repeats: int
+    min_length: int
     period: float | None  # median over the loops
     start: float | None  # where they begin, as a share of the response; median over the loops
     looped_share: float  # of a response, inside loops at its end or anywhere; this and the next: means over responses
@@ -43,7 +45,7 @@ class RepetitionReport:
         return {"rate": self.rate, **asdict(self)}
 
     def table(self) -> str:
-        """The rate in percent, then one line per other measure."""
+        """The rate in percent, then a line each for the loops and for the responses."""
         lines = [
             f"looped     total    rate %   {self.confidence:.0%} interval",
             f"{self.looped:>6} {self.total:>9} {100 * self.rate:>9.3f}   {100 * self.low:.3f} to {100 * self.high:.3f}",
@@ -80,6 +82,9 @@ def repetition_rate(
     """
     if not len(responses):
         raise ValueError("nothing to measure among 0 responses")
+    of_text = isinstance(responses[0], str)
+    if min_length is None:
+        min_length = MIN_CHARACTERS if of_text else MIN_TOKENS
     loops = [find_loop(response, min_repeats=min_repeats, min_length=min_length) for response in responses]
     low, high = clustered_interval(
         [loop is not None for loop in loops], clusters, confidence=confidence, resamples=resamples, seed=seed
@@ -92,7 +97,9 @@ def repetition_rate(
         low=low,
         high=high,
         confidence=confidence,
-        unit="characters" if isinstance(responses[0], str) else "tokens",
+        unit="characters" if of_text else "tokens",
+        min_repeats=min_repeats,
+        min_length=min_length,
         period=median(loop.period for loop, _ in found) if found else None,
         start=median(loop.start / length for loop, length in found) if found else None,
         looped_share=fmean(inside),
@@ -122,7 +129,7 @@ def distinct_n(sequence: Sequence[Hashable], n: int) -> float:
     return len(set(zip(*(units[skip:] for skip in range(n)), strict=False))) / total if total > 0 else 1.0
 
 
-def _shares(response: Sequence[Hashable], min_repeats: int, min_length: int | None) -> tuple[float, float, float]:
+def _shares(response: Sequence[Hashable], min_repeats: int, min_length: int) -> tuple[float, float, float]:
     units = _units(response)
     inside = looped_share(response, min_repeats=min_repeats, min_length=min_length)
     return inside, rep_n(units, 4), distinct_n(units, 1)
