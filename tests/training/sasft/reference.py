@@ -25,6 +25,20 @@ def auxiliary(
     return total
 
 
+def residuals_of(model: Any, blocks: Sequence[nn.Module], ids: list[int]) -> tuple[dict[int, Tensor], Tensor]:
+    """What leaves each block, `(1, S, D)`, and the logits `(S, V)` of one example."""
+    residuals: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        return lambda module, args, output: residuals.update({layer: output})
+
+    handles = [block.register_forward_hook(keep(layer)) for layer, block in enumerate(blocks)]
+    logits = model(input_ids=torch.tensor([ids])).logits[0]
+    for handle in handles:
+        handle.remove()
+    return residuals, logits
+
+
 def gradients(
     model: nn.Module,
     blocks: Sequence[nn.Module],
@@ -37,15 +51,7 @@ def gradients(
     num_items = sum(label != -100 for _, labels, _ in examples for label in labels[1:])
     total = torch.zeros(())
     for ids, labels, language in examples:
-        residuals: dict[int, Tensor] = {}
-
-        def keep(layer: int, residuals: dict[int, Tensor] = residuals) -> Any:
-            return lambda module, args, output: residuals.update({layer: output})
-
-        handles = [block.register_forward_hook(keep(layer)) for layer, block in enumerate(blocks)]
-        logits = model(input_ids=torch.tensor([ids])).logits[0]
-        for handle in handles:
-            handle.remove()
+        residuals, logits = residuals_of(model, blocks, ids)
         target = torch.tensor(labels)
         total = total + cross_entropy(logits[:-1], target[1:], ignore_index=-100, reduction="sum")
         total = total + weight * loss_of(residuals, target, language)
