@@ -23,8 +23,8 @@ _HOME = {
     "code_switching_rate": "metrics",
     "discover_language_features": "discovery",
     "load_sae": "sae",
-    "steer": "steering",
     "repetition_rate": "metrics",
+    "steer": "steering",
 }
 __all__ = [
     "FeatureSet",
@@ -35,8 +35,8 @@ __all__ = [
     "code_switching_rate",
     "discover_language_features",
     "load_sae",
-    "steer",
     "repetition_rate",
+    "steer",
 ]
 
 
