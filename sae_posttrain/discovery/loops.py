@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from ..generation import Prompt, encode_prompts, sampling
 from ..metrics import find_loop, find_loops
 from ..metrics.loops import MIN_REPEATS, MIN_TOKENS
 from .statistics import Passage, Span
+
+logger = logging.getLogger(__name__)
 
 FIRST, LAST, ORDINARY = "first period", "last period", "ordinary text"
 
@@ -95,6 +98,8 @@ def sample_loops(
             f"tokens and {min_repeats} periods. Give more prompts, or more max_new_tokens ({max_new_tokens}), sample "
             "at temperature 0, or give texts that hold loops. A model that never loops has no repetition to be found."
         )
+    if len(found.looped) < loops:
+        logger.warning("Found %s, where %d loops were asked for; give more prompts.", found, loops)
     # A turn that finds more than asked keeps no more, so that any number of processes keeps the same ones.
     looped = found.looped[:loops]
     return LoopSample(looped, found.ordinary[: len(looped)], found.responses, found.tokens)
