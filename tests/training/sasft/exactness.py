@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from sae_posttrain.residual import decoder_blocks
@@ -26,6 +28,17 @@ Gradient = dict[str, Tensor]
 
 def dense(world: World) -> nn.Module:
     return world.make_model()
+
+
+def adapted(**settings: Any) -> Make:
+    """LoRA with random B matrices: with the usual zeros half of the gradients would vanish."""
+
+    def make(world: World) -> nn.Module:
+        model = world.make_model()
+        torch.manual_seed(5)
+        return get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, **settings))
+
+    return make
 
 
 def answers(world: World) -> tuple[Any, list[Example]]:
@@ -58,8 +71,20 @@ def moved(world: World, route: Route, row: Row, weight: float) -> Gradient:
         route, model=row.make(world), weight=weight, suppress=row.suppress, dataset=dataset, **row.settings
     )
     trainer.train()
-    after = {name: p.detach() for name, p in trainer.model.named_parameters()}
+    after = {name: whole(p) for name, p in trainer.model.named_parameters()}
     return {name: value - after[name] for name, value in before.items()}
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """The value of a parameter that FSDP2 or ZeRO-3 may keep in parts; a collective call."""
+    if hasattr(parameter, "full_tensor"):
+        return parameter.detach().full_tensor()
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            return parameter.detach().clone()
+    return parameter.detach()
 
 
 def reference(world: World, row: Row, weight: float) -> Gradient:
@@ -82,3 +107,11 @@ def error_of_the_addition(world: World, route: Route, row: Row) -> float:
     """What SASFT adds to the gradient, against the hand-written auxiliary gradient."""
     added = difference(moved(world, route, row, WEIGHT), moved(world, route, row, 0.0))
     return relative_error(added, difference(reference(world, row, WEIGHT), reference(world, row, 0.0)))
+
+
+CELLS: dict[tuple[str, str], str] = {}
+"""Row and column of the documentation's table, and what stands there."""
+
+
+def record(row: str, column: str, text: str) -> None:
+    CELLS[row, column] = text

@@ -4,27 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from .exactness import WEIGHT, Example, Make, Row, answers, error_of_the_addition, moved, reference, relative_error
+from .exactness import WEIGHT, Example, Row, adapted, answers, error_of_the_addition, moved, reference, relative_error
 from .routes import with_callback, with_trainer
 from .world import Route, World
 
 both_routes = pytest.mark.parametrize("route", [with_callback, with_trainer])
-
-
-def adapted(**settings: Any) -> Make:
-    """LoRA with random B matrices: with the usual zeros half of the gradients would vanish."""
-
-    def make(world: World) -> nn.Module:
-        model = world.make_model()
-        torch.manual_seed(5)
-        return get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, **settings))
-
-    return make
 
 
 def mixture(world: World) -> nn.Module:
