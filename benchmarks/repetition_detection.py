@@ -62,6 +62,7 @@ def ordinary(case: str, texts: Sequence[str], joint: str) -> list[Row]:
         Row(case, "loops anywhere", len(loops), "loops"),
         Row(case, "of which white space", sum(not whole[loop.start : loop.end].strip() for loop in loops), "loops"),
         Row(case, "loops anywhere, digits folded", len(folded), "loops"),
+        Row(case, "loops anywhere of 75 characters", len(find_loops(whole, min_length=75)), "loops"),
     ]
 
 
