@@ -60,6 +60,7 @@ class SteeredRolloutMixin(_Trainer):
             )
         self._plan: Plan | None = None
         self._first_turn = False
+        self._masks_truncated = False
         self._steered_tokens: list[int] = []
         self._rewards_per_func = torch.empty(0)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
@@ -86,12 +87,12 @@ class SteeredRolloutMixin(_Trainer):
         if not plan:
             return super()._generate_and_score_completions(inputs)
         self._first_turn = True
-        masks_truncated = self.mask_truncated_completions
+        masks_truncated = self._masks_truncated = self.mask_truncated_completions
         self.mask_truncated_completions = False  # done below, but for the steered rows
         try:
             output = super()._generate_and_score_completions(inputs)
         finally:
-            self.mask_truncated_completions = masks_truncated
+            self.mask_truncated_completions, self._masks_truncated = masks_truncated, False
         output["steered_tokens"] = torch.tensor(self._steered_tokens, device=self.accelerator.device)
         if masks_truncated:
             self._mask_truncated(output)
@@ -114,13 +115,16 @@ class SteeredRolloutMixin(_Trainer):
 
     def _mask_truncated(self, output: Any) -> None:
         """TRL's `mask_truncated_completions`, which spares the steered rows here."""
-        mask_BT = output["completion_mask"]
-        last_B = output["completion_ids"].gather(1, mask_BT.sum(dim=1, keepdim=True) - 1).squeeze(1)
-        ends = torch.tensor([*self.eos_token_ids, self._tokenizer.pad_token_id], device=last_B.device)
-        kept_B = torch.isin(last_B, ends) | (output["steered_tokens"] > 0)
+        kept_B = self._kept(output["completion_ids"], output["completion_mask"])
         for name in ("completion_mask", "tool_mask"):
             if name in output:
                 output[name] = output[name] * kept_B[:, None].int()
+
+    def _kept(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Which completions ended by themselves, or are steered."""
+        last_B = ids_BT.gather(1, mask_BT.sum(dim=1, keepdim=True) - 1).squeeze(1)
+        ends = torch.tensor([*self.eos_token_ids, self._tokenizer.pad_token_id], device=last_B.device)
+        return torch.isin(last_B, ends) | (torch.tensor(self._steered_tokens, device=last_B.device) > 0)
 
     def _take_from_baseline(self, output: Any, plan: Plan) -> None:
         """Compare every reward with the ordinary rows' alone; in the completions table too."""
@@ -245,6 +249,17 @@ class SteeredRLOOTrainer(SteeredRolloutMixin, RLOOTrainer):
 
     _tag_names = ["trl", "rloo", "steered-rollouts", "sae-posttrain"]  # noqa: RUF012
     _config_class = SteeredRLOOConfig
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        found = super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+        )
+        if self._masks_truncated:  # RLOO sums these into rewards before the mask is there
+            kept_B = self._kept(input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:])
+            found = (found[0] * kept_B[:, None], *found[1:])
+        return found
 
     def _outside_baseline(self, output: Any, steered_N: Tensor) -> Tensor:
         scored_N = ~self._rewards().isnan()

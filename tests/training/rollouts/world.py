@@ -5,6 +5,7 @@ Plain functions, so that the processes of a distributed test can build the same 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import torch
 import transformers as tf
 from datasets import Dataset
+from peft import LoraConfig
 from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer
 from torch import Tensor
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.feature_set import LayerFeatures, Provenance
-from sae_posttrain.training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
+from sae_posttrain.training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer, SteeredRLOOConfig, SteeredRLOOTrainer
 from sae_posttrain.training.rollouts.settings import SteeringSettings
 
 TEXT = "again and bird cat dog eats fish goes here is jumps king lives moon night old plays queen runs sees"
@@ -26,6 +28,7 @@ WORDS = TEXT.split()
 LOOPING = "again"
 GROUP = 4
 LENGTH = 8  # tokens of a completion
+LOOP = " ".join([LOOPING] * LENGTH)
 ALPHA = 30.0  # drowns everything else
 
 
@@ -59,9 +62,14 @@ def dataset(prompts: int = 8) -> Dataset:
     return Dataset.from_list([{"prompt": " ".join(WORDS[n : n + 2 + n % 2])} for n in range(prompts)])
 
 
+def lora() -> LoraConfig:
+    return LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+
 def varied(completions: list[str], **kwargs: Any) -> list[float]:
-    """Distinct words: a loop has few, and a group is never equal for long."""
-    return [float(len(set(text.split()))) for text in completions]
+    """Distinct words please; `LOOPING` does not, and a loop of it least of all."""
+    words = [text.split() for text in completions]
+    return [float(len(set(row)) - row.count(LOOPING)) for row in words]
 
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -93,6 +101,15 @@ def steered(folder: Path, **changes: Any) -> SteeredGRPOTrainer:
     return trainer(SteeredGRPOTrainer, SteeredGRPOConfig, folder, **changes)
 
 
+def rloo(folder: Path, **changes: Any) -> RLOOTrainer:
+    """With an adapter, since its penalty on divergence needs the base model at hand."""
+    return trainer(RLOOTrainer, RLOOConfig, folder, peft_config=lora(), beta=0.05, **changes)
+
+
+def steered_rloo(folder: Path, **changes: Any) -> SteeredRLOOTrainer:
+    return trainer(SteeredRLOOTrainer, SteeredRLOOConfig, folder, peft_config=lora(), beta=0.05, **changes)
+
+
 def trainer(kind: Any, config: Any, folder: Path, **changes: Any) -> Any:
     """Changes go to the configuration where it has such a field, and to the trainer otherwise."""
     given = settings(folder, **changes)
@@ -121,16 +138,32 @@ class Watched:
         return output
 
     def trained(self) -> Watched:
-        self.trainer.train()
+        trained(self.trainer)
         return self
+
+    def once(self) -> dict[str, Tensor]:
+        """One batch generated and scored, and no step."""
+        torch.manual_seed(self.trainer.args.seed)
+        self.trainer.model.train()
+        self.trainer.current_gradient_accumulation_steps = 1
+        return self(next(iter(self.trainer.get_train_dataloader())))
 
     @property
     def texts(self) -> list[str]:
         ids = [row for output in self.generated for row in output["completion_ids"]]
         return self.trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
 
+    def gradient(self, rows: Iterable[int]) -> Tensor:
+        """Of the loss of some rows of the last batch, at the present weights; all parameters in one row."""
+        chosen = list(rows)
+        inputs = {name: value[chosen] if value.ndim else value for name, value in self.generated[-1].items()}
+        self.trainer.model.zero_grad()
+        self.trainer.compute_loss(self.trainer.model, inputs).backward()
+        return torch.cat([p.grad.flatten() for p in self.trainer.model.parameters() if p.grad is not None])
+
 
 def trained(trainer: Any) -> Any:
+    torch.manual_seed(trainer.args.seed)  # whatever was made or trained in between
     trainer.train()
     return trainer
 
@@ -139,5 +172,5 @@ def weights(trainer: Any) -> list[Tensor]:
     return [value.detach().clone() for value in trainer.model.state_dict().values()]
 
 
-def losses(trainer: Any) -> list[float]:
-    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
+def logged(trainer: Any, name: str) -> list[float]:
+    return [log[name] for log in trainer.state.log_history if name in log]
