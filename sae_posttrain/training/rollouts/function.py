@@ -9,7 +9,7 @@ from typing import Any
 from ...feature_set import FeatureSet
 from .plan import plan_for
 from .settings import Control, SteeringSettings
-from .source import Source, source_of
+from .source import Source, features_for, source_of
 from .turn import prepare, steered_turn
 
 
@@ -36,7 +36,7 @@ def steered_rollout_func(
     )
     if isinstance(features, (str, Path)):
         features = FeatureSet.load(features)
-    return _SteeredRollouts(settings, features)
+    return _SteeredRollouts(settings, features_for(settings, features))
 
 
 class _SteeredRollouts:

@@ -38,21 +38,33 @@ class Source:
         return steer(model, self.directions, alpha=self.alpha, positions=positions_RS)
 
 
+def features_for(settings: SteeringSettings, features: FeatureSet | None) -> FeatureSet | None:
+    """The features that the settings steer with: those given, or else those they name; none where they need none.
+
+    Raises:
+        ValueError: there are no features, or no strength.
+    """
+    if settings.steered_per_group == 0 or settings.steering_control == "extra_plain":
+        return None
+    if features is None and settings.features is None:
+        raise ValueError("No features: set features to a feature set's path, or pass features=….")
+    features = features if features is not None else FeatureSet.load(str(settings.features))
+    _alpha(settings, features)
+    return features
+
+
 def source_of(
     settings: SteeringSettings, features: FeatureSet | None, model: nn.Module, name: str | None, seed: int
 ) -> Source:
-    """What the settings ask for, checked against the model.
+    """What to steer with, of features that `features_for` returned.
 
     name: what the model was loaded as, if known. seed: of random directions; the same on every process.
 
     Raises:
-        ValueError: no features, features of another model, or no strength.
+        ValueError: features of another model.
     """
-    if settings.steered_per_group == 0 or settings.steering_control == "extra_plain":
+    if features is None:
         return Source({}, 0.0)
-    if features is None and settings.features is None:
-        raise ValueError("No features: set features to a feature set's path, or pass features=….")
-    features = features if features is not None else FeatureSet.load(str(settings.features))
     features.check_model(unwrap(model).config, name)
     directions = typical_contributions(features)
     if settings.steering_control == "random_direction":

@@ -18,7 +18,7 @@ from ...feature_set import FeatureSet
 from ...metrics.loops import find_loop
 from .config import SteeredGRPOConfig, SteeredRLOOConfig
 from .plan import Plan, plan_for
-from .source import source_of
+from .source import features_for, source_of
 from .turn import prepare, steered_turn
 from .weighing import (
     advantages_outside_baseline,
@@ -58,6 +58,7 @@ class SteeredRolloutMixin(_Trainer):
             raise ValueError(
                 f"{type(self).__name__} needs a {self._config_class.__name__} as args, not {type(args).__name__}."
             )
+        features = features_for(args, features)  # before a model is loaded in vain
         self._plan: Plan | None = None
         self._first_turn = False
         self._masks_truncated = False

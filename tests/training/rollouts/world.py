@@ -48,8 +48,9 @@ def model(seed: int = 0, **changes: Any) -> tf.Qwen3ForCausalLM:
 
 def features() -> FeatureSet:
     """One feature of the last block: it writes the residual's first number."""
-    direction, one = torch.eye(WIDTH)[:1], torch.ones(1)
-    layer = LayerFeatures(BLOCKS - 1, (3,), ("loop",), direction, one, direction, one, one, {}, {})
+    vectors = {name: torch.eye(WIDTH)[:1].clone() for name in ("encoder", "direction")}
+    numbers = {name: torch.ones(1) for name in ("bias", "score", "typical")}
+    layer = LayerFeatures(BLOCKS - 1, (3,), ("loop",), **vectors, **numbers, baselines={}, activations={})
     return FeatureSet((layer,), Provenance("owner/tiny", WIDTH, BLOCKS, "owner/sae", {}, "", "random"))
 
 
@@ -113,13 +114,12 @@ def steered_rloo(folder: Path, **changes: Any) -> SteeredRLOOTrainer:
 def trainer(kind: Any, config: Any, folder: Path, **changes: Any) -> Any:
     """Changes go to the configuration where it has such a field, and to the trainer otherwise."""
     given = settings(folder, **changes)
+    extra = {"reward_funcs": varied, "train_dataset": dataset(), "processing_class": tokenizer()}
     if issubclass(config, SteeringSettings):
         given = {"steering_alpha": ALPHA, "loop_min_tokens": LENGTH, **given}
+        extra["features"] = given.pop("features", features())
     known = {field.name for field in fields(config)}
-    extra = {name: given.pop(name) for name in list(given) if name not in known}
-    extra = {"reward_funcs": varied, "train_dataset": dataset(), "processing_class": tokenizer(), **extra}
-    if issubclass(config, SteeringSettings):
-        extra = {"features": features(), **extra}
+    extra |= {name: given.pop(name) for name in list(given) if name not in known}
     return kind(extra.pop("model", None) or model(), args=config(**given), **extra)
 
 
