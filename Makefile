@@ -1,17 +1,20 @@
-# make demo | test | lint | bench — each sets up .venv with the tested versions first.
+# make demo | test | test-all | lint | bench — each sets up .venv with the tested versions first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-all lint bench
 
 demo: $(INSTALLED)
 	$(BIN)/sae-posttrain demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed-distributed
+	$(BIN)/python -m pytest -m ""
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -20,10 +23,16 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/sae_row_reading.py
+	$(BIN)/python benchmarks/repetition_speed.py
 
 # The build backend is installed first, so that its version is pinned too.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) hatchling editables
 	$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	touch $@
+
+# DeepSpeed looks at the installed torch when it is built; gloo on CPU needs none of its compiled operators.
+$(VENV)/.installed-distributed: $(INSTALLED)
+	DS_BUILD_OPS=0 $(PIP_INSTALL) --no-build-isolation --editable '.[dev-distributed]'
 	touch $@

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -18,7 +19,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from . import __version__
@@ -168,6 +169,17 @@ class FeatureSet:
 
     def save(self, path: str | Path) -> Path:
         """Write one `.safetensors` file; the same features always make the same bytes."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self._serialise())
+        return path
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file that `save` writes: the same features have the same one."""
+        return hashlib.sha256(self._serialise()).hexdigest()
+
+    def _serialise(self) -> bytes:
         tensors = {}
         for layer in self.layers:
             for name in _TENSORS:
@@ -183,11 +195,8 @@ class FeatureSet:
                 for layer in self.layers
             ],
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         # One key: safetensors keeps no order among several, and equal sets should be equal files.
-        save_file(tensors, path, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)})
-        return path
+        return serialise(tensors, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)})
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload the file and a card that states model, SAE, languages and scores; returns the commit's address."""

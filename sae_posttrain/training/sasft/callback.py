@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 from transformers import Trainer
@@ -35,6 +36,8 @@ class SASFTCallback(HookCallback):
             activation, so that a weight carries over between models.
         language_of: a function of the batch's inputs that gives one code, or None, per segment: a row, or a stretch
             of a packed row from one `position_ids == 0` to the next.
+        refresh_baselines: measure the baselines anew every so many optimizer steps, on the training batches, and log
+            how far they drifted; 0 keeps the base model's, as published.
 
     Raises:
         ValueError: a setting out of range, an unknown code, a language for which there is no feature.
@@ -48,9 +51,9 @@ class SASFTCallback(HookCallback):
         baseline: Baseline = "mean",
         scale: Scale = "raw",
         language_of: LanguageOf | None = None,
+        refresh_baselines: int = 0,
     ) -> None:
-        super().__init__(SASFTEngine(features, suppress, weight, baseline, scale, language_of))
-        self.trainer: Trainer | None = None
+        super().__init__(SASFTEngine(features, suppress, weight, baseline, scale, language_of, refresh_baselines))
 
     def set_trainer(self, trainer: Trainer) -> SASFTCallback:
         """Check the trainer and stand in front of its loss and log; returns the callback.
@@ -73,7 +76,7 @@ class SASFTCallback(HookCallback):
             return self  # back from another trainer, to one that it still stands in front of
         if column is not None:
             _carry(trainer, column)
-        compute_loss, log = trainer.compute_loss, trainer.log
+        compute_loss, log, train = trainer.compute_loss, trainer.log, trainer.train
 
         def compute_loss_with_sasft(model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             return engine.compute_loss(trainer, compute_loss, model, inputs, return_outputs=return_outputs, **kwargs)
@@ -82,8 +85,15 @@ class SASFTCallback(HookCallback):
             engine.log(trainer, logs)
             log(logs, *args, **kwargs)
 
-        # The trainer looks both up on itself at every step, so an instance attribute stands in front of the method.
-        trainer.compute_loss, trainer.log = compute_loss_with_sasft, log_with_sasft
+        @wraps(train)
+        def train_with_sasft(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return train(*args, **kwargs)
+            finally:
+                engine.stop()  # callbacks are not told of an exception
+
+        # The trainer looks each up on itself when it needs it, so an instance attribute stands in front of the method.
+        trainer.compute_loss, trainer.log, trainer.train = compute_loss_with_sasft, log_with_sasft, train_with_sasft
         trainer.sasft = engine
         return self
 

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ...feature_set import FeatureSet
 from ...languages import get_language
-from ...residual import decoder, hook_residuals, unwrap
+from ...residual import hook_residuals, unwrap
+from .checks import check_codes, check_gradient, check_labels
 from .loss import Baseline, Scale, build_penalty, sasft_loss
 from .meter import Meter
-from .segments import LANGUAGE_IDS, UNKNOWN, LanguageOf, ScriptIdentifier, apply_language_of, language_id, segments_of
+from .record import KEY, take_up
+from .refresh import BaselineRefresh
+from .segments import LANGUAGE_IDS, UNKNOWN, LanguageOf, ScriptIdentifier, apply_language_of, segments_of
 
 
 class SASFTEngine:
@@ -35,6 +38,7 @@ class SASFTEngine:
         baseline: Baseline = "mean",
         scale: Scale = "raw",
         language_of: LanguageOf | None = None,
+        refresh_baselines: int = 0,
     ) -> None:
         if (
             isinstance(weight, bool)
@@ -46,12 +50,28 @@ class SASFTEngine:
             raise ValueError(f"baseline={baseline!r}: expected 'mean' or 'zero'.")
         if scale not in ("raw", "typical"):
             raise ValueError(f"scale={scale!r}: expected 'raw' or 'typical'.")
+        if isinstance(refresh_baselines, bool) or not isinstance(refresh_baselines, int) or refresh_baselines < 0:
+            raise ValueError(f"refresh_baselines={refresh_baselines!r}: expected a number of steps, or 0 for never.")
+        if refresh_baselines and baseline == "zero":
+            raise ValueError("refresh_baselines has nothing to refresh with baseline='zero'; leave one of them out.")
         self.suppress = _codes(suppress)
         self.features = features.select(self.suppress)
         self.weight = weight
         self.language_of = language_of
-        self.penalties = [build_penalty(layer, self.suppress, baseline, scale) for layer in self.features.layers]
+        self.refresh_baselines = refresh_baselines
+        self.record = {
+            "features_sha256": features.sha256,
+            "suppress": list(self.suppress),
+            "weight": weight,
+            "baseline": baseline,
+            "scale": scale,
+            "refresh_baselines": refresh_baselines,
+        }
+        self._start_penalties = [build_penalty(one, self.suppress, baseline, scale) for one in self.features.layers]
+        self.penalties = list(self._start_penalties)
         self.meter = Meter(self.suppress)
+        self._refresh: BaselineRefresh | None = None
+        self._drift: dict[str, float] = {}
         self._identify: ScriptIdentifier | None = None
         self._has_segments = True
         self._residuals: dict[int, Tensor] | None = None
@@ -84,10 +104,10 @@ class SASFTEngine:
                 "Use packing_strategy='bfd', or SASFTTrainer with a language column, which packs it alongside."
             )
         if self.weight > 0:
-            _check_gradient(trainer.model, min(penalty.layer for penalty in self.penalties))
+            check_gradient(trainer.model, min(penalty.layer for penalty in self.penalties))
         if trainer.train_dataset is not None:
-            _check_labels(trainer.train_dataset)
-            _check_codes(trainer.train_dataset, column)
+            check_labels(trainer.train_dataset)
+            check_codes(trainer.train_dataset, column)
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         if tokenizer is None and column is None and self.language_of is None:
             raise ValueError(
@@ -96,16 +116,32 @@ class SASFTEngine:
             )
         self._identify = ScriptIdentifier(tokenizer, self.features.languages) if tokenizer is not None else None
 
-    def start(self, model: nn.Module, step: int = 0) -> None:
+    def start(self, trainer: Trainer, model: nn.Module, state: TrainerState) -> None:
         """Hook the blocks; before the first compiled forward, since hooks that come later are ignored there.
 
-        Args:
-            step: optimizer steps already taken, when a run is resumed.
+        Raises:
+            ValueError: the run is resumed from a checkpoint that was trained with other features.
         """
         self.stop()
-        self.meter = Meter(self.suppress, step)
+        earlier = take_up(state, self.record)
+        self.meter = Meter(self.suppress, state.global_step)
+        self.penalties, self._drift = list(self._start_penalties), {}
+        self._refresh = BaselineRefresh(self.refresh_baselines, self.penalties) if self.refresh_baselines else None
+        if self._refresh is not None and earlier is not None and "refresh" in earlier:
+            self.penalties = self._refresh.resume(self.penalties, earlier["refresh"], trainer)
         layers = [penalty.layer for penalty in self.penalties]
         self._handles = hook_residuals(model, layers, self._keep)
+
+    def end_step(self, trainer: Trainer, state: TrainerState) -> None:
+        """Refresh the baselines when it is time; a collective call on every rank."""
+        if self._refresh is not None and state.global_step % self.refresh_baselines == 0:
+            self.penalties, self._drift = self._refresh.refresh(self.penalties, trainer)
+
+    def before_save(self, trainer: Trainer, state: TrainerState) -> None:
+        """Tell the coming checkpoint where the refreshed baselines stand; a collective call on every rank."""
+        if self._refresh is not None:
+            refresh = {"step": state.global_step, **self._refresh.state(self.penalties, trainer)}
+            state.stateful_callbacks[KEY] = {**self.record, "refresh": refresh}
 
     def stop(self) -> None:
         """Remove the hooks."""
@@ -155,6 +191,8 @@ class SASFTEngine:
         """Add this period's metrics to the trainer's training logs; a collective call on every rank."""
         if "loss" in logs and self._handles:
             logs.update(self.meter.read(trainer))
+            logs.update(self._drift)
+            self._drift = {}
 
     def _keep(self, layer: int, residual_BSD: Tensor) -> None:
         # Forwards outside a training loss, and the second, metrics-only one under label smoothing, are not ours.
@@ -202,6 +240,8 @@ class SASFTEngine:
                 summed = sasft_loss(pre_BSF, penalty.baseline_LF, penalty.weight_LF, language, labelled)
             total = total + summed.to(total.device)
             self.meter.add_layer(penalty, pre_BSF.detach(), language, labelled)
+            if self._refresh is not None:
+                self._refresh.add_layer(index, pre_BSF, language, labelled)
         auxiliary = total * scale
         # Without a token count for the whole step, the trainer averages micro-batches; so must the log.
         steps = 1 if kwargs.get("num_items_in_batch") is not None else trainer.current_gradient_accumulation_steps
@@ -219,47 +259,6 @@ def _scale(trainer: Trainer, labelled_BS: Tensor, num_items: Tensor | int | None
     return scale
 
 
-def _check_gradient(model: nn.Module, layer: int) -> None:
-    """Refuse a model in which nothing trainable feeds the layer: its auxiliary gradient would be silently zero."""
-    text = decoder(model)
-    above = [*text.layers[layer + 1 :], getattr(text, "norm", None), unwrap(model).get_output_embeddings()]
-    not_feeding = {id(p) for module in above if module is not None for p in module.parameters()}
-    not_feeding -= {id(p) for p in text.get_input_embeddings().parameters()}  # tied to the head
-    if not any(p.requires_grad and id(p) not in not_feeding for p in model.parameters()):
-        raise ValueError(
-            f"Every trainable parameter sits above layer {layer}, whose features are to be suppressed, so the "
-            "auxiliary loss would change nothing. Unfreeze layers up to it (LoRA: layers_to_transform), or discover "
-            "features in later layers."
-        )
-
-
-def _check_labels(dataset: Any) -> None:
-    names = getattr(dataset, "column_names", None)
-    if not names or "labels" not in names or not hasattr(dataset, "__len__"):
-        return
-    if not any(label != -100 for labels in dataset["labels"] for label in labels):
-        raise ValueError(
-            "No token of the training set has a label: every label is -100, so there is nothing to learn or to "
-            "penalise. Check the completion or assistant mask."
-        )
-
-
-def _check_codes(dataset: Any, column: str | None) -> None:
-    if column is None or column == LANGUAGE_IDS or not hasattr(dataset, "unique"):
-        return
-    kind = dataset.features[column]
-    if getattr(kind, "dtype", None) not in ("string", "large_string", "string_view", "null"):
-        raise ValueError(
-            f"Column {column!r} holds {kind}; expected strings, one language code per row. Convert it, or rename it if "
-            "it is about something else."
-        )
-    try:
-        for code in dataset.unique(column):
-            language_id(code)
-    except ValueError as error:
-        raise ValueError(f"Column {column!r}: {error} Rename the column if it is about something else.") from error
-
-
 def _codes(suppress: str | Sequence[str]) -> tuple[str, ...]:
     """Language codes from a list or a text such as `zh ru`."""
     named = suppress.replace(",", " ").split() if isinstance(suppress, str) else suppress
@@ -273,11 +272,26 @@ def _codes(suppress: str | Sequence[str]) -> tuple[str, ...]:
 class HookCallback(TrainerCallback):
     """Hooks the model's blocks for as long as it trains."""
 
-    def __init__(self, engine: SASFTEngine) -> None:
+    def __init__(self, engine: SASFTEngine, trainer: Trainer | None = None) -> None:
         self.engine = engine
+        self.trainer = trainer
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.engine.start(kwargs["model"], state.global_step)
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        assert self.trainer is not None
+        self.engine.start(self.trainer, kwargs["model"], state)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        assert self.trainer is not None
+        self.engine.end_step(self.trainer, state)
+        self._before_save(state, control)
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._before_save(state, control)
+
+    def _before_save(self, state: TrainerState, control: TrainerControl) -> None:
+        # A checkpoint is written right after a step or an epoch; `on_save` would be too late.
+        if control.should_save and self.trainer is not None:
+            self.engine.before_save(self.trainer, state)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.engine.stop()

@@ -37,6 +37,10 @@ class SASFTConfig(SFTConfig):
     sasft_scale: Literal["raw", "typical"] = field(
         default="raw", metadata={"help": "raw, as published; or each feature in units of its typical activation."}
     )
+    sasft_refresh_baselines: int = field(
+        default=0,
+        metadata={"help": "Measure the baselines anew every so many steps, on the training batches; 0 is never."},
+    )
     language_column: str = field(
         default="language",
         metadata={"help": "Dataset column with each example's language code; told by script where it is absent."},
@@ -85,6 +89,7 @@ class SASFTTrainer(SFTTrainer):
             args.sasft_baseline,
             args.sasft_scale,
             language_of,
+            args.sasft_refresh_baselines,
         )
         self._language_column: str | None = None
         self._train_set_prepared = False
@@ -99,7 +104,7 @@ class SASFTTrainer(SFTTrainer):
         self.sasft.attach(self, self._language_column)
         if self._language_column is not None:
             self.data_collator = LanguageCollator(self.data_collator, self._language_column)
-        self.add_callback(HookCallback(self.sasft))
+        self.add_callback(HookCallback(self.sasft, self))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         try:

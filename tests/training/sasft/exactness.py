@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from sae_posttrain.residual import decoder_blocks
@@ -19,13 +22,24 @@ from .world import Route, World
 
 WEIGHT = 0.7
 Make = Callable[[World], nn.Module]
-Example = tuple[list[int], list[int], str]
-"""Token ids, labels, language."""
+Example = tuple[list[int], list[int], str | list[str]]
+"""Token ids, labels, and the language, of all tokens or of each."""
 Gradient = dict[str, Tensor]
 
 
 def dense(world: World) -> nn.Module:
     return world.make_model()
+
+
+def adapted(**settings: Any) -> Make:
+    """LoRA with random B matrices: with the usual zeros half of the gradients would vanish."""
+
+    def make(world: World) -> nn.Module:
+        model = world.make_model()
+        torch.manual_seed(5)
+        return get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, **settings))
+
+    return make
 
 
 def answers(world: World) -> tuple[Any, list[Example]]:
@@ -40,14 +54,57 @@ def answers(world: World) -> tuple[Any, list[Example]]:
     return dataset, examples
 
 
+def texts(world: World) -> tuple[Any, list[Example]]:
+    """Plain text: every token but the first has a label."""
+    dataset, examples = answers(world)
+    dataset = dataset.map(lambda row: {"text": row["prompt"] + row["completion"]})
+    return dataset.select_columns(["text", "language"]), [(ids, [-100, *ids[1:]], code) for ids, _, code in examples]
+
+
+def streamed(world: World) -> tuple[Any, list[Example]]:
+    dataset, examples = answers(world)
+    return dataset.to_iterable_dataset(), examples
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'assistant' %}"
+    "{% generation %}{{ message.content }} <eos>{% endgeneration %} "
+    "{% else %}{{ message.content }} <eos> {% endif %}{% endfor %}"
+)
+
+
+def chats(world: World) -> tuple[Any, list[Example]]:
+    """Two turns: the answers have labels, and the end of each, and the questions have none."""
+    world.tokenizer.chat_template = CHAT_TEMPLATE
+    rows, examples = [], []
+    for row in world.dataset:
+        turns = [("user", row["prompt"]), ("assistant", row["completion"].strip())] * 2
+        rows.append({"messages": [{"role": r, "content": c} for r, c in turns], "language": row["language"]})
+        ids: list[int] = []
+        labels: list[int] = []
+        for role, content in turns:
+            turn = world.tokenizer(f"{content} <eos>")["input_ids"]
+            ids += turn
+            labels += turn if role == "assistant" else [-100] * len(turn)
+        examples.append((ids, labels, row["language"]))
+    return Dataset.from_list(rows), examples
+
+
 @dataclass(frozen=True)
 class Row:
-    """One way to train: the model, the trainer's settings, and the data with what it should become."""
+    """One way to train: the model, the trainer's settings, and the data with what it should become.
+
+    `make_reference` gives the model of the reference, where it is another; `refused` the words of the refusal for a
+    route by name; `slow` rows wait for `make test-all`.
+    """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     make: Make = dense
     data: Callable[[World], tuple[Any, list[Example]]] = answers
     suppress: Sequence[str] = ("zh",)
+    make_reference: Make | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    slow: bool = False
 
 
 def moved(world: World, route: Route, row: Row, weight: float) -> Gradient:
@@ -58,19 +115,40 @@ def moved(world: World, route: Route, row: Row, weight: float) -> Gradient:
         route, model=row.make(world), weight=weight, suppress=row.suppress, dataset=dataset, **row.settings
     )
     trainer.train()
-    after = {name: p.detach() for name, p in trainer.model.named_parameters()}
+    after = {name: whole(p) for name, p in trainer.model.named_parameters()}
     return {name: value - after[name] for name, value in before.items()}
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """The value of a parameter that FSDP2 or ZeRO-3 may keep in parts; a collective call."""
+    if hasattr(parameter, "full_tensor"):
+        return parameter.detach().full_tensor()
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            return parameter.detach().clone()
+    return parameter.detach()
 
 
 def reference(world: World, row: Row, weight: float) -> Gradient:
     """The same by hand: (sum NLL + weight * auxiliary) / labelled tokens, one example at a time, no trainer."""
-    model = row.make(world)
+    model = (row.make_reference or row.make)(world)
     loss_of = partial(auxiliary, features=world.features, suppress=row.suppress)
     return gradients(model, list(decoder_blocks(model)), row.data(world)[1], loss_of, weight)
 
 
 def difference(whole: Gradient, plain: Gradient) -> Gradient:
     return {name: whole[name] - plain[name] for name in plain}
+
+
+CELLS: dict[tuple[str, str], str] = {}
+"""What was measured in this session: (row, column of the table) → cell."""
+
+
+def record(row: str, route: Route, cell: float | str) -> None:
+    column = {"with_callback": "callback", "with_trainer": "trainer"}[route.__name__]
+    CELLS[row, column] = cell if isinstance(cell, str) else f"{cell:.0e}"
 
 
 def relative_error(found: Gradient, expected: Gradient) -> float:

@@ -15,11 +15,15 @@ def plain(model: Any, features: FeatureSet, suppress: Sequence[str], weight: flo
 def with_callback(
     model: Any, features: FeatureSet, suppress: Sequence[str], weight: float, **kwargs: Any
 ) -> SFTTrainer:
+    refresh = kwargs["args"].pop("refresh_baselines", 0)
     trainer = plain(model, features, suppress, weight, **kwargs)
-    trainer.add_callback(SASFTCallback(features, suppress=suppress, weight=weight).set_trainer(trainer))
+    callback = SASFTCallback(features, suppress=suppress, weight=weight, refresh_baselines=refresh)
+    trainer.add_callback(callback.set_trainer(trainer))
     return trainer
 
 
 def with_trainer(model: Any, features: FeatureSet, suppress: Sequence[str], weight: float, **kwargs: Any) -> SFTTrainer:
-    args = SASFTConfig(suppress=list(suppress), sasft_weight=weight, **kwargs.pop("args"))
+    settings = kwargs.pop("args")
+    refresh = settings.pop("refresh_baselines", 0)
+    args = SASFTConfig(suppress=list(suppress), sasft_weight=weight, sasft_refresh_baselines=refresh, **settings)
     return SASFTTrainer(model, args, features=features, **kwargs)

@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 from datasets import Dataset
 from torch import Tensor, equal
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
-from sae_posttrain import SASFTCallback, SASFTConfig, SASFTTrainer
-from sae_posttrain.residual import decoder_blocks
-
+from .exactness import record
 from .routes import plain, with_callback, with_trainer
 from .world import Route, World
 
@@ -42,6 +40,7 @@ class TestPlainWhereItShouldBe:
         assert same(weights(ours), weights(theirs))
         assert losses(ours) == losses(theirs)
         assert ours.state.log_history[0]["sasft_loss"] > 0
+        record(f"weight 0, {'packed' if packing else 'padded'}: weights after 3 steps", route, "bit-identical to SFT")
 
     @both_routes
     def test_nothing_to_penalise_is_plain_sft_bit_for_bit(self, route: Route, world: World) -> None:
@@ -51,6 +50,7 @@ class TestPlainWhereItShouldBe:
         theirs.train()
         assert same(weights(ours), weights(theirs))
         assert ours.state.log_history[0]["sasft_penalised_share"] == 0
+        record("no penalised token: weights after 3 steps", route, "bit-identical to SFT")
 
     @both_routes
     def test_evaluation_is_untouched(self, route: Route, world: World) -> None:
@@ -63,6 +63,7 @@ class TestPlainWhereItShouldBe:
         assert first["eval_loss"] == expected
         assert not any(key.startswith("sasft") for key in first)
         assert ours.evaluate()["eval_loss"] > 0
+        record("evaluation loop", route, "bit-identical to SFT")
 
 
 class TestLogs:
@@ -137,59 +138,3 @@ class TestLogs:
         assert log["sasft_unknown_share"] == pytest.approx(tokens[None] / total)
         for advice in ("could not be told", "has no baseline"):
             assert sum(advice in message for message in caplog.messages) == 1
-
-
-class TestHooks:
-    def test_the_callback_finds_its_trainer(self, world: World) -> None:
-        trainer = SFTTrainer(
-            world.make_model(),
-            SFTConfig(**world.arguments()),
-            train_dataset=world.dataset.remove_columns("language"),
-            processing_class=world.tokenizer,
-            callbacks=[SASFTCallback(world.features, suppress="zh", weight=1.0)],
-        )
-        trainer.train()
-        assert trainer.state.log_history[0]["sasft_loss"] > 0
-
-    def test_one_callback_serves_one_trainer_after_another(self, world: World) -> None:
-        dataset = world.dataset.remove_columns("language")
-        callback = SASFTCallback(world.features, suppress="zh", weight=1.0)
-        logged = []
-        first, second = (world.run(plain, dataset=dataset) for _ in range(2))
-        for trainer in (first, second):
-            trainer.add_callback(callback)
-        for trainer in (first, second, first):
-            trainer.train()
-            logged.append(trainer.state.log_history[0]["sasft_loss"])
-        assert logged[0] == logged[1] > 0
-        assert logged[2] > 0
-
-    @both_routes
-    def test_training_twice_hooks_once(self, route: Route, world: World) -> None:
-        trainer = world.run(route)
-        for _ in range(2):
-            trainer.train()
-            assert trainer.state.log_history[0]["sasft_loss"] > 0
-            assert not any(block._forward_hooks for block in decoder_blocks(trainer.model))
-
-    def test_an_exception_leaves_no_hooks_on_the_trainer_route(self, world: World) -> None:
-        def broken(inputs: Any) -> list[str | None]:
-            raise RuntimeError("the user's own bug")
-
-        trainer = SASFTTrainer(
-            world.make_model(),
-            SASFTConfig(**world.arguments(), suppress=["zh"]),
-            features=world.features,
-            language_of=broken,
-            train_dataset=world.dataset.remove_columns("language"),
-            processing_class=world.tokenizer,
-        )
-        with pytest.raises(RuntimeError, match="the user's own bug"):
-            trainer.train()
-        assert not any(block._forward_hooks for block in decoder_blocks(trainer.model))
-
-    def test_the_model_card_names_the_method(self, world: World) -> None:
-        world.run(with_trainer).create_model_card()
-        card = (world.folder / "README.md").read_text(encoding="utf-8")
-        for stated in ("SASFT", "2507.14894", "sae-posttrain"):
-            assert stated in card

@@ -1,0 +1,51 @@
+"""What cannot be trained with SASFT, refused before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ...residual import decoder, unwrap
+from .segments import LANGUAGE_IDS, language_id
+
+
+def check_gradient(model: nn.Module, layer: int) -> None:
+    """Refuse a model in which nothing trainable feeds the layer: its auxiliary gradient would be silently zero."""
+    text = decoder(model)
+    above = [*text.layers[layer + 1 :], getattr(text, "norm", None), unwrap(model).get_output_embeddings()]
+    not_feeding = {id(p) for module in above if module is not None for p in module.parameters()}
+    not_feeding -= {id(p) for p in text.get_input_embeddings().parameters()}  # tied to the head
+    if not any(p.requires_grad and id(p) not in not_feeding for p in model.parameters()):
+        raise ValueError(
+            f"Every trainable parameter sits above layer {layer}, whose features are to be suppressed, so the "
+            "auxiliary loss would change nothing. Unfreeze layers up to it (LoRA: layers_to_transform), or discover "
+            "features in later layers."
+        )
+
+
+def check_labels(dataset: Any) -> None:
+    names = getattr(dataset, "column_names", None)
+    if not names or "labels" not in names or not hasattr(dataset, "__len__"):
+        return
+    if not any(label != -100 for labels in dataset["labels"] for label in labels):
+        raise ValueError(
+            "No token of the training set has a label: every label is -100, so there is nothing to learn or to "
+            "penalise. Check the completion or assistant mask."
+        )
+
+
+def check_codes(dataset: Any, column: str | None) -> None:
+    if column is None or column == LANGUAGE_IDS or not hasattr(dataset, "unique"):
+        return
+    kind = dataset.features[column]
+    if getattr(kind, "dtype", None) not in ("string", "large_string", "string_view", "null"):
+        raise ValueError(
+            f"Column {column!r} holds {kind}; expected strings, one language code per row. Convert it, or rename it if "
+            "it is about something else."
+        )
+    try:
+        for code in dataset.unique(column):
+            language_id(code)
+    except ValueError as error:
+        raise ValueError(f"Column {column!r}: {error} Rename the column if it is about something else.") from error

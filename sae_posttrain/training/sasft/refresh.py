@@ -1,0 +1,100 @@
+"""Baselines that follow the model: measured anew on the training batches every so many steps. Off by default.
+
+The published method compares with the base model's means throughout. What a feature reads drifts as the weights move;
+the logged drift tells how far, and refreshing corrects for it. A penalised feature's own mean falls as it is pushed
+down, so refreshed baselines follow it and the penalty never rests.
+"""
+
+# B batch, S sequence, F features of one layer, L languages
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from transformers import Trainer
+
+from .loss import Penalty
+from .segments import CODES
+
+MIN_TOKENS = 100
+"""A language with fewer labelled tokens since the last refresh keeps its baselines: their mean would be noise."""
+
+
+class BaselineRefresh:
+    """Sums of pre-activations by language since the last refresh, of this process.
+
+    Args:
+        every: optimizer steps from one refresh to the next.
+        start: the penalties with the base model's baselines, which drift is measured from.
+    """
+
+    def __init__(self, every: int, start: Sequence[Penalty]) -> None:
+        self.every = every
+        self._start = list(start)
+        # The last column counts tokens; the last row is of tokens whose language is unknown.
+        self._sums = [torch.zeros(*penalty.baseline_LF.shape).double() for penalty in start]
+        self._sums = [torch.cat([sums_LF, sums_LF[:, :1]], dim=1) for sums_LF in self._sums]
+
+    def add_layer(self, index: int, pre_BSF: Tensor, language_BS: Tensor, labelled_BS: Tensor) -> None:
+        """Count one layer's labelled tokens."""
+        device = pre_BSF.device
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        values_BSF = torch.cat([pre_BSF.detach(), torch.ones_like(pre_BSF[..., :1])], dim=-1)
+        # Chosen, not multiplied: what stands at positions that do not count may be anything, NaN too.
+        values_BSF = values_BSF.where(labelled_BS[..., None], 0.0).to(dtype)
+        sums_LF = self._sums[index] = self._sums[index].to(device, dtype)
+        sums_LF.index_add_(0, language_BS.flatten() % len(sums_LF), values_BSF.flatten(0, 1))
+
+    def refresh(self, penalties: Sequence[Penalty], trainer: Trainer) -> tuple[list[Penalty], dict[str, float]]:
+        """Penalties with new baselines, and the drift to log; a collective call on every rank.
+
+        Drift of a layer is the cosine distance between its mean pre-activations now and the base model's, over all
+        features and the languages measured: 0 is none.
+        """
+        renewed, drift = [], {}
+        for index, penalty in enumerate(penalties):
+            total_LF = trainer.accelerator.reduce(self._sums[index], "sum").to(penalty.baseline_LF.device)
+            count_L = total_LF[:, -1]
+            measured_L = (count_L >= MIN_TOKENS) & penalty.known_L
+            mean_LF = (total_LF[:, :-1] / count_L.clamp(min=1)[:, None]).to(penalty.baseline_LF.dtype)
+            baseline_LF = torch.where(measured_L[:, None], mean_LF, penalty.baseline_LF)
+            renewed.append(replace(penalty, baseline_LF=baseline_LF))
+            if bool(measured_L.any()):
+                start_LF = self._start[index].baseline_LF.to(mean_LF.device)
+                similarity = cosine_similarity(mean_LF[measured_L].flatten(), start_LF[measured_L].flatten(), dim=0)
+                drift[f"sasft_drift_layer_{penalty.layer}"] = 1 - float(similarity)
+            self._sums[index].zero_()
+        return renewed, drift
+
+    def state(self, penalties: Sequence[Penalty], trainer: Trainer) -> dict[str, Any]:
+        """What a resumed run needs to go on alike, for a checkpoint; a collective call on every rank."""
+        sums = [trainer.accelerator.reduce(sums_LF, "sum") for sums_LF in self._sums]
+        return {
+            "baselines": {str(one.layer): _by_language(one.baseline_LF) for one in penalties},
+            "sums": {str(one.layer): _by_language(sums_LF) for one, sums_LF in zip(penalties, sums, strict=True)},
+        }
+
+    def resume(self, penalties: Sequence[Penalty], state: Mapping[str, Any], trainer: Trainer) -> list[Penalty]:
+        """Take up a checkpoint's baselines and sums; returns the penalties with them."""
+        resumed = []
+        for index, penalty in enumerate(penalties):
+            baseline_LF = penalty.baseline_LF.clone()
+            _fill(baseline_LF, state["baselines"][str(penalty.layer)])
+            resumed.append(replace(penalty, baseline_LF=baseline_LF))
+            if trainer.is_world_process_zero():  # the sums are of all ranks together
+                _fill(self._sums[index], state["sums"][str(penalty.layer)])
+        return resumed
+
+
+def _by_language(values_LF: Tensor) -> dict[str, list[float]]:
+    return {code: row for code, row in zip(CODES, values_LF.tolist(), strict=False) if any(row)}
+
+
+def _fill(values_LF: Tensor, by_language: Mapping[str, Sequence[float]]) -> None:
+    for code, row in by_language.items():
+        values_LF[CODES.index(code)] = torch.tensor(row, dtype=values_LF.dtype)

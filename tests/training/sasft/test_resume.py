@@ -1,0 +1,103 @@
+"""A run that is cut off and resumed goes on as if nothing had happened, or says why it cannot."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trl import SFTTrainer
+
+from .killed_run import make_trainer
+from .routes import plain, with_callback, with_trainer
+from .world import Route, World
+
+TESTS = Path(__file__).parents[2]
+SAVED = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+both_routes = pytest.mark.parametrize("route", [with_callback, with_trainer])
+
+
+def curve(trainer: SFTTrainer) -> list[dict[str, float]]:
+    """Every number that is logged at a step, except those about time."""
+    kept = ("step", "loss", "grad_norm")
+    return [
+        {name: value for name, value in log.items() if name in kept or name.startswith("sasft")}
+        for log in trainer.state.log_history
+        if "loss" in log
+    ]
+
+
+@pytest.mark.parametrize(("route", "refresh"), [(with_callback, 0), (with_trainer, 0), (with_trainer, 2)])
+def test_a_killed_run_resumes_exactly(
+    route: Route, refresh: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
+    settings = {"refresh_baselines": refresh}
+    whole = make_trainer(tmp_path / "whole", route.__name__, **settings)
+    whole.train()
+    command = [sys.executable, "-m", "training.sasft.killed_run", str(tmp_path / "cut"), route.__name__]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    done = subprocess.run([*command, json.dumps(settings)], env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-3"]
+    resumed = make_trainer(tmp_path / "cut", route.__name__, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert len(curve(resumed)) == 8
+    assert curve(resumed) == curve(whole)
+    assert any("sasft_drift_layer_1" in log for log in curve(whole)) == bool(refresh)
+
+
+@both_routes
+def test_another_feature_file_is_refused(route: Route, world: World) -> None:
+    world.run(route, **SAVED).train()
+    layer = world.features.layers[0]
+    changed = replace(world.features, layers=(replace(layer, bias=layer.bias + 1e-3), *world.features.layers[1:]))
+    with pytest.raises(ValueError, match=r"sha256 \w{12}…, and this run's has \w{12}…"):
+        world.run(route, features=changed, **SAVED).train(resume_from_checkpoint=True)
+
+
+def test_the_checkpoint_names_what_it_was_trained_with(world: World) -> None:
+    world.run(with_callback, **SAVED).train()
+    state = json.loads((world.folder / "checkpoint-1" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["stateful_callbacks"]["SASFT"] == {
+        "features_sha256": world.features.sha256,
+        "suppress": ["zh"],
+        "weight": 1.0,
+        "baseline": "mean",
+        "scale": "raw",
+        "refresh_baselines": 0,
+    }
+
+
+def test_a_changed_setting_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.run(with_callback, **SAVED).train()
+    with caplog.at_level(logging.WARNING):
+        world.run(with_callback, weight=0.5, **{**SAVED, "max_steps": 3}).train(resume_from_checkpoint=True)
+    assert "SASFT's weight was 1.0 in the checkpoint and is 0.5 now." in caplog.messages
+
+
+def test_a_checkpoint_without_sasft_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.run(plain, **SAVED).train()
+    with caplog.at_level(logging.WARNING):
+        world.run(with_callback, **{**SAVED, "max_steps": 3}).train(resume_from_checkpoint=True)
+    assert "The checkpoint was trained without SASFT; from step 2 on it has it." in caplog.messages
+
+
+def test_the_routes_resume_each_other(world: World) -> None:
+    world.run(with_callback, **SAVED).train()
+    resumed = world.run(with_trainer, **{**SAVED, "max_steps": 3})
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 3
+
+
+def test_a_checkpoint_restores_callbacks_beside_ours(world: World) -> None:
+    settings: dict[str, Any] = {**SAVED, "restore_callback_states_from_checkpoint": True}
+    world.run(with_callback, **settings).train()
+    resumed = world.run(with_callback, **{**settings, "max_steps": 3})
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.log_history[-2]["sasft_loss"] > 0
