@@ -177,7 +177,8 @@ class SASFTEngine:
         if missing:
             raise RuntimeError(
                 f"The residuals of layers {missing} were not captured. Attach SASFT before the model's first compiled "
-                "forward, and train the model the trainer was made with, not a copy of it."
+                "forward, and train the model the trainer was made with, not a copy of it. Before transformers 5.23, "
+                'checkpoint with gradient_checkpointing_kwargs={"use_reentrant": False}.'
             )
         loss, *outputs = result if kwargs.get("return_outputs") else (result,)
         language_BS = self._languages(batch, language_BS)
