@@ -17,6 +17,7 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
+from versions import HOOKS_LIE_INSIDE_CHECKPOINTS, TRL_NEEDS_ITS_OWN_LOGITS
 
 from .exactness import (
     WEIGHT,
@@ -117,6 +118,9 @@ CHECKPOINTED = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs":
 REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
 PACKED = {"packing": True, "max_length": 24}
 WRAPPED: dict[str, Any] = {"packing": True, "packing_strategy": "wrapped", "max_length": 16, "shuffle_dataset": False}
+BOTH = ("with_callback", "with_trainer")
+NO_GRADIENT = dict.fromkeys(BOTH, "Before transformers 5.23") if HOOKS_LIE_INSIDE_CHECKPOINTS else {}
+NO_METRICS = "TRL before 1.15 fails without its own logits" if TRL_NEEDS_ITS_OWN_LOGITS else ""
 NO_BOUNDARY = {"with_callback": "no boundary between examples"}
 NOISE = Noise()
 ROWS: dict[str, Row] = {
@@ -124,10 +128,10 @@ ROWS: dict[str, Row] = {
     "accumulation of 2": Row(TWO_STEPS),
     "accumulation of 4": Row(FOUR_STEPS),
     "checkpointing": Row(CHECKPOINTED),
-    "checkpointing, reentrant": Row(REENTRANT),
+    "checkpointing, reentrant": Row(REENTRANT, refused=NO_GRADIENT),
     "LoRA": Row(make=adapted()),
     "LoRA, checkpointing": Row(CHECKPOINTED, adapted()),
-    "LoRA, checkpointing, reentrant": Row(REENTRANT, adapted()),
+    "LoRA, checkpointing, reentrant": Row(REENTRANT, adapted(), refused=NO_GRADIENT),
     "DoRA": Row(make=adapted(use_dora=True)),
     "LoRA, modules_to_save": Row(make=adapted(modules_to_save=["embed_tokens"])),
     "packing bfd": Row({**PACKED, "packing_strategy": "bfd"}),
@@ -140,8 +144,8 @@ ROWS: dict[str, Row] = {
     "full-sequence loss": Row(data=texts),
     "loss_type dft": Row({"loss_type": "dft"}),
     "loss_type dft, accumulation": Row({"loss_type": "dft", **FOUR_STEPS}),
-    "label smoothing": Row({"label_smoothing_factor": 0.1}),
-    "compute_loss_func, accumulation": Row({"compute_loss_func": summed_over_items, **FOUR_STEPS}),
+    "label smoothing": Row({"label_smoothing_factor": 0.1}, broken=NO_METRICS),
+    "compute_loss_func, accumulation": Row({"compute_loss_func": summed_over_items, **FOUR_STEPS}, broken=NO_METRICS),
     "NEFTune": Row({"neftune_noise_alpha": 5.0}, NOISE.recorded, make_reference=NOISE.replayed),
     "torch_compile, eager": Row({"torch_compile": True, "torch_compile_backend": "eager"}),
     "torch_compile, inductor": Row({"torch_compile": True, "torch_compile_backend": "inductor"}, slow=True),
@@ -151,9 +155,14 @@ ROWS: dict[str, Row] = {
     "multimodal Qwen3.5 on text": Row(make=qwen3_5_multimodal),
     "streamed dataset": Row({"shuffle_dataset": False}, data=streamed),
 }
-cells = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if row.slow else []) for name, row in ROWS.items()]
-)
+
+
+def marks(row: Row) -> list[pytest.MarkDecorator]:
+    broken = pytest.mark.xfail(bool(row.broken), reason=row.broken, raises=AttributeError, strict=True)
+    return [broken, pytest.mark.slow] if row.slow else [broken]
+
+
+cells = pytest.mark.parametrize("name", [pytest.param(name, marks=marks(row)) for name, row in ROWS.items()])
 
 
 @cells
@@ -162,7 +171,7 @@ def test_what_is_added_is_the_auxiliary_gradient(route: Route, name: str, world:
     row = ROWS[name]
     torch._dynamo.reset()
     if words := row.refused.get(route.__name__):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises((ValueError, RuntimeError), match=words):
             moved(world, route, row, WEIGHT)
         record(name, route, f"refused: {words}")
     else:
