@@ -20,6 +20,7 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/sae_row_reading.py
+	$(BIN)/python benchmarks/repetition_speed.py
 
 # The build backend is installed first, so that its version is pinned too.
 $(INSTALLED): pyproject.toml constraints.txt

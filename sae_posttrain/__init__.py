@@ -8,7 +8,7 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from .discovery import discover_language_features
     from .feature_set import FeatureSet
-    from .metrics import code_switching_rate
+    from .metrics import code_switching_rate, repetition_rate
     from .sae import SparseAutoencoder, load_sae
     from .training.sasft import SASFTCallback, SASFTConfig, SASFTTrainer
 
@@ -22,6 +22,7 @@ _HOME = {
     "code_switching_rate": "metrics",
     "discover_language_features": "discovery",
     "load_sae": "sae",
+    "repetition_rate": "metrics",
 }
 __all__ = [
     "FeatureSet",
@@ -32,6 +33,7 @@ __all__ = [
     "code_switching_rate",
     "discover_language_features",
     "load_sae",
+    "repetition_rate",
 ]
 
 

@@ -64,7 +64,9 @@ class Seen:
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """One training step and one evaluation, seen from attributes in front of the trainer's methods."""
-    trainer = make_trainer(tmp_path_factory.mktemp("seen"), eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=2)
+    trainer = make_trainer(
+        tmp_path_factory.mktemp("seen"), eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=2
+    )
     seen = Seen([], [])
     compute_loss, log = trainer.compute_loss, trainer.log
 

@@ -116,8 +116,20 @@ def moved(world: World, route: Route, row: Row, weight: float) -> Gradient:
         route, model=row.make(world), weight=weight, suppress=row.suppress, dataset=dataset, **row.settings
     )
     trainer.train()
-    after = {name: p.detach() for name, p in trainer.model.named_parameters()}
+    after = {name: whole(p) for name, p in trainer.model.named_parameters()}
     return {name: value - after[name] for name, value in before.items()}
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """The value of a parameter that FSDP2 or ZeRO-3 may keep in parts; a collective call."""
+    if hasattr(parameter, "full_tensor"):
+        return parameter.detach().full_tensor()
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            return parameter.detach().clone()
+    return parameter.detach()
 
 
 def reference(world: World, row: Row, weight: float) -> Gradient:

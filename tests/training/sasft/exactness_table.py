@@ -3,9 +3,20 @@
 from pathlib import Path
 
 from .exactness import CELLS
+from .ranks import ROWS as RANKS
+from .rows import ROWS
 
 TABLE = Path(__file__).parents[3] / "docs" / "exactness.md"
 COLUMNS = ("callback", "trainer")
+BESIDES = (
+    "bf16 autocast",
+    "bf16 pure",
+    "weight 0, padded: weights after 3 steps",
+    "weight 0, packed: weights after 3 steps",
+    "no penalised token: weights after 3 steps",
+    "evaluation loop",
+)
+"""Rows that other tests measure, each in its own way."""
 START, END = "<!-- measured -->\n", "<!-- /measured -->\n"
 
 
@@ -21,8 +32,8 @@ def write_table() -> None:
     before, _, after = _split(TABLE.read_text(encoding="utf-8"))
     cells = read_table() | CELLS
     lines = ["| | callback, `SFTTrainer` unmodified | `SASFTTrainer` |", "|---|---|---|"]
-    for row in dict.fromkeys(row for row, _ in cells):
-        lines.append(f"| {row} | {' | '.join(cells[row, column] for column in COLUMNS)} |")
+    for row in (*ROWS, *(name for rows in RANKS.values() for name in rows), *BESIDES):
+        lines.append(f"| {row} | {' | '.join(cells.get((row, column), 'not run') for column in COLUMNS)} |")
     TABLE.write_text("".join([before, START, *(f"{line}\n" for line in lines), END, after]), encoding="utf-8")
 
 

@@ -1,0 +1,106 @@
+"""The exactness rows of several processes, and what each process runs: `python -m training.sasft.ranks CONFIG FILE`."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+from trl import SFTTrainer
+
+from sae_posttrain.residual import decoder_blocks
+
+from .exactness import WEIGHT, Gradient, Row, adapted, difference, moved, reference, relative_error
+from .routes import with_callback, with_trainer
+from .world import Route, World, build_world
+
+ROUTES: Mapping[str, Route] = {"callback": with_callback, "trainer": with_trainer}
+ONE_STEP = {"per_device_train_batch_size": 4}
+HARDER = {
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},
+}
+PACKED = {"packing": True, "packing_strategy": "bfd", "max_length": 24, "per_device_train_batch_size": 2}
+ALONE = {"average_tokens_across_devices": False, "train_sampling_strategy": "sequential", "shuffle_dataset": False}
+ROWS: Mapping[str, Mapping[str, Row]] = {
+    "ddp": {
+        "DDP": Row(ONE_STEP),
+        "DDP, accumulation, checkpointing": Row(HARDER),
+        "DDP, each rank's own mean": Row({**ONE_STEP, **ALONE}),
+    },
+    "fsdp2": {
+        "FSDP2": Row(ONE_STEP),
+        "FSDP2, accumulation, checkpointing": Row(HARDER),
+        "FSDP2, LoRA": Row(ONE_STEP, adapted()),
+        "FSDP2, packing bfd": Row(PACKED),
+    },
+    "zero2": {"ZeRO-2": Row(ONE_STEP), "ZeRO-2, accumulation, checkpointing": Row(HARDER)},
+    "zero3": {"ZeRO-3": Row(ONE_STEP), "ZeRO-3, accumulation, checkpointing": Row(HARDER)},
+}
+
+
+def expected(world: World, row: Row, weight: float) -> Gradient:
+    """The gradient by hand over the rows of all ranks; where each rank takes its own mean, the mean of those."""
+    if row.settings.get("average_tokens_across_devices", True):
+        return reference(world, row, weight)
+    dataset, examples = row.data(world)
+    size = len(examples) // dist.get_world_size()
+    parts = [examples[start : start + size] for start in range(0, len(examples), size)]
+    each = [reference(world, replace(row, data=lambda _, part=part: (dataset, part)), weight) for part in parts]
+    return {name: sum(gradient[name] for gradient in each) / len(each) for name in each[0]}
+
+
+def check_it_is_meant(config: str, trainer: SFTTrainer) -> None:
+    """That the trainer ran as the configuration says, and not as plain data parallelism."""
+    model = trainer.model_wrapped
+    if config == "ddp":
+        assert isinstance(model, DistributedDataParallel)
+    elif config == "fsdp2":
+        assert all(isinstance(block, FSDPModule) for block in decoder_blocks(model))
+        assert all(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    else:
+        assert f"zero{model.zero_optimization_stage()}" == config
+    if config == "zero3":
+        assert all(parameter.numel() < parameter.ds_numel for parameter in trainer.model.parameters())
+
+
+def error(world: World, config: str, route: Route, row: Row) -> float:
+    """As `error_of_the_addition`, over all ranks."""
+
+    def watched(*args: Any, **kwargs: Any) -> SFTTrainer:
+        trainers.append(route(*args, **kwargs))
+        if config == "zero3":  # parameters below a threshold are not split, and here all would be
+            zero = trainers[-1].accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+            zero["stage3_param_persistence_threshold"] = 0
+        return trainers[-1]
+
+    trainers: list[SFTTrainer] = []
+    row = replace(row, settings={**row.settings, "use_cpu": config == "ddp"})  # true would be plain DDP for all of them
+    added = difference(moved(world, watched, row, WEIGHT), moved(world, watched, row, 0.0))
+    check_it_is_meant(config, trainers[-1])
+    return relative_error(added, difference(expected(world, row, WEIGHT), expected(world, row, 0.0)))
+
+
+def main(config: str, output: Path) -> None:
+    with TemporaryDirectory() as folder:
+        world = build_world(Path(folder))
+        for name, row in ROWS[config].items():
+            for column, route in ROUTES.items():
+                found = error(world, config, route, row)
+                if dist.get_rank() == 0:
+                    with output.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps([name, column, found]) + "\n")
+    # A process that leaves while its peer still talks to it takes the peer down.
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
