@@ -1,17 +1,20 @@
-# make demo | test | lint | bench — each sets up .venv with the tested versions first.
+# make demo | test | test-versions | lint | bench — each sets up .venv with the tested versions first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-versions lint bench
 
 demo: $(INSTALLED)
 	$(BIN)/sae-posttrain demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-versions: $(INSTALLED)
+	$(BIN)/nox
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
