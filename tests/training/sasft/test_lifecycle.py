@@ -149,7 +149,7 @@ class TestTooLate:
         assert hooks(trainer.model) == [0, 0, 0]
 
 
-@pytest.mark.skipif(TRL_NEEDS_ITS_OWN_LOGITS, reason="TRL before 1.15 trains the original's head, with SASFT or without")
+@pytest.mark.skipif(TRL_NEEDS_ITS_OWN_LOGITS, reason="TRL before 1.15 trains the original's head, SASFT or not")
 @both_routes
 def test_a_copied_model_that_runs_its_own_blocks(route: Route, world: World) -> None:
     copied, uncopied = world.run(route), world.run(route)
