@@ -1,0 +1,111 @@
+"""What it costs to steer one answer of a group, against a plain group and against making that answer once more.
+
+    python benchmarks/steered_generation.py
+
+A small random Qwen3 on the CPU, the worst case for whatever a step costs beside the model itself. The ways take turns
+in one process, in another order each round, and every time is compared with the plain group's of its own round.
+"""
+
+# D model width
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import _rows
+import torch
+from _rows import Row
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from sae_posttrain import steer
+
+GROUP, PROMPT, NEW, ROUNDS = 8, 64, 128, 21
+BLOCKS, D, VOCABULARY = 4, 256, 4096
+ONE = torch.arange(GROUP) == 0
+
+
+def make_model() -> Any:
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=D,
+        intermediate_size=4 * D,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=0,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
+def ways(model: Any) -> dict[str, Callable[[], None]]:
+    """Each makes the group of answers to one prompt; all but the plain ones with the first of them steered."""
+    ids = torch.randint(1, VOCABULARY, (1, PROMPT))
+
+    def generate(rows: int, layers: int = 0, mask: torch.Tensor | None = None) -> None:
+        directions = {BLOCKS - 1 - layer: torch.randn(D) for layer in range(layers)}
+        with steer(model, directions, rows=mask) if layers else nullcontext():
+            model.generate(ids.expand(rows, -1), max_new_tokens=NEW, do_sample=True, pad_token_id=0)
+
+    def again() -> None:
+        generate(GROUP)
+        generate(1, layers=1)
+
+    return {
+        "plain group": lambda: generate(GROUP),
+        "plain group, a second time": lambda: generate(GROUP),
+        "one row steered, one layer": lambda: generate(GROUP, 1, ONE),
+        "one row steered, every layer": lambda: generate(GROUP, BLOCKS, ONE),
+        "plain group, then one row again": again,
+    }
+
+
+def seconds(way: Callable[[], None]) -> float:
+    """Processor time; on the one thread used here that is the time it takes, less what other programs take."""
+    started = time.process_time()
+    way()
+    return time.process_time() - started
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    all_ways = ways(make_model())
+    for way in all_ways.values():
+        way()
+    rounds = []
+    for _ in range(ROUNDS):
+        order = random.sample(sorted(all_ways), len(all_ways))
+        times = {name: seconds(all_ways[name]) for name in order}
+        rounds.append({name: times[name] / times["plain group"] for name in all_ways} | {"seconds": times})
+    rows = [
+        Row(
+            "plain group",
+            "time, median",
+            round(statistics.median([r["seconds"]["plain group"] for r in rounds]), 3),
+            "s",
+        )
+    ]
+    for name in list(all_ways)[1:]:
+        ratios = [r[name] for r in rounds]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        for measure, value in (
+            ("median", statistics.median(ratios)),
+            ("lower quartile", low),
+            ("upper quartile", high),
+        ):
+            rows.append(Row(name, f"times the plain group, {measure}", round(value, 4), "ratio"))
+    for row in rows:
+        print(f"{row.case:34}{row.measure:40}{row.value:10} {row.unit}")
+    print(_rows.write("steered_generation", rows))
+
+
+if __name__ == "__main__":
+    main()
