@@ -8,7 +8,7 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from .discovery import discover_language_features
     from .feature_set import FeatureSet
-    from .metrics import code_switching_rate
+    from .metrics import code_switching_rate, repetition_rate
     from .sae import SparseAutoencoder, load_sae
     from .steering import steer
     from .training.sasft import SASFTCallback, SASFTConfig, SASFTTrainer
@@ -24,6 +24,7 @@ _HOME = {
     "discover_language_features": "discovery",
     "load_sae": "sae",
     "steer": "steering",
+    "repetition_rate": "metrics",
 }
 __all__ = [
     "FeatureSet",
@@ -35,6 +36,7 @@ __all__ = [
     "discover_language_features",
     "load_sae",
     "steer",
+    "repetition_rate",
 ]
 
 

@@ -113,6 +113,7 @@ Todr Tols Toto Tutg Ugar Vaii Vith Wara Wcho Xpeo Xsux Yezi Yiii Zanb Zinh Zyyy
 """
 SCRIPTS: tuple[str, ...] = tuple(_SCRIPT_CODES.split())
 _SHARED_SCRIPTS = ("Zinh", "Zyyy")
+UNSPACED_SCRIPTS = ("Hani", "Hira", "Kana", "Khmr", "Laoo", "Mymr", "Thai", "Tibt")  # no spaces between words
 
 
 def _parse_table() -> Mapping[str, Language]:

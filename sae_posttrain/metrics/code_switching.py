@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import regex
 
 from ..languages import SCRIPTS, get_language, script_counts
-from .interval import share_interval
+from .interval import clustered_interval
 
 _FENCE = r"(?ms)^[ \t]*(?P<fence>`{3,}|~{3,}).*?(?:^[ \t]*(?P=fence)|\Z)"
 _INLINE = r"(?<!`)(?P<ticks>`{1,2})(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`)"
@@ -24,7 +24,7 @@ _CARRIED = r"[\p{Script=Zinh}[\p{Lm}&&\p{Script=Zyyy}]]"
 _JOINT = r"[·・‧'’\-‐]"
 
 
-_Interval: TypeAlias = Callable[[Sequence[int], Sequence[int]], tuple[float, float]]
+_Interval: TypeAlias = Callable[[Sequence[bool], Sequence[Hashable]], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def code_switching_rate(
     if not judged:
         why = "" if targets is None else f": every language given is itself written in {', '.join(sorted(targets))}"
         raise ValueError(f"nothing to measure among {len(responses)} responses{why}")
-    interval = partial(share_interval, confidence=confidence, resamples=resamples, seed=seed)
+    interval = partial(clustered_interval, confidence=confidence, resamples=resamples, seed=seed)
     return _report(judged, len(responses) - len(judged), targets, confidence, interval)
 
 
@@ -200,13 +200,8 @@ def _report(
 
 
 def _rate(rows: Sequence[_Judged], interval: _Interval) -> Rate:
-    counts: dict[Hashable, list[int]] = {}
-    for row in rows:
-        count = counts.setdefault(row.cluster, [0, 0])
-        count[0] += bool(row.into)
-        count[1] += 1
-    hits, sizes = zip(*counts.values(), strict=True)
-    low, high = interval(hits, sizes)
+    hits = [bool(row.into) for row in rows]
+    low, high = interval(hits, [row.cluster for row in rows])
     return Rate(sum(hits), len(rows), low, high)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from math import sqrt
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -42,6 +44,21 @@ def share_interval(
     low, high = np.quantile(shares, [tail, 1 - tail])
     wilson_low, wilson_high = _wilson(share, total / design_effect, tail)
     return min(float(low), wilson_low), max(float(high), wilson_high)
+
+
+def clustered_interval(
+    hits: Sequence[bool], clusters: Sequence[Hashable] | None = None, **options: Any
+) -> tuple[float, float]:
+    """`share_interval` from whether each response is a hit, and what cluster it belongs to (default: its own)."""
+    clusters = range(len(hits)) if clusters is None else clusters
+    if len(clusters) != len(hits):
+        raise ValueError(f"{len(hits)} responses but {len(clusters)} clusters; give one for each response")
+    counts: dict[Hashable, list[int]] = {}
+    for hit, cluster in zip(hits, clusters, strict=True):
+        count = counts.setdefault(cluster, [0, 0])
+        count[0] += hit
+        count[1] += 1
+    return share_interval(*zip(*counts.values(), strict=True), **options)
 
 
 def _wilson(share: float, draws: float, tail: float) -> tuple[float, float]:

@@ -19,15 +19,15 @@ RESPONSES = [
 ]
 
 
-def measured(*arguments):
+def measured(*arguments, kind="code-switching"):
     parser = argparse.ArgumentParser()
     measure.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["measure", "code-switching", *map(str, arguments)])
+    args = parser.parse_args(["measure", kind, *map(str, arguments)])
     return args.run(args)
 
 
-def as_json(capsys, *arguments):
-    assert measured(*arguments, "--json") == 0
+def as_json(capsys, *arguments, **kind):
+    assert measured(*arguments, "--json", **kind) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -222,3 +222,78 @@ def test_prompts_may_be_messages(model_folder, tmp_path, capsys):
     assert as_json(capsys, *options, "--ignore-prompt")["overall"]["switched"] < counted
     torch.manual_seed(1)
     assert as_json(capsys, *options)["overall"]["switched"] == counted
+
+
+LOOPING = [
+    {"prompt": "Count", "response": "Well: " + "on and on, " * 20},
+    {"prompt": "Count", "response": "".join(f"Line {number} of it. " for number in range(10, 30)), "id": 7},
+    {"prompt": "Stop", "response": "on and on, " * 20 + "until it stopped."},
+    {"response": "fine"},
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "looped"),
+    [
+        ([], 1),
+        (["--fold-digits"], 2),
+        (["--fold-digits", "--min-repeats", 21], 0),
+        (["--min-length", 300], 0),
+        (["--limit", 1], 1),
+    ],
+)
+def test_loops_are_counted(tmp_path, capsys, options, looped):
+    report = as_json(capsys, "--responses", write(tmp_path / "a.jsonl", LOOPING), *options, kind="repetition")
+    assert report["looped"] == looped
+    assert report["fold_digits"] == ("--fold-digits" in options)
+
+
+def test_repetition_makes_a_table_and_writes_its_loops(tmp_path, capsys):
+    path, output = write(tmp_path / "a.jsonl", LOOPING), tmp_path / "new" / "out.jsonl"
+    assert measured("--responses", path, "--output", output, "--fold-digits", kind="repetition") == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["2", "4", "50.000"]
+    rows = load_rows(output)
+    assert [row.pop("loop") for row in rows] == [
+        {"start": 5, "end": 226, "period": 11, "text": " on and on,"},
+        {"start": 0, "end": 300, "period": 15, "text": "Line 10 of it. "},
+        None,
+        None,
+    ]
+    assert rows == LOOPING
+
+
+def test_samples_of_one_prompt_shape_the_interval_of_repetition(tmp_path, capsys):
+    rows = [{"prompt": str(i), "response": LOOPING[0 if i < 3 else 3]["response"]} for i in range(30) for _ in range(4)]
+    together = as_json(capsys, "--responses", write(tmp_path / "a.jsonl", rows), kind="repetition")
+    wider = as_json(capsys, "--responses", tmp_path / "a.jsonl", "--confidence", 0.99, kind="repetition")
+    for row in rows:
+        del row["prompt"]
+    apart = as_json(capsys, "--responses", write(tmp_path / "b.jsonl", rows), kind="repetition")
+    assert together["rate"] == apart["rate"] == 0.1
+    assert wider["high"] > together["high"] > apart["high"]
+
+
+def test_a_models_repetition_is_sampled_and_measured(model_folder, tmp_path, capsys):
+    prompts, output = write(tmp_path / "p.jsonl", [{"prompt": "abc"}, {"prompt": "fed"}]), tmp_path / "out.jsonl"
+    greedy = ["--samples", 2, "--max-new-tokens", 150, "--temperature", 0, "--output", output]
+    report = as_json(capsys, "--model", model_folder, "--prompts", prompts, *greedy, kind="repetition")
+    rows = load_rows(output)
+    assert [row["prompt"] for row in rows] == ["abc", "abc", "fed", "fed"]
+    assert (report["total"], report["samples"], report["temperature"]) == (4, 2, 0)
+    assert report["looped"] == sum(row["loop"] is not None for row in rows)
+    again = as_json(capsys, "--responses", output, kind="repetition")
+    assert all(report[key] == value for key, value in again.items())
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"answer": "a"}], [], "no text in column 'response'; the columns present are 'answer'"),
+        ([{"response": "a"}], ["--prompts", "p"], "--prompts goes with --model"),
+        ([{"response": "a"}], ["--min-repeats", 2], "min_repeats must be at least 3"),
+        ([{"response": "a"}], ["--confidence", 95], "confidence must lie between 0 and 1"),
+    ],
+)
+def test_bad_input_to_repetition_is_named(tmp_path, rows, options, message):
+    with pytest.raises(ValueError, match=message):
+        measured("--responses", write(tmp_path / "a.jsonl", rows), *options, kind="repetition")

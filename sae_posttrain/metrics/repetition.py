@@ -1,0 +1,146 @@
+"""How repetitive responses are: the share that ends in an endless loop, and n-gram measures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from statistics import fmean, median
+from typing import Any
+
+import regex
+
+from ..languages import UNSPACED_SCRIPTS
+from .interval import clustered_interval
+from .loops import MIN_CHARACTERS, MIN_REPEATS, MIN_TOKENS, find_loop, looped_share, plain
+
+
+@dataclass(frozen=True)
+class RepetitionReport:
+    """How many of `total` responses end in a loop, with that share's interval; what the loops and responses are like.
+
+    Lengths are in `unit`: characters or tokens.
+    """
+
+    looped: int
+    total: int
+    low: float
+    high: float
+    confidence: float
+    unit: str
+    min_repeats: int
+    min_length: int
+    period: float | None  # median over the loops
+    start: float | None  # where they begin, as a share of the response; median over the loops
+    looped_share: float  # of a response, inside loops at its end or anywhere; this and the next: means over responses
+    rep_4: float
+    distinct_1: float
+
+    @property
+    def rate(self) -> float:
+        return self.looped / self.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"rate": self.rate, **asdict(self)}
+
+    def table(self) -> str:
+        """The rate in percent, then a line each for the loops and for the responses."""
+        lines = [
+            f"looped     total    rate %   {self.confidence:.0%} interval",
+            f"{self.looped:>6} {self.total:>9} {100 * self.rate:>9.3f}   {100 * self.low:.3f} to {100 * self.high:.3f}",
+        ]
+        if self.period is not None and self.start is not None:
+            lines.append(
+                f"median loop: period {self.period:g} {self.unit}, begins after {self.start:.0%} of its response"
+            )
+        lines.append(
+            f"mean response: {100 * self.looped_share:.2f}% inside loops, "
+            f"rep-4 {100 * self.rep_4:.2f}%, distinct-1 {100 * self.distinct_1:.2f}%"
+        )
+        return "\n".join(lines)
+
+
+def repetition_rate(
+    responses: Sequence[str] | Sequence[Sequence[Hashable]],
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    min_repeats: int = MIN_REPEATS,
+    min_length: int | None = None,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> RepetitionReport:
+    """The share of responses that end in a loop, with a bootstrap interval (see `share_interval`).
+
+    responses: texts, or token ids without padding; ids that keep their end-of-sequence token tell a loop that ran into
+    the length limit from one that the model ended, texts do not. What counts as a loop: see `find_loop`. clusters: what
+    responses share, usually the prompt, so that eight samples of one prompt are not taken for eight independent ones.
+
+    Raises: ValueError when there are no responses, or not one cluster for each.
+    Source: arXiv:2605.11887, repeat ratio; its detector is not published.
+    """
+    if not len(responses):
+        raise ValueError("nothing to measure among 0 responses")
+    of_text = isinstance(responses[0], str)
+    if min_length is None:
+        min_length = MIN_CHARACTERS if of_text else MIN_TOKENS
+    loops = [find_loop(response, min_repeats=min_repeats, min_length=min_length) for response in responses]
+    low, high = clustered_interval(
+        [loop is not None for loop in loops], clusters, confidence=confidence, resamples=resamples, seed=seed
+    )
+    found = [(loop, len(response)) for loop, response in zip(loops, responses, strict=True) if loop]
+    inside, rep_4, distinct_1 = zip(*(_shares(row, min_repeats, min_length) for row in responses), strict=True)
+    return RepetitionReport(
+        looped=len(found),
+        total=len(loops),
+        low=low,
+        high=high,
+        confidence=confidence,
+        unit="characters" if of_text else "tokens",
+        min_repeats=min_repeats,
+        min_length=min_length,
+        period=median(loop.period for loop, _ in found) if found else None,
+        start=median(loop.start / length for loop, length in found) if found else None,
+        looped_share=fmean(inside),
+        rep_4=fmean(rep_4),
+        distinct_1=fmean(distinct_1),
+    )
+
+
+def rep_n(sequence: Sequence[Hashable], n: int) -> float:
+    """The share of n-grams that stood in `sequence` before; 0 when it is shorter than n.
+
+    Of token ids, or of a text's words and punctuation marks, where scripts without spaces count by character.
+    Source: arXiv:1908.04319, seq-rep-n.
+    """
+    return 1 - distinct_n(sequence, n)
+
+
+def distinct_n(sequence: Sequence[Hashable], n: int) -> float:
+    """Distinct n-grams over all n-grams, of the units of `rep_n`; 1 when `sequence` is shorter than n.
+
+    Source: arXiv:1510.03055.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    units = _units(sequence)
+    total = len(units) - n + 1
+    return len(set(zip(*(units[skip:] for skip in range(n)), strict=False))) / total if total > 0 else 1.0
+
+
+def _shares(response: Sequence[Hashable], min_repeats: int, min_length: int) -> tuple[float, float, float]:
+    units = _units(response)
+    inside = looped_share(response, min_repeats=min_repeats, min_length=min_length)
+    return inside, rep_n(units, 4), distinct_n(units, 1)
+
+
+def _units(sequence: Sequence[Hashable]) -> Sequence[Hashable]:
+    return _unit().findall(sequence) if isinstance(sequence, str) else plain(sequence)
+
+
+@cache
+def _unit() -> regex.Pattern[str]:
+    """A word of the other scripts, or any one character but space."""
+    unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
+    return regex.compile(rf"[^\W{unspaced}]+|\S")

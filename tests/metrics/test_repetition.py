@@ -1,0 +1,101 @@
+"""N-gram measures by hand, and the rate of responses that end in a loop."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sae_posttrain.metrics import distinct_n, looped_share, rep_n, repetition_rate
+from sae_posttrain.metrics.interval import share_interval
+
+LOOP = "So we wait:" + "And then we wait again. " * 20
+FINE = "The train left at noon and nobody on the platform knew where it would go."
+
+
+@pytest.mark.parametrize(
+    ("sequence", "n", "expected"),
+    [
+        ([1, 2, 3, 1, 2, 3], 1, 3 / 6),
+        ([1, 2, 3, 1, 2, 3], 2, 2 / 5),
+        ([1, 2, 3, 1, 2, 3], 6, 0),
+        ([1, 2, 3], 4, 0),
+        ([], 1, 0),
+        ("the cat and the cat", 2, 1 / 4),
+        ("the cat, the cat!", 2, 1 / 5),
+        ("人人都说好人", 1, 2 / 6),
+        ("GPU很快，GPU很快", 2, 2 / 6),
+        ("コーヒー", 1, 1 / 4),
+        ("มา มา", 2, 1 / 3),
+        ("काम काम", 1, 1 / 2),
+        ("고양이 고양이", 1, 1 / 2),
+        (np.array([4, 4, 4, 4, 4]), 4, 1 / 2),
+    ],
+)
+def test_repeated_and_distinct_n_grams_by_hand(sequence, n, expected):
+    assert rep_n(sequence, n) == pytest.approx(expected)
+    assert distinct_n(sequence, n) == pytest.approx(1 - expected)
+
+
+def test_n_must_be_at_least_one():
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        rep_n("a b", 0)
+
+
+def test_rate_counts_responses_that_end_in_a_loop():
+    report = repetition_rate([LOOP, FINE, LOOP + FINE, "", LOOP[:-7]])
+    assert (report.looped, report.total, report.rate) == (2, 5, 0.4)
+    assert (report.low, report.high) == share_interval([1, 0, 0, 0, 1], [1] * 5)
+    assert report.period == 24
+    shares = [looped_share(text) for text in (LOOP, FINE, LOOP + FINE, "", LOOP[:-7])]
+    assert report.looped_share == pytest.approx(sum(shares) / 5)
+    assert report.start == pytest.approx((11 / len(LOOP) + 11 / len(LOOP[:-7])) / 2)
+    assert report.rep_4 == pytest.approx(sum(rep_n(text, 4) for text in (LOOP, FINE, LOOP + FINE, "", LOOP[:-7])) / 5)
+    assert 0 < report.distinct_1 < 1
+
+
+def test_ids_are_measured_in_tokens():
+    report = repetition_rate([[1, 2] * 40, [1, 2] * 40 + [0], [*range(80)]])
+    assert (report.looped, report.unit, report.period, report.start) == (1, "tokens", 2, 0)
+    assert "period 2 tokens" in report.table()
+
+
+def test_thresholds_reach_the_search():
+    lines = "one and two\n" * 6
+    assert repetition_rate([lines]).looped == 0
+    report = repetition_rate([lines], min_length=60)
+    assert (report.looped, report.looped_share) == (1, 1.0)
+    assert repetition_rate([lines], min_length=60, min_repeats=7).looped == 0
+
+
+def test_samples_of_one_prompt_are_not_independent():
+    responses = ([LOOP] * 8 + [FINE] * 8 * 9) * 10
+    apart = repetition_rate(responses)
+    together = repetition_rate(responses, clusters=[index // 8 for index in range(len(responses))])
+    assert apart.rate == together.rate == 0.1
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+    wider = repetition_rate(responses, confidence=0.99)
+    assert wider.low < apart.low < apart.high < wider.high
+
+
+def test_report_is_json_and_a_table():
+    plain = json.loads(json.dumps(repetition_rate([LOOP, FINE]).to_dict()))
+    assert (plain["rate"], plain["looped"], plain["unit"], plain["period"]) == (0.5, 1, "characters", 24)
+    lines = repetition_rate([LOOP, FINE]).table().splitlines()
+    assert lines[1].split()[:3] == ["1", "2", "50.000"]
+    assert len(lines) == 4
+    assert len(repetition_rate([FINE]).table().splitlines()) == 3
+    assert repetition_rate([FINE]).period is None
+
+
+@pytest.mark.parametrize(
+    ("responses", "options", "message"),
+    [
+        ([], {}, "nothing to measure among 0 responses"),
+        (["a", "b"], {"clusters": [1]}, "2 responses but 1 clusters"),
+        (["a"], {"min_repeats": 1}, "min_repeats must be at least 3"),
+        (["a"], {"confidence": 95}, "confidence must lie between 0 and 1"),
+    ],
+)
+def test_bad_input_is_named(responses, options, message):
+    with pytest.raises(ValueError, match=message):
+        repetition_rate(responses, **options)
