@@ -27,6 +27,8 @@ from sae_posttrain import steer
 GROUP, PROMPT, NEW, ROUNDS = 8, 64, 128, 21
 BLOCKS, D, VOCABULARY = 4, 256, 4096
 ONE = torch.arange(GROUP) == 0
+PLAIN = "plain group"
+QUARTILES = ("lower quartile", "median", "upper quartile")
 
 
 def make_model() -> Any:
@@ -60,7 +62,7 @@ def ways(model: Any) -> dict[str, Callable[[], None]]:
         generate(1, layers=1)
 
     return {
-        "plain group": lambda: generate(GROUP),
+        PLAIN: lambda: generate(GROUP),
         "plain group, a second time": lambda: generate(GROUP),
         "one row steered, one layer": lambda: generate(GROUP, 1, ONE),
         "one row steered, every layer": lambda: generate(GROUP, BLOCKS, ONE),
@@ -80,28 +82,15 @@ def main() -> None:
     all_ways = ways(make_model())
     for way in all_ways.values():
         way()
-    rounds = []
+    rounds: list[dict[str, float]] = []
     for _ in range(ROUNDS):
         order = random.sample(sorted(all_ways), len(all_ways))
-        times = {name: seconds(all_ways[name]) for name in order}
-        rounds.append({name: times[name] / times["plain group"] for name in all_ways} | {"seconds": times})
-    rows = [
-        Row(
-            "plain group",
-            "time, median",
-            round(statistics.median([r["seconds"]["plain group"] for r in rounds]), 3),
-            "s",
-        )
-    ]
+        rounds.append({name: seconds(all_ways[name]) for name in order})
+    rows = [Row(PLAIN, "time, median", round(statistics.median(times[PLAIN] for times in rounds), 3), "s")]
     for name in list(all_ways)[1:]:
-        ratios = [r[name] for r in rounds]
-        low, _, high = statistics.quantiles(ratios, n=4)
-        for measure, value in (
-            ("median", statistics.median(ratios)),
-            ("lower quartile", low),
-            ("upper quartile", high),
-        ):
-            rows.append(Row(name, f"times the plain group, {measure}", round(value, 4), "ratio"))
+        ratios = [times[name] / times[PLAIN] for times in rounds]
+        for quartile, value in zip(QUARTILES, statistics.quantiles(ratios, n=4), strict=True):
+            rows.append(Row(name, f"times the plain group, {quartile}", round(value, 4), "ratio"))
     for row in rows:
         print(f"{row.case:34}{row.measure:40}{row.value:10} {row.unit}")
     print(_rows.write("steered_generation", rows))

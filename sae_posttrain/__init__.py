@@ -35,8 +35,8 @@ __all__ = [
     "code_switching_rate",
     "discover_language_features",
     "load_sae",
-    "steer",
     "repetition_rate",
+    "steer",
 ]
 
 
