@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .feature_set import FeatureSet
     from .metrics import code_switching_rate, repetition_rate
     from .sae import SparseAutoencoder, load_sae
+    from .steering import steer
     from .training.sasft import SASFTCallback, SASFTConfig, SASFTTrainer
 
 # Looked up on first use, so that `import sae_posttrain` costs nothing and the metrics need no torch.
@@ -23,6 +24,7 @@ _HOME = {
     "discover_language_features": "discovery",
     "load_sae": "sae",
     "repetition_rate": "metrics",
+    "steer": "steering",
 }
 __all__ = [
     "FeatureSet",
@@ -34,6 +36,7 @@ __all__ = [
     "discover_language_features",
     "load_sae",
     "repetition_rate",
+    "steer",
 ]
 
 

@@ -52,9 +52,11 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def hook_residuals(
-    model: nn.Module, layers: Iterable[int], keep: Callable[[int, Tensor], None]
+    model: nn.Module, layers: Iterable[int], see: Callable[[int, Tensor], Tensor | None]
 ) -> list[RemovableHandle]:
-    """Call `keep(layer, residual_BSD)` on every forward of the given blocks; remove the returned handles to stop.
+    """Call `see(layer, residual_BSD)` on every forward of the given blocks; remove the returned handles to stop.
+
+    A tensor that `see` returns takes the residual's place.
 
     Raises:
         ValueError: a layer the model does not have.
@@ -65,10 +67,12 @@ def hook_residuals(
         if not 0 <= layer < len(blocks):
             raise ValueError(f"Layer {layer} is out of range: the model has blocks 0 to {len(blocks) - 1}.")
 
-    def hook_of(layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+    def hook_of(layer: int) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
             # transformers 5 returns a bare tensor; indexing it like the older tuple would silently take one row.
-            keep(layer, output if isinstance(output, Tensor) else output[0])
+            bare = isinstance(output, Tensor)
+            changed_BSD = see(layer, output if bare else output[0])
+            return changed_BSD if bare or changed_BSD is None else (changed_BSD, *output[1:])
 
         return hook
 

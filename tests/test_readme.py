@@ -63,17 +63,18 @@ def test_shell_commands(place: Path) -> None:
         "ACCELERATE_USE_CPU": "true",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    ran = 0
+    printed = []
     for block in blocks("bash"):
         if block.startswith("make "):
             continue
         done = subprocess.run(["bash", "-euc", block], cwd=place, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        ran += 1
-    assert ran == 1
+        printed.append(done.stdout)
+    measured, steered = printed
     assert (place / "features" / "qwen3-1.7b-base.safetensors").is_file()
     assert (place / "runs" / "sasft" / "model.safetensors").is_file()
-    assert "Hani" in done.stdout
+    assert "Hani" in measured
+    assert re.findall(r"^--- (.*)$", steered, flags=re.MULTILINE) == ["plain", "alpha 1", "alpha 2", "alpha -1"]
 
 
 def test_make_targets() -> None:
@@ -97,9 +98,10 @@ def test_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "dataset": Dataset.from_json("data/sft/train.jsonl"),
         "chinese": TEXTS["zh"],
         "english": TEXTS["en"],
+        "prompts": tokenizer(TEXTS["en"][:1] * 8, return_tensors="pt", return_token_type_ids=False),
     }
     shown = blocks("python")
-    assert len(shown) == 3
+    assert len(shown) == 4
     for block in shown:
         # The README's second trainer would train for three epochs in bf16; one step on the CPU shows as much.
         shortened = block.replace("sasft_weight=5e-4)", f"sasft_weight=5e-4, **{settings})")
@@ -109,3 +111,4 @@ def test_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert losses
     assert names["report"].overall.switched == 1
     assert names["direction"].shape == (WIDTH,)
+    assert names["answers"].shape[0] == 8

@@ -1,6 +1,6 @@
 """Train one variant (sft, sasft or random features) for one seed on a folder of texts, and measure code-switching.
 
-Writes the model, features.safetensors, responses.jsonl and results.csv into output_dir.
+Writes train.jsonl, features.safetensors, the model, responses.jsonl and results.csv into output_dir.
 """
 
 from __future__ import annotations
@@ -65,8 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
     set_seed(training.seed)
     rows = [chat_example(text, code) for code in recipe.languages for text in train[code][: recipe.train_texts]]
+    dataset = Dataset.from_list(rows)
+    dataset.to_json(Path(training.output_dir) / "train.jsonl", force_ascii=False)
     common: dict[str, Any] = {
-        "train_dataset": Dataset.from_list(rows),
+        "train_dataset": dataset,
         "processing_class": tokenizer,
         "peft_config": get_peft_config(model_config),
     }

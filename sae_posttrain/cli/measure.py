@@ -163,8 +163,9 @@ def _respond(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
     if args.responses:
         return list(rows)
     from ..generation import sample_responses
+    from .loading import load_model
 
-    model, tokenizer = _load_model(args)
+    model, tokenizer = load_model(args.model, args.adapter, args.dtype)
     responses = sample_responses(
         model,
         tokenizer,
@@ -173,24 +174,6 @@ def _respond(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
         **{name: getattr(args, name) for name in _SAMPLING},
     )
     return [{**row, "response": response} for row, found in zip(rows, responses, strict=True) for response in found]
-
-
-def _load_model(args: argparse.Namespace) -> Any:
-    from accelerate import PartialState
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype)
-        if args.adapter:
-            try:
-                from peft import PeftModel
-            except ImportError as error:
-                raise ValueError('--adapter needs peft: pip install "sae-posttrain[peft]"') from error
-            model = PeftModel.from_pretrained(model, args.adapter)
-    except OSError as error:
-        raise FileNotFoundError(f"cannot load {args.adapter or args.model}: {error}") from error
-    return model.to(PartialState().device), tokenizer
 
 
 def _prompt_text(prompt: str | Sequence[Mapping[str, Any]] | None) -> str:

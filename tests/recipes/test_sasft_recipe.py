@@ -7,6 +7,8 @@ import gzip
 import importlib.util
 import json
 import random
+import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +19,7 @@ import torch
 from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from two_processes import launch
 
 from sae_posttrain import FeatureSet
 
@@ -182,6 +185,22 @@ def test_the_three_variants_share_data_and_write_one_table(
     responses = [(tmp_path / variant / "responses.jsonl").read_text("utf-8") for variant in recipe.VARIANTS]
     prompts = [[json.loads(line)["prompt"] for line in text.splitlines()] for text in responses]
     assert prompts[0] == prompts[1] == prompts[2]
+
+
+@pytest.mark.slow
+def test_two_processes_take_over_from_the_script(
+    recipe: ModuleType, arguments: list[str], model: Path, tmp_path: Path
+) -> None:
+    """The command of the README, on what one run of the script left, two steps long."""
+    run(recipe, arguments)
+    (block,) = re.findall(r"```bash\n(accelerate launch .*?)```", (RECIPE / "README.md").read_text("utf-8"), re.DOTALL)
+    command = block.replace("\\\n", " ").replace("MODEL", str(model)).replace("runs/zh-sasft-0", str(tmp_path / "out"))
+    command = command.replace("runs/zh-sasft-two", str(tmp_path / "two"))
+    before, words = (shlex.split(part) for part in command.split(" -m sae_posttrain "))
+    code, stderr = launch(Path(before[-3]).stem, "sae_posttrain", *words, "--max_steps", "2", "--bf16", "false")
+    assert code == 0, stderr
+    trained, start = (AutoModelForCausalLM.from_pretrained(folder) for folder in (tmp_path / "two", model))
+    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True))
 
 
 @pytest.fixture

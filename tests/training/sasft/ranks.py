@@ -33,6 +33,7 @@ ROWS: Mapping[str, Mapping[str, Row]] = {
     "ddp": {
         "DDP": Row(ONE_STEP),
         "DDP, accumulation, checkpointing": Row(HARDER),
+        "DDP, LoRA, accumulation, checkpointing": Row(HARDER, adapted()),
         "DDP, each rank's own mean": Row({**ONE_STEP, **ALONE}),
     },
     "fsdp2": {
@@ -42,7 +43,11 @@ ROWS: Mapping[str, Mapping[str, Row]] = {
         "FSDP2, packing bfd": Row(PACKED),
     },
     "zero2": {"ZeRO-2": Row(ONE_STEP), "ZeRO-2, accumulation, checkpointing": Row(HARDER)},
-    "zero3": {"ZeRO-3": Row(ONE_STEP), "ZeRO-3, accumulation, checkpointing": Row(HARDER)},
+    "zero3": {
+        "ZeRO-3": Row(ONE_STEP),
+        "ZeRO-3, accumulation, checkpointing": Row(HARDER),
+        "ZeRO-3, LoRA": Row(ONE_STEP, adapted()),
+    },
 }
 
 

@@ -14,6 +14,7 @@ import yaml
 from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from two_processes import launch
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
@@ -90,6 +91,26 @@ def test_two_processes_follow_one(config: dict[str, Any], tmp_path: Path) -> Non
     assert two["num_tokens"] == one["num_tokens"], "the second process saw no rows"
     for key in ("loss", "sasft_loss", "sasft_penalised_share", "sasft_pre_activation_zh", "grad_norm"):
         assert two[key] == pytest.approx(one[key], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ddp", "fsdp2", "zero2", "zero3"])
+def test_ready_configurations_train_resume_and_save(way: str, config: dict[str, Any], tmp_path: Path) -> None:
+    """A checkpoint of two processes, continued, gives the weights of the uninterrupted run; transformers loads them."""
+    if way.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    settings = {**config, "max_steps": 4, "save_steps": 2, "use_cpu": way == "ddp"}
+    models = []
+    resume = ["--resume_from_checkpoint", str(tmp_path / "whole" / "checkpoint-2")]
+    for folder, more in (("whole", []), ("resumed", resume)):
+        command = ["sft", "--config", write(settings, tmp_path), "--output_dir", str(tmp_path / folder), *more]
+        code, stderr = launch(way, "sae_posttrain", *command)
+        assert code == 0, stderr
+        models.append(AutoModelForCausalLM.from_pretrained(tmp_path / folder))
+    before = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")
+    for whole, resumed, start in zip(*(model.parameters() for model in (*models, before)), strict=True):
+        assert torch.equal(whole, resumed)
+        assert not torch.equal(whole, start)
 
 
 @pytest.mark.parametrize(
