@@ -123,12 +123,12 @@ class SASFTEngine:
             ValueError: the run is resumed from a checkpoint that was trained with other features.
         """
         self.stop()
-        earlier = take_up(state, self.record)
+        refreshed = take_up(state, self.record)
         self.meter = Meter(self.suppress, state.global_step)
         self.penalties, self._drift = list(self._start_penalties), {}
         self._refresh = BaselineRefresh(self.refresh_baselines, self.penalties) if self.refresh_baselines else None
-        if self._refresh is not None and earlier is not None and "refresh" in earlier:
-            self.penalties = self._refresh.resume(self.penalties, earlier["refresh"], trainer)
+        if self._refresh is not None and refreshed is not None:
+            self.penalties = self._refresh.resume(self.penalties, refreshed, trainer)
         layers = [penalty.layer for penalty in self.penalties]
         self._handles = hook_residuals(model, layers, self._keep)
 
@@ -289,8 +289,10 @@ class HookCallback(TrainerCallback):
         self._before_save(state, control)
 
     def _before_save(self, state: TrainerState, control: TrainerControl) -> None:
-        # A checkpoint is written right after a step or an epoch; `on_save` would be too late.
-        if control.should_save and self.trainer is not None:
+        # A checkpoint is written right after a step or an epoch; `on_save` would be too late. With
+        # save_strategy="best" it is an evaluation that decides to write one.
+        if control.should_save or control.should_evaluate:
+            assert self.trainer is not None
             self.engine.before_save(self.trainer, state)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
