@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from ...feature_set import FeatureSet
 from ...languages import get_language
 from ...residual import hook_residuals, unwrap
-from .checks import check_codes, check_gradient, check_labels
+from .checks import check_codes, check_gradient, check_labels, check_settings
 from .loss import Baseline, Scale, build_penalty, sasft_loss
 from .meter import Meter
 from .record import KEY, take_up
@@ -40,20 +39,7 @@ class SASFTEngine:
         language_of: LanguageOf | None = None,
         refresh_baselines: int = 0,
     ) -> None:
-        if (
-            isinstance(weight, bool)
-            or not isinstance(weight, int | float)
-            or not (math.isfinite(weight) and weight >= 0)
-        ):
-            raise ValueError(f"weight={weight!r}: expected a finite number of at least 0 (published: 5e-4 to 1e-3).")
-        if baseline not in ("mean", "zero"):
-            raise ValueError(f"baseline={baseline!r}: expected 'mean' or 'zero'.")
-        if scale not in ("raw", "typical"):
-            raise ValueError(f"scale={scale!r}: expected 'raw' or 'typical'.")
-        if isinstance(refresh_baselines, bool) or not isinstance(refresh_baselines, int) or refresh_baselines < 0:
-            raise ValueError(f"refresh_baselines={refresh_baselines!r}: expected a number of steps, or 0 for never.")
-        if refresh_baselines and baseline == "zero":
-            raise ValueError("refresh_baselines has nothing to refresh with baseline='zero'; leave one of them out.")
+        check_settings(weight, baseline, scale, refresh_baselines)
         self.suppress = _codes(suppress)
         self.features = features.select(self.suppress)
         self.weight = weight
