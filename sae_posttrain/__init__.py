@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from .discovery import discover_language_features
+    from .discovery import discover_language_features, discover_repetition_features
     from .feature_set import FeatureSet
     from .metrics import code_switching_rate, repetition_rate
     from .sae import SparseAutoencoder, load_sae
@@ -22,6 +22,7 @@ _HOME = {
     "SparseAutoencoder": "sae",
     "code_switching_rate": "metrics",
     "discover_language_features": "discovery",
+    "discover_repetition_features": "discovery",
     "load_sae": "sae",
     "repetition_rate": "metrics",
     "steer": "steering",
@@ -34,6 +35,7 @@ __all__ = [
     "SparseAutoencoder",
     "code_switching_rate",
     "discover_language_features",
+    "discover_repetition_features",
     "load_sae",
     "repetition_rate",
     "steer",

@@ -1,8 +1,10 @@
 """The README's code runs as it stands, on tiny models under the names it uses."""
 
+import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from sae_posttrain import discover_language_features
+from sae_posttrain import cli, discover_language_features
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,6 +77,26 @@ def test_shell_commands(place: Path) -> None:
     assert (place / "runs" / "sasft" / "model.safetensors").is_file()
     assert "Hani" in measured
     assert re.findall(r"^--- (.*)$", steered, flags=re.MULTILINE) == ["plain", "alpha 1", "alpha 2", "alpha -1"]
+
+
+def test_commands_that_need_a_model_which_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read by the real parser, not run: tests/cli runs them on models that loop."""
+    given: list[argparse.Namespace] = []
+
+    def keep(args: argparse.Namespace) -> int:
+        given.append(args)
+        return 0
+
+    monkeypatch.setattr(cli.discover, "run_repetition", keep)
+    monkeypatch.setattr(cli.calibrate, "run", keep)
+    (block,) = blocks("sh")
+    for command in block.replace("\\\n", " ").splitlines():
+        name, *arguments = shlex.split(command)
+        assert name == "sae-posttrain"
+        assert cli.main(arguments) == 0
+    discover, calibrate = given
+    assert calibrate.features == discover.output
+    assert calibrate.model == discover.model
 
 
 def test_make_targets() -> None:

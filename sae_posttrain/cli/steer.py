@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from .inputs import add_chat, load_model, uses_chat
+
 _SAMPLING = ("temperature", "top_p", "max_new_tokens", "seed")
 
 
@@ -22,8 +24,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--alpha",
         type=float,
         nargs="+",
-        required=True,
-        help="one answer for each, in units of a feature's typical strength; negative suppresses",
+        help="one answer for each, in units of a feature's typical strength; negative suppresses (default: the "
+        "calibrated one)",
     )
     parser.add_argument("--prompt", nargs="+", required=True, metavar="TEXT", help="one or several")
     parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
@@ -31,28 +33,25 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=200, help="default: 200")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
     parser.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
-    parser.add_argument(
-        "--chat",
-        action=argparse.BooleanOptionalAction,
-        help="apply the chat template (default: when the tokenizer has one)",
-    )
+    add_chat(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    from accelerate import PartialState
+
     from ..feature_set import FeatureSet
     from ..generation import sample_responses
     from ..steering import steer
-    from .loading import load_model
 
     features = FeatureSet.load(args.features)
     if args.targets:
         features = features.select(args.targets)
     if args.layers:
         features = _in_layers(features, args.layers)
-    model, tokenizer = load_model(args.model, args.adapter, args.dtype)
-    alphas = [0.0, *args.alpha]
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
+    alphas = [0.0, *(args.alpha or _calibrated(features))]
     rows = len(alphas)
     shown = []
     for prompt in args.prompt:
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 [prompt] * rows,
                 samples=1,
                 batch_size=rows,
-                chat=bool(tokenizer.chat_template) if args.chat is None else args.chat,
+                chat=uses_chat(args, tokenizer),
                 progress=False,
                 **{name: getattr(args, name) for name in _SAMPLING},
             )
@@ -72,6 +71,12 @@ def run(args: argparse.Namespace) -> int:
         shown.append({"prompt": prompt, "answers": found})
     print(json.dumps(shown, ensure_ascii=False, indent=2) if args.json else "\n\n".join(map(_readable, shown)))
     return 0
+
+
+def _calibrated(features: Any) -> list[float]:
+    if features.alpha is None:
+        raise ValueError("--alpha: this feature set was not calibrated, so say how strongly to steer, such as 1 2 4.")
+    return [features.alpha]
 
 
 def _in_layers(features: Any, layers: Sequence[int]) -> Any:
