@@ -207,14 +207,14 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
         # A token's probability is read off the position before it.
         positions_BS = torch.zeros_like(ids_BS, dtype=torch.bool)
         positions_BS[:, output["prompt_ids"].shape[1] - 1 : -1] = steered_BT
-        sharded = self._dist.is_fsdp or self._dist.is_zero3
-        for rows in torch.tensor(self._plan.rows(as_many_everywhere=sharded), device=ids_BS.device).split(
-            self.args.per_device_train_batch_size
-        ):
-            with self.source.scoring(self.model, positions_BS[rows]):
-                logps_BT[rows], _, _ = self._get_per_token_logps_and_entropies(
-                    self.model, ids_BS[rows], mask_BS[rows], steered_BT.shape[1]
+        rows = self._plan.rows(as_many_everywhere=self._dist.is_fsdp or self._dist.is_zero3)
+        size = self.args.per_device_train_batch_size
+        for chunk in (rows[start : start + size] for start in range(0, len(rows), size)):
+            with self.source.scoring(self.model, positions_BS[chunk]):
+                found = self._get_per_token_logps_and_entropies(
+                    self.model, ids_BS[chunk], mask_BS[chunk], steered_BT.shape[1]
                 )
+            logps_BT[chunk] = found[0].float()
         return logps_BT
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
