@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,13 +102,11 @@ def test_without_its_exemption_vllms_correction_cancels_the_steered_row(tmp_path
     assert differences.sum().exp() < 1e-3
 
 
-def test_rows_are_generated_again_by_continuous_batching_too(tmp_path: Path) -> None:
-    made = steered(tmp_path)
-    made.use_transformers_continuous_batching, made.continuous_batching_config = True, None
-    completions = {n: SimpleNamespace(generated_tokens=row) for n, row in enumerate(COMPLETIONS)}
-    made.model.generate_batch = lambda *args, **kwargs: completions
-    found = Watched(made)
-    found.once()
-    assert found.texts[0] == LOOP
-    assert found.texts[1:] == made.processing_class.batch_decode(COMPLETIONS, skip_special_tokens=True)[1:]
+def test_rows_are_generated_again_beside_continuous_batching(tmp_path: Path) -> None:
+    """The real thing, which transformers runs on CPU as well."""
+    memory = {"num_blocks": 64, "max_batch_tokens": 64}
+    made = steered(tmp_path, use_transformers_continuous_batching=True, transformers_continuous_batching_config=memory)
+    found = Watched(made).trained()
+    assert [text == LOOP for text in found.texts] == [True, False, False, False]
+    assert learns(found)[0]
     assert made.use_transformers_continuous_batching
