@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .metrics import code_switching_rate, repetition_rate
     from .sae import SparseAutoencoder, load_sae
     from .steering import steer
+    from .training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
     from .training.sasft import SASFTCallback, SASFTConfig, SASFTTrainer
 
 # Looked up on first use, so that `import sae_posttrain` costs nothing and the metrics need no torch.
@@ -20,6 +21,8 @@ _HOME = {
     "SASFTConfig": "training.sasft",
     "SASFTTrainer": "training.sasft",
     "SparseAutoencoder": "sae",
+    "SteeredGRPOConfig": "training.rollouts",
+    "SteeredGRPOTrainer": "training.rollouts",
     "code_switching_rate": "metrics",
     "discover_language_features": "discovery",
     "discover_repetition_features": "discovery",
@@ -33,6 +36,8 @@ __all__ = [
     "SASFTConfig",
     "SASFTTrainer",
     "SparseAutoencoder",
+    "SteeredGRPOConfig",
+    "SteeredGRPOTrainer",
     "code_switching_rate",
     "discover_language_features",
     "discover_repetition_features",

@@ -34,7 +34,14 @@ ROOMS: dict[str, frozenset[str]] = {
     "": ANY,  # the package's own __init__, which holds the public names
 }
 # Other training frameworks pin other TRLs, so only what is itself a TRL trainer (or runs one) may need TRL.
-MAY_IMPORT_TRL = ("training.sasft.trainer", "training.rollouts", "lab", "cli", "__main__")
+MAY_IMPORT_TRL = (
+    "training.sasft.trainer",
+    "training.rollouts.config",
+    "training.rollouts.trainer",
+    "lab",
+    "cli",
+    "__main__",
+)
 # Within sae the formats build the object; the object knows no format.
 INSIDE_SAE = {"mapping": frozenset[str](), "model": frozenset({"mapping"}), "formats": frozenset({"model"})}
 

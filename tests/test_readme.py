@@ -121,16 +121,21 @@ def test_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "chinese": TEXTS["zh"],
         "english": TEXTS["en"],
         "prompts": tokenizer(TEXTS["en"][:1] * 8, return_tensors="pt", return_token_type_ids=False),
+        "correct": lambda completions, **kwargs: [float(len(text)) for text in completions],
     }
-    shown = blocks("python")
-    assert len(shown) == 4
+    shutil.copy("qwen3-1.7b-zh.safetensors", "repetition.safetensors")
+    rollouts = {**settings, "max_completion_length": 4, "steering_alpha": 1.0}  # not calibrated, unlike the README's
+    shown, logged = blocks("python"), set[str]()
+    assert len(shown) == 5
     for block in shown:
         # The README's second trainer would train for three epochs in bf16; one step on the CPU shows as much.
         shortened = block.replace("sasft_weight=5e-4)", f"sasft_weight=5e-4, **{settings})")
-        assert shortened != block or "SASFTConfig(" not in block
+        shortened = shortened.replace('loss_type="dapo")', f'loss_type="dapo", **{rollouts})')
+        assert shortened != block or "Config(" not in block
         exec(shortened, names)
-    losses = [log["sasft_loss"] for log in names["trainer"].state.log_history if "sasft_loss" in log]
-    assert losses
+        if "trainer" in names:
+            logged |= {key for log in names["trainer"].state.log_history for key in log}
+    assert {"sasft_loss", "loop_rate/steered"} <= logged
     assert names["report"].overall.switched == 1
     assert names["direction"].shape == (WIDTH,)
     assert names["answers"].shape[0] == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,12 @@ def test_mistakes_are_explained(place: Path, capsys: pytest.CaptureFixture[str],
     line = ["steer", "--model", "model", "--features", "features.safetensors", "--alpha", "1", "--prompt", PROMPT]
     assert main([*line, *options]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:These features were found in")
+def test_alpha_is_the_calibrated_one_unless_given(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = shown(capsys, "--alpha", "2.5", "--prompt", PROMPT)
+    assert main(["steer", "--model", "model", "--features", "features.safetensors", "--prompt", PROMPT]) == 2
+    assert "--alpha: this feature set was not calibrated" in capsys.readouterr().err
+    replace(feature_set(), alpha=2.5).save("features.safetensors")
+    assert shown(capsys, "--prompt", PROMPT) == given

@@ -1,0 +1,71 @@
+"""TRL's configurations for groups, plus steered rollouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+try:
+    from trl import GRPOConfig, RLOOConfig
+except ImportError as error:
+    raise ImportError("Steered rollouts run in TRL's trainers: pip install 'sae-posttrain[trl]'.") from error
+
+from .settings import SteeringSettings
+
+# The only losses of TRL that divide by the tokens of the whole batch, so that one long row takes weight from the rest.
+DILUTED = ("dapo", "cispo", "vespo")
+
+
+@dataclass
+class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
+    """`trl.GRPOConfig` plus steered rollouts."""
+
+    off_policy: Literal["on_policy", "truncated_is", "shaped"] = field(
+        default="on_policy",
+        metadata={
+            "help": "How steered tokens, sampled from another policy, are weighed: on_policy, as published, like all "
+            "others; truncated_is by min(1, pi / pi_steered), for one more forward of the steered rows; shaped by the "
+            "gradient of pi / (pi + 0.1), as in LUFFY."
+        },
+    )
+    max_steered_token_share: float = field(
+        default=1.0,
+        metadata={
+            "help": "The steered rows count for at most this share of the loss's tokens, and each of their tokens for "
+            "less. For the losses that divide by all tokens of the batch: dapo, cispo, vespo."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.num_generations)
+        if not 0 < self.max_steered_token_share <= 1:
+            raise ValueError(
+                f"max_steered_token_share must be above 0 and at most 1, got {self.max_steered_token_share}."
+            )
+        if self.max_steered_token_share < 1 and self.loss_type not in DILUTED:
+            raise ValueError(
+                f"max_steered_token_share is for losses that divide by all tokens of the batch ({', '.join(DILUTED)}); "
+                f"with loss_type={self.loss_type!r} a long row takes no weight from the others. Leave it at 1."
+            )
+        if self.off_policy != "on_policy" and self.importance_sampling_level != "token":
+            raise ValueError(
+                f"off_policy={self.off_policy!r} weighs tokens; set importance_sampling_level='token', not "
+                f"{self.importance_sampling_level!r}."
+            )
+        if not self.steered_in_baseline and self.multi_objective_aggregation != "sum_then_normalize":
+            raise ValueError(
+                "steered_in_baseline=False needs one reward to compare: set "
+                f"multi_objective_aggregation='sum_then_normalize', not {self.multi_objective_aggregation!r}."
+            )
+
+
+@dataclass
+class SteeredRLOOConfig(SteeringSettings, RLOOConfig):
+    """`trl.RLOOConfig` plus steered rollouts."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.num_generations)
+        if not self.steered_in_baseline and self.normalize_advantages:
+            raise ValueError("steered_in_baseline=False cannot be had with normalize_advantages=True; choose one.")

@@ -1,0 +1,70 @@
+"""Which rows of a generation batch are steered: worked out alike by every process, without a word between them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from .settings import SteeringSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steered rows of one generation batch.
+
+    Args:
+        everywhere: for each row of all processes, in order, whether it is steered.
+        process: this process's place among them.
+        size: rows of each process.
+    """
+
+    everywhere: tuple[bool, ...]
+    process: int
+    size: int
+
+    @property
+    def here(self) -> tuple[bool, ...]:
+        """For each row of this process, whether it is steered."""
+        return self._of(self.process)
+
+    def rows(self, *, as_many_everywhere: bool = False) -> list[int]:
+        """The steered rows of this process.
+
+        as_many_everywhere: filled up with row 0, since processes that share a sharded model have to call it alike.
+        """
+        rows = [row for row, steered in enumerate(self.here) if steered]
+        if as_many_everywhere:
+            most = max(sum(self._of(process)) for process in range(len(self.everywhere) // self.size))
+            rows += [0] * (most - len(rows))
+        return rows
+
+    def __bool__(self) -> bool:
+        return any(self.everywhere)
+
+    def _of(self, process: int) -> tuple[bool, ...]:
+        return self.everywhere[process * self.size : (process + 1) * self.size]
+
+
+def steered_rows(rows: int, group: int, per_group: int, probability: float = 1.0, seed: str = "") -> tuple[bool, ...]:
+    """For each row of the global batch, whether it is steered: the first `per_group` of a group, or none.
+
+    Groups are contiguous in the global batch. What `probability` decides depends on the seed and the group alone, and
+    draws from no generator that training uses.
+    """
+    chosen = [random.Random(f"{seed} {number}").random() < probability for number in range(-(-rows // group))]
+    return tuple(row % group < per_group and chosen[row // group] for row in range(rows))
+
+
+def plan_for(trainer: Any, settings: SteeringSettings, size: int) -> Plan:
+    """The plan for a trainer's next generation batch of `size` rows on each process; evaluation is never steered."""
+    step = trainer.state.global_step
+    steers = trainer.model.training and step >= settings.steer_after_step
+    everywhere = steered_rows(
+        size * trainer.accelerator.num_processes,
+        trainer.num_generations,
+        settings.steered_per_group if steers else 0,
+        settings.steer_probability,
+        seed=f"{trainer.args.seed} {step} {trainer._step}",
+    )
+    return Plan(everywhere, trainer.accelerator.process_index, size)

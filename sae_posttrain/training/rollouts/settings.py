@@ -1,0 +1,64 @@
+"""The settings of steered rollouts, for any trainer; each with its help, for YAML and the command line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...metrics.loops import MIN_REPEATS, MIN_TOKENS
+
+Control = Literal["features", "random_direction", "extra_plain"]
+
+
+@dataclass
+class SteeringSettings:
+    """Which rollouts of a group are steered, with what, and what is measured of them."""
+
+    features: str | None = field(
+        default=None, metadata={"help": "Feature set: a .safetensors file, or a hub repository that holds one."}
+    )
+    steering_alpha: float | None = field(
+        default=None,
+        metadata={"help": "Strength, in units of the features' typical activation; default: the set's calibrated one."},
+    )
+    steered_per_group: int = field(
+        default=1, metadata={"help": "Steered rollouts in each group of num_generations; 0 is the plain trainer."}
+    )
+    steer_after_step: int = field(default=0, metadata={"help": "Optimizer steps before the first steered rollout."})
+    steer_probability: float = field(default=1.0, metadata={"help": "Share of the groups that get a steered rollout."})
+    steering_control: Control = field(
+        default="features",
+        metadata={
+            "help": "features; or a control, treated alike in all else: random_direction steers along random "
+            "directions of the features' norm, extra_plain not at all."
+        },
+    )
+    steered_in_baseline: bool = field(
+        default=True,
+        metadata={"help": "Whether steered rewards count in the mean and std that a group is compared with."},
+    )
+    loop_min_repeats: int = field(
+        default=MIN_REPEATS, metadata={"help": "Whole periods from which repetition is logged as a loop."}
+    )
+    loop_min_tokens: int = field(
+        default=MIN_TOKENS, metadata={"help": "Tokens from which repetition is logged as a loop."}
+    )
+
+    def check(self, num_generations: int) -> None:
+        """Refuse settings that make no sense together, for groups of this size."""
+        steered = self.steered_per_group
+        if not 0 <= steered < num_generations:
+            raise ValueError(
+                f"steered_per_group is {steered}, of num_generations = {num_generations}; a group is compared with its "
+                "ordinary rollouts, so leave at least one."
+            )
+        if not self.steered_in_baseline and num_generations - steered < 2:
+            raise ValueError(
+                f"steered_in_baseline=False leaves a baseline of {num_generations - steered} rollout in each group; it "
+                "takes two. Raise num_generations."
+            )
+        if not 0 <= self.steer_probability <= 1:
+            raise ValueError(f"steer_probability must be between 0 and 1, got {self.steer_probability}.")
+        if self.steering_alpha is not None and not math.isfinite(self.steering_alpha):
+            raise ValueError(f"steering_alpha must be a finite number, got {self.steering_alpha}.")

@@ -1,0 +1,91 @@
+"""What rollouts are steered with: the features, or one of the controls."""
+
+# D model width, R rows, S positions
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...feature_set import FeatureSet
+from ...residual import unwrap
+from ...steering import steer, typical_contributions
+from .settings import SteeringSettings
+
+
+@dataclass(frozen=True)
+class Source:
+    """Layer → `(D,)` direction, and how strongly to steer along it. Without directions, nothing is steered."""
+
+    directions: Mapping[int, Tensor]
+    alpha: float
+
+    def generating(self, model: nn.Module, rows: Sequence[bool]) -> AbstractContextManager[None]:
+        """Steer these rows of the `generate` call inside."""
+        if not (self.directions and any(rows)):
+            return nullcontext()
+        return steer(model, self.directions, alpha=self.alpha, rows=rows)
+
+    def scoring(self, model: nn.Module, positions_RS: Tensor) -> AbstractContextManager[None]:
+        """Steer these positions of the forward inside."""
+        if not self.directions:
+            return nullcontext()
+        return steer(model, self.directions, alpha=self.alpha, positions=positions_RS)
+
+
+def features_for(settings: SteeringSettings, features: FeatureSet | None) -> FeatureSet | None:
+    """The features that the settings steer with: those given, or else those they name; none where they need none.
+
+    Raises:
+        ValueError: there are no features, or no strength.
+    """
+    if settings.steered_per_group == 0 or settings.steering_control == "extra_plain":
+        return None
+    if features is None and settings.features is None:
+        raise ValueError("No features: set features to a feature set's path, or pass features=….")
+    features = features if features is not None else FeatureSet.load(str(settings.features))
+    _alpha(settings, features)
+    return features
+
+
+def source_of(
+    settings: SteeringSettings, features: FeatureSet | None, model: nn.Module, name: str | None, seed: int
+) -> Source:
+    """What to steer with, of features that `features_for` returned.
+
+    name: what the model was loaded as, if known. seed: of random directions; the same on every process.
+
+    Raises:
+        ValueError: features of another model.
+    """
+    if features is None:
+        return Source({}, 0.0)
+    features.check_model(unwrap(model).config, name)
+    directions = typical_contributions(features)
+    if settings.steering_control == "random_direction":
+        directions = _random_like(directions, seed)
+    return Source(directions, _alpha(settings, features))
+
+
+def _alpha(settings: SteeringSettings, features: Any) -> float:
+    alpha = settings.steering_alpha
+    if alpha is None:
+        alpha = getattr(features, "alpha", None)
+    if alpha is None:
+        raise ValueError(
+            "No strength: set steering_alpha, in units of the features' typical activation, or use a feature set that "
+            "holds a calibrated one."
+        )
+    return float(alpha)
+
+
+def _random_like(directions: Mapping[int, Tensor], seed: int) -> dict[int, Tensor]:
+    """A random direction of the same norm at each layer."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {layer: torch.randn(direction.shape, generator=generator) for layer, direction in directions.items()}
+    return {layer: drawn[layer] * (direction.norm() / drawn[layer].norm()) for layer, direction in directions.items()}

@@ -1,0 +1,274 @@
+"""Steered rollouts as trainers: TRL's own, with one rollout of each group steered."""
+
+# N rows of all processes, B rows of one batch, P prompt, T completion tokens
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+try:
+    from trl import GRPOTrainer, RLOOTrainer
+except ImportError as error:
+    raise ImportError("Steered rollouts run in TRL's trainers: pip install 'sae-posttrain[trl]'.") from error
+
+from ...feature_set import FeatureSet
+from ...metrics.loops import find_loop
+from .config import SteeredGRPOConfig, SteeredRLOOConfig
+from .plan import Plan, plan_for
+from .source import features_for, source_of
+from .turn import prepare, steered_turn
+from .weighing import (
+    advantages_outside_baseline,
+    capped_tokens,
+    leave_one_out_outside_baseline,
+    shaped_weight,
+    truncated_weight,
+)
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer as _Trainer  # or RLOOTrainer
+else:
+    _Trainer = object
+
+
+class SteeredRolloutMixin(_Trainer):
+    """Goes before a TRL trainer of groups. Source: arXiv:2605.11887, section 8.
+
+    Every group's rollouts are generated as always but one, which is steered by `args.features`; all are rewarded alike.
+    The steered one is kept from what would cancel it: a loop is longer than `mask_truncated_completions` lets live, and
+    less likely than corrections for off-policy rows do. Evaluation is never steered.
+    """
+
+    _config_class: Any
+    mask_truncated_completions: Any
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: Any = None,
+        *positional: Any,
+        features: FeatureSet | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(args, self._config_class):
+            raise ValueError(
+                f"{type(self).__name__} needs a {self._config_class.__name__} as args, not {type(args).__name__}."
+            )
+        features = features_for(args, features)  # before a model is loaded in vain
+        self._plan: Plan | None = None
+        self._first_turn = False
+        self._masks_truncated = False
+        self._steered_tokens: list[int] = []
+        self._rewards_per_func = torch.empty(0)
+        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        self.source = source_of(args, features, self.model, model if isinstance(model, str) else None, args.seed)
+        prepare(self)
+
+    def _generate_single_turn(self, prompt_ids: Any, images: Any, fields: Any, *rest: Any, **settings: Any) -> Any:
+        parent: Any = super()
+
+        def turn(prompt_ids: Any, images: Any, fields: Any) -> Any:
+            return parent._generate_single_turn(prompt_ids, images, fields, *rest, **settings)
+
+        # Later turns of a conversation with tools go on from the first one's text: no longer the features' work.
+        if not (self._plan and self._first_turn):
+            return turn(prompt_ids, images, fields)
+        self._first_turn = False
+        made = steered_turn(self, turn, self.source, self._plan, prompt_ids, images, fields)
+        completions = made[0] if isinstance(made, tuple) else made
+        self._steered_tokens = [len(ids) * steered for ids, steered in zip(completions, self._plan.here, strict=True)]
+        return made
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        plan = self._plan = plan_for(self, self.args, len(inputs))
+        if not plan:
+            return super()._generate_and_score_completions(inputs)
+        self._first_turn = True
+        masks_truncated = self._masks_truncated = self.mask_truncated_completions
+        self.mask_truncated_completions = False  # done below, but for the steered rows
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self.mask_truncated_completions, self._masks_truncated = masks_truncated, False
+        output["steered_tokens"] = torch.tensor(self._steered_tokens, device=self.accelerator.device)
+        if masks_truncated:
+            self._mask_truncated(output)
+        if not self.args.steered_in_baseline:
+            self._take_from_baseline(output, plan)
+        self._count(output, plan)
+        return output
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+        assert self._plan is not None
+        here = self._plan.here
+        marked = [{**row, "steered": steered} for row, steered in zip(inputs, here, strict=True)]
+        self._log_completion_extra("steered", list(here))
+        for ids, steered in zip(completion_ids_list, here, strict=True):
+            loop = find_loop(ids, min_repeats=self.args.loop_min_repeats, min_length=self.args.loop_min_tokens)
+            self._log_metric("loop_rate/steered" if steered else "loop_rate/ordinary", float(loop is not None))
+        rewards = super()._calculate_rewards(marked, prompts, completions, completion_ids_list)
+        self._rewards_per_func = rewards
+        return rewards
+
+    def _mask_truncated(self, output: Any) -> None:
+        """TRL's `mask_truncated_completions`, which spares the steered rows here."""
+        kept_B = self._kept(output["completion_ids"], output["completion_mask"])
+        for name in ("completion_mask", "tool_mask"):
+            if name in output:
+                output[name] = output[name] * kept_B[:, None].int()
+
+    def _kept(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Which completions ended by themselves, or are steered."""
+        last_B = ids_BT.gather(1, mask_BT.sum(dim=1, keepdim=True) - 1).squeeze(1)
+        ends = torch.tensor([*self.eos_token_ids, self._tokenizer.pad_token_id], device=last_B.device)
+        return torch.isin(last_B, ends) | (torch.tensor(self._steered_tokens, device=last_B.device) > 0)
+
+    def _take_from_baseline(self, output: Any, plan: Plan) -> None:
+        """Compare every reward with the ordinary rows' alone; in the completions table too."""
+        steered_N = torch.tensor(plan.everywhere, device=self.accelerator.device)
+        advantages_N = self._outside_baseline(output, steered_N)
+        output["advantages"] = advantages_N[plan.process * plan.size :][: plan.size].clone()
+        logged = self._logs["advantages"]
+        for place in range(min(len(logged), len(advantages_N))):
+            logged[-1 - place] = advantages_N[-1 - place].item()
+
+    def _outside_baseline(self, output: Any, steered_N: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _rewards(self) -> Tensor:
+        """The last rewards `(N,)`, weighted and summed; NaN where no function gave one."""
+        per_func = self._rewards_per_func
+        rewards_N = (per_func * self.reward_weights.to(per_func.device)).nansum(dim=1)
+        return rewards_N.masked_fill(per_func.isnan().all(dim=1), torch.nan)
+
+    def _count(self, output: Any, plan: Plan) -> None:
+        """Cap what steered tokens count for, and log the steered rows' reward, advantage and share of the tokens."""
+        steered_B = output["steered_tokens"] > 0
+        tokens_B = (output["completion_mask"] * output.get("tool_mask", 1)).sum(dim=1)
+        counts = torch.stack([tokens_B[steered_B].sum(), tokens_B[~steered_B].sum()])
+        steered, ordinary = self.accelerator.gather(counts).view(-1, 2).sum(dim=0)
+        counted = capped_tokens(steered, ordinary, getattr(self.args, "max_steered_token_share", 1.0))
+        if "num_items_in_batch" in output:
+            output["num_items_in_batch"] = counted + ordinary
+
+        advantage = self.accelerator.gather(output["advantages"][steered_B].sum()).sum() / sum(plan.everywhere)
+        if counted < steered:
+            output["advantages"] = torch.where(steered_B, counted / steered, 1.0) * output["advantages"]
+        reward = self._rewards()[torch.tensor(plan.everywhere, device=self.accelerator.device)].nanmean()
+        share = counted / (counted + ordinary).clamp(min=1)
+        for name, value in (("reward", reward), ("advantage", advantage), ("token_share", share)):
+            self._metrics["train"][f"steering/{name}"].append(value.item())
+
+
+class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
+    """`trl.GRPOTrainer` with one rollout of each group steered.
+
+    Args:
+        args: a `SteeredGRPOConfig`; names the features and how strongly they steer.
+        features: a feature set, instead of `args.features`.
+
+    Everything else is `GRPOTrainer`'s. A reward function is given `steered`, true or false for each completion.
+    """
+
+    _tag_names = ["trl", "grpo", "steered-rollouts", "sae-posttrain"]  # noqa: RUF012
+    _config_class = SteeredGRPOConfig
+    _loss_inputs: dict[str, Any] | None = None
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        output = super()._generate_and_score_completions(inputs)
+        if "steered_tokens" not in output:
+            return output
+        steered_B = output["steered_tokens"] > 0
+        if self.off_policy_mask_threshold is not None:
+            sampled_BT = output.get("sampling_per_token_logps", output.get("old_per_token_logps"))
+            if sampled_BT is not None:  # what is not known drops nothing
+                output["sampling_per_token_logps"] = sampled_BT.masked_fill(steered_B[:, None], torch.nan)
+        if self.args.off_policy == "truncated_is":
+            output["steered_per_token_logps"] = self._steered_logps(output)
+        return output
+
+    def _outside_baseline(self, output: Any, steered_N: Tensor) -> Tensor:
+        return advantages_outside_baseline(self._rewards(), steered_N, self.num_generations, self.scale_rewards)
+
+    @torch.no_grad()
+    def _steered_logps(self, output: Any) -> Tensor:
+        """Log-probabilities `(B, T)` of the steered rows' completions under the policy that sampled them."""
+        if "pixel_values" in output:
+            raise ValueError("off_policy='truncated_is' cannot score images; choose on_policy or shaped.")
+        assert self._plan is not None
+        ids_BS = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+        mask_BS = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+        steered_BT = _steered_positions(output)
+        logps_BT = torch.zeros(steered_BT.shape, device=ids_BS.device)
+        # A token's probability is read off the position before it.
+        positions_BS = torch.zeros_like(ids_BS, dtype=torch.bool)
+        positions_BS[:, output["prompt_ids"].shape[1] - 1 : -1] = steered_BT
+        rows = self._plan.rows(as_many_everywhere=self._dist.is_fsdp or self._dist.is_zero3)
+        size = self.args.per_device_train_batch_size
+        for chunk in (rows[start : start + size] for start in range(0, len(rows), size)):
+            with self.source.scoring(self.model, positions_BS[chunk]):
+                found = self._get_per_token_logps_and_entropies(
+                    self.model, ids_BS[chunk], mask_BS[chunk], steered_BT.shape[1]
+                )
+            logps_BT[chunk] = found[0].float()
+        return logps_BT
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        if self.args.off_policy == "on_policy" or "steered_tokens" not in inputs:
+            return super()._compute_loss(model, inputs)
+        self._loss_inputs = dict(inputs)
+        try:
+            return super()._compute_loss(model, self._loss_inputs)
+        finally:
+            self._loss_inputs = None
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if self._loss_inputs is not None:
+            self._weigh_tokens(self._loss_inputs, found[0].detach())
+        return found
+
+    def _weigh_tokens(self, inputs: dict[str, Any], logps_BT: Tensor) -> None:
+        """Weigh steered tokens by their advantages, which TRL reads next and takes for each token as well."""
+        steered_BT = _steered_positions(inputs)
+        old_BT = inputs.get("old_per_token_logps")
+        if self.args.off_policy == "truncated_is":
+            weight_BT = truncated_weight(logps_BT if old_BT is None else old_BT, inputs["steered_per_token_logps"])
+        else:
+            weight_BT = shaped_weight(logps_BT)
+            if old_BT is not None:  # it takes the place of the ratio, and is not clipped
+                inputs["old_per_token_logps"] = torch.where(steered_BT, logps_BT, old_BT)
+        inputs["advantages"] = inputs["advantages"][:, None] * torch.where(steered_BT, weight_BT, 1.0)
+
+
+class SteeredRLOOTrainer(SteeredRolloutMixin, RLOOTrainer):
+    """`trl.RLOOTrainer` with one rollout of each group steered; as `SteeredGRPOTrainer`, with a `SteeredRLOOConfig`."""
+
+    _tag_names = ["trl", "rloo", "steered-rollouts", "sae-posttrain"]  # noqa: RUF012
+    _config_class = SteeredRLOOConfig
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        found = super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+        )
+        if self._masks_truncated:  # RLOO sums these into rewards before the mask is there
+            kept_B = self._kept(input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:])
+            found = (found[0] * kept_B[:, None], *found[1:])
+        return found
+
+    def _outside_baseline(self, output: Any, steered_N: Tensor) -> Tensor:
+        scored_N = ~self._rewards().isnan()
+        advantages_N = self.accelerator.gather(output["advantages"])
+        return leave_one_out_outside_baseline(advantages_N, scored_N, steered_N, self.num_generations)
+
+
+def _steered_positions(output: Any) -> Tensor:
+    """Which completion tokens `(B, T)` were sampled while steering: each steered row's first turn."""
+    places_T = torch.arange(output["completion_ids"].shape[1], device=output["completion_ids"].device)
+    return places_T < output["steered_tokens"][:, None]

@@ -1,0 +1,98 @@
+"""Settings that make no sense are refused, and the message says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import make, qwen3
+from trl import GRPOConfig
+
+from sae_posttrain.training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer, SteeredRLOOConfig
+from sae_posttrain.training.rollouts.plan import plan_for
+from sae_posttrain.training.rollouts.turn import prepare, steered_turn
+
+from .world import ALPHA, GROUP, LOOP, WORDS, Watched, dataset, features, model, settings, steered, tokenizer, varied
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steering_alpha": float("nan")}, "steering_alpha must be a finite number, got nan"),
+        ({"steering_alpha": float("inf")}, "steering_alpha must be a finite number, got inf"),
+        ({"num_generations": 1, "per_device_train_batch_size": 4}, "at least 2 generations"),
+        ({"num_generations": 3}, "must be divisible by num_generations"),
+        ({"steered_per_group": GROUP}, "leave at least one"),
+        ({"steered_per_group": -1}, "steered_per_group is -1"),
+        ({"steered_per_group": 3, "steered_in_baseline": False}, "leaves a baseline of 1 rollout"),
+        ({"steer_probability": 1.5}, "between 0 and 1, got 1.5"),
+        ({"max_steered_token_share": 0.0}, "above 0 and at most 1, got 0.0"),
+        ({"max_steered_token_share": 0.2, "loss_type": "grpo"}, "takes no weight from the others"),
+        ({"off_policy": "shaped", "importance_sampling_level": "sequence"}, "importance_sampling_level='token'"),
+        (
+            {"steered_in_baseline": False, "multi_objective_aggregation": "normalize_then_sum"},
+            "multi_objective_aggregation='sum_then_normalize'",
+        ),
+    ],
+)
+def test_configurations(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        SteeredGRPOConfig(**settings(tmp_path, **changes))
+
+
+def test_rloos_normalised_advantages_know_nothing_of_a_baseline(tmp_path: Path) -> None:
+    changes = {"steered_in_baseline": False, "normalize_advantages": True}
+    with pytest.raises(ValueError, match="choose one"):
+        SteeredRLOOConfig(**settings(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"steering_alpha": None}, ValueError, "No strength: set steering_alpha"),
+        ({"features": None}, ValueError, "No features: set features"),
+        ({"model": qwen3(len(WORDS) + 2, hidden_size=32)}, ValueError, "the model has 4 layers of width 32"),
+        ({"model": qwen3(len(WORDS) + 2, num_hidden_layers=5)}, ValueError, "the model has 5 layers of width 16"),
+    ],
+)
+def test_features(changes: dict[str, Any], error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        steered(tmp_path, **changes)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """Said before a model is loaded."""
+    config = SteeredGRPOConfig(**settings(tmp_path, features=str(tmp_path / "nowhere.safetensors")))
+    with pytest.raises(FileNotFoundError, match="There is no feature set at"):
+        SteeredGRPOTrainer("owner/never-loaded", varied, config, dataset())
+
+
+def test_features_from_a_file(tmp_path: Path) -> None:
+    path = features().save(tmp_path / "features.safetensors")
+    config = SteeredGRPOConfig(**settings(tmp_path, features=str(path), steering_alpha=ALPHA))
+    made = SteeredGRPOTrainer(model(), varied, config, dataset(), processing_class=tokenizer())
+    assert Watched(made).trained().texts[0] == LOOP
+
+
+def test_another_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs a SteeredGRPOConfig as args, not GRPOConfig"):
+        SteeredGRPOTrainer(model(), varied, GRPOConfig(**settings(tmp_path)), dataset())
+
+
+def test_continuous_batching_of_a_hybrid(tmp_path: Path) -> None:
+    """Told from the configuration alone: no such model need be run."""
+    made = steered(tmp_path)
+    made.model = make("Qwen3_5ForCausalLM")
+    made.use_transformers_continuous_batching = True
+    with pytest.raises(ValueError, match="does not support Qwen3_5ForCausalLM, which mixes linear attention"):
+        prepare(made)
+
+
+@pytest.mark.parametrize("backend", ["use_vllm", "use_transformers_continuous_batching"])
+def test_images_where_rows_are_generated_again(backend: str, tmp_path: Path) -> None:
+    made = steered(tmp_path)
+    setattr(made, backend, True)
+    plan = plan_for(made, made.args, GROUP)
+    with pytest.raises(ValueError, match="over images are steered only where transformers generates them"):
+        steered_turn(made, None, made.source, plan, [[1]] * GROUP, [["an image"]] * GROUP, {})

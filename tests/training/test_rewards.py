@@ -1,0 +1,85 @@
+"""The rewards as TRL's trainers call them, on plain and conversational completions."""
+
+from __future__ import annotations
+
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import pytest
+
+from sae_posttrain.training.rewards import CodeSwitchingPenalty, LoopPenalty
+
+LOOP, TEXT = "and so on, " * 12, "The cat sleeps in the sun and dreams of fish."
+
+
+def said(text: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def in_blocks(text: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+
+
+@pytest.mark.parametrize("shape", [str, said, in_blocks])
+def test_a_loop_costs_its_penalty(shape: Any) -> None:
+    assert LoopPenalty(-2.0)(["a", "b"], [shape(LOOP), shape(TEXT)], trainer_state=None) == [-2.0, 0.0]
+
+
+def test_token_ids_decide_where_there_are_some() -> None:
+    loop, ended = [7, 8] * 30, [7, 8] * 30 + [1]
+    assert LoopPenalty()(["a", "b"], ["", ""], completion_ids=[loop, ended]) == [-1.0, 0.0], "the second one stopped"
+    assert LoopPenalty(min_length=61)(["a"], [""], completion_ids=[loop]) == [0.0]
+    assert LoopPenalty(min_repeats=31)(["a"], [""], completion_ids=[loop]) == [0.0]
+
+
+@pytest.mark.parametrize("shape", [str, said, in_blocks])
+def test_a_switch_costs_its_penalty(shape: Any) -> None:
+    prompts = [shape("Как дела?"), shape("How are you?"), shape("Что значит 谢谢?"), shape("Как дела?")]
+    completions = [shape("Хорошо, 谢谢!"), shape("Fine, 谢谢!"), shape("谢谢 значит спасибо."), shape("Fine, спасибо.")]
+    found = CodeSwitchingPenalty(-0.5)(prompts, completions, language=["ru", "en", "ru", "ru"])
+    assert found == [-0.5, -0.5, 0.0, 0.0], "a switch, a switch, a quotation, an English word"
+
+
+def test_only_switches_into_what_is_asked_for_count() -> None:
+    completions = ["Хорошо, 谢谢!", "Хорошо, 감사합니다!", "Хорошо, thanks!"]
+    prompts = ["?"] * 3
+    assert CodeSwitchingPenalty(language="ru", to="ko")(prompts, completions) == [0.0, -1.0, 0.0]
+    assert CodeSwitchingPenalty(language="ru", to=["Latn", "zh"])(prompts, completions) == [-1.0, 0.0, -1.0]
+
+
+def test_a_completion_of_unknown_language_is_not_scored() -> None:
+    assert CodeSwitchingPenalty()(["?", "?"], ["谢谢", "谢谢"], language=[None, "en"]) == [None, -1.0]
+    assert CodeSwitchingPenalty(language="ru")(["?", "?"], ["谢谢", "谢谢"], language=[None, "zh"]) == [-1.0, 0.0]
+
+
+def test_what_a_tool_says_is_no_switch() -> None:
+    completion = [
+        *said("Looking it up."),
+        {"role": "tool", "name": "search", "content": "谢谢"},
+        *said("It says thanks."),
+    ]
+    assert CodeSwitchingPenalty(language="en")(["?"], [completion]) == [0.0]
+
+
+@pytest.mark.parametrize("reward", [LoopPenalty(-0.5, min_length=8), CodeSwitchingPenalty(language="en", to=["zh"])])
+def test_rewards_reach_a_spawned_worker_and_have_a_name(reward: Any) -> None:
+    again = ForkingPickler.loads(ForkingPickler.dumps(reward))
+    arguments = (["?"] * 2, [LOOP, "Well, 谢谢"])
+    assert again(*arguments) == reward(*arguments) != [0.0, 0.0]
+    assert again.__name__ in ("loop_penalty", "code_switching_penalty")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LoopPenalty(1.0), "must be 0 or below, got 1.0"),
+        (lambda: LoopPenalty(float("nan")), "must be 0 or below, got nan"),
+        (lambda: CodeSwitchingPenalty(0.1), "must be 0 or below"),
+        (lambda: CodeSwitchingPenalty(language="xx"), "xx"),
+        (lambda: CodeSwitchingPenalty(to="xx"), "xx"),
+        (lambda: CodeSwitchingPenalty()(["?"], ["?"]), "Which language"),
+    ],
+)
+def test_mistakes(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
