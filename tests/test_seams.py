@@ -24,6 +24,11 @@ def test_the_step_looks_its_loss_up_on_the_instance() -> None:
     assert "self.compute_loss(" in inspect.getsource(Trainer.training_step), moved
 
 
+def test_a_checkpoint_is_saved_by_a_method_of_the_instance() -> None:
+    moved = "Trainer no longer calls self._save_checkpoint(model, trial), which refreshed baselines are added to"
+    assert "self._save_checkpoint(model, trial)" in inspect.getsource(Trainer._maybe_log_save_evaluate), moved
+
+
 def test_the_training_set_is_prepared_first_and_by_name() -> None:
     expected = ["dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"]
     found = list(inspect.signature(SFTTrainer._prepare_dataset).parameters)[1:]

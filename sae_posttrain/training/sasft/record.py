@@ -38,11 +38,4 @@ def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any] | 
     for name, value in record.items():
         if earlier.get(name) != value:
             logger.warning("SASFT's %s was %r in the checkpoint and is %r now.", name, earlier.get(name), value)
-    step = earlier.get("refresh", {}).get("step", state.global_step)
-    if step != state.global_step:
-        logger.warning(
-            "The checkpoint of step %d has the refreshed baselines of step %d: it was saved by a callback that runs "
-            "after SASFT's. Add SASFT's callback last.",
-            *(state.global_step, step),
-        )
     return dict(earlier)

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 from trl import SFTTrainer
+
+from sae_posttrain.training.sasft.segments import CODES
 
 from .killed_run import make_trainer
 from .routes import plain, with_callback, with_trainer
@@ -50,6 +53,56 @@ def test_a_killed_run_resumes_exactly(
     assert len(curve(resumed)) == 8
     assert curve(resumed) == curve(whole)
     assert any("sasft_drift_layer_1" in log for log in curve(whole)) == bool(refresh)
+
+
+class SaveAtThree(TrainerCallback):
+    """A user's callback, which runs after SASFT's."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = state.global_step == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "callbacks"),
+    [
+        ({"save_strategy": "best", "metric_for_best_model": "loss", "eval_strategy": "steps", "eval_steps": 3}, []),
+        ({}, [SaveAtThree()]),
+    ],
+    ids=["best", "another callback"],
+)
+@both_routes
+def test_whoever_saves_the_refreshed_baselines_go_along(
+    route: Route,
+    settings: dict[str, Any],
+    callbacks: list[TrainerCallback],
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
+    few: dict[str, Any] = {"optim": "adamw_torch", "learning_rate": 1e-2, "max_steps": 5, "refresh_baselines": 2}
+    whole, resumed = (world.run(route, eval_dataset=world.dataset, **few, **settings) for _ in range(2))
+    for callback in callbacks:
+        whole.add_callback(callback)
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(world.folder / "checkpoint-3"))
+    assert curve(resumed) == curve(whole)
+
+
+def test_a_checkpoint_that_comes_before_the_refresh_has_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers' own callback for SIGTERM saves: at once, and before SASFT's turn."""
+    monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
+    trainer = world.run(with_callback, refresh_baselines=1)
+
+    class SaveAtOnce(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            trainer._save_checkpoint(trainer.model, None)
+
+    trainer.callback_handler.callbacks.insert(0, SaveAtOnce())
+    trainer.train()
+    state = json.loads((world.folder / "checkpoint-1" / "trainer_state.json").read_text(encoding="utf-8"))
+    for penalty in trainer.sasft.penalties:
+        saved = state["stateful_callbacks"]["SASFT"]["refresh"]["baselines"][str(penalty.layer)]["en"]
+        assert saved == penalty.baseline_LF[CODES.index("en")].tolist()
 
 
 @both_routes
