@@ -124,13 +124,13 @@ class SASFTEngine:
             ValueError: the run is resumed from a checkpoint that was trained with other features.
         """
         self.stop()
-        earlier = take_up(state, self.record)
+        refreshed = take_up(state, self.record)
         self.meter = Meter(self.suppress, state.global_step)
         self.penalties, self._drift = list(self._start_penalties), {}
         self._refresh = BaselineRefresh(self.refresh_baselines, self.penalties) if self.refresh_baselines else None
         self._refreshed_at = state.global_step
-        if self._refresh is not None and earlier is not None and "refresh" in earlier:
-            self.penalties = self._refresh.resume(self.penalties, earlier["refresh"], trainer)
+        if self._refresh is not None and refreshed is not None:
+            self.penalties = self._refresh.resume(self.penalties, refreshed, trainer)
         layers = [penalty.layer for penalty in self.penalties]
         self._handles = hook_residuals(model, layers, self._keep)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
@@ -132,6 +133,23 @@ def test_a_changed_setting_is_told(world: World, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING):
         world.run(with_callback, weight=0.5, **{**SAVED, "max_steps": 3}).train(resume_from_checkpoint=True)
     assert "SASFT's weight was 1.0 in the checkpoint and is 0.5 now." in caplog.messages
+
+
+def test_refreshed_baselines_of_another_language_are_left_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
+    # One feature each, so that the baselines of one language would fit the other.
+    layers = tuple(replace(one, targets=("zh", "ko", "ru")) for one in world.features.layers)
+    features = replace(world.features, layers=layers)
+    world.run(with_callback, features=features, refresh_baselines=2, **SAVED).train()
+    settings: dict[str, Any] = {**SAVED, "max_steps": 3, "refresh_baselines": 5}
+    resumed = world.run(with_callback, features=features, suppress=("ru",), **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert "SASFT's suppress was ['zh'] in the checkpoint and is ['ru'] now." in caplog.messages
+    for penalty, layer in zip(resumed.sasft.penalties, layers, strict=True):
+        for code, baseline_F in layer.baselines.items():
+            assert torch.equal(penalty.baseline_LF[CODES.index(code)], baseline_F[2:])
 
 
 def test_a_checkpoint_without_sasft_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
