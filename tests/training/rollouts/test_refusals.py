@@ -80,6 +80,11 @@ def test_another_configuration(tmp_path: Path) -> None:
         SteeredGRPOTrainer(model(), varied, GRPOConfig(**settings(tmp_path)), dataset())
 
 
+def test_a_rollout_function_of_ones_own(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="SteeredGRPOTrainer cannot steer them"):
+        steered(tmp_path, rollout_func=lambda prompts, trainer: {})
+
+
 def test_continuous_batching_of_a_hybrid(tmp_path: Path) -> None:
     """Told from the configuration alone: no such model need be run."""
     made = steered(tmp_path)
