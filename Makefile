@@ -1,11 +1,11 @@
-# make demo | test | test-all | lint | bench — each sets up .venv with the tested versions first.
+# make demo | test | test-all | test-versions | lint | bench — each sets up .venv with the tested versions first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all lint bench
+.PHONY: demo test test-all test-versions lint bench
 
 demo: $(INSTALLED)
 	$(BIN)/sae-posttrain demo
@@ -15,6 +15,9 @@ test: $(INSTALLED)
 
 test-all: $(VENV)/.installed-distributed
 	$(BIN)/python -m pytest -m ""
+
+test-versions: $(INSTALLED)
+	$(BIN)/nox
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from .discovery import discover_language_features
+    from .discovery import discover_language_features, discover_repetition_features
     from .feature_set import FeatureSet
     from .metrics import code_switching_rate, repetition_rate
     from .sae import SparseAutoencoder, load_sae
@@ -25,9 +25,10 @@ _HOME = {
     "SteeredGRPOTrainer": "training.rollouts",
     "code_switching_rate": "metrics",
     "discover_language_features": "discovery",
+    "discover_repetition_features": "discovery",
     "load_sae": "sae",
-    "steer": "steering",
     "repetition_rate": "metrics",
+    "steer": "steering",
 }
 __all__ = [
     "FeatureSet",
@@ -39,6 +40,7 @@ __all__ = [
     "SteeredGRPOTrainer",
     "code_switching_rate",
     "discover_language_features",
+    "discover_repetition_features",
     "load_sae",
     "repetition_rate",
     "steer",

@@ -41,7 +41,7 @@ class Provenance:
     """SAE file name → hash of the file."""
     texts_sha256: str
     selection: str
-    """`monolinguality`, or `random` for the control."""
+    """`monolinguality`, `repetition contrast`, or `random` for the control."""
     library_version: str = __version__
 
 
@@ -52,14 +52,14 @@ class LayerFeatures:
     Args:
         layer: 0-based decoder block whose output residual is read.
         ids: `F` indices into the SAE's dictionary.
-        targets: for each feature, the language it stands for.
+        targets: for each feature, the language it stands for, or `repetition`.
         encoder: `(F, D)` float32, folded so that the pre-activation is `h @ encoder.T + bias`.
         bias: `(F,)`.
         direction: `(F, D)` decoder directions.
         score: `(F,)`, what the features were ranked by.
-        typical: `(F,)`, mean activation where the feature fires on its own language; always positive.
-        baselines: language → `(F,)` mean *pre*-activation on the base model, often negative.
-        activations: language → `(F,)` mean activation.
+        typical: `(F,)`, mean activation where the feature fires on what it stands for; always positive.
+        baselines: language → `(F,)` mean *pre*-activation on the base model, often negative; none for repetition.
+        activations: language, or kind of text such as `last period` → `(F,)` mean activation.
     """
 
     layer: int
@@ -74,12 +74,12 @@ class LayerFeatures:
     activations: Mapping[str, Tensor]
 
     def select(self, targets: Iterable[str]) -> LayerFeatures:
-        """Only the features that stand for these languages."""
+        """Only the features that stand for these targets."""
         wanted = set(targets)
         rows = [row for row, target in enumerate(self.targets) if target in wanted]
         picked: dict[str, Any] = {name: getattr(self, name)[rows] for name in _TENSORS}
-        for name in _BY_LANGUAGE:
-            picked[name] = {code: values[rows] for code, values in getattr(self, name).items()}
+        for name in _BY_GROUP:
+            picked[name] = {group: values[rows] for group, values in getattr(self, name).items()}
         return replace(
             self,
             ids=tuple(self.ids[row] for row in rows),
@@ -89,19 +89,24 @@ class LayerFeatures:
 
 
 _TENSORS = ("encoder", "bias", "direction", "score", "typical")
-_BY_LANGUAGE = ("baselines", "activations")
+_BY_GROUP = ("baselines", "activations")
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """Selected SAE features of one or more layers: the one contract between discovery and training."""
+    """Selected SAE features of one or more layers: the one contract between discovery and training.
+
+    Args:
+        alpha: how strongly to steer with them, in units of typical strength, where that was calibrated.
+    """
 
     layers: tuple[LayerFeatures, ...]
     provenance: Provenance
+    alpha: float | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The languages that features stand for, sorted."""
+        """What features stand for, sorted: languages, or `repetition`."""
         return tuple(sorted({target for layer in self.layers for target in layer.targets}))
 
     @property
@@ -109,8 +114,13 @@ class FeatureSet:
         """The languages for which baselines were measured, sorted."""
         return tuple(sorted({code for layer in self.layers for code in layer.baselines}))
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The languages or kinds of text in which mean activations were measured, sorted."""
+        return tuple(sorted({group for layer in self.layers for group in layer.activations}))
+
     def select(self, targets: Iterable[str]) -> FeatureSet:
-        """Only the features that stand for these languages; layers left without any are dropped.
+        """Only the features that stand for these targets; layers left without any are dropped.
 
         Raises:
             ValueError: no feature stands for one of them.
@@ -153,11 +163,11 @@ class FeatureSet:
             )
 
     def summary(self) -> str:
-        """A table: each feature, what it stands for, its score, and its mean activation in every language."""
-        header = ["layer", "feature", "for", "score", "typical", *self.languages]
+        """A table: each feature, what it stands for, its score, and its mean activation in every group of texts."""
+        header = ["layer", "feature", "for", "score", "typical", *self.groups]
         rows = [
             [str(layer.layer), str(layer.ids[f]), layer.targets[f], f"{layer.score[f]:.3f}", f"{layer.typical[f]:.3f}"]
-            + [f"{layer.activations[code][f]:.3f}" for code in self.languages]
+            + [f"{layer.activations[group][f]:.3f}" for group in self.groups]
             for layer in self.layers
             for f in range(len(layer.ids))
         ]
@@ -184,17 +194,16 @@ class FeatureSet:
         for layer in self.layers:
             for name in _TENSORS:
                 tensors[f"{layer.layer}.{name}"] = getattr(layer, name).float().contiguous()
-            for name in _BY_LANGUAGE:
+            for name in _BY_GROUP:
                 for code, values in getattr(layer, name).items():
                     tensors[f"{layer.layer}.{name}.{code}"] = values.float().contiguous()
-        description = {
+        description: dict[str, Any] = {
             "format": FORMAT,
             "provenance": asdict(self.provenance),
-            "layers": [
-                {"layer": layer.layer, "ids": layer.ids, "targets": layer.targets, "languages": sorted(layer.baselines)}
-                for layer in self.layers
-            ],
+            "layers": [_entry(layer) for layer in self.layers],
         }
+        if self.alpha is not None:
+            description["alpha"] = self.alpha
         # One key: safetensors keeps no order among several, and equal sets should be equal files.
         return serialise(tensors, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)})
 
@@ -212,20 +221,24 @@ class FeatureSet:
 
     def _card(self) -> ModelCard:
         source = self.provenance
+        facts = {
+            "Base model": f"`{source.base_model}` ({source.num_layers} layers of width {source.d_model})",
+            "Sparse autoencoder": f"`{source.sae}`",
+            "Chosen by": f"{source.selection}, with sae-posttrain {source.library_version}",
+            "Languages with measured baselines": ", ".join(self.languages),
+            "Calibrated alpha": "" if self.alpha is None else f"{self.alpha:g}",
+        }
         data = ModelCardData(
             base_model=source.base_model if "/" in source.base_model else None,
-            language=list(self.targets),
+            language=[target for target in self.targets if target in self.languages] or None,
             library_name="sae-posttrain",
             tags=["sae-posttrain", "sparse-autoencoder", "feature-set"],
         )
         return ModelCard(
             f"---\n{data.to_yaml()}\n---\n\n"
             f"# SAE features of {_short(source.base_model)}\n\n"
-            f"- Base model: `{source.base_model}` ({source.num_layers} layers of width {source.d_model})\n"
-            f"- Sparse autoencoder: `{source.sae}`\n"
-            f"- Chosen by: {source.selection}, with sae-posttrain {source.library_version}\n"
-            f"- Languages with measured baselines: {', '.join(self.languages)}\n\n"
-            f"Mean activation of each feature in each language:\n\n```\n{self.summary()}\n```\n"
+            + "".join(f"- {name}: {fact}\n" for name, fact in facts.items() if fact)
+            + f"\nMean activation of each feature in each group of texts:\n\n```\n{self.summary()}\n```\n"
         )
 
     @classmethod
@@ -253,7 +266,7 @@ class FeatureSet:
                 f"{path} is not a feature set, or is damaged ({type(error).__name__}: {error}). Expected a file "
                 "written by `sae-posttrain discover` or FeatureSet.save."
             ) from error
-        loaded = cls(layers, provenance)
+        loaded = cls(layers, provenance, description.get("alpha"))
         _check(loaded, path)
         return loaded
 
@@ -274,11 +287,20 @@ def _locate(source: str | Path, revision: str | None) -> Path:
         ) from error
 
 
+def _entry(layer: LayerFeatures) -> dict[str, Any]:
+    """What the file says of a layer beside its tensors."""
+    entry = {"layer": layer.layer, "ids": layer.ids, "targets": layer.targets, "languages": sorted(layer.baselines)}
+    if layer.activations.keys() != layer.baselines.keys():
+        entry["activations"] = sorted(layer.activations)
+    return entry
+
+
 def _read_layer(file: Any, entry: Mapping[str, Any]) -> LayerFeatures:
     layer = entry["layer"]
     read: dict[str, Any] = {name: file.get_tensor(f"{layer}.{name}") for name in _TENSORS}
-    for name in _BY_LANGUAGE:
-        read[name] = {code: file.get_tensor(f"{layer}.{name}.{code}") for code in entry["languages"]}
+    groups = {"baselines": entry["languages"], "activations": entry.get("activations", entry["languages"])}
+    for name, named in groups.items():
+        read[name] = {group: file.get_tensor(f"{layer}.{name}.{group}") for group in named}
     return LayerFeatures(layer=layer, ids=tuple(entry["ids"]), targets=tuple(entry["targets"]), **read)
 
 
@@ -289,11 +311,14 @@ def _check(features: FeatureSet, path: Path) -> None:
         raise ValueError(
             f"{path} is damaged: layers {numbers}, but the model has {features.provenance.num_layers}, each once."
         )
+    alpha = features.alpha
+    if alpha is not None and not (isinstance(alpha, int | float) and math.isfinite(alpha)):
+        raise ValueError(f"{path} is damaged: alpha is {alpha!r}; a finite number was expected.")
     for layer in features.layers:
         count = len(layer.ids)
         expected = {"encoder": (count, width), "direction": (count, width), "bias": (count,), "score": (count,)}
         vectors = {name: getattr(layer, name) for name in _TENSORS}
-        for name in _BY_LANGUAGE:
+        for name in _BY_GROUP:
             vectors |= {f"{name}.{code}": values for code, values in getattr(layer, name).items()}
         for name, values in vectors.items():
             if tuple(values.shape) != expected.get(name, (count,)) or not bool(torch.isfinite(values).all()):

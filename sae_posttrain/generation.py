@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,32 +41,63 @@ def sample_responses(
     Raises: ValueError for an empty prompt, a missing chat template or a setting out of range.
     Source: arXiv:2507.14894, code-switching evaluation.
     """
-    _check_settings(samples, temperature, top_p, max_new_tokens, batch_size)
-    ids = [_encode(tokenizer, prompt, chat) for prompt in prompts]
+    _check_counts(samples=samples, batch_size=batch_size)
+    ids = encode_prompts(tokenizer, prompts, chat)
+    ends = _ends(model, tokenizer)
     distinct = samples if temperature > 0 else 1
     # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
     rows = sorted((index for index in range(len(ids)) for _ in range(distinct)), key=lambda index: -len(ids[index]))
-    config = _generation_config(model, tokenizer, temperature, top_p, max_new_tokens)
     responses: list[list[str]] = [[] for _ in prompts]
     bar = tqdm(total=len(rows), desc="responses", disable=not progress)
-    with bar, _own_randomness(model, seed), _evaluating(model), _only_config(model, config):
+    drawing = sampling(model, tokenizer, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+    with bar, drawing as sample:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            texts = _generate(model, tokenizer, [ids[index] for index in batch], config)
+            answers = sample([ids[index] for index in batch])
+            kept = [answer[:-1] if answer[-1] in ends else answer for answer in answers]
+            texts = tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             for index, text in zip(batch, texts, strict=True):
                 responses[index].append(text)
             bar.update(len(batch))
     return [found * (samples // distinct) for found in responses]
 
 
-def _check_settings(samples: int, temperature: float, top_p: float, max_new_tokens: int, batch_size: int) -> None:
-    for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if temperature < 0:
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], chat: bool) -> list[list[int]]:
+    """The prompts' token ids; a list of messages, and a text with `chat`, through the chat template.
+
+    Raises: ValueError for an empty prompt or a missing chat template.
+    """
+    return [_encode(tokenizer, prompt, chat) for prompt in prompts]
+
+
+@contextmanager
+def sampling(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+    seed: int,
+) -> Iterator[Callable[[Sequence[list[int]]], list[list[int]]]]:
+    """A function from a batch of prompts' ids to the responses' ids, each with the end-of-sequence id it came to.
+
+    Settings are those of `sample_responses`. Raises: ValueError for a setting out of range.
+    """
+    _check_counts(max_new_tokens=max_new_tokens)
+    if not temperature >= 0:
         raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    config = _generation_config(model, tokenizer, temperature, top_p, max_new_tokens)
+    with _own_randomness(model, seed), _evaluating(model), _only_config(model, config):
+        yield partial(_generate, model, config)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat: bool) -> list[int]:
@@ -89,20 +121,22 @@ def _generation_config(
     top_p: float,
     max_new_tokens: int,
 ) -> GenerationConfig:
-    own = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
+    ends = _ends(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
-    sampling: dict[str, Any] = {"do_sample": False}
+    choice: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        choice = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     return GenerationConfig(
-        max_new_tokens=max_new_tokens, eos_token_id=sorted(ends) or None, pad_token_id=pad, use_cache=True, **sampling
+        max_new_tokens=max_new_tokens, eos_token_id=sorted(ends) or None, pad_token_id=pad, use_cache=True, **choice
     )
 
 
-def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[list[int]], config: GenerationConfig
-) -> list[str]:
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    return {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
+
+
+def _generate(model: PreTrainedModel, config: GenerationConfig, batch: Sequence[list[int]]) -> list[list[int]]:
     length = max(map(len, batch))
     device = model.get_input_embeddings().weight.device
     ids_BP = torch.tensor([[config.pad_token_id] * (length - len(ids)) + ids for ids in batch], device=device)
@@ -110,12 +144,11 @@ def _generate(
     output = model.generate(input_ids=ids_BP, attention_mask=mask_BP, generation_config=config)
     new_BT: Tensor = output[:, length:].cpu()
     ends = set(config.eos_token_id or [])
-    kept = [_until_end(row, ends) for row in new_BT.tolist()]
-    return tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [_with_end(row, ends) for row in new_BT.tolist()]
 
 
-def _until_end(ids: list[int], ends: set[int]) -> list[int]:
-    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+def _with_end(ids: list[int], ends: set[int]) -> list[int]:
+    return ids[: next((place for place, token in enumerate(ids, start=1) if token in ends), len(ids))]
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from .residual import decoder, hook_residuals, text_config, unwrap
 
 def typical_contributions(features: FeatureSet) -> dict[int, Tensor]:
     """What each layer's features write when they fire as strongly as they typically do: layer → `(D,)`."""
-    return {layer.layer: layer.typical.float() @ layer.direction.float() for layer in features.layers}
+    return {layer.layer: layer.typical @ layer.direction for layer in features.layers}
 
 
 @contextmanager
@@ -68,7 +68,8 @@ def _directions(model: nn.Module, features: FeatureSet | Mapping[int, Tensor]) -
         features.check_model(unwrap(model).config)
         directions = typical_contributions(features)
     else:
-        directions = {layer: torch.as_tensor(direction).detach().float() for layer, direction in features.items()}
+        directions = {layer: torch.as_tensor(direction).detach() for layer, direction in features.items()}
+    directions = {layer: direction_D.float().cpu() for layer, direction_D in directions.items()}
     if not directions:
         raise ValueError("There is nothing to steer with: no layer has a feature.")
     width = text_config(model).hidden_size

@@ -25,7 +25,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "sae": frozenset(),
     "metrics": frozenset({"languages"}),
     "steering": frozenset({"feature_set", "residual"}),
-    "discovery": frozenset({"sae", "residual", "metrics", "languages", "feature_set"}),
+    "discovery": frozenset({"sae", "residual", "metrics", "languages", "feature_set", "generation", "steering"}),
     "training": frozenset({"feature_set", "residual", "steering", "metrics", "languages"}),
     "report": frozenset({"metrics", "feature_set"}),
     "lab": ANY,

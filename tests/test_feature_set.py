@@ -57,6 +57,42 @@ def test_a_file_gives_back_what_was_saved(features: FeatureSet, tmp_path: Path) 
     assert FeatureSet.load(tmp_path / "deep").summary() == features.summary()
 
 
+def test_alpha_survives_the_file_and_is_stated(features: FeatureSet, tmp_path: Path) -> None:
+    calibrated = replace(features, alpha=2.5)
+    assert FeatureSet.load(calibrated.save(tmp_path / "features.safetensors")).alpha == 2.5
+    assert calibrated.select(["ko"]).alpha == 2.5
+    assert calibrated.sha256 != features.sha256
+    assert "Calibrated alpha: 2.5" in calibrated._card().text
+    assert "alpha" not in features._card().text
+
+
+def test_a_file_from_before_alpha_is_read_and_written_as_it_was(features: FeatureSet, tmp_path: Path) -> None:
+    path = features.save(tmp_path / "features.safetensors")
+    with safe_open(path, "pt") as file:
+        description = json.loads(file.metadata()["sae_posttrain"])
+    assert description.keys() == {"format", "provenance", "layers"}
+    assert description["layers"][0].keys() == {"layer", "ids", "targets", "languages"}
+    assert FeatureSet.load(path).alpha is None
+
+
+def test_activations_of_texts_that_are_no_languages(features: FeatureSet, tmp_path: Path) -> None:
+    def of_repetition(layer: LayerFeatures) -> LayerFeatures:
+        groups = {"last period": torch.rand(3), "ordinary text": torch.rand(3)}
+        return replace(layer, targets=("repetition",) * 3, baselines={}, activations=groups)
+
+    layers = tuple(map(of_repetition, features.layers))
+    repetition = replace(features, layers=layers)
+    loaded = FeatureSet.load(repetition.save(tmp_path / "features.safetensors"))
+    assert torch.equal(loaded.layers[0].activations["ordinary text"], layers[0].activations["ordinary text"])
+    assert loaded.languages == ()
+    assert loaded.groups == ("last period", "ordinary text")
+    assert loaded.summary() == repetition.summary()
+    assert "ordinary text" in loaded.summary()
+    card = repetition._card()
+    assert card.data.language is None
+    assert "baselines" not in card.text
+
+
 def test_selecting_keeps_rows_together(features: FeatureSet) -> None:
     selected = features.select(["ko"])
     assert selected.targets == ("ko",)
@@ -139,6 +175,13 @@ class TestDamage:
         path = features.save(tmp_path / "features.safetensors")
         rewrite(path, tensors)
         with pytest.raises(ValueError, match="is damaged"):
+            FeatureSet.load(path)
+
+    @pytest.mark.parametrize("alpha", [float("inf"), "2"])
+    def test_an_alpha_that_is_no_number(self, alpha: Any, features: FeatureSet, tmp_path: Path) -> None:
+        path = features.save(tmp_path / "features.safetensors")
+        rewrite(path, alpha=alpha)
+        with pytest.raises(ValueError, match="is damaged: alpha"):
             FeatureSet.load(path)
 
     @pytest.mark.parametrize("numbers", [(2, 4), (-1, 3), (3, 3)])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..languages import get_language
 from ..texts import load_texts
+from .inputs import add_chat, load_model, read_rows, uses_chat
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("discover", help="find features and write a feature set")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     language = kinds.add_parser("language", help="features that stand for one language and no other")
-    language.add_argument("--model", required=True, help="folder or hub id")
-    language.add_argument("--sae", required=True, help="folder or hub id of the sparse autoencoders")
     language.add_argument(
         "--texts",
         nargs="+",
@@ -23,34 +26,56 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="CODE=SOURCE",
         help="texts per language, such as zh=zh.txt en=en.jsonl.gz ru=owner/dataset; about 100 each",
     )
-    language.add_argument("--column", default="text", help="column of the texts (default: text)")
-    language.add_argument("--limit", type=int, default=1000, help="texts read per language (default: 1000)")
-    language.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")
-    language.add_argument("--top", type=int, default=2, help="features per language and layer (default: 2)")
     language.add_argument("--targets", nargs="+", help="languages to find features for (default: all)")
-    language.add_argument(
+    _add_common(language, select="monolinguality", per="language and layer", max_length=512)
+    language.set_defaults(run=run_language)
+    repetition = kinds.add_parser("repetition", help="features that grow while a text repeats itself")
+    source = repetition.add_mutually_exclusive_group(required=True)
+    source.add_argument("--prompts", metavar="FILE", help="rows with prompt (text or messages) to let the model loop")
+    source.add_argument("--texts", metavar="SOURCE", help="texts in which the model fell into a loop, instead")
+    _add_common(repetition, select="contrast", per="layer", max_length=2048)
+    _add_loops(repetition.add_argument_group("loops"))
+    repetition.set_defaults(run=run_repetition)
+
+
+def _add_common(parser: argparse.ArgumentParser, *, select: str, per: str, max_length: int) -> None:
+    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--sae", required=True, help="folder or hub id of the sparse autoencoders")
+    parser.add_argument("--column", default="text", help="column of the texts (default: text)")
+    parser.add_argument("--limit", type=int, default=1000, help="rows read of each source (default: 1000)")
+    parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")
+    parser.add_argument("--top", type=int, default=2, help=f"features per {per} (default: 2)")
+    parser.add_argument(
         "--select",
-        choices=("monolinguality", "random"),
-        default="monolinguality",
+        choices=(select, "random"),
+        default=select,
         help="random: draw features that fire at all, as a control",
     )
-    language.add_argument("--seed", type=int, default=0, help="of the random choice")
-    language.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: 8)")
-    language.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: 512)")
-    language.add_argument(
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: 8)")
+    parser.add_argument(
+        "--max-length", type=int, default=max_length, help=f"tokens read of each text (default: {max_length})"
+    )
+    parser.add_argument(
         "--dtype",
         choices=("auto", "bfloat16", "float16", "float32"),
         default="auto",
         help="of the model (default: auto)",
     )
-    language.add_argument("--k", type=int, help="active features per token, when the SAE's name does not say")
-    language.add_argument("--output", required=True, help="the .safetensors file to write")
-    language.set_defaults(run=run)
+    parser.add_argument("--k", type=int, help="active features per token, when the SAE's name does not say")
+    parser.add_argument("--output", required=True, help="the .safetensors file to write")
 
 
-def run(args: argparse.Namespace) -> int:
-    if Path(args.output).is_dir():
-        raise ValueError(f"--output {args.output} is a folder; name the file to write, ending in .safetensors.")
+def _add_loops(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--loops", type=int, default=32, help="sample prompts until so many loop (default: 32)")
+    group.add_argument("--max-new-tokens", type=int, default=512, help="of each sample (default: 512)")
+    group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy, which loops most (default: 0)")
+    add_chat(group)
+    group.add_argument("--min-repeats", type=int, default=4, help="whole periods a loop has (default: 4)")
+    group.add_argument("--min-length", type=int, default=50, help="tokens a loop has (default: 50)")
+
+
+def run_language(args: argparse.Namespace) -> int:
     texts = {}
     for item in args.texts:
         code, separator, source = item.partition("=")
@@ -60,11 +85,79 @@ def run(args: argparse.Namespace) -> int:
         if code in texts:
             raise ValueError(f"--texts names {code} twice; put its texts into one file.")
         texts[code] = load_texts(source, column=args.column, limit=args.limit)
+    with _setting(args) as setting:
+        from ..discovery import discover_language_features
+
+        features = discover_language_features(
+            setting.model, setting.tokenizer, setting.saes, texts, targets=args.targets, **setting.options
+        )
+        setting.write(features, "Mean activation of each feature in each language:")
+    return 0
+
+
+def run_repetition(args: argparse.Namespace) -> int:
+    if args.texts:
+        texts = load_texts(args.texts, column=args.column, limit=args.limit)
+    else:
+        prompts = [row["prompt"] for row in read_rows(args.prompts, "prompt", args.limit)]
+    least = {"min_repeats": args.min_repeats, "min_length": args.min_length}
+    with _setting(args) as setting:
+        from ..discovery import discover_repetition_features, sample_loops
+
+        if args.prompts:
+            sample = sample_loops(
+                setting.model,
+                setting.tokenizer,
+                prompts,
+                loops=args.loops,
+                max_new_tokens=args.max_new_tokens,
+                temperature=args.temperature,
+                chat=uses_chat(args, setting.tokenizer),
+                batch_size=args.batch_size,
+                seed=args.seed,
+                **least,
+            )
+            setting.print(f"Found {sample}, of {len(prompts)} prompts.\n")
+        features = discover_repetition_features(
+            setting.model,
+            setting.tokenizer,
+            setting.saes,
+            sample.texts if args.prompts else texts,
+            **setting.options,
+            **least,
+        )
+        setting.write(features, "Mean activation of each feature, by place in a loop and in ordinary text:")
+    return 0
+
+
+@dataclass
+class _Setting:
+    """What discovery works with, on this process."""
+
+    state: Any
+    model: Any
+    tokenizer: Any
+    saes: dict[int, Any]
+    options: dict[str, Any]
+    output: str
+
+    def print(self, text: str) -> None:
+        if self.state.is_main_process:
+            print(text)
+
+    def write(self, features: Any, title: str) -> None:
+        if self.state.is_main_process:
+            path = features.save(self.output)
+            print(f"{title}\n\n{features.summary()}\n\nWrote {path}")
+
+
+@contextmanager
+def _setting(args: argparse.Namespace) -> Iterator[_Setting]:
+    if Path(args.output).is_dir():
+        raise ValueError(f"--output {args.output} is a folder; name the file to write, ending in .safetensors.")
 
     from accelerate import Accelerator
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ..discovery import discover_language_features
     from ..sae import load_sae
 
     # The accelerator, not PartialState: only it hears `accelerate launch --cpu`.
@@ -72,25 +165,9 @@ def run(args: argparse.Namespace) -> int:
     if not state.is_main_process:
         logging.disable(logging.WARNING)
     saes = {layer: load_sae(args.sae, layer, k=args.k) for layer in args.layers}
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype).to(state.device)
-    features = discover_language_features(
-        model,
-        AutoTokenizer.from_pretrained(args.model),
-        saes,
-        texts,
-        layers=args.layers,
-        top=args.top,
-        targets=args.targets,
-        select=args.select,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        max_length=args.max_length,
-    )
-    if state.is_main_process:
-        path = features.save(args.output)
-        print("Mean activation of each feature in each language:\n")
-        print(features.summary())
-        print(f"\nWrote {path}")
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device)
+    shared = ("layers", "top", "select", "seed", "batch_size", "max_length")
+    options = {name: getattr(args, name) for name in shared}
+    yield _Setting(state, model, tokenizer, saes, options, args.output)
     state.wait_for_everyone()  # see cli/sft.py: the group must be idle when it goes
     state.end_training()
-    return 0

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..languages import get_language
-from ..texts import load_rows
+from .inputs import Row, add_chat, load_model, read_rows, uses_chat
 
 _SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
-Row = dict[str, Any]
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -67,11 +66,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--batch-size", type=int, default=32, help="responses at once (default: 32)")
     group.add_argument("--seed", type=int, default=0, help="of the sampling and of the interval (default: 0)")
     group.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
-    group.add_argument(
-        "--chat",
-        action=argparse.BooleanOptionalAction,
-        help="apply the chat template to text prompts (default: when the tokenizer has one)",
-    )
+    add_chat(group)
 
 
 def run_switching(args: argparse.Namespace) -> int:
@@ -124,23 +119,14 @@ def run_repetition(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> list[Row]:
-    """Rows that surely have a response, or a prompt to sample from; a line of a .txt file is that column itself."""
+    """Rows that surely have a response, or a prompt to sample from."""
     for name in ("adapter", "prompts"):
         if args.responses and getattr(args, name):
             raise ValueError(f"--{name} goes with --model; with --responses nothing is generated")
     if args.model and not args.prompts:
         raise ValueError("--model needs --prompts: a file of rows with a prompt")
-    if args.limit is not None and args.limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {args.limit}")
     source, column = (args.responses, "response") if args.responses else (args.prompts, "prompt")
-    rows = []
-    for number, row in enumerate(load_rows(source)[: args.limit], start=1):
-        content = row.get(column, row.get("text") if set(row) == {"text"} else None)
-        if not (isinstance(content, str) or (column == "prompt" and isinstance(content, list))):
-            present = ", ".join(map(repr, row))
-            raise ValueError(f"{source}, row {number}: no text in column {column!r}; the columns present are {present}")
-        rows.append({**row, column: content})
-    return rows
+    return read_rows(source, column, args.limit)
 
 
 def _with_language(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
@@ -162,35 +148,19 @@ def _respond(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
     """A row for each response, sampled unless it is there."""
     if args.responses:
         return list(rows)
+    from accelerate import PartialState
+
     from ..generation import sample_responses
 
-    model, tokenizer = _load_model(args)
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
     responses = sample_responses(
         model,
         tokenizer,
         [row["prompt"] for row in rows],
-        chat=bool(tokenizer.chat_template) if args.chat is None else args.chat,
+        chat=uses_chat(args, tokenizer),
         **{name: getattr(args, name) for name in _SAMPLING},
     )
     return [{**row, "response": response} for row, found in zip(rows, responses, strict=True) for response in found]
-
-
-def _load_model(args: argparse.Namespace) -> Any:
-    from accelerate import PartialState
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype)
-        if args.adapter:
-            try:
-                from peft import PeftModel
-            except ImportError as error:
-                raise ValueError('--adapter needs peft: pip install "sae-posttrain[peft]"') from error
-            model = PeftModel.from_pretrained(model, args.adapter)
-    except OSError as error:
-        raise FileNotFoundError(f"cannot load {args.adapter or args.model}: {error}") from error
-    return model.to(PartialState().device), tokenizer
 
 
 def _prompt_text(prompt: str | Sequence[Mapping[str, Any]] | None) -> str:

@@ -93,4 +93,4 @@ def train_and_save(trainer: Any, script: Any) -> None:
         trainer.push_to_hub(dataset_name=script.dataset_name)
     # Torn down with work still in its threads, gloo can wait for the interpreter's lock for ever (torch 2.13).
     trainer.accelerator.wait_for_everyone()
-    trainer.end()
+    trainer.accelerator.end_training()

@@ -1,10 +1,9 @@
 """Language features: those an SAE uses for one language and no other."""
 
-# L languages, D model width, K dictionary size, F selected features
+# L languages, K dictionary size
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..feature_set import FeatureSet, LayerFeatures, Provenance
+from ..feature_set import FeatureSet
 from ..languages import get_language
-from ..residual import text_config, unwrap
-from ..sae import SparseAutoencoder, load_sae
+from ..residual import text_config
+from ..sae import SparseAutoencoder
+from .selection import Choice, check_choice, draw, highest, layer_features
+from .sources import load_saes, provenance
 from .statistics import LayerStatistics, collect_statistics
 
 logger = logging.getLogger(__name__)
@@ -73,23 +74,24 @@ def discover_language_features(
     texts = _by_language(texts)
     targets = [targets] if isinstance(targets, str) else targets
     targets = [get_language(code).code for code in targets] if targets is not None else list(texts)
-    _check_request(texts, targets, layers, top)
-    saes = _load_saes(sae, layers, text_config(model).hidden_size)
+    _check_languages(texts, targets)
+    check_choice(layers, top, select, ("monolinguality", "random"))
+    saes = load_saes(sae, layers, text_config(model).hidden_size)
     statistics = collect_statistics(
         model, tokenizer, saes, texts, batch_size=batch_size, max_length=max_length, progress=progress
     )
     found = []
     for layer in layers:
-        chosen = _choose(statistics[layer], targets, top, select, seed + 1000 * layer)
+        chosen = _choose(layer, statistics[layer], targets, top, select, seed)
         _warn(layer, chosen, statistics[layer], targets, top, select)
         if chosen:
-            found.append(_layer_features(saes[layer], statistics[layer], chosen))
+            found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=True))
     if not found:
         raise ValueError(
             f"No feature of layers {list(layers)} is more active in {', '.join(targets)} than in the other languages. "
             "Try later layers, or check that SAE and model belong together."
         )
-    return FeatureSet(tuple(found), _provenance(model, saes, texts, select))
+    return FeatureSet(tuple(found), provenance(model, saes, texts, select))
 
 
 def _by_language(texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
@@ -102,43 +104,7 @@ def _by_language(texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]
     return named
 
 
-def _load_saes(
-    sae: str | Path | Mapping[int, SparseAutoencoder], layers: Sequence[int], width: int
-) -> dict[int, SparseAutoencoder]:
-    if isinstance(sae, Mapping):
-        missing = [layer for layer in layers if layer not in sae]
-        if missing:
-            raise ValueError(f"No SAE was given for layers {missing}; those given are for {sorted(sae)}.")
-        saes = {layer: sae[layer] for layer in layers}
-    else:
-        saes = {layer: load_sae(sae, layer) for layer in layers}
-    for layer, one in saes.items():
-        if one.layer != layer:
-            raise ValueError(f"The SAE given for layer {layer} was trained on layer {one.layer} ({one.source}).")
-        if one.d_model != width:
-            raise ValueError(
-                f"The SAE {one.source} (layer {layer}) reads residuals of width {one.d_model}, but the model's are "
-                f"{width} wide: it was trained on another model."
-            )
-    return saes
-
-
-def _provenance(
-    model: nn.Module, saes: Mapping[int, SparseAutoencoder], texts: Mapping[str, Sequence[str]], select: str
-) -> Provenance:
-    config, base = text_config(model), unwrap(model)
-    return Provenance(
-        base_model=getattr(base.config, "_name_or_path", "") or type(base).__name__,
-        d_model=config.hidden_size,
-        num_layers=config.num_hidden_layers,
-        sae=next(iter(saes.values())).source,
-        sae_sha256={Path(one.file).name: _sha256_of_file(one.file) for one in saes.values() if one.file},
-        texts_sha256=_sha256_of_texts(texts),
-        selection=select,
-    )
-
-
-def _check_request(texts: Mapping[str, Sequence[str]], targets: Sequence[str], layers: Sequence[int], top: int) -> None:
+def _check_languages(texts: Mapping[str, Sequence[str]], targets: Sequence[str]) -> None:
     if len(texts) < 2:
         raise ValueError(
             f"Texts in {len(texts)} language were given; a feature of one language shows only against others, so give "
@@ -147,72 +113,27 @@ def _check_request(texts: Mapping[str, Sequence[str]], targets: Sequence[str], l
     missing = [code for code in targets if code not in texts]
     if missing:
         raise ValueError(f"No texts for {', '.join(missing)}; features are found in the language's own texts.")
-    if not layers or len(set(layers)) != len(layers):
-        raise ValueError(f"Layers {list(layers)}: give at least one, each once.")
-    if top < 1:
-        raise ValueError(f"top={top}: at least one feature per language and layer.")
-
-
-Choice = tuple[int, str, float]
-"""(feature id, language it stands for, score)."""
 
 
 def _choose(
-    statistics: Mapping[str, LayerStatistics], targets: Sequence[str], top: int, select: str, seed: int
+    layer: int,
+    statistics: Mapping[str, LayerStatistics],
+    targets: Sequence[str],
+    top: int,
+    select: str,
+    seed: int,
 ) -> list[Choice]:
-    codes = list(statistics)
-    score_LK = monolinguality(torch.stack([statistics[code].mean_activation for code in codes]))
-    ranked: list[Choice] = []
-    for target in targets:
-        score_K = score_LK[codes.index(target)]
-        # A stable sort: equal scores keep the dictionary's order, so two runs choose alike.
-        order = score_K.sort(descending=True, stable=True).indices[:top].tolist()
-        ranked += [(feature, target, float(score_K[feature])) for feature in order if score_K[feature] > 0]
+    score_LK = monolinguality(torch.stack([one.mean_activation for one in statistics.values()]))
+    scores = {code: score_K for code, score_K in zip(statistics, score_LK, strict=True) if code in targets}
+    ranked = [choice for code in targets for choice in highest(scores[code], code, top, own=code)]
     if select == "monolinguality":
         return ranked
-    if select != "random":
-        raise ValueError(f"select={select!r}: expected 'monolinguality' or 'random'.")
-    alive_K = torch.stack([one.firing for one in statistics.values()]).sum(0) > 0
-    alive_K[[feature for feature, _, _ in ranked]] = False
-    candidates = alive_K.nonzero().flatten()
-    draw = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[: top * len(targets)]
-    drawn = candidates[draw.to(candidates.device)].tolist()
+    drawn = draw(statistics, ranked, top * len(targets), seed + 1000 * layer)
     return [
-        (feature, target, float(score_LK[codes.index(target), feature]))
-        for position, target in enumerate(targets)
+        Choice(feature, code, float(scores[code][feature]), own=code)
+        for position, code in enumerate(targets)
         for feature in drawn[position * top : (position + 1) * top]
     ]
-
-
-def _layer_features(
-    sae: SparseAutoencoder, statistics: Mapping[str, LayerStatistics], chosen: Sequence[Choice]
-) -> LayerFeatures:
-    ids = [feature for feature, _, _ in chosen]
-    encoder_FD, bias_F = sae.encoder[ids].double().cpu(), sae.bias[ids].double().cpu()
-    statistics = {code: one.cpu() for code, one in statistics.items()}
-
-    def typical(feature: int, target: str) -> float:
-        own = statistics[target]
-        if own.firing[feature] > 0:
-            return float(own.activation[feature] / own.firing[feature])
-        activation, firing = (
-            sum(getattr(s, name)[feature] for s in statistics.values()) for name in ("activation", "firing")
-        )
-        return float(activation / firing)
-
-    return LayerFeatures(
-        layer=sae.layer,
-        ids=tuple(ids),
-        targets=tuple(target for _, target, _ in chosen),
-        encoder=encoder_FD.float(),
-        bias=bias_F.float(),
-        direction=sae.direction(ids).float().cpu(),
-        score=torch.tensor([score for _, _, score in chosen]),
-        typical=torch.tensor([typical(feature, target) for feature, target, _ in chosen]),
-        # A pre-activation is linear in the residual, so its mean is that of the mean residual.
-        baselines={code: (one.mean_residual @ encoder_FD.T + bias_F).float() for code, one in statistics.items()},
-        activations={code: one.mean_activation[ids].float() for code, one in statistics.items()},
-    )
 
 
 def _warn(
@@ -224,12 +145,13 @@ def _warn(
     select: str,
 ) -> None:
     for target in targets:
-        count = sum(language == target for _, language, _ in chosen)
+        count = sum(choice.target == target for choice in chosen)
         if count < top:
             logger.warning("Layer %d gives %d of %d features for %s.", layer, count, top, target)
     if select == "random":
         return  # nobody expects these to be monolingual
-    for feature, target, _ in chosen:
+    for choice in chosen:
+        feature, target = choice.feature, choice.target
         own = float(statistics[target].mean_activation[feature])
         rival, most = max(
             ((code, float(one.mean_activation[feature])) for code, one in statistics.items() if code != target),
@@ -241,19 +163,3 @@ def _warn(
                 "would hurt %s; take fewer features (top) or another layer.",
                 *(layer, feature, own, target, most, rival, rival),
             )
-
-
-def _sha256_of_file(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sha256_of_texts(texts: Mapping[str, Sequence[str]]) -> str:
-    digest = hashlib.sha256()
-    for code in sorted(texts):
-        for text in texts[code]:
-            digest.update(f"{code}\0{text}\0".encode())
-    return digest.hexdigest()

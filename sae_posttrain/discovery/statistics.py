@@ -1,11 +1,12 @@
-"""What a model's residuals and its SAEs' features do in each group of texts: one streaming pass over all layers."""
+"""What a model's residuals and its SAEs' features do in each group of tokens: one streaming pass over all layers."""
 
 # B batch, S sequence, N tokens, D model width, K dictionary size
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -18,13 +19,15 @@ from transformers import PreTrainedTokenizerBase
 from ..residual import capture, decoder, inputs_device
 from ..sae import SparseAutoencoder
 
+T = TypeVar("T")
+
 # Pre-activations held at once, in numbers: 2**26 float32 are 256 MB, whatever the dictionary's size.
 CHUNK_ELEMENTS = 2**26
 
 
 @dataclass
 class LayerStatistics:
-    """Sums over the tokens of one group of texts, in float64, for one layer.
+    """Sums over one group's tokens, each times its weight, in float64, for one layer.
 
     Args:
         tokens: number of tokens counted.
@@ -54,7 +57,24 @@ Statistics = dict[int, dict[str, LayerStatistics]]
 """layer → group → sums."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Span:
+    """`ids[start:end]` of a passage, which count towards `group`, each token as much as `weight`."""
+
+    group: str
+    start: int
+    end: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Token ids for the model to read, and the spans of them that count."""
+
+    ids: Sequence[int]
+    spans: Sequence[Span]
+
+
 def collect_statistics(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -65,52 +85,78 @@ def collect_statistics(
     max_length: int = 512,
     progress: bool = True,
 ) -> Statistics:
-    """Sum residuals and activations per group of texts, for every layer that has an SAE, in one pass of the model.
+    """`sum_passages` of groups of texts.
 
     The first position of every text is left out: it is the beginning-of-sequence token or, in models without one, the
-    attention sink, whose residual is like no other. Padding is left out too. Memory does not grow with the number of
-    texts. In a distributed run each process reads its share and the sums are added up over processes.
+    attention sink, whose residual is like no other.
 
     Raises:
         ValueError: a group without texts, or whose texts are all shorter than two tokens.
     """
-    _check_texts(texts, batch_size, max_length)
-    state = PartialState()
-    device = inputs_device(model)
-    # Only what encoding needs: a decoder is as large again, and a few of its rows are read later, from the file.
-    saes = {n: replace(one, encoder=one.encoder.to(device), bias=one.bias.to(device)) for n, one in saes.items()}
-    sums = {layer: {group: _zeros(sae) for group in texts} for layer, sae in saes.items()}
-    batches = list(_batches(texts, batch_size, state.process_index, state.num_processes))
-    was_training = model.training
-    model.eval()
-    try:
-        for group, batch in tqdm(batches, "reading texts", disable=not (progress and state.is_main_process)):
-            # Padded here: base models' tokenizers may have no padding token, and a masked position may hold any.
-            encoded = tokenizer(batch, truncation=True, max_length=max_length)["input_ids"]
-            rows = [torch.tensor(ids) for ids in encoded if ids]
-            if not rows:
-                continue
-            ids_BS = pad_sequence(rows, batch_first=True).to(device)
-            mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(device)
-            counted_BS = mask_BS.bool()
-            counted_BS[:, 0] = False
-            with capture(model, saes) as residuals:
-                # The decoder alone: the head's logits would be the largest tensor of the pass, and nobody reads them.
-                decoder(model)(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
-            for layer, residual_BSD in residuals.items():
-                _add(sums[layer][group], saes[layer], residual_BSD[counted_BS.to(residual_BSD.device)])
-    finally:
-        model.train(was_training)
-    _reduce(sums, state)
+    _check_texts(texts)
+    check_reading(batch_size, max_length)
+    batches = [(group, members) for group in texts for members in share_of_process(_sorted(texts[group]), batch_size)]
+
+    def passages() -> Iterator[list[Passage]]:
+        for group, members in batches:
+            encoded = tokenizer(members, truncation=True, max_length=max_length)["input_ids"]
+            yield [Passage(ids, [Span(group, 1, len(ids))]) for ids in encoded if ids]
+
+    sums = sum_passages(model, saes, texts, passages(), total=len(batches), progress=progress)
     short = [group for group in texts if not all(sums[layer][group].tokens > 0 for layer in saes)]
     if short:
         raise ValueError(
             f"The texts for {', '.join(short)} hold no token to count: the first token of each text is left out, so "
             "give texts of at least a sentence."
         )
-    for layer, groups in sums.items():
+    return sums
+
+
+@torch.no_grad()
+def sum_passages(
+    model: nn.Module,
+    saes: Mapping[int, SparseAutoencoder],
+    groups: Iterable[str],
+    batches: Iterable[Sequence[Passage]],
+    *,
+    total: int,
+    progress: bool,
+) -> Statistics:
+    """Sum residuals and activations per group, for every layer that has an SAE, in one pass of the model.
+
+    Memory does not grow with the number of batches. Each process reads its own batches, `total` of them, and the sums
+    are added up over processes.
+
+    Raises:
+        ValueError: residuals or activations that are not finite.
+    """
+    state = PartialState()
+    device = inputs_device(model)
+    # Only what encoding needs: a decoder is as large again, and a few of its rows are read later, from the file.
+    saes = {n: replace(one, encoder=one.encoder.to(device), bias=one.bias.to(device)) for n, one in saes.items()}
+    groups = list(groups)
+    sums = {layer: {group: _zeros(sae) for group in groups} for layer, sae in saes.items()}
+    was_training = model.training
+    model.eval()
+    try:
+        bar = tqdm(batches, "reading texts", total=total, disable=not (progress and state.is_main_process))
+        for batch in filter(None, bar):
+            # Padded here: base models' tokenizers may have no padding token, and a masked position may hold any.
+            rows = [torch.tensor(passage.ids) for passage in batch]
+            ids_BS = pad_sequence(rows, batch_first=True).to(device)
+            mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(device)
+            with capture(model, saes) as residuals:
+                # The decoder alone: the head's logits would be the largest tensor of the pass, and nobody reads them.
+                decoder(model)(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
+            for group, weight_BS in _weights(batch, ids_BS.shape).items():
+                for layer, residual_BSD in residuals.items():
+                    _add(sums[layer][group], saes[layer], residual_BSD, weight_BS)
+    finally:
+        model.train(was_training)
+    _reduce(sums, state)
+    for layer, of_group in sums.items():
         if not all(
-            torch.isfinite(one.residual).all() and torch.isfinite(one.activation).all() for one in groups.values()
+            torch.isfinite(one.residual).all() and torch.isfinite(one.activation).all() for one in of_group.values()
         ):
             raise ValueError(
                 f"Residuals or activations of layer {layer} are not finite. Run the model in float32 or bfloat16, and "
@@ -119,7 +165,23 @@ def collect_statistics(
     return sums
 
 
-def _check_texts(texts: Mapping[str, Sequence[str]], batch_size: int, max_length: int) -> None:
+def check_reading(batch_size: int, max_length: int) -> None:
+    if batch_size < 1 or max_length < 2:
+        raise ValueError(f"batch_size={batch_size}, max_length={max_length}: expected at least 1 and 2.")
+
+
+def share_of_process(members: Sequence[T], batch_size: int) -> list[Sequence[T]]:
+    """This process's batches. Members that come sorted by length are padded least."""
+    state = PartialState()
+    mine = members[state.process_index :: state.num_processes]
+    return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+
+
+def _sorted(texts: Sequence[str]) -> list[str]:
+    return sorted((text for text in texts if text.strip()), key=lambda text: (len(text), text))
+
+
+def _check_texts(texts: Mapping[str, Sequence[str]]) -> None:
     for group, members in texts.items():
         if isinstance(members, str) or not isinstance(members, Sequence):
             raise ValueError(f"Texts for {group} are a {type(members).__name__}; expected a list of strings.")
@@ -129,19 +191,6 @@ def _check_texts(texts: Mapping[str, Sequence[str]], batch_size: int, max_length
     empty = [group for group, members in texts.items() if not any(text.strip() for text in members)]
     if empty or not texts:
         raise ValueError(f"No texts for {', '.join(empty) or 'any language'}: every group needs at least one.")
-    if batch_size < 1 or max_length < 2:
-        raise ValueError(f"batch_size={batch_size}, max_length={max_length}: expected at least 1 and 2.")
-
-
-def _batches(
-    texts: Mapping[str, Sequence[str]], batch_size: int, rank: int, world: int
-) -> Iterator[tuple[str, list[str]]]:
-    """This process's batches: each of one group, its texts of similar length so that little is padding."""
-    for group in texts:
-        members = sorted((text for text in texts[group] if text.strip()), key=lambda text: (len(text), text))
-        mine = members[rank::world]
-        for start in range(0, len(mine), batch_size):
-            yield group, mine[start : start + batch_size]
 
 
 def _zeros(sae: SparseAutoencoder) -> LayerStatistics:
@@ -151,14 +200,27 @@ def _zeros(sae: SparseAutoencoder) -> LayerStatistics:
     return LayerStatistics(zeros(), zeros(sae.d_model), zeros(sae.d_sae), zeros(sae.d_sae))
 
 
-def _add(into: LayerStatistics, sae: SparseAutoencoder, residual_ND: Tensor) -> None:
-    residual_ND = residual_ND.to(sae.encoder.device)
-    into.tokens += len(residual_ND)
-    into.residual += residual_ND.sum(0, dtype=torch.float64)
-    for chunk_ND in residual_ND.split(max(1, CHUNK_ELEMENTS // sae.d_sae)):
+def _weights(batch: Sequence[Passage], shape: torch.Size) -> dict[str, Tensor]:
+    """Group → `(B, S)` weight of each token, zero where it does not count."""
+    weights: dict[str, Tensor] = {}
+    for row, passage in enumerate(batch):
+        for span in passage.spans:
+            weights.setdefault(span.group, torch.zeros(shape))[row, span.start : span.end] = span.weight
+    return weights
+
+
+def _add(into: LayerStatistics, sae: SparseAutoencoder, residual_BSD: Tensor, weight_BS: Tensor) -> None:
+    weight_BS = weight_BS.to(residual_BSD.device)
+    counted_BS = weight_BS > 0
+    residual_ND = residual_BSD[counted_BS].to(sae.encoder.device)
+    weight_N1 = weight_BS[counted_BS].to(sae.encoder.device)[:, None]
+    into.tokens += weight_N1.sum(dtype=torch.float64)
+    into.residual += (residual_ND * weight_N1).sum(0, dtype=torch.float64)
+    size = max(1, CHUNK_ELEMENTS // sae.d_sae)
+    for chunk_ND, chunk_N1 in zip(residual_ND.split(size), weight_N1.split(size), strict=True):
         activation_NK = sae.encode(chunk_ND)
-        into.activation += activation_NK.sum(0, dtype=torch.float64)
-        into.firing += (activation_NK > 0).sum(0)
+        into.firing += ((activation_NK > 0) * chunk_N1).sum(0, dtype=torch.float64)
+        into.activation += activation_NK.mul_(chunk_N1).sum(0, dtype=torch.float64)
 
 
 def _reduce(sums: Statistics, state: PartialState) -> None:

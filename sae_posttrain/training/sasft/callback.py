@@ -25,7 +25,8 @@ class SASFTCallback(HookCallback):
     The language of a segment comes from the dataset's `language` column where it survives (any batching but packing;
     `SASFTTrainer` also packs it), else from `language_of`, else from the scripts of the segment's labelled tokens:
     among the languages that have a baseline, the one that uses them. Without `set_trainer` the callback finds its
-    trainer when training begins; with a language column that is too late, and an error.
+    trainer when training begins; with a language column that is too late, and an error. An exception in that first
+    run is out of its sight: the hooks then stay on the model, idle, until the next run.
 
     Args:
         features: the feature set.

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
 
 from ...residual import decoder, unwrap
 from .segments import LANGUAGE_IDS, language_id
+
+
+def check_settings(weight: float, baseline: str, scale: str, refresh_baselines: int) -> None:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"weight={weight!r}: expected a finite number of at least 0 (published: 5e-4 to 1e-3).")
+    if baseline not in ("mean", "zero"):
+        raise ValueError(f"baseline={baseline!r}: expected 'mean' or 'zero'.")
+    if scale not in ("raw", "typical"):
+        raise ValueError(f"scale={scale!r}: expected 'raw' or 'typical'.")
+    if isinstance(refresh_baselines, bool) or not isinstance(refresh_baselines, int) or refresh_baselines < 0:
+        raise ValueError(f"refresh_baselines={refresh_baselines!r}: expected a number of steps, or 0 for never.")
+    if refresh_baselines and baseline == "zero":
+        raise ValueError("refresh_baselines has nothing to refresh with baseline='zero'; leave one of them out.")
 
 
 def check_gradient(model: nn.Module, layer: int) -> None:

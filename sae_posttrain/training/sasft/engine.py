@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from ...feature_set import FeatureSet
 from ...languages import get_language
 from ...residual import hook_residuals, unwrap
-from .checks import check_codes, check_gradient, check_labels
+from .checks import check_codes, check_gradient, check_labels, check_settings
 from .loss import Baseline, Scale, build_penalty, sasft_loss
 from .meter import Meter
 from .record import KEY, take_up
@@ -40,20 +39,7 @@ class SASFTEngine:
         language_of: LanguageOf | None = None,
         refresh_baselines: int = 0,
     ) -> None:
-        if (
-            isinstance(weight, bool)
-            or not isinstance(weight, int | float)
-            or not (math.isfinite(weight) and weight >= 0)
-        ):
-            raise ValueError(f"weight={weight!r}: expected a finite number of at least 0 (published: 5e-4 to 1e-3).")
-        if baseline not in ("mean", "zero"):
-            raise ValueError(f"baseline={baseline!r}: expected 'mean' or 'zero'.")
-        if scale not in ("raw", "typical"):
-            raise ValueError(f"scale={scale!r}: expected 'raw' or 'typical'.")
-        if isinstance(refresh_baselines, bool) or not isinstance(refresh_baselines, int) or refresh_baselines < 0:
-            raise ValueError(f"refresh_baselines={refresh_baselines!r}: expected a number of steps, or 0 for never.")
-        if refresh_baselines and baseline == "zero":
-            raise ValueError("refresh_baselines has nothing to refresh with baseline='zero'; leave one of them out.")
+        check_settings(weight, baseline, scale, refresh_baselines)
         self.suppress = _codes(suppress)
         self.features = features.select(self.suppress)
         self.weight = weight
@@ -123,12 +109,12 @@ class SASFTEngine:
             ValueError: the run is resumed from a checkpoint that was trained with other features.
         """
         self.stop()
-        earlier = take_up(state, self.record)
+        refreshed = take_up(state, self.record)
         self.meter = Meter(self.suppress, state.global_step)
         self.penalties, self._drift = list(self._start_penalties), {}
         self._refresh = BaselineRefresh(self.refresh_baselines, self.penalties) if self.refresh_baselines else None
-        if self._refresh is not None and earlier is not None and "refresh" in earlier:
-            self.penalties = self._refresh.resume(self.penalties, earlier["refresh"], trainer)
+        if self._refresh is not None and refreshed is not None:
+            self.penalties = self._refresh.resume(self.penalties, refreshed, trainer)
         layers = [penalty.layer for penalty in self.penalties]
         self._handles = hook_residuals(model, layers, self._keep)
 
@@ -177,7 +163,8 @@ class SASFTEngine:
         if missing:
             raise RuntimeError(
                 f"The residuals of layers {missing} were not captured. Attach SASFT before the model's first compiled "
-                "forward, and train the model the trainer was made with, not a copy of it."
+                "forward, and train the model the trainer was made with, not a copy of it. Before transformers 5.23, "
+                'checkpoint with gradient_checkpointing_kwargs={"use_reentrant": False}.'
             )
         loss, *outputs = result if kwargs.get("return_outputs") else (result,)
         language_BS = self._languages(batch, language_BS)
@@ -289,8 +276,10 @@ class HookCallback(TrainerCallback):
         self._before_save(state, control)
 
     def _before_save(self, state: TrainerState, control: TrainerControl) -> None:
-        # A checkpoint is written right after a step or an epoch; `on_save` would be too late.
-        if control.should_save and self.trainer is not None:
+        # A checkpoint is written right after a step or an epoch; `on_save` would be too late. With
+        # save_strategy="best" it is an evaluation that decides to write one.
+        if control.should_save or control.should_evaluate:
+            assert self.trainer is not None
             self.engine.before_save(self.trainer, state)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

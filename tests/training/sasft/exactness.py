@@ -95,7 +95,7 @@ class Row:
     """One way to train: the model, the trainer's settings, and the data with what it should become.
 
     `make_reference` gives the model of the reference, where it is another; `refused` the words of the refusal for a
-    route by name; `slow` rows wait for `make test-all`.
+    route by name; `slow` rows wait for `make test-all`; `broken` says why this TRL fails, with SASFT or without.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -105,6 +105,7 @@ class Row:
     make_reference: Make | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     slow: bool = False
+    broken: str = ""
 
 
 def moved(world: World, route: Route, row: Row, weight: float) -> Gradient:

@@ -14,6 +14,7 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
+from versions import HOOKS_LIE_INSIDE_CHECKPOINTS, TRL_NEEDS_ITS_OWN_LOGITS
 
 from .exactness import Example, Row, adapted, answers, chats, streamed, texts
 from .world import NUM_LAYERS, World
@@ -94,6 +95,9 @@ CHECKPOINTED = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs":
 REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
 PACKED = {"packing": True, "max_length": 24}
 WRAPPED: dict[str, Any] = {"packing": True, "packing_strategy": "wrapped", "max_length": 16, "shuffle_dataset": False}
+BOTH = ("with_callback", "with_trainer")
+NO_GRADIENT = dict.fromkeys(BOTH, "Before transformers 5.23") if HOOKS_LIE_INSIDE_CHECKPOINTS else {}
+NO_METRICS = "TRL before 1.15 fails without its own logits" if TRL_NEEDS_ITS_OWN_LOGITS else ""
 NO_BOUNDARY = {"with_callback": "no boundary between examples"}
 NOISE = Noise()
 ROWS: dict[str, Row] = {
@@ -101,10 +105,10 @@ ROWS: dict[str, Row] = {
     "accumulation of 2": Row(TWO_STEPS),
     "accumulation of 4": Row(FOUR_STEPS),
     "checkpointing": Row(CHECKPOINTED),
-    "checkpointing, reentrant": Row(REENTRANT),
+    "checkpointing, reentrant": Row(REENTRANT, refused=NO_GRADIENT),
     "LoRA": Row(make=adapted()),
     "LoRA, checkpointing": Row(CHECKPOINTED, adapted()),
-    "LoRA, checkpointing, reentrant": Row(REENTRANT, adapted()),
+    "LoRA, checkpointing, reentrant": Row(REENTRANT, adapted(), refused=NO_GRADIENT),
     "DoRA": Row(make=adapted(use_dora=True)),
     "LoRA, modules_to_save": Row(make=adapted(modules_to_save=["embed_tokens"])),
     "packing bfd": Row({**PACKED, "packing_strategy": "bfd"}),
@@ -117,8 +121,8 @@ ROWS: dict[str, Row] = {
     "full-sequence loss": Row(data=texts),
     "loss_type dft": Row({"loss_type": "dft"}),
     "loss_type dft, accumulation": Row({"loss_type": "dft", **FOUR_STEPS}),
-    "label smoothing": Row({"label_smoothing_factor": 0.1}),
-    "compute_loss_func, accumulation": Row({"compute_loss_func": summed_over_items, **FOUR_STEPS}),
+    "label smoothing": Row({"label_smoothing_factor": 0.1}, broken=NO_METRICS),
+    "compute_loss_func, accumulation": Row({"compute_loss_func": summed_over_items, **FOUR_STEPS}, broken=NO_METRICS),
     "NEFTune": Row({"neftune_noise_alpha": 5.0}, NOISE.recorded, make_reference=NOISE.replayed),
     "torch_compile, eager": Row({"torch_compile": True, "torch_compile_backend": "eager"}),
     "torch_compile, inductor": Row({"torch_compile": True, "torch_compile_backend": "inductor"}, slow=True),

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from .killed_run import make_trainer
@@ -20,6 +22,12 @@ from .world import Route, World
 TESTS = Path(__file__).parents[2]
 SAVED = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
 both_routes = pytest.mark.parametrize("route", [with_callback, with_trainer])
+
+
+def sasft_record(world: World, step: int) -> dict[str, Any]:
+    """What the checkpoint of a step says of SASFT."""
+    state = json.loads((world.folder / f"checkpoint-{step}" / "trainer_state.json").read_text(encoding="utf-8"))
+    return state["stateful_callbacks"]["SASFT"]
 
 
 def curve(trainer: SFTTrainer) -> list[dict[str, float]]:
@@ -63,8 +71,7 @@ def test_another_feature_file_is_refused(route: Route, world: World) -> None:
 
 def test_the_checkpoint_names_what_it_was_trained_with(world: World) -> None:
     world.run(with_callback, **SAVED).train()
-    state = json.loads((world.folder / "checkpoint-1" / "trainer_state.json").read_text(encoding="utf-8"))
-    assert state["stateful_callbacks"]["SASFT"] == {
+    assert sasft_record(world, 1) == {
         "features_sha256": world.features.sha256,
         "suppress": ["zh"],
         "weight": 1.0,
@@ -101,3 +108,43 @@ def test_a_checkpoint_restores_callbacks_beside_ours(world: World) -> None:
     resumed = world.run(with_callback, **{**settings, "max_steps": 3})
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.log_history[-2]["sasft_loss"] > 0
+
+
+class TestRefreshedBaselines:
+    @pytest.mark.parametrize(
+        "saved",
+        [
+            {"save_strategy": "steps", "save_steps": 1},
+            {"save_strategy": "epoch"},
+            {"save_strategy": "best", "metric_for_best_model": "eval_loss", "eval_strategy": "epoch"},
+        ],
+        ids=lambda saved: saved["save_strategy"],
+    )
+    def test_are_in_every_checkpoint(self, saved: dict[str, Any], world: World) -> None:
+        settings = {"max_steps": 2, "learning_rate": 1e-3, "eval_dataset": world.dataset, **saved}
+        world.run(with_callback, refresh_baselines=1, **settings).train()
+        for step in (1, 2):
+            refresh = sasft_record(world, step)["refresh"]
+            assert refresh["step"] == step
+            assert set(refresh["baselines"]["1"]) >= {"en", "ru", "zh"}
+
+    def test_a_checkpoint_saved_too_late_for_them_is_told(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        class SavesLate(TrainerCallback):
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                control.should_save = True
+
+        trainer = world.run(with_callback, refresh_baselines=1)
+        trainer.add_callback(SavesLate())
+        trainer.train()
+        with caplog.at_level(logging.WARNING):
+            world.run(with_callback, refresh_baselines=1, max_steps=2).train(resume_from_checkpoint=True)
+        assert any("of step 1 has the refreshed baselines of step 0" in message for message in caplog.messages)
+
+    def test_of_other_languages_are_left_alone(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
+        world.run(with_callback, refresh_baselines=1, **SAVED).train()
+        resumed = world.run(with_callback, suppress=("zh", "ru"), refresh_baselines=100, **{**SAVED, "max_steps": 3})
+        start = [penalty.baseline_LF for penalty in resumed.sasft.penalties]
+        resumed.train(resume_from_checkpoint=True)
+        for penalty, baseline_LF in zip(resumed.sasft.penalties, start, strict=True):
+            assert torch.equal(penalty.baseline_LF, baseline_LF)

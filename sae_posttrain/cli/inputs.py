@@ -1,0 +1,54 @@
+"""What several commands read: a model with its tokenizer, and rows of prompts or responses."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..texts import load_rows
+
+Row = dict[str, Any]
+
+
+def add_chat(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="apply the chat template to text prompts (default: when the tokenizer has one)",
+    )
+
+
+def uses_chat(args: argparse.Namespace, tokenizer: Any) -> bool:
+    return bool(tokenizer.chat_template) if args.chat is None else args.chat
+
+
+def read_rows(source: str, column: str, limit: int | None) -> list[Row]:
+    """Rows that surely have a text, or a prompt's messages, in a column; a line of a .txt file is the column itself."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {limit}")
+    rows = []
+    for number, row in enumerate(load_rows(source)[:limit], start=1):
+        content = row.get(column, row.get("text") if set(row) == {"text"} else None)
+        if not (isinstance(content, str) or (column == "prompt" and isinstance(content, list))):
+            present = ", ".join(map(repr, row))
+            raise ValueError(f"{source}, row {number}: no text in column {column!r}; the columns present are {present}")
+        rows.append({**row, column: content})
+    return rows
+
+
+def load_model(name: str, *, dtype: str, device: Any, adapter: str | None = None) -> Any:
+    """A model, perhaps with a PEFT adapter, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        if adapter:
+            try:
+                from peft import PeftModel
+            except ImportError as error:
+                raise ValueError('--adapter needs peft: pip install "sae-posttrain[peft]"') from error
+            model = PeftModel.from_pretrained(model, adapter)
+    except OSError as error:
+        raise FileNotFoundError(f"cannot load {adapter or name}: {error}") from error
+    return model.to(device), tokenizer

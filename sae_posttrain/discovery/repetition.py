@@ -1,0 +1,179 @@
+"""Repetition features: those that an SAE uses more the longer a loop goes on."""
+
+# K dictionary size
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from ..feature_set import FeatureSet
+from ..generation import Prompt
+from ..metrics.loops import MIN_REPEATS, MIN_TOKENS, plain
+from ..residual import text_config
+from ..sae import SparseAutoencoder
+from .loops import FIRST, LAST, ORDINARY, passage_of, sample_loops
+from .selection import Choice, check_choice, draw, highest, layer_features
+from .sources import load_saes, provenance
+from .statistics import LayerStatistics, Passage, check_reading, share_of_process, sum_passages
+
+logger = logging.getLogger(__name__)
+
+REPETITION = "repetition"
+# A feature is called one of repetition when its mean activation in ordinary text stays under this share.
+FIRES_ORDINARILY = 0.5
+
+
+def contrast(statistics: Mapping[str, LayerStatistics]) -> Tensor:
+    """Mean activation over loops' last periods minus that over their first, `(K,)`. Source: arXiv:2605.11887, §8."""
+    return statistics[LAST].mean_activation - statistics[FIRST].mean_activation
+
+
+def discover_repetition_features(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sae: str | Path | Mapping[int, SparseAutoencoder],
+    texts: Sequence[str | Sequence[int]] | None = None,
+    *,
+    prompts: Sequence[Prompt] | None = None,
+    layers: Sequence[int],
+    top: int = 2,
+    select: Literal["contrast", "random"] = "contrast",
+    seed: int = 0,
+    batch_size: int = 8,
+    max_length: int = 2048,
+    min_repeats: int = MIN_REPEATS,
+    min_length: int = MIN_TOKENS,
+    progress: bool = True,
+    **sampling: Any,
+) -> FeatureSet:
+    """Find the features that are more active in a loop's last period than in its first, for steering into loops.
+
+    The features' mean activation outside of loops, in the set as `ordinary text`, shows what else they do: some also
+    fire where repeating is right.
+
+    Args:
+        sae: a folder or hub id for `load_sae`, or the SAEs by layer.
+        texts: texts or token ids that hold loops, the model's own best; those without one count as ordinary text.
+        prompts: instead of texts, prompts to let the model loop from.
+        layers: 0-based decoder blocks.
+        top: features per layer.
+        select: `random` draws features that fire at all instead: the control that a claim needs.
+        seed: of the random choice, and of the sampling.
+        batch_size: texts per forward.
+        max_length: tokens of each text that are read; a loop needs two whole periods there.
+        min_repeats: whole periods a loop has.
+        min_length: tokens a loop has.
+        sampling: with prompts, the settings of `sample_loops`: `loops`, `max_new_tokens`, `temperature`, `chat`.
+
+    Raises:
+        ValueError: no loop to be found, no feature that grows with it, an SAE of another width, bad settings.
+    """
+    if (texts is None) == (prompts is None):
+        raise ValueError("Give either texts that hold loops, or prompts to sample them from.")
+    if sampling and prompts is None:
+        raise ValueError(f"{', '.join(sampling)}: of use only with prompts; nothing is sampled when there are texts.")
+    check_choice(layers, top, select, ("contrast", "random"))
+    check_reading(batch_size, max_length)
+    saes = load_saes(sae, layers, text_config(model).hidden_size)
+    if prompts is not None:
+        texts = _sample(
+            model,
+            tokenizer,
+            prompts,
+            seed=seed,
+            batch_size=batch_size,
+            min_repeats=min_repeats,
+            min_length=min_length,
+            progress=progress,
+            **sampling,
+        )
+    sequences = _token_ids(tokenizer, texts or [])
+    passages = [passage_of(ids, max_length, min_repeats, min_length) for ids in sequences]
+    statistics = _statistics(model, saes, passages, batch_size, progress)
+    found = []
+    for layer in layers:
+        chosen = _choose(layer, statistics[layer], top, select, seed)
+        _warn(layer, chosen, statistics[layer], top, select)
+        if chosen:
+            found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=False))
+    if not found:
+        raise ValueError(
+            f"No feature of layers {list(layers)} is more active in the last period of a loop than in its first. Try "
+            "other layers, or check that SAE and model belong together."
+        )
+    source = {REPETITION: [" ".join(map(str, ids)) for ids in sequences]}
+    selection = "repetition contrast" if select == "contrast" else select
+    return FeatureSet(tuple(found), provenance(model, saes, source, selection))
+
+
+def _sample(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], **settings: Any
+) -> list[list[int]]:
+    sample = sample_loops(model, tokenizer, prompts, **settings)
+    logger.info("Found %s.", sample)
+    return sample.texts
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequence[int]]) -> list[list[int]]:
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise ValueError(f"texts are a {type(texts).__name__}; expected a list of texts, or of lists of token ids.")
+    read: list[list[int]] = []
+    for text in texts:
+        ids: Any = tokenizer(text)["input_ids"] if isinstance(text, str) else plain(text)
+        if not (isinstance(ids, Sequence) and all(isinstance(token, int) for token in ids)):
+            raise ValueError(f"texts hold {text!r}; expected texts, or lists of token ids.")
+        read.append(list(ids))
+    return read
+
+
+def _statistics(
+    model: nn.Module,
+    saes: Mapping[int, SparseAutoencoder],
+    passages: Sequence[Passage],
+    batch_size: int,
+    progress: bool,
+) -> dict[int, dict[str, LayerStatistics]]:
+    groups = {span.group for passage in passages for span in passage.spans}
+    if LAST not in groups:
+        raise ValueError(
+            f"None of {len(passages)} texts holds a loop with two whole periods in the tokens that are read. Give "
+            "texts in which the model fell into one, raise max_length, or lower min_length or min_repeats."
+        )
+    if ORDINARY not in groups:
+        logger.warning("All texts loop from their start, so what the features do in ordinary text is not measured.")
+    ordered = sorted((passage for passage in passages if passage.spans), key=lambda passage: len(passage.ids))
+    batches = share_of_process(ordered, batch_size)
+    return sum_passages(model, saes, sorted(groups), batches, total=len(batches), progress=progress)
+
+
+def _choose(layer: int, statistics: Mapping[str, LayerStatistics], top: int, select: str, seed: int) -> list[Choice]:
+    score_K = contrast(statistics)
+    ranked = highest(score_K, REPETITION, top, own=LAST)
+    if select == "contrast":
+        return ranked
+    drawn = draw(statistics, ranked, top, seed + 1000 * layer)
+    return [Choice(feature, REPETITION, float(score_K[feature]), own=LAST) for feature in drawn]
+
+
+def _warn(
+    layer: int, chosen: Sequence[Choice], statistics: Mapping[str, LayerStatistics], top: int, select: str
+) -> None:
+    if len(chosen) < top:
+        logger.warning("Layer %d gives %d of %d features for repetition.", layer, len(chosen), top)
+    if select == "random" or ORDINARY not in statistics:
+        return
+    for choice in chosen:
+        last, ordinary = (float(statistics[group].mean_activation[choice.feature]) for group in (LAST, ORDINARY))
+        if ordinary > FIRES_ORDINARILY * last:
+            logger.warning(
+                "Layer %d feature %d is not one of repetition alone: mean activation %.3f in loops' last periods, but "
+                "%.3f in ordinary text. Steering with it may do something else; take fewer features (top) or another "
+                "layer.",
+                *(layer, choice.feature, last, ordinary),
+            )

@@ -1,0 +1,83 @@
+"""Which features to take, from scores or at random, and what a feature set keeps of them."""
+
+# K dictionary size, F selected features, D model width
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..feature_set import LayerFeatures
+from ..sae import SparseAutoencoder
+from .statistics import LayerStatistics
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen feature, what it stands for, and the group of tokens that shows its typical activation."""
+
+    feature: int
+    target: str
+    score: float
+    own: str
+
+
+def check_choice(layers: Sequence[int], top: int, select: str, ways: Sequence[str]) -> None:
+    if not layers or len(set(layers)) != len(layers):
+        raise ValueError(f"Layers {list(layers)}: give at least one, each once.")
+    if top < 1:
+        raise ValueError(f"top={top}: at least one feature per target and layer.")
+    if select not in ways:
+        raise ValueError(f"select={select!r}: expected {' or '.join(map(repr, ways))}.")
+
+
+def highest(score_K: Tensor, target: str, top: int, own: str) -> list[Choice]:
+    """The features with the highest scores above zero."""
+    # A stable sort: equal scores keep the dictionary's order, so two runs choose alike.
+    order = score_K.sort(descending=True, stable=True).indices[:top].tolist()
+    return [Choice(feature, target, float(score_K[feature]), own) for feature in order if score_K[feature] > 0]
+
+
+def draw(statistics: Mapping[str, LayerStatistics], ranked: Sequence[Choice], count: int, seed: int) -> list[int]:
+    """Features at random among those that fire at all and are not ranked: the control that a claim needs."""
+    alive_K = torch.stack([one.firing for one in statistics.values()]).sum(0) > 0
+    alive_K[[choice.feature for choice in ranked]] = False
+    candidates = alive_K.nonzero().flatten()
+    order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:count]
+    return candidates[order.to(candidates.device)].tolist()
+
+
+def layer_features(
+    sae: SparseAutoencoder, statistics: Mapping[str, LayerStatistics], chosen: Sequence[Choice], *, baselines: bool
+) -> LayerFeatures:
+    """What the feature set keeps of one layer; `baselines` tells whether the groups are languages to compare with."""
+    ids = [choice.feature for choice in chosen]
+    encoder_FD, bias_F = sae.encoder[ids].double().cpu(), sae.bias[ids].double().cpu()
+    statistics = {group: one.cpu() for group, one in statistics.items()}
+    # A pre-activation is linear in the residual, so its mean is that of the mean residual.
+    pre = {group: (one.mean_residual @ encoder_FD.T + bias_F).float() for group, one in statistics.items()}
+    return LayerFeatures(
+        layer=sae.layer,
+        ids=tuple(ids),
+        targets=tuple(choice.target for choice in chosen),
+        encoder=encoder_FD.float(),
+        bias=bias_F.float(),
+        direction=sae.direction(ids).float().cpu(),
+        score=torch.tensor([choice.score for choice in chosen]),
+        typical=torch.tensor([_typical(statistics, choice) for choice in chosen]),
+        baselines=pre if baselines else {},
+        activations={group: one.mean_activation[ids].float() for group, one in statistics.items()},
+    )
+
+
+def _typical(statistics: Mapping[str, LayerStatistics], choice: Choice) -> float:
+    """Mean activation where the feature fires in its own group; anywhere, if it never does there."""
+    own = statistics[choice.own]
+    groups = [own] if own.firing[choice.feature] > 0 else list(statistics.values())
+    activation, firing = (
+        sum(getattr(one, name)[choice.feature] for one in groups) for name in ("activation", "firing")
+    )
+    return float(activation / firing)

@@ -1,0 +1,69 @@
+"""What features are found with: SAEs that fit the model, and where everything came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from ..feature_set import Provenance
+from ..residual import text_config, unwrap
+from ..sae import SparseAutoencoder, load_sae
+
+
+def load_saes(
+    sae: str | Path | Mapping[int, SparseAutoencoder], layers: Sequence[int], width: int
+) -> dict[int, SparseAutoencoder]:
+    """The SAE of each layer, from a folder or hub id or as given.
+
+    Raises: ValueError when one is missing, of another layer, or of another model's width.
+    """
+    if isinstance(sae, Mapping):
+        missing = [layer for layer in layers if layer not in sae]
+        if missing:
+            raise ValueError(f"No SAE was given for layers {missing}; those given are for {sorted(sae)}.")
+        saes = {layer: sae[layer] for layer in layers}
+    else:
+        saes = {layer: load_sae(sae, layer) for layer in layers}
+    for layer, one in saes.items():
+        if one.layer != layer:
+            raise ValueError(f"The SAE given for layer {layer} was trained on layer {one.layer} ({one.source}).")
+        if one.d_model != width:
+            raise ValueError(
+                f"The SAE {one.source} (layer {layer}) reads residuals of width {one.d_model}, but the model's are "
+                f"{width} wide: it was trained on another model."
+            )
+    return saes
+
+
+def provenance(
+    model: nn.Module, saes: Mapping[int, SparseAutoencoder], texts: Mapping[str, Sequence[str]], selection: str
+) -> Provenance:
+    config, base = text_config(model), unwrap(model)
+    return Provenance(
+        base_model=getattr(base.config, "_name_or_path", "") or type(base).__name__,
+        d_model=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        sae=next(iter(saes.values())).source,
+        sae_sha256={Path(one.file).name: _sha256_of_file(one.file) for one in saes.values() if one.file},
+        texts_sha256=_sha256_of_texts(texts),
+        selection=selection,
+    )
+
+
+def _sha256_of_file(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sha256_of_texts(texts: Mapping[str, Sequence[str]]) -> str:
+    digest = hashlib.sha256()
+    for code in sorted(texts):
+        for text in texts[code]:
+            digest.update(f"{code}\0{text}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""`sae-posttrain calibrate` on files: the curve, the set it writes, and the refusal to write one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer
+
+from sae_posttrain import FeatureSet
+from sae_posttrain.cli import main
+from sae_posttrain.feature_set import LayerFeatures, Provenance
+
+WORDS = [f"w{number}" for number in range(59)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that loops only when pushed, features to push it with, and prompts."""
+    folder = tmp_path_factory.mktemp("place")
+    tokenizer = word_tokenizer(WORDS, "<pad>")
+    tokenizer.save_pretrained(folder / "model")
+    qwen3(len(tokenizer), seed=1, initializer_range=0.3).save_pretrained(folder / "model")
+    torch.manual_seed(5)
+    vectors = {name: torch.randn(1, WIDTH) for name in ("encoder", "direction")}
+    numbers = {name: torch.ones(1) for name in ("bias", "score", "typical")}
+    layer = LayerFeatures(3, (7,), ("repetition",), **vectors, **numbers, baselines={}, activations={})
+    provenance = Provenance("model", WIDTH, BLOCKS, "owner/sae", {}, "", "repetition contrast")
+    FeatureSet((layer,), provenance).save(folder / "features.safetensors")
+    rows = [{"prompt": f"w{number} w{number + 1} w{number + 2}"} for number in range(6)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def arguments(place: Path, output: Path, *alphas: str) -> list[str]:
+    files = {"--model": "model", "--features": "features.safetensors", "--prompts": "prompts.jsonl"}
+    settings = ["--temperature", "0", "--max-new-tokens", "24", "--min-length", "12", "--max-ratio", "1000"]
+    paths = [part for option, name in files.items() for part in (option, str(place / name))]
+    return ["calibrate", *paths, "--output", str(output), *settings, "--alphas", *alphas]
+
+
+def test_the_curve_is_printed_and_alpha_written(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "deep" / "calibrated.safetensors"
+    assert main(arguments(place, output, "0.01", "50", "100")) == 0
+    printed = capsys.readouterr().out
+    assert FeatureSet.load(output).alpha == 50
+    best = [line for line in printed.splitlines() if "<- best" in line]
+    assert [line.split()[:3] for line in best] == [["3", "50", "6/6"]]
+    assert f"Wrote {output}" in printed
+
+
+def test_json_can_be_read_and_the_set_overwritten(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "features.safetensors"
+    copy.write_bytes((place / "features.safetensors").read_bytes())
+    command = [*arguments(place, copy, "50"), "--features", str(copy), "--limit", "3", "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["best"]["alpha"] == FeatureSet.load(copy).alpha == 50
+    assert [point["total"] for point in (found["plain"], *found["points"])] == [3, 3]
+
+
+def test_nothing_is_written_where_nothing_loops(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "calibrated.safetensors"
+    assert main(arguments(place, output, "0.01")) == 1
+    printed = capsys.readouterr()
+    assert "0.01" in printed.out
+    assert "Nothing was written. No alpha makes 90%" in printed.err
+    assert not output.exists()
+
+
+def test_two_processes_measure_what_one_measures(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(place, tmp_path / "one.safetensors", "4", "50"), "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--tee", "3"]
+    command = [*launch, "-m", "sae_posttrain", *arguments(place, tmp_path / "two.safetensors", "4", "50")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr
+    assert "[default1]:" in done.stdout + done.stderr, "there was no second process"
+    assert done.stdout.count("Wrote") == 1
+    for point in one["points"]:
+        looped = f"{point['looped']}/{point['total']}"
+        assert any(line.split()[2:4] == [f"{point['alpha']:g}", looped] for line in done.stdout.splitlines()), looped
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--features", "nowhere.safetensors"], "no feature set at nowhere.safetensors"),
+        (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--model", "nowhere/at-all"], "cannot load nowhere/at-all"),
+        (["--output", "."], "is a folder"),
+        (["--alphas", "-1"], "expected finite numbers above 0"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(
+    extra: list[str], message: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(place, tmp_path / "calibrated.safetensors", "1"), *extra]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
