@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ def test_features_from_a_file(tmp_path: Path) -> None:
     config = SteeredGRPOConfig(**settings(tmp_path, features=str(path), steering_alpha=ALPHA))
     made = SteeredGRPOTrainer(model(), varied, config, dataset(), processing_class=tokenizer())
     assert Watched(made).trained().texts[0] == LOOP
+
+
+def test_the_calibrated_strength_unless_another_is_set(tmp_path: Path) -> None:
+    calibrated = replace(features(), alpha=2.5)
+    assert steered(tmp_path, features=calibrated, steering_alpha=None).source.alpha == 2.5
+    assert steered(tmp_path, features=calibrated, steering_alpha=-1.0).source.alpha == -1.0
 
 
 def test_another_configuration(tmp_path: Path) -> None:
