@@ -19,7 +19,7 @@ from ...metrics.loops import find_loop
 from .config import SteeredGRPOConfig, SteeredRLOOConfig
 from .plan import Plan, plan_for
 from .source import features_for, source_of
-from .turn import prepare, steered_turn
+from .turn import end_tokens, prepare, steered_turn
 from .weighing import (
     advantages_outside_baseline,
     capped_tokens,
@@ -129,7 +129,7 @@ class SteeredRolloutMixin(_Trainer):
     def _kept(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Which completions ended by themselves, or are steered."""
         last_B = ids_BT.gather(1, mask_BT.sum(dim=1, keepdim=True) - 1).squeeze(1)
-        ends = torch.tensor([*self.eos_token_ids, self._tokenizer.pad_token_id], device=last_B.device)
+        ends = torch.tensor([*end_tokens(self), self._tokenizer.pad_token_id], device=last_B.device)
         return torch.isin(last_B, ends) | (torch.tensor(self._steered_tokens, device=last_B.device) > 0)
 
     def _take_from_baseline(self, output: Any, plan: Plan) -> None:

@@ -30,6 +30,7 @@ from .world import ALPHA, GROUP, LOOP, WORDS, Watched, dataset, features, model,
         ({"steer_probability": 1.5}, "between 0 and 1, got 1.5"),
         ({"max_steered_token_share": 0.0}, "above 0 and at most 1, got 0.0"),
         ({"max_steered_token_share": 0.2, "loss_type": "grpo"}, "takes no weight from the others"),
+        ({"off_policy": "shaped", "use_liger_kernel": True}, "set use_liger_kernel to false"),
         ({"off_policy": "shaped", "importance_sampling_level": "sequence"}, "importance_sampling_level='token'"),
         (
             {"steered_in_baseline": False, "multi_objective_aggregation": "normalize_then_sum"},
