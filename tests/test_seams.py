@@ -138,7 +138,6 @@ class Watcher(TrainerCallback):
         self.found |= {"trainer": _calling_trainer(), "model": kwargs.get("model"), "note": note}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.found["should_save"] = control.should_save
         state.stateful_callbacks["note"] = {"step": state.global_step}
 
 
@@ -165,9 +164,19 @@ class TestCallback:
         trainer, watcher = runs[0]
         assert watcher.found["model"] is trainer.model, "callbacks no longer get model=…; HookCallback hooks its blocks"
 
-    def test_saving_is_decided_before_our_callback_is_asked(self, runs: list[tuple[SFTTrainer, Watcher]]) -> None:
-        assert runs[0][1].found["should_save"], (
-            "control.should_save is not set when a step ends; HookCallback puts the baselines into the state then"
+    def test_a_checkpoint_is_saved_by_a_method_of_the_instance(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1)
+        save, saved = trainer._save_checkpoint, []
+
+        def watched(*args: Any, **kwargs: Any) -> None:
+            saved.append(trainer.state.global_step)
+            save(*args, **kwargs)
+
+        trainer._save_checkpoint = watched
+        trainer.train()
+        assert saved == [1], (
+            "Trainer._save_checkpoint is no longer looked up on the trainer itself; training/sasft puts refreshed "
+            "baselines into the state there"
         )
 
     def test_notes_in_the_state_go_into_the_checkpoint_and_come_back(

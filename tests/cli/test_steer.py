@@ -120,5 +120,5 @@ def test_alpha_is_the_calibrated_one_unless_given(place: Path, capsys: pytest.Ca
     given = shown(capsys, "--alpha", "2.5", "--prompt", PROMPT)
     assert main(["steer", "--model", "model", "--features", "features.safetensors", "--prompt", PROMPT]) == 2
     assert "--alpha: this feature set was not calibrated" in capsys.readouterr().err
-    replace(feature_set(), alpha=2.5).save("features.safetensors")
+    replace(FeatureSet.load("features.safetensors"), alpha=2.5).save("features.safetensors")
     assert shown(capsys, "--prompt", PROMPT) == given

@@ -60,6 +60,8 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
                 f"off_policy={self.off_policy!r} weighs tokens; set importance_sampling_level='token', not "
                 f"{self.importance_sampling_level!r}."
             )
+        if self.off_policy != "on_policy" and self.use_liger_kernel:
+            raise ValueError(f"off_policy={self.off_policy!r} needs each token's loss; set use_liger_kernel to false.")
         if not self.steered_in_baseline and self.multi_objective_aggregation != "sum_then_normalize":
             raise ValueError(
                 "steered_in_baseline=False needs one reward to compare: set "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...residual import decoder, unwrap
 from .segments import LANGUAGE_IDS, language_id
@@ -35,6 +35,16 @@ def check_gradient(model: nn.Module, layer: int) -> None:
             f"Every trainable parameter sits above layer {layer}, whose features are to be suppressed, so the "
             "auxiliary loss would change nothing. Unfreeze layers up to it (LoRA: layers_to_transform), or discover "
             "features in later layers."
+        )
+
+
+def check_residual(residual_BSD: Tensor, layer: int) -> None:
+    """Refuse a forward that `check_gradient` could not foresee, in which no gradient goes back through the layer."""
+    if not residual_BSD.requires_grad:
+        raise RuntimeError(
+            f"No gradient goes back through layer {layer}, so its auxiliary loss would change nothing. What feeds the "
+            "layer was frozen after SASFT was attached, or reentrant gradient checkpointing cut it off: then set "
+            "gradient_checkpointing_kwargs={'use_reentrant': False}, or call model.enable_input_require_grads()."
         )
 
 

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from ...feature_set import FeatureSet
 from ...languages import get_language
 from ...residual import hook_residuals, unwrap
-from .checks import check_codes, check_gradient, check_labels, check_settings
+from .checks import check_codes, check_gradient, check_labels, check_residual, check_settings
 from .loss import Baseline, Scale, build_penalty, sasft_loss
 from .meter import Meter
 from .record import KEY, take_up
@@ -57,6 +57,7 @@ class SASFTEngine:
         self.penalties = list(self._start_penalties)
         self.meter = Meter(self.suppress)
         self._refresh: BaselineRefresh | None = None
+        self._refreshed_at = 0
         self._drift: dict[str, float] = {}
         self._identify: ScriptIdentifier | None = None
         self._has_segments = True
@@ -113,6 +114,7 @@ class SASFTEngine:
         self.meter = Meter(self.suppress, state.global_step)
         self.penalties, self._drift = list(self._start_penalties), {}
         self._refresh = BaselineRefresh(self.refresh_baselines, self.penalties) if self.refresh_baselines else None
+        self._refreshed_at = state.global_step
         if self._refresh is not None and refreshed is not None:
             self.penalties = self._refresh.resume(self.penalties, refreshed, trainer)
         layers = [penalty.layer for penalty in self.penalties]
@@ -120,14 +122,17 @@ class SASFTEngine:
 
     def end_step(self, trainer: Trainer, state: TrainerState) -> None:
         """Refresh the baselines when it is time; a collective call on every rank."""
-        if self._refresh is not None and state.global_step % self.refresh_baselines == 0:
+        step = state.global_step
+        if self._refresh is not None and step > self._refreshed_at and step % self.refresh_baselines == 0:
+            self._refreshed_at = step
             self.penalties, self._drift = self._refresh.refresh(self.penalties, trainer)
 
-    def before_save(self, trainer: Trainer, state: TrainerState) -> None:
+    def before_save(self, trainer: Trainer) -> None:
         """Tell the coming checkpoint where the refreshed baselines stand; a collective call on every rank."""
-        if self._refresh is not None:
-            refresh = {"step": state.global_step, **self._refresh.state(self.penalties, trainer)}
-            state.stateful_callbacks[KEY] = {**self.record, "refresh": refresh}
+        if self._refresh is not None and self._handles:
+            self.end_step(trainer, trainer.state)  # a callback that saves may come before ours
+            refresh = self._refresh.state(self.penalties, trainer)
+            trainer.state.stateful_callbacks[KEY] = {**self.record, "refresh": refresh}
 
     def stop(self) -> None:
         """Remove the hooks."""
@@ -219,6 +224,8 @@ class SASFTEngine:
         total = torch.zeros((), device=labels_BS.device)
         for index, penalty in enumerate(self.penalties):
             residual_BSD = residuals[penalty.layer][:, -labels_BS.shape[1] :]  # prompt tuning puts tokens in front
+            if self.weight > 0:
+                check_residual(residual_BSD, penalty.layer)
             if penalty.encoder_FD.device != residual_BSD.device:
                 penalty = self.penalties[index] = penalty.to(residual_BSD.device)
             language, labelled = language_BS.to(residual_BSD.device), labelled_BS.to(residual_BSD.device)
@@ -270,17 +277,6 @@ class HookCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         assert self.trainer is not None
         self.engine.end_step(self.trainer, state)
-        self._before_save(state, control)
-
-    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._before_save(state, control)
-
-    def _before_save(self, state: TrainerState, control: TrainerControl) -> None:
-        # A checkpoint is written right after a step or an epoch; `on_save` would be too late. With
-        # save_strategy="best" it is an evaluation that decides to write one.
-        if control.should_save or control.should_evaluate:
-            assert self.trainer is not None
-            self.engine.before_save(self.trainer, state)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.engine.stop()

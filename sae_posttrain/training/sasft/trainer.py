@@ -128,6 +128,10 @@ class SASFTTrainer(SFTTrainer):
         self.sasft.log(self, logs)
         super().log(logs, start_time)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.sasft.before_save(self)
+        super()._save_checkpoint(model, trial)
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if self._language_column is not None and self._language_column not in self._signature_columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from .world import ALPHA, GROUP, LOOP, WORDS, Watched, dataset, features, model,
         ({"steer_probability": 1.5}, "between 0 and 1, got 1.5"),
         ({"max_steered_token_share": 0.0}, "above 0 and at most 1, got 0.0"),
         ({"max_steered_token_share": 0.2, "loss_type": "grpo"}, "takes no weight from the others"),
+        ({"off_policy": "shaped", "use_liger_kernel": True}, "set use_liger_kernel to false"),
         ({"off_policy": "shaped", "importance_sampling_level": "sequence"}, "importance_sampling_level='token'"),
         (
             {"steered_in_baseline": False, "multi_objective_aggregation": "normalize_then_sum"},
@@ -75,9 +77,20 @@ def test_features_from_a_file(tmp_path: Path) -> None:
     assert Watched(made).trained().texts[0] == LOOP
 
 
+def test_the_calibrated_strength_unless_another_is_set(tmp_path: Path) -> None:
+    calibrated = replace(features(), alpha=2.5)
+    assert steered(tmp_path, features=calibrated, steering_alpha=None).source.alpha == 2.5
+    assert steered(tmp_path, features=calibrated, steering_alpha=-1.0).source.alpha == -1.0
+
+
 def test_another_configuration(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a SteeredGRPOConfig as args, not GRPOConfig"):
         SteeredGRPOTrainer(model(), varied, GRPOConfig(**settings(tmp_path)), dataset())
+
+
+def test_a_rollout_function_of_ones_own(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="SteeredGRPOTrainer cannot steer them"):
+        steered(tmp_path, rollout_func=lambda prompts, trainer: {})
 
 
 def test_continuous_batching_of_a_hybrid(tmp_path: Path) -> None:

@@ -22,17 +22,22 @@ def test_the_methods_that_are_overridden(trainer: type) -> None:
         "_generate_single_turn": ["prompt_ids", "images", "multimodal_fields"],
         "_generate_and_score_completions": ["inputs"],
         "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
-        "_get_per_token_logps_and_entropies": ["model", "input_ids", "attention_mask", "logits_to_keep"],
         "_compute_loss": ["model", "inputs"],
     }
     for name, given in expected.items():
         assert parameters(getattr(trainer, name))[: len(given)] == given, moved.format(name)
 
 
+def test_what_rloo_scores() -> None:
+    expected = ["model", "input_ids", "attention_mask", "logits_to_keep"]
+    found = parameters(RLOOTrainer._get_per_token_logps_and_entropies)
+    assert found[:4] == expected, "RLOOTrainer scores by other parameters; training/rollouts overrides it"
+
+
 @TRAINERS
 def test_what_is_read_and_called(trainer: type) -> None:
     source = inspect.getsource(trainer)
-    for name in ("_step", "_tokenizer", "eos_token_ids", "_dist", "_logs", "_metrics", "use_vllm", "model_wrapped"):
+    for name in ("_step", "_tokenizer", "_dist", "_logs", "_metrics", "use_vllm", "model_wrapped"):
         assert f"self.{name}" in source, f"{trainer.__name__}.{name} moved"
     for name in ("_log_completion_extra", "_log_metric", "_tokenize_prompts"):
         assert callable(getattr(trainer, name, None)), f"{trainer.__name__}.{name} moved"

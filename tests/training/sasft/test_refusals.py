@@ -53,6 +53,25 @@ def test_frozen_layers(route: Route, world: World) -> None:
     assert trainer.state.log_history[0]["sasft_loss"] > 0
 
 
+@both_routes
+def test_layers_frozen_after_attaching(route: Route, world: World) -> None:
+    trainer = world.run(route)
+    trainer.model.model.requires_grad_(False)
+    trainer.model.model.norm.requires_grad_(True)
+    with pytest.raises(RuntimeError, match="No gradient goes back through layer 1"):
+        trainer.train()
+
+
+@both_routes
+def test_checkpointing_that_cuts_the_adapter_off(route: Route, world: World) -> None:
+    """Switched on by the model and not by the arguments, so that TRL does not let frozen embeddings require grad."""
+    model = world.make_model()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["norm"])
+    with pytest.raises(RuntimeError, match="reentrant gradient checkpointing cut it off"):
+        world.run(route, model=get_peft_model(model, adapter)).train()
+
+
 def test_wrapped_packing_on_the_callback_route(world: World) -> None:
     with pytest.raises(ValueError, match="no boundary between examples"):
         world.run(with_callback, packing=True, packing_strategy="wrapped", max_length=16)

@@ -15,6 +15,8 @@ import torch
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
+from sae_posttrain.training.sasft.segments import CODES
+
 from .killed_run import make_trainer
 from .routes import plain, with_callback, with_trainer
 from .world import Route, World
@@ -60,6 +62,57 @@ def test_a_killed_run_resumes_exactly(
     assert any("sasft_drift_layer_1" in log for log in curve(whole)) == bool(refresh)
 
 
+class SaveAtThree(TrainerCallback):
+    """A user's callback, which runs after SASFT's."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = state.global_step == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "callbacks"),
+    [
+        ({"save_strategy": "best", "metric_for_best_model": "loss", "eval_strategy": "steps", "eval_steps": 3}, []),
+        ({"save_strategy": "epoch"}, []),
+        ({}, [SaveAtThree()]),
+    ],
+    ids=["best", "epoch", "another callback"],
+)
+@both_routes
+def test_whoever_saves_the_refreshed_baselines_go_along(
+    route: Route,
+    settings: dict[str, Any],
+    callbacks: list[TrainerCallback],
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
+    few: dict[str, Any] = {"optim": "adamw_torch", "learning_rate": 1e-2, "max_steps": 5, "refresh_baselines": 2}
+    whole, resumed = (world.run(route, eval_dataset=world.dataset, **few, **settings) for _ in range(2))
+    for callback in callbacks:
+        whole.add_callback(callback)
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(world.folder / "checkpoint-3"))
+    assert curve(resumed) == curve(whole)
+
+
+def test_a_checkpoint_that_comes_before_the_refresh_has_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers' own callback for SIGTERM saves: at once, and before SASFT's turn."""
+    monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
+    trainer = world.run(with_callback, refresh_baselines=1)
+
+    class SaveAtOnce(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            trainer._save_checkpoint(trainer.model, None)
+
+    trainer.callback_handler.callbacks.insert(0, SaveAtOnce())
+    trainer.train()
+    state = json.loads((world.folder / "checkpoint-1" / "trainer_state.json").read_text(encoding="utf-8"))
+    for penalty in trainer.sasft.penalties:
+        saved = state["stateful_callbacks"]["SASFT"]["refresh"]["baselines"][str(penalty.layer)]["en"]
+        assert saved == penalty.baseline_LF[CODES.index("en")].tolist()
+
+
 @both_routes
 def test_another_feature_file_is_refused(route: Route, world: World) -> None:
     world.run(route, **SAVED).train()
@@ -88,6 +141,23 @@ def test_a_changed_setting_is_told(world: World, caplog: pytest.LogCaptureFixtur
     assert "SASFT's weight was 1.0 in the checkpoint and is 0.5 now." in caplog.messages
 
 
+def test_refreshed_baselines_of_another_language_are_left_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
+    # One feature each, so that the baselines of one language would fit the other.
+    layers = tuple(replace(one, targets=("zh", "ko", "ru")) for one in world.features.layers)
+    features = replace(world.features, layers=layers)
+    world.run(with_callback, features=features, refresh_baselines=2, **SAVED).train()
+    settings: dict[str, Any] = {**SAVED, "max_steps": 3, "refresh_baselines": 5}
+    resumed = world.run(with_callback, features=features, suppress=("ru",), **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert "SASFT's suppress was ['zh'] in the checkpoint and is ['ru'] now." in caplog.messages
+    for penalty, layer in zip(resumed.sasft.penalties, layers, strict=True):
+        for code, baseline_F in layer.baselines.items():
+            assert torch.equal(penalty.baseline_LF[CODES.index(code)], baseline_F[2:])
+
+
 def test_a_checkpoint_without_sasft_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.run(plain, **SAVED).train()
     with caplog.at_level(logging.WARNING):
@@ -108,43 +178,3 @@ def test_a_checkpoint_restores_callbacks_beside_ours(world: World) -> None:
     resumed = world.run(with_callback, **{**settings, "max_steps": 3})
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.log_history[-2]["sasft_loss"] > 0
-
-
-class TestRefreshedBaselines:
-    @pytest.mark.parametrize(
-        "saved",
-        [
-            {"save_strategy": "steps", "save_steps": 1},
-            {"save_strategy": "epoch"},
-            {"save_strategy": "best", "metric_for_best_model": "eval_loss", "eval_strategy": "epoch"},
-        ],
-        ids=lambda saved: saved["save_strategy"],
-    )
-    def test_are_in_every_checkpoint(self, saved: dict[str, Any], world: World) -> None:
-        settings = {"max_steps": 2, "learning_rate": 1e-3, "eval_dataset": world.dataset, **saved}
-        world.run(with_callback, refresh_baselines=1, **settings).train()
-        for step in (1, 2):
-            refresh = sasft_record(world, step)["refresh"]
-            assert refresh["step"] == step
-            assert set(refresh["baselines"]["1"]) >= {"en", "ru", "zh"}
-
-    def test_a_checkpoint_saved_too_late_for_them_is_told(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
-        class SavesLate(TrainerCallback):
-            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                control.should_save = True
-
-        trainer = world.run(with_callback, refresh_baselines=1)
-        trainer.add_callback(SavesLate())
-        trainer.train()
-        with caplog.at_level(logging.WARNING):
-            world.run(with_callback, refresh_baselines=1, max_steps=2).train(resume_from_checkpoint=True)
-        assert any("of step 1 has the refreshed baselines of step 0" in message for message in caplog.messages)
-
-    def test_of_other_languages_are_left_alone(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
-        world.run(with_callback, refresh_baselines=1, **SAVED).train()
-        resumed = world.run(with_callback, suppress=("zh", "ru"), refresh_baselines=100, **{**SAVED, "max_steps": 3})
-        start = [penalty.baseline_LF for penalty in resumed.sasft.penalties]
-        resumed.train(resume_from_checkpoint=True)
-        for penalty, baseline_LF in zip(resumed.sasft.penalties, start, strict=True):
-            assert torch.equal(penalty.baseline_LF, baseline_LF)
