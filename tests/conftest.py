@@ -12,9 +12,6 @@ os.environ.update(HF_HOME=tempfile.mkdtemp(prefix="sae-posttrain-tests-"))
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import torch
-from versions import NO_STEERED_ROLLOUTS
-
-collect_ignore_glob = ["training/rollouts/*", "test_grpo_configs.py"] if NO_STEERED_ROLLOUTS else []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,7 +16,6 @@ from datasets import Dataset
 from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
-from versions import NO_STEERED_ROLLOUTS
 
 from sae_posttrain import cli, discover_language_features
 
@@ -108,7 +107,6 @@ def test_make_targets() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
-@pytest.mark.skipif(NO_STEERED_ROLLOUTS, reason="this TRL is too old for the steered rollouts in it")
 def test_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(MODEL), AutoTokenizer.from_pretrained(MODEL)

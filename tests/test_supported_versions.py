@@ -7,9 +7,6 @@ from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
-from versions import NO_STEERED_ROLLOUTS
-
-import sae_posttrain
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,9 +48,3 @@ def test_the_newest_versions_are_in_the_range_and_so_is_what_is_installed() -> N
             assert requirement.specifier.contains(newest[requirement.name].removeprefix("=="))
         if requirement.marker is None:
             assert requirement.specifier.contains(version(requirement.name))
-
-
-@pytest.mark.skipif(not NO_STEERED_ROLLOUTS, reason="this TRL is new enough")
-def test_steered_rollouts_name_the_trl_they_need() -> None:
-    with pytest.raises(ImportError, match=r"need TRL 1\.16 or newer"):
-        _ = sae_posttrain.SteeredGRPOTrainer

@@ -9,6 +9,3 @@ HOOKS_LIE_INSIDE_CHECKPOINTS = Version(transformers.__version__) < Version("5.23
 
 TRL_NEEDS_ITS_OWN_LOGITS = Version(trl.__version__) < Version("1.15")
 """TRL's metrics failed, with SASFT or without, when label smoothing or `compute_loss_func` asked for plain logits."""
-
-NO_STEERED_ROLLOUTS = Version(trl.__version__) < Version("1.16")
-"""Steered rollouts need a newer TRL than SASFT does, and say so."""

@@ -5,19 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from packaging.version import Version
-
 try:
     from trl import GRPOConfig, RLOOConfig
-    from trl import __version__ as trl_version
 except ImportError as error:
     raise ImportError("Steered rollouts run in TRL's trainers: pip install 'sae-posttrain[trl]'.") from error
 
 from .settings import SteeringSettings
-
-OLDEST_TRL = "1.16"
-if Version(trl_version) < Version(OLDEST_TRL):
-    raise ImportError(f"Steered rollouts need TRL {OLDEST_TRL} or newer, not {trl_version}: pip install --upgrade trl.")
 
 # The only losses of TRL that divide by the tokens of the whole batch, so that one long row takes weight from the rest.
 DILUTED = ("dapo", "cispo", "vespo")
