@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...residual import decoder, unwrap
 from .segments import LANGUAGE_IDS, language_id
@@ -21,6 +21,15 @@ def check_gradient(model: nn.Module, layer: int) -> None:
             f"Every trainable parameter sits above layer {layer}, whose features are to be suppressed, so the "
             "auxiliary loss would change nothing. Unfreeze layers up to it (LoRA: layers_to_transform), or discover "
             "features in later layers."
+        )
+
+
+def check_residual(residual_BSD: Tensor, layer: int) -> None:
+    """Refuse what `check_gradient` could not foresee: a forward in which no gradient goes back through the layer."""
+    if not residual_BSD.requires_grad:
+        raise RuntimeError(
+            f"No gradient goes back through layer {layer}, so its auxiliary loss would change nothing: everything up "
+            "to it was frozen after SASFT was attached. Leave parameters trainable there, or set the weight to 0."
         )
 
 

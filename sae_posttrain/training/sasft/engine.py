@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from ...feature_set import FeatureSet
 from ...languages import get_language
 from ...residual import hook_residuals, unwrap
-from .checks import check_codes, check_gradient, check_labels
+from .checks import check_codes, check_gradient, check_labels, check_residual
 from .loss import Baseline, Scale, build_penalty, sasft_loss
 from .meter import Meter
 from .record import KEY, take_up
@@ -237,6 +237,8 @@ class SASFTEngine:
         total = torch.zeros((), device=labels_BS.device)
         for index, penalty in enumerate(self.penalties):
             residual_BSD = residuals[penalty.layer][:, -labels_BS.shape[1] :]  # prompt tuning puts tokens in front
+            if self.weight > 0:
+                check_residual(residual_BSD, penalty.layer)
             if penalty.encoder_FD.device != residual_BSD.device:
                 penalty = self.penalties[index] = penalty.to(residual_BSD.device)
             language, labelled = language_BS.to(residual_BSD.device), labelled_BS.to(residual_BSD.device)
