@@ -143,7 +143,7 @@ class SASFTTrainer(SFTTrainer):
         column = args.language_column
         # TRL prepares the training set first; an evaluation set may be called "train" too.
         is_train, self._train_set_prepared = not self._train_set_prepared and dataset_name == "train", True
-        if not (is_train and packing and column in columns_of(dataset)):
+        if not (is_train and packing and column in columns_of(dataset)) or args.max_length is None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         self._language_column = LANGUAGE_IDS
         # TRL packs input_ids and labels only; so it prepares the rows, and they are packed here with one list more.

@@ -74,6 +74,13 @@ def test_wrapped_packing_without_a_language_column(world: World) -> None:
 
 
 @both_routes
+def test_packing_to_no_length(route: Route, world: World) -> None:
+    """TRL's own refusal, where SASFTTrainer packs as well."""
+    with pytest.raises(ValueError, match="When packing is enabled, `max_length` can't be `None`"):
+        world.run(route, packing=True, max_length=None)
+
+
+@both_routes
 def test_a_dataset_without_usable_labels(route: Route, world: World) -> None:
     blank = Dataset.from_list([{"input_ids": [3, 4, 5], "labels": [-100] * 3}] * 4)
     with pytest.raises(ValueError, match="No token of the training set has a label"):
