@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint_of(training.resume_from_checkpoint))
     trainer.save_model(training.output_dir)
     trainer.accelerator.print(f"Saved the model to {training.output_dir}")
     if training.push_to_hub:
@@ -73,6 +73,11 @@ def parse(parser: Any, arguments: list[str]) -> tuple[Any, Any, Any]:
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise ValueError(f"Unknown setting {unknown[0] if unknown else from_line[0]}.{hint}")
     return script, training, model
+
+
+def checkpoint_of(setting: str | bool | None) -> str | bool | None:
+    """What to resume from: the command line has only texts, and `true` is the last checkpoint, as in YAML."""
+    return {"true": True, "false": False}.get(str(setting).lower(), setting)
 
 
 def load_dataset(script: Any) -> Any:
