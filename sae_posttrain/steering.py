@@ -210,7 +210,7 @@ class _Generation:
                 "This forward belongs to no `generate` call, so which of its positions are generated is unknown; give "
                 "`positions` to steer plain forwards."
             )
-        cache = inputs.get("past_key_values")
+        cache = inputs.get("cache", inputs.get("past_key_values"))  # transformers 5.24 renamed it
         if cache is None:
             self.call.begin = self.call.length - 1  # without a cache, every forward starts over
         elif self.call.begin:  # asked no longer than the prompt lasts: a static cache's answer waits for the GPU

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser
+from versions import TRL_CAN_STEER_ROLLOUTS
 
 from sae_posttrain.cli.grpo import RewardArguments, rewards_of
-from sae_posttrain.training.rollouts import SteeredGRPOConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs" / "grpo").glob("*.yaml"))
@@ -54,7 +54,10 @@ def test_the_features_it_trains_with_are_those_the_next_lines_find(path: Path) -
     assert all(0 <= int(layer) < BLOCKS[model] for layer in option(discover, "--layers"))
 
 
+@pytest.mark.skipif(not TRL_CAN_STEER_ROLLOUTS, reason="this TRL is too old for steered rollouts")
 def test_every_key_is_known_and_arrives(path: Path) -> None:
+    from sae_posttrain.training.rollouts import SteeredGRPOConfig
+
     parser = TrlParser((ScriptArguments, SteeredGRPOConfig, ModelConfig, RewardArguments))
     arguments = ["--config", str(path), "--use_cpu", "true"]
     script, config, model, chosen = parser.parse_args_and_config(arguments, fail_with_unknown_args=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -73,8 +74,9 @@ def test_a_cache_brought_along_is_part_of_the_prompt(sent: slice) -> None:
     half = {name: values[:, :4] for name, values in inputs.items()}
     places = (half["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
-    model(**half, position_ids=places, past_key_values=cache)
-    given = {**inputs, "input_ids": inputs["input_ids"][:, sent], "past_key_values": cache}
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # before 5.24
+    model(**half, position_ids=places, **{name: cache})
+    given = {**inputs, "input_ids": inputs["input_ids"][:, sent], name: cache}
     with steer(model, directions(), alpha=ALPHA, rows=STEERED):
         logits, tokens = logits_and_tokens(model, given)
     assert torch.equal(tokens, expected)

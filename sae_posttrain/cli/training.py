@@ -86,7 +86,7 @@ def split_of(dataset: Any, name: str, setting: str) -> Any:
 
 def train_and_save(trainer: Any, script: Any) -> None:
     training = trainer.args
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint_of(training.resume_from_checkpoint))
     trainer.save_model(training.output_dir)
     trainer.accelerator.print(f"Saved the model to {training.output_dir}")
     if training.push_to_hub:
@@ -94,3 +94,8 @@ def train_and_save(trainer: Any, script: Any) -> None:
     # Torn down with work still in its threads, gloo can wait for the interpreter's lock for ever (torch 2.13).
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def checkpoint_of(setting: str | bool | None) -> str | bool | None:
+    """What to resume from: the command line has only texts, and `true` is the last checkpoint, as in YAML."""
+    return {"true": True, "false": False}.get(str(setting).lower(), setting)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from packaging.version import Version
+
 try:
     from trl import GRPOConfig, RLOOConfig
+    from trl import __version__ as trl_version
 except ImportError as error:
     raise ImportError("Steered rollouts run in TRL's trainers: pip install 'sae-posttrain[trl]'.") from error
 
 from .settings import SteeringSettings
+
+OLDEST = "1.12"  # before, GRPO took no missing log-probabilities for a row, and turns had other parameters
+if Version(trl_version) < Version(OLDEST):
+    raise ImportError(f"Steered rollouts need TRL {OLDEST} or newer, and {trl_version} is installed; upgrade it.")
 
 # The only losses of TRL that divide by the tokens of the whole batch, so that one long row takes weight from the rest.
 DILUTED = ("dapo", "cispo", "vespo")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...residual import decoder, unwrap
-from .segments import LANGUAGE_IDS, language_id
+from .segments import LANGUAGE_IDS, language_in
 
 
 def check_settings(weight: float, baseline: str, scale: str, refresh_baselines: int) -> None:
@@ -39,12 +39,11 @@ def check_gradient(model: nn.Module, layer: int) -> None:
 
 
 def check_residual(residual_BSD: Tensor, layer: int) -> None:
-    """Refuse a forward that `check_gradient` could not foresee, in which no gradient goes back through the layer."""
+    """Refuse what `check_gradient` could not foresee: a forward in which no gradient goes back through the layer."""
     if not residual_BSD.requires_grad:
         raise RuntimeError(
-            f"No gradient goes back through layer {layer}, so its auxiliary loss would change nothing. What feeds the "
-            "layer was frozen after SASFT was attached, or reentrant gradient checkpointing cut it off: then set "
-            "gradient_checkpointing_kwargs={'use_reentrant': False}, or call model.enable_input_require_grads()."
+            f"No gradient goes back through layer {layer}, so its auxiliary loss would change nothing: everything up "
+            "to it was frozen after SASFT was attached. Leave parameters trainable there, or set the weight to 0."
         )
 
 
@@ -68,8 +67,5 @@ def check_codes(dataset: Any, column: str | None) -> None:
             f"Column {column!r} holds {kind}; expected strings, one language code per row. Convert it, or rename it if "
             "it is about something else."
         )
-    try:
-        for code in dataset.unique(column):
-            language_id(code)
-    except ValueError as error:
-        raise ValueError(f"Column {column!r}: {error} Rename the column if it is about something else.") from error
+    for code in dataset.unique(column):
+        language_in(column, code)

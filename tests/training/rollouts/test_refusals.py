@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import reload
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 from tiny_models import make, qwen3
 from trl import GRPOConfig
 
-from sae_posttrain.training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer, SteeredRLOOConfig
+from sae_posttrain.training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer, SteeredRLOOConfig, config
 from sae_posttrain.training.rollouts.plan import plan_for
 from sae_posttrain.training.rollouts.turn import prepare, steered_turn
 
@@ -65,15 +67,15 @@ def test_features(changes: dict[str, Any], error: type[Exception], message: str,
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """Said before a model is loaded."""
-    config = SteeredGRPOConfig(**settings(tmp_path, features=str(tmp_path / "nowhere.safetensors")))
+    args = SteeredGRPOConfig(**settings(tmp_path, features=str(tmp_path / "nowhere.safetensors")))
     with pytest.raises(FileNotFoundError, match="There is no feature set at"):
-        SteeredGRPOTrainer("owner/never-loaded", varied, config, dataset())
+        SteeredGRPOTrainer("owner/never-loaded", varied, args, dataset())
 
 
 def test_features_from_a_file(tmp_path: Path) -> None:
     path = features().save(tmp_path / "features.safetensors")
-    config = SteeredGRPOConfig(**settings(tmp_path, features=str(path), steering_alpha=ALPHA))
-    made = SteeredGRPOTrainer(model(), varied, config, dataset(), processing_class=tokenizer())
+    args = SteeredGRPOConfig(**settings(tmp_path, features=str(path), steering_alpha=ALPHA))
+    made = SteeredGRPOTrainer(model(), varied, args, dataset(), processing_class=tokenizer())
     assert Watched(made).trained().texts[0] == LOOP
 
 
@@ -86,6 +88,12 @@ def test_the_calibrated_strength_unless_another_is_set(tmp_path: Path) -> None:
 def test_another_configuration(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a SteeredGRPOConfig as args, not GRPOConfig"):
         SteeredGRPOTrainer(model(), varied, GRPOConfig(**settings(tmp_path)), dataset())
+
+
+def test_an_old_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trl, "__version__", "1.8.0")
+    with pytest.raises(ImportError, match=r"need TRL 1.12 or newer, and 1.8.0 is installed"):
+        reload(config)
 
 
 def test_a_rollout_function_of_ones_own(tmp_path: Path) -> None:

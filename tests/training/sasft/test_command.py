@@ -18,6 +18,7 @@ from two_processes import launch
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
+from sae_posttrain.cli.training import checkpoint_of
 
 
 @pytest.fixture
@@ -103,6 +104,14 @@ def test_two_processes_follow_one(config: dict[str, Any], tmp_path: Path) -> Non
                 assert same_refreshed[kind][layer][code] == pytest.approx(values, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("true", True), ("True", True), ("false", False), (True, True), (None, None), ("runs/checkpoint-3",) * 2],
+)
+def test_what_to_resume_from(given: Any, meant: Any) -> None:
+    assert checkpoint_of(given) is meant
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["ddp", "fsdp2", "zero2", "zero3"])
 def test_ready_configurations_train_resume_and_save(way: str, config: dict[str, Any], tmp_path: Path) -> None:
@@ -131,6 +140,7 @@ def test_ready_configurations_train_resume_and_save(way: str, config: dict[str, 
         ({"features": "nowhere.safetensors"}, "There is no feature set at nowhere.safetensors"),
         ({"features": None}, "No features"),
         ({"suppress": ["th"]}, "No feature stands for th"),
+        ({"resume_from_checkpoint": "true"}, "No valid checkpoint found in output directory"),
         ({"dataset_train_split": "tarin"}, "no split 'tarin', only train"),
     ],
 )

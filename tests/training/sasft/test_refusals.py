@@ -62,16 +62,6 @@ def test_layers_frozen_after_attaching(route: Route, world: World) -> None:
         trainer.train()
 
 
-@both_routes
-def test_checkpointing_that_cuts_the_adapter_off(route: Route, world: World) -> None:
-    """Switched on by the model and not by the arguments, so that TRL does not let frozen embeddings require grad."""
-    model = world.make_model()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
-    adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["norm"])
-    with pytest.raises(RuntimeError, match="reentrant gradient checkpointing cut it off"):
-        world.run(route, model=get_peft_model(model, adapter)).train()
-
-
 def test_wrapped_packing_on_the_callback_route(world: World) -> None:
     with pytest.raises(ValueError, match="no boundary between examples"):
         world.run(with_callback, packing=True, packing_strategy="wrapped", max_length=16)
@@ -81,6 +71,13 @@ def test_wrapped_packing_without_a_language_column(world: World) -> None:
     dataset = world.dataset.remove_columns("language")
     with pytest.raises(ValueError, match="no boundary between examples"):
         world.run(with_trainer, dataset=dataset, packing=True, packing_strategy="wrapped", max_length=16)
+
+
+@both_routes
+def test_packing_to_no_length(route: Route, world: World) -> None:
+    """TRL's own refusal, where SASFTTrainer packs as well."""
+    with pytest.raises(ValueError, match="When packing is enabled, `max_length` can't be `None`"):
+        world.run(route, packing=True, max_length=None)
 
 
 @both_routes
