@@ -30,6 +30,9 @@ CASES: Mapping[str, Callable[[Path, dict[str, Any]], Watched]] = {
     "truncated_is, split": lambda folder, common: Watched(
         steered(folder, off_policy="truncated_is", mask_truncated_completions=True, **SPLIT, **common)
     ),
+    "outside, capped, split": lambda folder, common: Watched(
+        steered(folder, steered_in_baseline=False, max_steered_token_share=0.1, **SPLIT, **common)
+    ),
     "vLLM, split": lambda folder, common: as_if_vllm_had_generated(steered(folder, **SPLIT, **common), COMPLETIONS),
 }
 
@@ -52,6 +55,9 @@ def report(config: str, name: str, folder: Path) -> dict[str, Any]:
         "rank": dist.get_rank(),
         "texts": [watched.texts[start : start + size] for start in range(0, len(watched.texts), size)],
         "marked": [(output.get("steered_tokens", torch.zeros(size)) > 0).tolist() for output in watched.generated],
+        "lengths": [output["completion_mask"].sum(dim=1).tolist() for output in watched.generated],
+        "advantages": [output["advantages"].tolist() for output in watched.generated],
+        "counted": [output["num_items_in_batch"].item() for output in watched.generated],
         "weights": sum(parameter.detach().double().sum().item() for parameter in parameters),
         "logged": watched.trainer.state.log_history[0],
     }

@@ -8,10 +8,11 @@ from functools import cache
 from typing import Any
 
 import pytest
+import torch
 from two_processes import launch
 
 from .ranks import CASES, COMPLETIONS
-from .world import GROUP, LOOP, tokenizer
+from .world import GROUP, LENGTH, LOOP, tokenizer, varied
 
 Outcome = tuple[dict[tuple[str, int], dict[str, Any]], str]
 """What a case reported on a process, and what the run wrote to stderr."""
@@ -76,11 +77,26 @@ def test_processes_end_with_the_same_weights(case: str, of: Callable[[str], list
 
 
 def test_what_is_logged_is_of_all_processes(of: Callable[[str], list[dict[str, Any]]]) -> None:
-    log = of("steered, split")[0]["logged"]
+    found = of("steered, split")
+    texts, log = batches(found)[0], found[0]["logged"]
+    rewards = torch.tensor(varied(texts))
     assert log["loop_rate/steered"] == 1.0
     assert log["loop_rate/ordinary"] == 0.0
-    assert 0 < log["steering/token_share"] < 1
-    assert log["steering/advantage"] < 0
+    assert log["steering/reward"] == rewards[0]
+    assert log["steering/token_share"] == pytest.approx(LENGTH / sum(batches(found, "lengths")[0]))
+    assert log["steering/advantage"] == pytest.approx(((rewards[0] - rewards.mean()) / (rewards.std() + 1e-4)).item())
+
+
+def test_baseline_and_cap_are_of_the_whole_group(of: Callable[[str], list[dict[str, Any]]]) -> None:
+    """One group over both processes, and the steered row on the first: the second's rows are compared alike."""
+    found = of("outside, capped, split")
+    rewards, ordinary = torch.tensor(varied(batches(found)[0])), sum(batches(found, "lengths")[0][1:])
+    counted = ordinary / 9  # a tenth of all
+    assert [part["counted"][0] for part in found] == pytest.approx([ordinary + counted] * 2)
+    plain = rewards[1:]
+    expected = [(rewards[0] - plain.mean()) / (rewards.std() + 1e-4) * counted / LENGTH]
+    expected += list((plain - plain.mean()) / (plain.std() + 1e-4))
+    assert batches(found, "advantages")[0] == pytest.approx([float(value) for value in expected], rel=1e-5)
 
 
 def test_only_the_process_with_a_steered_row_generates_again(of: Callable[[str], list[dict[str, Any]]]) -> None:
