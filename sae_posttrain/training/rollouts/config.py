@@ -39,7 +39,7 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
         default=1.0,
         metadata={
             "help": "The steered rows count for at most this share of the loss's tokens, and each of their tokens for "
-            "less. For the losses that divide by all tokens of the batch: dapo, cispo, vespo."
+            "less, but for the KL term of beta. For the losses that divide by all tokens: dapo, cispo, vespo."
         },
     )
 
