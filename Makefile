@@ -1,20 +1,25 @@
-# make demo | test | test-all | lint | bench — each sets up .venv with the tested versions first.
+# make demo | test | test-all | test-versions | lint | bench — each sets up .venv with the tested versions first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# A file's tests stay together, since some share a launch of several processes.
+TWO_AT_ONCE := --numprocesses 2 --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all lint bench
+.PHONY: demo test test-all test-versions lint bench
 
 demo: $(INSTALLED)
 	$(BIN)/sae-posttrain demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO_AT_ONCE)
 
 test-all: $(VENV)/.installed-distributed
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m ""
+
+test-versions: $(INSTALLED)
+	$(BIN)/nox
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -264,7 +264,7 @@ class FeatureSet:
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{path} is not a feature set, or is damaged ({type(error).__name__}: {error}). Expected a file "
-                "written by `sae-posttrain discover` or FeatureSet.save."
+                "written by `sae-posttrain discover` or FeatureSet.save; in a git clone run `git lfs pull` first."
             ) from error
         loaded = cls(layers, provenance, description.get("alpha"))
         _check(loaded, path)

@@ -23,7 +23,7 @@ from .residual import decoder, hook_residuals, text_config, unwrap
 
 def typical_contributions(features: FeatureSet) -> dict[int, Tensor]:
     """What each layer's features write when they fire as strongly as they typically do: layer → `(D,)`."""
-    return {layer.layer: layer.typical.float() @ layer.direction.float() for layer in features.layers}
+    return {layer.layer: layer.typical @ layer.direction for layer in features.layers}
 
 
 @contextmanager
@@ -68,7 +68,8 @@ def _directions(model: nn.Module, features: FeatureSet | Mapping[int, Tensor]) -
         features.check_model(unwrap(model).config)
         directions = typical_contributions(features)
     else:
-        directions = {layer: torch.as_tensor(direction).detach().float() for layer, direction in features.items()}
+        directions = {layer: torch.as_tensor(direction).detach() for layer, direction in features.items()}
+    directions = {layer: direction_D.float().cpu() for layer, direction_D in directions.items()}
     if not directions:
         raise ValueError("There is nothing to steer with: no layer has a feature.")
     width = text_config(model).hidden_size
@@ -209,7 +210,7 @@ class _Generation:
                 "This forward belongs to no `generate` call, so which of its positions are generated is unknown; give "
                 "`positions` to steer plain forwards."
             )
-        cache = inputs.get("past_key_values")
+        cache = inputs.get("cache", inputs.get("past_key_values"))  # transformers 5.24 renamed it
         if cache is None:
             self.call.begin = self.call.length - 1  # without a cache, every forward starts over
         elif self.call.begin:  # asked no longer than the prompt lasts: a static cache's answer waits for the GPU

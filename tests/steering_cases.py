@@ -43,9 +43,11 @@ def generate(model: Any, inputs: Mapping[str, Tensor] | None = None, **settings:
     return model.generate(**inputs, **GREEDY | settings)[:, inputs["input_ids"].shape[1] :]
 
 
-def logits_and_tokens(model: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-    made = model.generate(**padded(), **GREEDY | settings, return_dict_in_generate=True, output_logits=True)
-    return torch.stack(made.logits, dim=1), made.sequences[:, PROMPT:]
+def logits_and_tokens(model: Any, inputs: Mapping[str, Any] | None = None, **settings: Any) -> tuple[Tensor, Tensor]:
+    """Of each new token, `(B, STEPS, V)` and `(B, STEPS)`."""
+    given = {**(inputs or padded()), **GREEDY, **settings}
+    made = model.generate(**given, return_dict_in_generate=True, output_logits=True)
+    return torch.stack(made.logits, dim=1), made.sequences[:, -STEPS:]
 
 
 @contextmanager

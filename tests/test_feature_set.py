@@ -145,6 +145,12 @@ class TestDamage:
         with pytest.raises(ValueError, match="not a feature set, or is damaged"):
             FeatureSet.load(path)
 
+    def test_a_git_lfs_pointer(self, tmp_path: Path) -> None:
+        path = tmp_path / "features.safetensors"
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n", "utf-8")
+        with pytest.raises(ValueError, match="run `git lfs pull`"):
+            FeatureSet.load(path)
+
     def test_truncated(self, features: FeatureSet, tmp_path: Path) -> None:
         path = features.save(tmp_path / "features.safetensors")
         path.write_bytes(path.read_bytes()[:-50])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +16,16 @@ from steering_cases import (
     PROMPT,
     ROWS,
     STEERED,
-    STEPS,
     WIDTH,
     by_hand,
     directions,
     feature_set,
     generate,
+    logits_and_tokens,
     padded,
 )
 from tiny_models import make, token_ids
+from torch.testing import assert_close
 from transformers import CompileConfig, DynamicCache, GenerationConfig
 
 from sae_posttrain import steer
@@ -40,16 +42,18 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ["Qwen3ForCausalLM", "Qwen3_5ForCausalLM", "Gemma3ForCausalLM"])
 @pytest.mark.parametrize("way", WAYS)
-def test_other_ways_of_generating_give_the_same_tokens(name: str, way: str) -> None:
+def test_other_ways_of_generating_give_the_same(name: str, way: str) -> None:
     model, settings = make(name), dict(WAYS[way])
     if settings.get("compile_config"):
         settings["compile_config"] = CompileConfig(backend="eager", mode=None)
         settings["compile_config"]._compile_all_devices = True
         torch._dynamo.reset()
         generate(model, **settings)  # leaves code behind that knows nothing of steering
-    _, expected = by_hand(model)
+    expected_logits, expected = by_hand(model)
     with steer(model, directions(), alpha=ALPHA, rows=STEERED):
-        assert torch.equal(generate(model, **settings), expected)
+        logits, tokens = logits_and_tokens(model, **settings)
+    assert torch.equal(tokens, expected)
+    assert_close(logits, expected_logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_prompt_of_one_token_or_of_embeddings_or_positional() -> None:
@@ -63,19 +67,20 @@ def test_a_prompt_of_one_token_or_of_embeddings_or_positional() -> None:
     assert not torch.equal(tokens[:, 0], generate(model, {"input_ids": ids})[:, 0])
 
 
-def test_a_cache_brought_along_is_part_of_the_prompt() -> None:
+@pytest.mark.parametrize("sent", [slice(None), slice(4, None)], ids=["the whole prompt", "what the cache has not"])
+def test_a_cache_brought_along_is_part_of_the_prompt(sent: slice) -> None:
     model, inputs = make(), padded()
-    _, expected = by_hand(model)
+    expected_logits, expected = by_hand(model)
     half = {name: values[:, :4] for name, values in inputs.items()}
-    for sent in (inputs["input_ids"], inputs["input_ids"][:, 4:]):  # generate takes the whole prompt, or the new part
-        cache = DynamicCache(config=model.config)
-        places = (half["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-        model(**half, position_ids=places, past_key_values=cache)
-        with steer(model, directions(), alpha=ALPHA, rows=STEERED):
-            made = model.generate(
-                input_ids=sent, attention_mask=inputs["attention_mask"], past_key_values=cache, **GREEDY
-            )
-        assert torch.equal(made[:, -STEPS:], expected)
+    places = (half["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # before 5.24
+    model(**half, position_ids=places, **{name: cache})
+    given = {**inputs, "input_ids": inputs["input_ids"][:, sent], name: cache}
+    with steer(model, directions(), alpha=ALPHA, rows=STEERED):
+        logits, tokens = logits_and_tokens(model, given)
+    assert torch.equal(tokens, expected)
+    assert_close(logits, expected_logits, rtol=1e-4, atol=1e-5)
 
 
 def test_several_calls_in_one_block_each_have_prompts_of_their_own() -> None:

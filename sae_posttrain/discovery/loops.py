@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -88,9 +88,12 @@ def sample_loops(
             mine = turn[batch_size * state.process_index :][:batch_size]
             answers = sample(mine) if mine else []
             for prompt, answer in gather_object(list(zip(mine, answers, strict=True))):
-                _sort(found, prompt, answer, min_repeats, min_length)
-            bar.update(min(loops, len(found.looped)) - bar.n)
-            if len(found.looped) >= loops:
+                found.responses += 1
+                found.tokens += len(answer)
+                if len(found.looped) < loops:  # so that any number of processes keeps the same ones
+                    _sort(found, prompt, answer, min_repeats, min_length)
+            bar.update(len(found.looped) - bar.n)
+            if len(found.looped) == loops:
                 break
     if not found.looped:
         raise ValueError(
@@ -98,11 +101,10 @@ def sample_loops(
             f"tokens and {min_repeats} periods. Give more prompts, or more max_new_tokens ({max_new_tokens}), sample "
             "at temperature 0, or give texts that hold loops. A model that never loops has no repetition to be found."
         )
+    logger.info("Found %s.", found)
     if len(found.looped) < loops:
         logger.warning("Found %s, where %d loops were asked for; give more prompts.", found, loops)
-    # A turn that finds more than asked keeps no more, so that any number of processes keeps the same ones.
-    looped = found.looped[:loops]
-    return LoopSample(looped, found.ordinary[: len(looped)], found.responses, found.tokens)
+    return replace(found, ordinary=found.ordinary[: len(found.looped)])
 
 
 def check_loop_fits(max_new_tokens: int, min_length: int) -> None:
@@ -114,8 +116,6 @@ def check_loop_fits(max_new_tokens: int, min_length: int) -> None:
 
 
 def _sort(found: LoopSample, prompt: list[int], answer: list[int], min_repeats: int, min_length: int) -> None:
-    found.responses += 1
-    found.tokens += len(answer)
     least = {"min_repeats": min_repeats, "min_length": min_length}
     if find_loop(answer, **least):  # one that the model ended by itself, with its end-of-sequence id, is none
         found.looped.append(prompt + answer)

@@ -82,7 +82,7 @@ def discover_repetition_features(
     check_reading(batch_size, max_length)
     saes = load_saes(sae, layers, text_config(model).hidden_size)
     if prompts is not None:
-        texts = _sample(
+        sample = sample_loops(
             model,
             tokenizer,
             prompts,
@@ -93,6 +93,7 @@ def discover_repetition_features(
             progress=progress,
             **sampling,
         )
+        texts = sample.texts
     sequences = _token_ids(tokenizer, texts or [])
     passages = [passage_of(ids, max_length, min_repeats, min_length) for ids in sequences]
     statistics = _statistics(model, saes, passages, batch_size, progress)
@@ -110,14 +111,6 @@ def discover_repetition_features(
     source = {REPETITION: [" ".join(map(str, ids)) for ids in sequences]}
     selection = "repetition contrast" if select == "contrast" else select
     return FeatureSet(tuple(found), provenance(model, saes, source, selection))
-
-
-def _sample(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], **settings: Any
-) -> list[list[int]]:
-    sample = sample_loops(model, tokenizer, prompts, **settings)
-    logger.info("Found %s.", sample)
-    return sample.texts
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequence[int]]) -> list[list[int]]:

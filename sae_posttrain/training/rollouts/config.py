@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from packaging.version import Version
+
 try:
     from trl import GRPOConfig, RLOOConfig
+    from trl import __version__ as trl_version
 except ImportError as error:
     raise ImportError("Steered rollouts run in TRL's trainers: pip install 'sae-posttrain[trl]'.") from error
 
 from .settings import SteeringSettings
+
+OLDEST = "1.12"  # before, GRPO took no missing log-probabilities for a row, and turns had other parameters
+if Version(trl_version) < Version(OLDEST):
+    raise ImportError(f"Steered rollouts need TRL {OLDEST} or newer, and {trl_version} is installed; upgrade it.")
 
 # The only losses of TRL that divide by the tokens of the whole batch, so that one long row takes weight from the rest.
 DILUTED = ("dapo", "cispo", "vespo")
@@ -32,7 +39,7 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
         default=1.0,
         metadata={
             "help": "The steered rows count for at most this share of the loss's tokens, and each of their tokens for "
-            "less. For the losses that divide by all tokens of the batch: dapo, cispo, vespo."
+            "less, but for the KL term of beta. For the losses that divide by all tokens: dapo, cispo, vespo."
         },
     )
 
@@ -53,6 +60,8 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
                 f"off_policy={self.off_policy!r} weighs tokens; set importance_sampling_level='token', not "
                 f"{self.importance_sampling_level!r}."
             )
+        if self.off_policy != "on_policy" and self.use_liger_kernel:
+            raise ValueError(f"off_policy={self.off_policy!r} needs each token's loss; set use_liger_kernel to false.")
         if not self.steered_in_baseline and self.multi_objective_aggregation != "sum_then_normalize":
             raise ValueError(
                 "steered_in_baseline=False needs one reward to compare: set "

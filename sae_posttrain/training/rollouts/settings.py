@@ -62,3 +62,8 @@ class SteeringSettings:
             raise ValueError(f"steer_probability must be between 0 and 1, got {self.steer_probability}.")
         if self.steering_alpha is not None and not math.isfinite(self.steering_alpha):
             raise ValueError(f"steering_alpha must be a finite number, got {self.steering_alpha}.")
+        if self.loop_min_repeats < 3 or self.loop_min_tokens < 1:  # else found out after the first rollouts
+            raise ValueError(
+                f"loop_min_repeats={self.loop_min_repeats}, loop_min_tokens={self.loop_min_tokens}: expected at least "
+                "3 and 1."
+            )

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,14 +71,12 @@ def source_of(
     return Source(directions, _alpha(settings, features))
 
 
-def _alpha(settings: SteeringSettings, features: Any) -> float:
-    alpha = settings.steering_alpha
-    if alpha is None:
-        alpha = getattr(features, "alpha", None)
+def _alpha(settings: SteeringSettings, features: FeatureSet) -> float:
+    alpha = features.alpha if settings.steering_alpha is None else settings.steering_alpha
     if alpha is None:
         raise ValueError(
-            "No strength: set steering_alpha, in units of the features' typical activation, or use a feature set that "
-            "holds a calibrated one."
+            "No strength: set steering_alpha, in units of the features' typical activation, or let `sae-posttrain "
+            "calibrate` find one for these features."
         )
     return float(alpha)
 

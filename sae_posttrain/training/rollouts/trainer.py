@@ -19,7 +19,7 @@ from ...metrics.loops import find_loop
 from .config import SteeredGRPOConfig, SteeredRLOOConfig
 from .plan import Plan, plan_for
 from .source import features_for, source_of
-from .turn import prepare, steered_turn
+from .turn import end_tokens, prepare, steered_turn
 from .weighing import (
     advantages_outside_baseline,
     capped_tokens,
@@ -38,8 +38,8 @@ class SteeredRolloutMixin(_Trainer):
     """Goes before a TRL trainer of groups. Source: arXiv:2605.11887, section 8.
 
     Every group's rollouts are generated as always but one, which is steered by `args.features`; all are rewarded alike.
-    The steered one is kept from what would cancel it: a loop is longer than `mask_truncated_completions` lets live, and
-    less likely than corrections for off-policy rows do. Evaluation is never steered.
+    The steered one is spared what would cancel it: a loop is longer than `mask_truncated_completions` lets live, and
+    less likely than corrections of off-policy rows do. Evaluation is never steered.
     """
 
     _config_class: Any
@@ -57,6 +57,11 @@ class SteeredRolloutMixin(_Trainer):
         if not isinstance(args, self._config_class):
             raise ValueError(
                 f"{type(self).__name__} needs a {self._config_class.__name__} as args, not {type(args).__name__}."
+            )
+        if args.steered_per_group and kwargs.get("rollout_func") is not None:
+            raise ValueError(
+                f"A rollout_func makes its rollouts by itself, so {type(self).__name__} cannot steer them. Leave it "
+                "out; or use trl.GRPOTrainer, and build it on steered_rollout_func."
             )
         features = features_for(args, features)  # before a model is loaded in vain
         self._plan: Plan | None = None
@@ -89,7 +94,7 @@ class SteeredRolloutMixin(_Trainer):
             return super()._generate_and_score_completions(inputs)
         self._first_turn = True
         masks_truncated = self._masks_truncated = self.mask_truncated_completions
-        self.mask_truncated_completions = False  # done below, but for the steered rows
+        self.mask_truncated_completions = False  # done below, sparing the steered rows
         try:
             output = super()._generate_and_score_completions(inputs)
         finally:
@@ -115,7 +120,7 @@ class SteeredRolloutMixin(_Trainer):
         return rewards
 
     def _mask_truncated(self, output: Any) -> None:
-        """TRL's `mask_truncated_completions`, which spares the steered rows here."""
+        """What TRL does for `mask_truncated_completions`, but not to steered rows."""
         kept_B = self._kept(output["completion_ids"], output["completion_mask"])
         for name in ("completion_mask", "tool_mask"):
             if name in output:
@@ -124,7 +129,7 @@ class SteeredRolloutMixin(_Trainer):
     def _kept(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Which completions ended by themselves, or are steered."""
         last_B = ids_BT.gather(1, mask_BT.sum(dim=1, keepdim=True) - 1).squeeze(1)
-        ends = torch.tensor([*self.eos_token_ids, self._tokenizer.pad_token_id], device=last_B.device)
+        ends = torch.tensor([*end_tokens(self), self._tokenizer.pad_token_id], device=last_B.device)
         return torch.isin(last_B, ends) | (torch.tensor(self._steered_tokens, device=last_B.device) > 0)
 
     def _take_from_baseline(self, output: Any, plan: Plan) -> None:
@@ -207,14 +212,14 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
         # A token's probability is read off the position before it.
         positions_BS = torch.zeros_like(ids_BS, dtype=torch.bool)
         positions_BS[:, output["prompt_ids"].shape[1] - 1 : -1] = steered_BT
-        sharded = self._dist.is_fsdp or self._dist.is_zero3
-        for rows in torch.tensor(self._plan.rows(as_many_everywhere=sharded), device=ids_BS.device).split(
-            self.args.per_device_train_batch_size
-        ):
-            with self.source.scoring(self.model, positions_BS[rows]):
-                logps_BT[rows], _, _ = self._get_per_token_logps_and_entropies(
-                    self.model, ids_BS[rows], mask_BS[rows], steered_BT.shape[1]
+        rows = self._plan.rows(as_many_everywhere=self._dist.is_fsdp or self._dist.is_zero3)
+        size = self.args.per_device_train_batch_size
+        for chunk in (rows[start : start + size] for start in range(0, len(rows), size)):
+            with self.source.scoring(self.model, positions_BS[chunk]):
+                found = self._get_per_token_logps_and_entropies(
+                    self.model, ids_BS[chunk], mask_BS[chunk], steered_BT.shape[1]
                 )
+            logps_BT[chunk] = found[0].float()
         return logps_BT
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:

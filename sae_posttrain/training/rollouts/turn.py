@@ -49,6 +49,11 @@ def steered_turn(
     return made
 
 
+def end_tokens(trainer: Any) -> list[int]:
+    """What ends a completion; before TRL 1.16 the tokenizer's end alone."""
+    return getattr(trainer, "eos_token_ids", [trainer._tokenizer.eos_token_id])
+
+
 def prepare(trainer: Any) -> None:
     """Make a trainer ready to generate densely whatever its backend is.
 
@@ -88,7 +93,7 @@ def _generation_kwargs(trainer: Any) -> dict[str, Any]:
         "do_sample": True,
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": trainer.eos_token_ids,
+        "eos_token_id": end_tokens(trainer),
         "temperature": trainer.temperature,
         "top_p": trainer.top_p,
         "top_k": trainer.top_k,

@@ -25,7 +25,8 @@ class SASFTCallback(HookCallback):
     The language of a segment comes from the dataset's `language` column where it survives (any batching but packing;
     `SASFTTrainer` also packs it), else from `language_of`, else from the scripts of the segment's labelled tokens:
     among the languages that have a baseline, the one that uses them. Without `set_trainer` the callback finds its
-    trainer when training begins; with a language column that is too late, and an error.
+    trainer when training begins; with a language column that is too late, and an error. An exception in that first
+    run is out of its sight: the hooks then stay on the model, idle, until the next run.
 
     Args:
         features: the feature set.
@@ -56,7 +57,7 @@ class SASFTCallback(HookCallback):
         super().__init__(SASFTEngine(features, suppress, weight, baseline, scale, language_of, refresh_baselines))
 
     def set_trainer(self, trainer: Trainer) -> SASFTCallback:
-        """Check the trainer and stand in front of its loss and log; returns the callback.
+        """Check the trainer and stand in front of its loss, log and checkpoints; returns the callback.
 
         Raises:
             ValueError: this trainer cannot be served; the message says what to change.
@@ -76,7 +77,7 @@ class SASFTCallback(HookCallback):
             return self  # back from another trainer, to one that it still stands in front of
         if column is not None:
             _carry(trainer, column)
-        compute_loss, log, train = trainer.compute_loss, trainer.log, trainer.train
+        compute_loss, log, train, save = trainer.compute_loss, trainer.log, trainer.train, trainer._save_checkpoint
 
         def compute_loss_with_sasft(model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             return engine.compute_loss(trainer, compute_loss, model, inputs, return_outputs=return_outputs, **kwargs)
@@ -84,6 +85,10 @@ class SASFTCallback(HookCallback):
         def log_with_sasft(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             engine.log(trainer, logs)
             log(logs, *args, **kwargs)
+
+        def save_with_sasft(*args: Any, **kwargs: Any) -> None:
+            engine.before_save(trainer)
+            save(*args, **kwargs)
 
         @wraps(train)
         def train_with_sasft(*args: Any, **kwargs: Any) -> Any:
@@ -94,6 +99,7 @@ class SASFTCallback(HookCallback):
 
         # The trainer looks each up on itself when it needs it, so an instance attribute stands in front of the method.
         trainer.compute_loss, trainer.log, trainer.train = compute_loss_with_sasft, log_with_sasft, train_with_sasft
+        trainer._save_checkpoint = save_with_sasft
         trainer.sasft = engine
         return self
 

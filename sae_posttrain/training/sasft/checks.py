@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...residual import decoder, unwrap
-from .segments import LANGUAGE_IDS, language_id
+from .segments import LANGUAGE_IDS, language_in
+
+
+def check_settings(weight: float, baseline: str, scale: str, refresh_baselines: int) -> None:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"weight={weight!r}: expected a finite number of at least 0 (published: 5e-4 to 1e-3).")
+    if baseline not in ("mean", "zero"):
+        raise ValueError(f"baseline={baseline!r}: expected 'mean' or 'zero'.")
+    if scale not in ("raw", "typical"):
+        raise ValueError(f"scale={scale!r}: expected 'raw' or 'typical'.")
+    if isinstance(refresh_baselines, bool) or not isinstance(refresh_baselines, int) or refresh_baselines < 0:
+        raise ValueError(f"refresh_baselines={refresh_baselines!r}: expected a number of steps, or 0 for never.")
+    if refresh_baselines and baseline == "zero":
+        raise ValueError("refresh_baselines has nothing to refresh with baseline='zero'; leave one of them out.")
 
 
 def check_gradient(model: nn.Module, layer: int) -> None:
@@ -21,6 +35,15 @@ def check_gradient(model: nn.Module, layer: int) -> None:
             f"Every trainable parameter sits above layer {layer}, whose features are to be suppressed, so the "
             "auxiliary loss would change nothing. Unfreeze layers up to it (LoRA: layers_to_transform), or discover "
             "features in later layers."
+        )
+
+
+def check_residual(residual_BSD: Tensor, layer: int) -> None:
+    """Refuse what `check_gradient` could not foresee: a forward in which no gradient goes back through the layer."""
+    if not residual_BSD.requires_grad:
+        raise RuntimeError(
+            f"No gradient goes back through layer {layer}, so its auxiliary loss would change nothing: everything up "
+            "to it was frozen after SASFT was attached. Leave parameters trainable there, or set the weight to 0."
         )
 
 
@@ -44,8 +67,5 @@ def check_codes(dataset: Any, column: str | None) -> None:
             f"Column {column!r} holds {kind}; expected strings, one language code per row. Convert it, or rename it if "
             "it is about something else."
         )
-    try:
-        for code in dataset.unique(column):
-            language_id(code)
-    except ValueError as error:
-        raise ValueError(f"Column {column!r}: {error} Rename the column if it is about something else.") from error
+    for code in dataset.unique(column):
+        language_in(column, code)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from ...feature_set import FeatureSet
 from ...languages import get_language
 from ...residual import hook_residuals, unwrap
-from .checks import check_codes, check_gradient, check_labels
+from .checks import check_codes, check_gradient, check_labels, check_residual, check_settings
 from .loss import Baseline, Scale, build_penalty, sasft_loss
 from .meter import Meter
 from .record import KEY, take_up
@@ -40,20 +39,7 @@ class SASFTEngine:
         language_of: LanguageOf | None = None,
         refresh_baselines: int = 0,
     ) -> None:
-        if (
-            isinstance(weight, bool)
-            or not isinstance(weight, int | float)
-            or not (math.isfinite(weight) and weight >= 0)
-        ):
-            raise ValueError(f"weight={weight!r}: expected a finite number of at least 0 (published: 5e-4 to 1e-3).")
-        if baseline not in ("mean", "zero"):
-            raise ValueError(f"baseline={baseline!r}: expected 'mean' or 'zero'.")
-        if scale not in ("raw", "typical"):
-            raise ValueError(f"scale={scale!r}: expected 'raw' or 'typical'.")
-        if isinstance(refresh_baselines, bool) or not isinstance(refresh_baselines, int) or refresh_baselines < 0:
-            raise ValueError(f"refresh_baselines={refresh_baselines!r}: expected a number of steps, or 0 for never.")
-        if refresh_baselines and baseline == "zero":
-            raise ValueError("refresh_baselines has nothing to refresh with baseline='zero'; leave one of them out.")
+        check_settings(weight, baseline, scale, refresh_baselines)
         self.suppress = _codes(suppress)
         self.features = features.select(self.suppress)
         self.weight = weight
@@ -71,6 +57,7 @@ class SASFTEngine:
         self.penalties = list(self._start_penalties)
         self.meter = Meter(self.suppress)
         self._refresh: BaselineRefresh | None = None
+        self._refreshed_at = 0
         self._drift: dict[str, float] = {}
         self._identify: ScriptIdentifier | None = None
         self._has_segments = True
@@ -123,25 +110,29 @@ class SASFTEngine:
             ValueError: the run is resumed from a checkpoint that was trained with other features.
         """
         self.stop()
-        earlier = take_up(state, self.record)
+        refreshed = take_up(state, self.record)
         self.meter = Meter(self.suppress, state.global_step)
         self.penalties, self._drift = list(self._start_penalties), {}
         self._refresh = BaselineRefresh(self.refresh_baselines, self.penalties) if self.refresh_baselines else None
-        if self._refresh is not None and earlier is not None and "refresh" in earlier:
-            self.penalties = self._refresh.resume(self.penalties, earlier["refresh"], trainer)
+        self._refreshed_at = state.global_step
+        if self._refresh is not None and refreshed is not None:
+            self.penalties = self._refresh.resume(self.penalties, refreshed, trainer)
         layers = [penalty.layer for penalty in self.penalties]
         self._handles = hook_residuals(model, layers, self._keep)
 
     def end_step(self, trainer: Trainer, state: TrainerState) -> None:
         """Refresh the baselines when it is time; a collective call on every rank."""
-        if self._refresh is not None and state.global_step % self.refresh_baselines == 0:
+        step = state.global_step
+        if self._refresh is not None and step > self._refreshed_at and step % self.refresh_baselines == 0:
+            self._refreshed_at = step
             self.penalties, self._drift = self._refresh.refresh(self.penalties, trainer)
 
-    def before_save(self, trainer: Trainer, state: TrainerState) -> None:
+    def before_save(self, trainer: Trainer) -> None:
         """Tell the coming checkpoint where the refreshed baselines stand; a collective call on every rank."""
-        if self._refresh is not None:
-            refresh = {"step": state.global_step, **self._refresh.state(self.penalties, trainer)}
-            state.stateful_callbacks[KEY] = {**self.record, "refresh": refresh}
+        if self._refresh is not None and self._handles:
+            self.end_step(trainer, trainer.state)  # a callback that saves may come before ours
+            refresh = self._refresh.state(self.penalties, trainer)
+            trainer.state.stateful_callbacks[KEY] = {**self.record, "refresh": refresh}
 
     def stop(self) -> None:
         """Remove the hooks."""
@@ -177,7 +168,8 @@ class SASFTEngine:
         if missing:
             raise RuntimeError(
                 f"The residuals of layers {missing} were not captured. Attach SASFT before the model's first compiled "
-                "forward, and train the model the trainer was made with, not a copy of it."
+                "forward, and train the model the trainer was made with, not a copy of it. Before transformers 5.23, "
+                'checkpoint with gradient_checkpointing_kwargs={"use_reentrant": False}.'
             )
         loss, *outputs = result if kwargs.get("return_outputs") else (result,)
         language_BS = self._languages(batch, language_BS)
@@ -232,6 +224,8 @@ class SASFTEngine:
         total = torch.zeros((), device=labels_BS.device)
         for index, penalty in enumerate(self.penalties):
             residual_BSD = residuals[penalty.layer][:, -labels_BS.shape[1] :]  # prompt tuning puts tokens in front
+            if self.weight > 0:
+                check_residual(residual_BSD, penalty.layer)
             if penalty.encoder_FD.device != residual_BSD.device:
                 penalty = self.penalties[index] = penalty.to(residual_BSD.device)
             language, labelled = language_BS.to(residual_BSD.device), labelled_BS.to(residual_BSD.device)
@@ -283,15 +277,6 @@ class HookCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         assert self.trainer is not None
         self.engine.end_step(self.trainer, state)
-        self._before_save(state, control)
-
-    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._before_save(state, control)
-
-    def _before_save(self, state: TrainerState, control: TrainerControl) -> None:
-        # A checkpoint is written right after a step or an epoch; `on_save` would be too late.
-        if control.should_save and self.trainer is not None:
-            self.engine.before_save(self.trainer, state)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.engine.stop()

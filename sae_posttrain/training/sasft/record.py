@@ -18,7 +18,7 @@ def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any] | 
     """Compare a run with the checkpoint it resumes from, and put its record into the checkpoints to come.
 
     Returns:
-        the checkpoint's record; None for a fresh run, and for a checkpoint that was trained without SASFT.
+        the checkpoint's refreshed baselines; None where it has none of these features.
 
     Raises:
         ValueError: the checkpoint was trained with other features.
@@ -38,11 +38,5 @@ def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any] | 
     for name, value in record.items():
         if earlier.get(name) != value:
             logger.warning("SASFT's %s was %r in the checkpoint and is %r now.", name, earlier.get(name), value)
-    step = earlier.get("refresh", {}).get("step", state.global_step)
-    if step != state.global_step:
-        logger.warning(
-            "The checkpoint of step %d has the refreshed baselines of step %d: it was saved by a callback that runs "
-            "after SASFT's. Add SASFT's callback last.",
-            *(state.global_step, step),
-        )
-    return dict(earlier)
+    # Other languages to keep out are other features.
+    return earlier.get("refresh") if set(earlier["suppress"]) == set(record["suppress"]) else None

@@ -43,6 +43,14 @@ def language_id(code: str | None) -> int:
     return CODES.index(get_language(code).code)
 
 
+def language_in(column: str, code: Any) -> int:
+    """`language_id` of a value in a dataset's column, which an error names."""
+    try:
+        return language_id(code)
+    except ValueError as error:
+        raise ValueError(f"Column {column!r}: {error} Rename the column if it is about something else.") from error
+
+
 def columns_of(dataset: Any) -> tuple[str, ...]:
     """Names of a dataset's columns; a streamed one may only tell by its first row."""
     names = getattr(dataset, "column_names", None)
@@ -134,27 +142,23 @@ class LanguageCollator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.inner([{k: v for k, v in example.items() if k != self.column} for example in examples])
-        if not all(self.column in example for example in examples):
+        if not any(self.column in example for example in examples):
             return batch
         language_BS = torch.full(batch["input_ids"].shape, UNKNOWN)
-        values = [example[self.column] for example in examples]
-        if len(language_BS) != len(values):  # padding-free: the examples became one row
-            flat = [
-                _per_token(value, len(example["input_ids"])) for value, example in zip(values, examples, strict=True)
-            ]
-            values = [torch.cat(flat)]
-        for row, value in enumerate(values):
+        if len(language_BS) != len(examples):  # padding-free: the examples became one row
+            rows = [torch.cat([self._per_token(example, len(example["input_ids"])) for example in examples])]
+        else:
             # One code holds for the whole row, wherever the collator put its padding; ids per token are TRL's packing.
-            ids = _per_token(value, language_BS.shape[1])
-            language_BS[row, : len(ids)] = ids
+            rows = [self._per_token(example, language_BS.shape[1]) for example in examples]
+        for row, ids_S in enumerate(rows):
+            language_BS[row, : len(ids_S)] = ids_S
         return {**batch, LANGUAGE_IDS: language_BS}
 
-
-def _per_token(value: Any, length: int) -> Tensor:
-    """One language's id for `length` tokens, or the ids that are given per token."""
-    if value is None or isinstance(value, str):
-        return torch.full((length,), language_id(value))
-    return torch.as_tensor(value)
+    def _per_token(self, example: Mapping[str, Any], length: int) -> Tensor:
+        """One language's id for `length` tokens, or the ids that are given per token."""
+        if self.column == LANGUAGE_IDS:
+            return torch.as_tensor(example[self.column])
+        return torch.full((length,), language_in(self.column, example.get(self.column)))
 
 
 def _scripts_of_vocabulary(tokenizer: PreTrainedTokenizerBase, scripts: Sequence[str]) -> Tensor:

@@ -15,7 +15,7 @@ except ImportError as error:
 
 from ...feature_set import FeatureSet
 from .engine import HookCallback, SASFTEngine
-from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, columns_of, language_id
+from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, columns_of, language_id, language_in
 
 
 @dataclass
@@ -128,6 +128,10 @@ class SASFTTrainer(SFTTrainer):
         self.sasft.log(self, logs)
         super().log(logs, start_time)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.sasft.before_save(self)
+        super()._save_checkpoint(model, trial)
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if self._language_column is not None and self._language_column not in self._signature_columns:
@@ -139,7 +143,7 @@ class SASFTTrainer(SFTTrainer):
         column = args.language_column
         # TRL prepares the training set first; an evaluation set may be called "train" too.
         is_train, self._train_set_prepared = not self._train_set_prepared and dataset_name == "train", True
-        if not (is_train and packing and column in columns_of(dataset)):
+        if not (is_train and packing and column in columns_of(dataset)) or args.max_length is None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         self._language_column = LANGUAGE_IDS
         # TRL packs input_ids and labels only; so it prepares the rows, and they are packed here with one list more.
@@ -161,6 +165,6 @@ class SASFTTrainer(SFTTrainer):
 def _spread_language(example: dict[str, Any], column: str, ids: dict[str, int]) -> dict[str, Any]:
     """One language id per token: packing carries lists of the tokens' length. `ids` makes a cached map notice when
     the numbering of languages changes."""
-    code = example[column]
-    row = ids[code] if code in ids else language_id(code)
+    code = example.get(column)
+    row = ids[code] if isinstance(code, str) and code in ids else language_in(column, code)
     return {LANGUAGE_IDS: [row] * len(example["input_ids"])}

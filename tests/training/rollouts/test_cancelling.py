@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-from sae_posttrain.training.rollouts.turn import prepare
-
+from .vllm import as_if_vllm_had_generated
 from .world import GROUP, LENGTH, LOOP, Watched, plain, rloo, steered, steered_rloo
 
 
@@ -81,26 +78,12 @@ def test_a_steered_row_counts_for_its_share_of_the_tokens_at_most(tmp_path: Path
     torch.testing.assert_close(capped.gradient([0]), ratio * counted / LENGTH * free.gradient([0]))
 
 
-def on_vllm(trainer: Any, completions: list[list[int]]) -> Watched:
-    """As if vLLM had generated: what its client returns, with the trainer's own settings for it."""
-
-    def generate(prompts: Any, **kwargs: Any) -> Any:
-        return prompts, [list(row) for row in completions], [[[-1.0]] * len(row) for row in completions], None
-
-    trainer.use_vllm = True
-    trainer._last_loaded_step = -1
-    trainer.vllm_generation = SimpleNamespace(sync_weights=lambda: None, generate=generate)
-    del trainer.generation_config, trainer.generation_kwargs
-    prepare(trainer)
-    return Watched(trainer)
-
-
 COMPLETIONS = [[4, 5, 6, 1], [5, 6, 7, 8, 1], [6, 7, 1], [7, 8, 9, 10, 11, 1]]
 
 
 @pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
 def test_vllms_rows_stay_and_the_steered_is_generated_again_with_weight_one(mode: str, tmp_path: Path) -> None:
-    found = on_vllm(steered(tmp_path, vllm_importance_sampling_mode=mode), COMPLETIONS)
+    found = as_if_vllm_had_generated(steered(tmp_path, vllm_importance_sampling_mode=mode), COMPLETIONS)
     made = found.once()
     assert found.texts[0] == LOOP
     ids = found.trainer.processing_class.batch_decode(COMPLETIONS, skip_special_tokens=True)
@@ -113,19 +96,17 @@ def test_vllms_rows_stay_and_the_steered_is_generated_again_with_weight_one(mode
 
 def test_without_its_exemption_vllms_correction_cancels_the_steered_row(tmp_path: Path) -> None:
     """The log-probabilities it was sampled with, in place of missing ones: its weight is next to nothing."""
-    found = on_vllm(steered(tmp_path, off_policy="truncated_is"), COMPLETIONS)
+    found = as_if_vllm_had_generated(steered(tmp_path, off_policy="truncated_is"), COMPLETIONS)
     made = found.once()
     differences = made["old_per_token_logps"][0] - made["steered_per_token_logps"][0]
     assert differences.sum().exp() < 1e-3
 
 
-def test_rows_are_generated_again_by_continuous_batching_too(tmp_path: Path) -> None:
-    made = steered(tmp_path)
-    made.use_transformers_continuous_batching, made.continuous_batching_config = True, None
-    completions = {n: SimpleNamespace(generated_tokens=row) for n, row in enumerate(COMPLETIONS)}
-    made.model.generate_batch = lambda *args, **kwargs: completions
-    found = Watched(made)
-    found.once()
-    assert found.texts[0] == LOOP
-    assert found.texts[1:] == made.processing_class.batch_decode(COMPLETIONS, skip_special_tokens=True)[1:]
+def test_rows_are_generated_again_beside_continuous_batching(tmp_path: Path) -> None:
+    """The real thing, which transformers runs on CPU as well."""
+    memory = {"num_blocks": 64, "max_batch_tokens": 64}
+    made = steered(tmp_path, use_transformers_continuous_batching=True, transformers_continuous_batching_config=memory)
+    found = Watched(made).trained()
+    assert [text == LOOP for text in found.texts] == [True, False, False, False]
+    assert learns(found)[0]
     assert made.use_transformers_continuous_batching

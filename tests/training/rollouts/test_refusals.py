@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib import reload
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 from tiny_models import make, qwen3
 from trl import GRPOConfig
 
-from sae_posttrain.training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer, SteeredRLOOConfig
+from sae_posttrain.training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer, SteeredRLOOConfig, config
 from sae_posttrain.training.rollouts.plan import plan_for
 from sae_posttrain.training.rollouts.turn import prepare, steered_turn
 
@@ -27,8 +30,11 @@ from .world import ALPHA, GROUP, LOOP, WORDS, Watched, dataset, features, model,
         ({"steered_per_group": -1}, "steered_per_group is -1"),
         ({"steered_per_group": 3, "steered_in_baseline": False}, "leaves a baseline of 1 rollout"),
         ({"steer_probability": 1.5}, "between 0 and 1, got 1.5"),
+        ({"loop_min_repeats": 2}, "loop_min_repeats=2, loop_min_tokens=50: expected at least 3 and 1"),
+        ({"loop_min_tokens": 0}, "loop_min_repeats=4, loop_min_tokens=0: expected"),
         ({"max_steered_token_share": 0.0}, "above 0 and at most 1, got 0.0"),
         ({"max_steered_token_share": 0.2, "loss_type": "grpo"}, "takes no weight from the others"),
+        ({"off_policy": "shaped", "use_liger_kernel": True}, "set use_liger_kernel to false"),
         ({"off_policy": "shaped", "importance_sampling_level": "sequence"}, "importance_sampling_level='token'"),
         (
             {"steered_in_baseline": False, "multi_objective_aggregation": "normalize_then_sum"},
@@ -63,21 +69,38 @@ def test_features(changes: dict[str, Any], error: type[Exception], message: str,
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """Said before a model is loaded."""
-    config = SteeredGRPOConfig(**settings(tmp_path, features=str(tmp_path / "nowhere.safetensors")))
+    args = SteeredGRPOConfig(**settings(tmp_path, features=str(tmp_path / "nowhere.safetensors")))
     with pytest.raises(FileNotFoundError, match="There is no feature set at"):
-        SteeredGRPOTrainer("owner/never-loaded", varied, config, dataset())
+        SteeredGRPOTrainer("owner/never-loaded", varied, args, dataset())
 
 
 def test_features_from_a_file(tmp_path: Path) -> None:
     path = features().save(tmp_path / "features.safetensors")
-    config = SteeredGRPOConfig(**settings(tmp_path, features=str(path), steering_alpha=ALPHA))
-    made = SteeredGRPOTrainer(model(), varied, config, dataset(), processing_class=tokenizer())
+    args = SteeredGRPOConfig(**settings(tmp_path, features=str(path), steering_alpha=ALPHA))
+    made = SteeredGRPOTrainer(model(), varied, args, dataset(), processing_class=tokenizer())
     assert Watched(made).trained().texts[0] == LOOP
+
+
+def test_the_calibrated_strength_unless_another_is_set(tmp_path: Path) -> None:
+    calibrated = replace(features(), alpha=2.5)
+    assert steered(tmp_path, features=calibrated, steering_alpha=None).source.alpha == 2.5
+    assert steered(tmp_path, features=calibrated, steering_alpha=-1.0).source.alpha == -1.0
 
 
 def test_another_configuration(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a SteeredGRPOConfig as args, not GRPOConfig"):
         SteeredGRPOTrainer(model(), varied, GRPOConfig(**settings(tmp_path)), dataset())
+
+
+def test_an_old_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trl, "__version__", "1.8.0")
+    with pytest.raises(ImportError, match=r"need TRL 1.12 or newer, and 1.8.0 is installed"):
+        reload(config)
+
+
+def test_a_rollout_function_of_ones_own(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="SteeredGRPOTrainer cannot steer them"):
+        steered(tmp_path, rollout_func=lambda prompts, trainer: {})
 
 
 def test_continuous_batching_of_a_hybrid(tmp_path: Path) -> None:

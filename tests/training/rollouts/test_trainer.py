@@ -16,6 +16,7 @@ from .world import (
     LOOP,
     Watched,
     dataset,
+    experts,
     logged,
     lora,
     plain,
@@ -83,6 +84,22 @@ def test_lora(tmp_path: Path) -> None:
     adapters = {name: value for name, value in found.trainer.model.named_parameters() if "lora_B" in name}
     assert adapters
     assert all(value.abs().sum() > 0 for value in adapters.values())
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
+    settings = {"off_policy": "truncated_is", "steering_alpha": 1.5, "max_steps": 2}
+    expected = trained(steered(tmp_path, **settings))
+    found = trained(steered(tmp_path, gradient_checkpointing=True, **settings))
+    for a, b in zip(weights(found), weights(expected), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_mixture_of_experts(tmp_path: Path) -> None:
+    """Rows share experts, so logits may differ in the last digits; tokens do not."""
+    ordinary = Watched(plain(tmp_path, model=experts())).trained()
+    found = Watched(steered(tmp_path, model=experts())).trained()
+    assert [text == LOOP for text in found.texts] == FIRST_OF_EACH
+    assert found.texts[1:] == ordinary.texts[1:]
 
 
 @pytest.mark.parametrize("off_policy", OFF_POLICY)

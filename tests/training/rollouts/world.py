@@ -14,7 +14,8 @@ import torch
 import transformers as tf
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer
+from tiny_models import BLOCKS, EXPERTS, WIDTH, qwen3, word_tokenizer
+from tiny_models import TEXT as SHAPE
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
@@ -36,9 +37,18 @@ def tokenizer() -> tf.PreTrainedTokenizerFast:
     return word_tokenizer([" ".join(WORDS)], "<pad>", "<eos>")
 
 
-def model(seed: int = 0, **changes: Any) -> tf.Qwen3ForCausalLM:
+def model(**changes: Any) -> tf.Qwen3ForCausalLM:
     """Its head reads `LOOPING`, and nothing else, off the residual's first number."""
-    made = qwen3(len(WORDS) + 2, seed, **{"eos_token_id": 1, "initializer_range": 0.3, **changes})
+    return _with_head(qwen3(len(WORDS) + 2, eos_token_id=1, initializer_range=0.3, **changes))
+
+
+def experts() -> tf.Qwen3MoeForCausalLM:
+    torch.manual_seed(0)
+    config = {**SHAPE, **EXPERTS, "vocab_size": len(WORDS) + 2, "eos_token_id": 1, "initializer_range": 0.3}
+    return _with_head(tf.Qwen3MoeForCausalLM(tf.Qwen3MoeConfig(**config)))
+
+
+def _with_head(made: Any) -> Any:
     with torch.no_grad():
         made.lm_head.weight *= 2.0
         made.lm_head.weight[:, 0] = 0.0

@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from trl import SFTTrainer
 
 from sae_posttrain.residual import decoder_blocks
 
@@ -95,7 +96,8 @@ class Row:
     """One way to train: the model, the trainer's settings, and the data with what it should become.
 
     `make_reference` gives the model of the reference, where it is another; `refused` the words of the refusal for a
-    route by name; `slow` rows wait for `make test-all`.
+    route by name; `slow` rows wait for `make test-all`; `broken` says why this TRL fails, with SASFT or without.
+    `meant` shows of a trainer that has run that its settings were in force: two runs that both missed them would agree.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -105,6 +107,8 @@ class Row:
     make_reference: Make | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     slow: bool = False
+    broken: str = ""
+    meant: Callable[[SFTTrainer], Any] = lambda trainer: True
 
 
 def moved(world: World, route: Route, row: Row, weight: float) -> Gradient:
@@ -115,6 +119,7 @@ def moved(world: World, route: Route, row: Row, weight: float) -> Gradient:
         route, model=row.make(world), weight=weight, suppress=row.suppress, dataset=dataset, **row.settings
     )
     trainer.train()
+    assert row.meant(trainer)
     after = {name: whole(p) for name, p in trainer.model.named_parameters()}
     return {name: value - after[name] for name, value in before.items()}
 

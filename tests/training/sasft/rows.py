@@ -14,9 +14,11 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
+from trl import SFTTrainer
+from versions import HOOKS_LIE_INSIDE_CHECKPOINTS, TRL_NEEDS_ITS_OWN_LOGITS
 
 from .exactness import Example, Row, adapted, answers, chats, streamed, texts
-from .world import NUM_LAYERS, World
+from .world import NUM_LAYERS, World, build_rows
 
 # As the features want it, with weights so large that the auxiliary term can be seen.
 SHAPE = {**TEXT, "num_hidden_layers": NUM_LAYERS, "initializer_range": 0.3}
@@ -82,48 +84,73 @@ class Noise:
         )
         return model
 
+    def was_heard(self, trainer: SFTTrainer) -> bool:
+        return all(bool(noise.any()) for noise in self.of.values())
+
 
 def summed_over_items(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
     logits = outputs.logits[:, :-1].flatten(0, 1)
     return cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=-100, reduction="sum") / num_items_in_batch
 
 
+def checkpoints(trainer: SFTTrainer) -> bool:
+    return trainer.model.is_gradient_checkpointing
+
+
+def packs(trainer: SFTTrainer) -> bool:
+    return len(trainer.train_dataset) < len(build_rows())
+
+
+def compiles(trainer: SFTTrainer) -> bool:
+    return torch._dynamo.utils.counters["frames"]["ok"] > 0
+
+
+def learns_routing(trainer: SFTTrainer) -> bool:
+    return trainer.state.log_history[0]["aux_loss"] > 0
+
+
 TWO_STEPS = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
 FOUR_STEPS = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
 CHECKPOINTED = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
 REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+COMPILED = {"torch_compile": True}
 PACKED = {"packing": True, "max_length": 24}
 WRAPPED: dict[str, Any] = {"packing": True, "packing_strategy": "wrapped", "max_length": 16, "shuffle_dataset": False}
+BOTH = ("with_callback", "with_trainer")
+NO_GRADIENT = dict.fromkeys(BOTH, "Before transformers 5.23") if HOOKS_LIE_INSIDE_CHECKPOINTS else {}
+NO_METRICS = "TRL before 1.15 fails without its own logits" if TRL_NEEDS_ITS_OWN_LOGITS else ""
 NO_BOUNDARY = {"with_callback": "no boundary between examples"}
 NOISE = Noise()
 ROWS: dict[str, Row] = {
     "plain": Row(),
     "accumulation of 2": Row(TWO_STEPS),
     "accumulation of 4": Row(FOUR_STEPS),
-    "checkpointing": Row(CHECKPOINTED),
-    "checkpointing, reentrant": Row(REENTRANT),
+    "checkpointing": Row(CHECKPOINTED, meant=checkpoints),
+    "checkpointing, reentrant": Row(REENTRANT, refused=NO_GRADIENT, meant=checkpoints),
     "LoRA": Row(make=adapted()),
-    "LoRA, checkpointing": Row(CHECKPOINTED, adapted()),
-    "LoRA, checkpointing, reentrant": Row(REENTRANT, adapted()),
+    "LoRA, checkpointing": Row(CHECKPOINTED, adapted(), meant=checkpoints),
+    "LoRA, checkpointing, reentrant": Row(REENTRANT, adapted(), refused=NO_GRADIENT, meant=checkpoints),
     "DoRA": Row(make=adapted(use_dora=True)),
     "LoRA, modules_to_save": Row(make=adapted(modules_to_save=["embed_tokens"])),
-    "packing bfd": Row({**PACKED, "packing_strategy": "bfd"}),
-    "packing bfd, accumulation": Row({**PACKED, "packing_strategy": "bfd", **FOUR_STEPS}),
-    "packing bfd_split": Row({**PACKED, "packing_strategy": "bfd_split"}),
+    "packing bfd": Row({**PACKED, "packing_strategy": "bfd"}, meant=packs),
+    "packing bfd, accumulation": Row({**PACKED, "packing_strategy": "bfd", **FOUR_STEPS}, meant=packs),
+    "packing bfd_split": Row({**PACKED, "packing_strategy": "bfd_split"}, meant=packs),
     "packing wrapped": Row(WRAPPED, data=in_order, refused=NO_BOUNDARY),
-    "padding-free": Row({"padding_free": True, "max_length": None}),
+    "padding-free": Row({"padding_free": True, "max_length": None}, meant=lambda trainer: trainer.padding_free),
     "completion-only loss": Row({"completion_only_loss": True}),
     "assistant-only loss": Row({"assistant_only_loss": True}, data=chats),
     "full-sequence loss": Row(data=texts),
     "loss_type dft": Row({"loss_type": "dft"}),
     "loss_type dft, accumulation": Row({"loss_type": "dft", **FOUR_STEPS}),
-    "label smoothing": Row({"label_smoothing_factor": 0.1}),
-    "compute_loss_func, accumulation": Row({"compute_loss_func": summed_over_items, **FOUR_STEPS}),
-    "NEFTune": Row({"neftune_noise_alpha": 5.0}, NOISE.recorded, make_reference=NOISE.replayed),
-    "torch_compile, eager": Row({"torch_compile": True, "torch_compile_backend": "eager"}),
-    "torch_compile, inductor": Row({"torch_compile": True, "torch_compile_backend": "inductor"}, slow=True),
-    "mixture of experts, router loss": Row(make=mixture),
-    "mixture of experts, accumulation": Row(FOUR_STEPS, mixture),
+    "label smoothing": Row({"label_smoothing_factor": 0.1}, broken=NO_METRICS),
+    "compute_loss_func, accumulation": Row({"compute_loss_func": summed_over_items, **FOUR_STEPS}, broken=NO_METRICS),
+    "NEFTune": Row({"neftune_noise_alpha": 5.0}, NOISE.recorded, make_reference=NOISE.replayed, meant=NOISE.was_heard),
+    "torch_compile, eager": Row({"torch_compile": True, "torch_compile_backend": "eager"}, meant=compiles),
+    "torch_compile, inductor": Row(
+        {"torch_compile": True, "torch_compile_backend": "inductor"}, slow=True, meant=compiles
+    ),
+    "mixture of experts, router loss": Row(make=mixture, meant=learns_routing),
+    "mixture of experts, accumulation": Row(FOUR_STEPS, mixture, meant=learns_routing),
     "multimodal Gemma-3 on text": Row(make=gemma3_multimodal),
     "multimodal Qwen3.5 on text": Row(make=qwen3_5_multimodal),
     "streamed dataset": Row({"shuffle_dataset": False}, data=streamed),

@@ -18,6 +18,7 @@ from two_processes import launch
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
+from sae_posttrain.cli.training import checkpoint_of
 
 
 @pytest.fixture
@@ -56,14 +57,14 @@ def write(config: dict[str, Any], folder: Path) -> str:
     return str(path)
 
 
-def first_log(folder: Path) -> dict[str, float]:
-    state = json.loads(next(folder.glob("checkpoint-*/trainer_state.json")).read_text(encoding="utf-8"))
-    return next(log for log in state["log_history"] if "sasft_loss" in log)
+def state(folder: Path) -> dict[str, Any]:
+    """What the run's one checkpoint says of it."""
+    return json.loads(next(folder.glob("checkpoint-*/trainer_state.json")).read_text(encoding="utf-8"))
 
 
 def test_a_run_trains_logs_and_saves(config: dict[str, Any], tmp_path: Path) -> None:
     assert main(["sft", "--config", write(config, tmp_path)]) == 0
-    assert first_log(tmp_path / "out")["sasft_loss"] > 0
+    assert state(tmp_path / "out")["log_history"][0]["sasft_loss"] > 0
     trained = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     before = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), before.parameters(), strict=True))
@@ -79,18 +80,36 @@ def test_a_lora_adapter_loads_in_plain_peft(config: dict[str, Any], tmp_path: Pa
 
 
 def test_two_processes_follow_one(config: dict[str, Any], tmp_path: Path) -> None:
-    """The same eight rows a step on one rank and on two: same losses, same auxiliary loss."""
-    config = {**config, "max_steps": 1, "per_device_train_batch_size": 8, "output_dir": str(tmp_path / "one")}
-    assert main(["sft", "--config", write(config, tmp_path)]) == 0
+    """The same eight rows a step on one rank and on two: same losses, same auxiliary loss, same refreshed baselines.
+
+    Neither rank sees enough tokens for a refresh in its four steps; both together do.
+    """
+    config = {**config, "max_steps": 5, "sasft_refresh_baselines": 4, "output_dir": str(tmp_path / "one")}
+    assert main(["sft", "--config", write(config, tmp_path), "--per_device_train_batch_size", "8"]) == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "sae_posttrain", "sft", "--config", write(config, tmp_path)]
     command += ["--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr
-    one, two = first_log(tmp_path / "one"), first_log(tmp_path / "two")
-    assert two["num_tokens"] == one["num_tokens"], "the second process saw no rows"
-    for key in ("loss", "sasft_loss", "sasft_penalised_share", "sasft_pre_activation_zh", "grad_norm"):
-        assert two[key] == pytest.approx(one[key], rel=1e-4)
+    one, two = state(tmp_path / "one"), state(tmp_path / "two")
+    keys = ("num_tokens", "loss", "sasft_loss", "sasft_penalised_share", "sasft_pre_activation_zh", "grad_norm")
+    for log, same_log in zip(one["log_history"][:5], two["log_history"], strict=False):
+        assert {key: same_log[key] for key in keys} == pytest.approx({key: log[key] for key in keys}, rel=1e-4)
+    drift = [log["log_history"][3]["sasft_drift_layer_2"] for log in (one, two)]
+    assert drift[1] == pytest.approx(drift[0], rel=1e-4)
+    refreshed, same_refreshed = (one["stateful_callbacks"]["SASFT"]["refresh"] for one in (one, two))
+    for kind in ("baselines", "sums"):
+        for layer, by_language in refreshed[kind].items():
+            for code, values in by_language.items():
+                assert same_refreshed[kind][layer][code] == pytest.approx(values, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("true", True), ("True", True), ("false", False), (True, True), (None, None), ("runs/checkpoint-3",) * 2],
+)
+def test_what_to_resume_from(given: Any, meant: Any) -> None:
+    assert checkpoint_of(given) is meant
 
 
 @pytest.mark.slow
@@ -121,6 +140,7 @@ def test_ready_configurations_train_resume_and_save(way: str, config: dict[str, 
         ({"features": "nowhere.safetensors"}, "There is no feature set at nowhere.safetensors"),
         ({"features": None}, "No features"),
         ({"suppress": ["th"]}, "No feature stands for th"),
+        ({"resume_from_checkpoint": "true"}, "No valid checkpoint found in output directory"),
         ({"dataset_train_split": "tarin"}, "no split 'tarin', only train"),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, Value
+from datasets import Dataset, IterableDataset, Value
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -257,6 +257,27 @@ class TestColumn:
         for key in ("loss", "sasft_loss", "sasft_penalised_share", "sasft_unknown_share"):
             assert logs[0][key] == logs[1][key]
         assert logs[0]["sasft_unknown_share"] == 0
+
+    @pytest.mark.parametrize("settings", [{}, {"packing": True, "max_length": 24}], ids=["padded", "packed"])
+    def test_a_streamed_row_may_lack_it(self, settings: dict[str, Any], world: World) -> None:
+        """The other rows keep theirs; this one is told by script."""
+        rows = list(everything_is_chinese(world))
+        assert world.dataset[3]["language"] == "en"
+        del rows[3]["language"]
+        streamed = IterableDataset.from_generator(lambda: iter(rows))
+        trainer = world.run(with_trainer, dataset=streamed, shuffle_dataset=False, **settings)
+        trainer.train()
+        logged = trainer.state.log_history[0]
+        assert logged["sasft_unknown_share"] == 0
+        assert 0 < logged["sasft_penalised_share"] < 0.5
+
+    @pytest.mark.parametrize("value", [3, ["en"], "chinglish"])
+    @pytest.mark.parametrize("settings", [{}, {"packing": True, "max_length": 24}], ids=["padded", "packed"])
+    def test_a_streamed_value_that_is_no_code(self, settings: dict[str, Any], value: Any, world: World) -> None:
+        rows = [{**row, "language": value} for row in world.dataset]
+        streamed = IterableDataset.from_generator(lambda: iter(rows))
+        with pytest.raises(ValueError, match=r"Column 'language': .* Rename the column if it is about something else"):
+            world.run(with_trainer, dataset=streamed, shuffle_dataset=False, **settings).train()
 
     def test_a_callback_that_comes_too_late_for_it_says_so(self, world: World) -> None:
         trainer = world.run(plain)

@@ -10,8 +10,8 @@ from two_processes import launch
 from .exactness import record
 from .ranks import ROUTES, ROWS
 
-Outcome = tuple[dict[tuple[str, str], float], str]
-"""Errors by row and column, as far as the run came, and what it wrote to stderr."""
+Outcome = tuple[dict[tuple[str, str], float], int, str]
+"""Errors by row and column, as far as the run came; its exit code, and what it wrote to stderr."""
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,9 @@ def outcome_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Outc
     def run(config: str) -> Outcome:
         found = tmp_path_factory.mktemp(config) / "errors.jsonl"
         found.touch()
-        _, stderr = launch(config, "training.sasft.ranks", config, str(found))
+        code, stderr = launch(config, "training.sasft.ranks", config, str(found))
         lines = map(json.loads, found.read_text("utf-8").splitlines())
-        return {(row, column): error for row, column, error in lines}, stderr
+        return {(row, column): error for row, column, error in lines}, code, stderr
 
     return run
 
@@ -43,7 +43,8 @@ def test_what_is_added_is_the_auxiliary_gradient(
 ) -> None:
     if config.startswith("zero"):
         pytest.importorskip("deepspeed")
-    errors, stderr = outcome_of(config)
+    errors, code, stderr = outcome_of(config)
     assert (name, column) in errors, stderr
+    assert code == 0, stderr
     record(name, ROUTES[column], errors[name, column])
     assert errors[name, column] <= 1e-5

@@ -53,6 +53,15 @@ def test_frozen_layers(route: Route, world: World) -> None:
     assert trainer.state.log_history[0]["sasft_loss"] > 0
 
 
+@both_routes
+def test_layers_frozen_after_attaching(route: Route, world: World) -> None:
+    trainer = world.run(route)
+    trainer.model.model.requires_grad_(False)
+    trainer.model.model.norm.requires_grad_(True)
+    with pytest.raises(RuntimeError, match="No gradient goes back through layer 1"):
+        trainer.train()
+
+
 def test_wrapped_packing_on_the_callback_route(world: World) -> None:
     with pytest.raises(ValueError, match="no boundary between examples"):
         world.run(with_callback, packing=True, packing_strategy="wrapped", max_length=16)
@@ -62,6 +71,13 @@ def test_wrapped_packing_without_a_language_column(world: World) -> None:
     dataset = world.dataset.remove_columns("language")
     with pytest.raises(ValueError, match="no boundary between examples"):
         world.run(with_trainer, dataset=dataset, packing=True, packing_strategy="wrapped", max_length=16)
+
+
+@both_routes
+def test_packing_to_no_length(route: Route, world: World) -> None:
+    """TRL's own refusal, where SASFTTrainer packs as well."""
+    with pytest.raises(ValueError, match="When packing is enabled, `max_length` can't be `None`"):
+        world.run(route, packing=True, max_length=None)
 
 
 @both_routes

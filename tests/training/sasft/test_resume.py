@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import TrainerCallback
 from trl import SFTTrainer
+
+from sae_posttrain.training.sasft.segments import CODES
 
 from .killed_run import make_trainer
 from .routes import plain, with_callback, with_trainer
@@ -20,6 +24,12 @@ from .world import Route, World
 TESTS = Path(__file__).parents[2]
 SAVED = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
 both_routes = pytest.mark.parametrize("route", [with_callback, with_trainer])
+
+
+def sasft_record(world: World, step: int) -> dict[str, Any]:
+    """What the checkpoint of a step says of SASFT."""
+    state = json.loads((world.folder / f"checkpoint-{step}" / "trainer_state.json").read_text(encoding="utf-8"))
+    return state["stateful_callbacks"]["SASFT"]
 
 
 def curve(trainer: SFTTrainer) -> list[dict[str, float]]:
@@ -52,6 +62,57 @@ def test_a_killed_run_resumes_exactly(
     assert any("sasft_drift_layer_1" in log for log in curve(whole)) == bool(refresh)
 
 
+class SaveAtThree(TrainerCallback):
+    """A user's callback, which runs after SASFT's."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = state.global_step == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "callbacks"),
+    [
+        ({"save_strategy": "best", "metric_for_best_model": "loss", "eval_strategy": "steps", "eval_steps": 3}, []),
+        ({"save_strategy": "epoch"}, []),
+        ({}, [SaveAtThree()]),
+    ],
+    ids=["best", "epoch", "another callback"],
+)
+@both_routes
+def test_whoever_saves_the_refreshed_baselines_go_along(
+    route: Route,
+    settings: dict[str, Any],
+    callbacks: list[TrainerCallback],
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
+    few: dict[str, Any] = {"optim": "adamw_torch", "learning_rate": 1e-2, "max_steps": 5, "refresh_baselines": 2}
+    whole, resumed = (world.run(route, eval_dataset=world.dataset, **few, **settings) for _ in range(2))
+    for callback in callbacks:
+        whole.add_callback(callback)
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(world.folder / "checkpoint-3"))
+    assert curve(resumed) == curve(whole)
+
+
+def test_a_checkpoint_that_comes_before_the_refresh_has_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers' own callback for SIGTERM saves: at once, and before SASFT's turn."""
+    monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
+    trainer = world.run(with_callback, refresh_baselines=1)
+
+    class SaveAtOnce(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            trainer._save_checkpoint(trainer.model, None)
+
+    trainer.callback_handler.callbacks.insert(0, SaveAtOnce())
+    trainer.train()
+    state = json.loads((world.folder / "checkpoint-1" / "trainer_state.json").read_text(encoding="utf-8"))
+    for penalty in trainer.sasft.penalties:
+        saved = state["stateful_callbacks"]["SASFT"]["refresh"]["baselines"][str(penalty.layer)]["en"]
+        assert saved == penalty.baseline_LF[CODES.index("en")].tolist()
+
+
 @both_routes
 def test_another_feature_file_is_refused(route: Route, world: World) -> None:
     world.run(route, **SAVED).train()
@@ -63,8 +124,7 @@ def test_another_feature_file_is_refused(route: Route, world: World) -> None:
 
 def test_the_checkpoint_names_what_it_was_trained_with(world: World) -> None:
     world.run(with_callback, **SAVED).train()
-    state = json.loads((world.folder / "checkpoint-1" / "trainer_state.json").read_text(encoding="utf-8"))
-    assert state["stateful_callbacks"]["SASFT"] == {
+    assert sasft_record(world, 1) == {
         "features_sha256": world.features.sha256,
         "suppress": ["zh"],
         "weight": 1.0,
@@ -79,6 +139,23 @@ def test_a_changed_setting_is_told(world: World, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING):
         world.run(with_callback, weight=0.5, **{**SAVED, "max_steps": 3}).train(resume_from_checkpoint=True)
     assert "SASFT's weight was 1.0 in the checkpoint and is 0.5 now." in caplog.messages
+
+
+def test_refreshed_baselines_of_another_language_are_left_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
+    # One feature each, so that the baselines of one language would fit the other.
+    layers = tuple(replace(one, targets=("zh", "ko", "ru")) for one in world.features.layers)
+    features = replace(world.features, layers=layers)
+    world.run(with_callback, features=features, refresh_baselines=2, **SAVED).train()
+    settings: dict[str, Any] = {**SAVED, "max_steps": 3, "refresh_baselines": 5}
+    resumed = world.run(with_callback, features=features, suppress=("ru",), **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert "SASFT's suppress was ['zh'] in the checkpoint and is ['ru'] now." in caplog.messages
+    for penalty, layer in zip(resumed.sasft.penalties, layers, strict=True):
+        for code, baseline_F in layer.baselines.items():
+            assert torch.equal(penalty.baseline_LF[CODES.index(code)], baseline_F[2:])
 
 
 def test_a_checkpoint_without_sasft_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,61 @@
+"""The tests in fresh environments, with the lowest and with the newest supported versions: `make test-versions`."""
+
+import re
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_external_run = True
+
+ROOT = Path(__file__).parent
+NEWEST = ROOT / "constraints.txt"
+# Older transformers and datasets allow no newer ones of these, so with the lowest versions pip chooses them.
+BOUNDED_FROM_ABOVE = {"dill", "fsspec", "hf-xet", "huggingface-hub", "multiprocess", "pandas", "tokenizers"}
+
+
+def floors() -> dict[str, str]:
+    """The lowest versions that pyproject.toml allows, by package; torch is as tested, other builds are too large."""
+    project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    lowest = {
+        normal(one.name): bound.version
+        for one in map(Requirement, lines)
+        for bound in one.specifier
+        if bound.operator == ">="
+    }
+    return {name: version for name, version in lowest.items() if name != "torch"}
+
+
+def lowest_constraints() -> list[str]:
+    """The tested versions, with every floor of pyproject.toml in place of the newest."""
+    replaced = floors()
+    pins = (line.strip() for line in NEWEST.read_text(encoding="utf-8").splitlines())
+    kept = [pin for pin in pins if pin and normal(pin.split("==")[0]) not in {*replaced, *BOUNDED_FROM_ABOVE}]
+    return [*kept, *(f"{name}=={version}" for name, version in replaced.items())]
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Every dependency as old as pyproject.toml allows."""
+    constraints = Path(session.create_tmp()) / "constraints.txt"
+    constraints.write_text("\n".join(lowest_constraints()), encoding="utf-8")
+    run_tests(session, constraints)
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Every dependency as in constraints.txt."""
+    run_tests(session, NEWEST)
+
+
+def run_tests(session: nox.Session, constraints: Path) -> None:
+    # The build backend is installed first, so that its version is pinned too.
+    session.install("--constraint", str(constraints), "hatchling", "editables")
+    session.install("--constraint", str(constraints), "--no-build-isolation", "--editable", ".[dev]")
+    session.run("python", "-m", "pytest", *session.posargs)

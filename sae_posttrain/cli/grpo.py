@@ -1,0 +1,91 @@
+"""`sae-posttrain grpo`: GRPO or DAPO with steered rollouts, from a YAML file of TRL's own settings."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import training as common
+
+
+@dataclass
+class RewardArguments:
+    """Which rewards to train on; TRL's `reward_weights` weighs them."""
+
+    rewards: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "loop_penalty, code_switching_penalty, soft_overlong, or a function of yours by its import path: "
+            "trl.rewards.accuracy_reward, my_rewards.correct."
+        },
+    )
+    code_switching_to: list[str] | None = field(
+        default=None, metadata={"help": "Languages or scripts whose words code_switching_penalty counts; default: all."}
+    )
+    soft_overlong_cache: int = field(
+        default=4096,
+        metadata={"help": "Tokens before max_completion_length from which soft_overlong punishes, more and more."},
+    )
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    common.add_parser(commands, "grpo", "GRPO or DAPO with one steered rollout in each group", run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer  # first: it says which extra to install
+
+    from trl import ModelConfig, ScriptArguments, TrlParser  # isort: skip
+
+    parser = TrlParser((ScriptArguments, SteeredGRPOConfig, ModelConfig, RewardArguments), prog="sae-posttrain grpo")
+    script, training, model, chosen = common.parse(parser, args.rest)
+    rewards = rewards_of(chosen, training)
+    trainer = SteeredGRPOTrainer(reward_funcs=rewards, **common.inputs_of(script, training, model))
+    common.train_and_save(trainer, script)
+    return 0
+
+
+def rewards_of(chosen: RewardArguments, training: Any) -> list[Callable[..., Any]]:
+    """The rewards by their names.
+
+    Raises:
+        ValueError: none is named, or one is unknown.
+    """
+    from trl.rewards import get_soft_overlong_punishment
+
+    from ..training.rewards import CodeSwitchingPenalty, LoopPenalty
+
+    if not chosen.rewards:
+        raise ValueError("No reward: set rewards, such as [my_rewards.correct, loop_penalty].")
+    if chosen.soft_overlong_cache > training.max_completion_length and "soft_overlong" in chosen.rewards:
+        raise ValueError(
+            f"soft_overlong_cache ({chosen.soft_overlong_cache}) is above max_completion_length "
+            f"({training.max_completion_length}), so that every completion would be punished; lower it."
+        )
+    ours: dict[str, Callable[..., Any]] = {
+        "loop_penalty": LoopPenalty(min_repeats=training.loop_min_repeats, min_length=training.loop_min_tokens),
+        "code_switching_penalty": CodeSwitchingPenalty(to=chosen.code_switching_to),
+        "soft_overlong": get_soft_overlong_punishment(training.max_completion_length, chosen.soft_overlong_cache),
+    }
+    return [ours[name] if name in ours else _imported(name, ours) for name in chosen.rewards]
+
+
+def _imported(name: str, ours: dict[str, Any]) -> Callable[..., Any]:
+    module, _, function = name.rpartition(".")
+    if not module:
+        raise ValueError(
+            f"Unknown reward {name!r}. Name one of {', '.join(ours)}, or a function of yours by its import path, as in "
+            f"my_rewards.{name}."
+        )
+    sys.path.insert(0, str(Path.cwd()))  # as for `python -m`; installed commands do not look here
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"The reward {name!r} cannot be imported: {error}.") from error
+    finally:
+        sys.path.pop(0)

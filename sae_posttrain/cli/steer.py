@@ -1,0 +1,92 @@
+"""`sae-posttrain steer`: a prompt's plain answer beside its steered ones."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .inputs import add_chat, load_model, uses_chat
+
+_SAMPLING = ("temperature", "top_p", "max_new_tokens", "seed")
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("steer", help="show a prompt's plain answer beside its steered ones")
+    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter")
+    parser.add_argument("--features", required=True, help="feature set: a file, a folder or a hub id")
+    parser.add_argument("--layers", type=int, nargs="+", help="steer in these of its layers (default: all)")
+    parser.add_argument("--targets", nargs="+", metavar="NAME", help="steer along these of its features (default: all)")
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        nargs="+",
+        help="one answer for each, in units of a feature's typical strength; negative suppresses (default: the "
+        "calibrated one)",
+    )
+    parser.add_argument("--prompt", nargs="+", required=True, metavar="TEXT", help="one or several")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
+    parser.add_argument("--top-p", type=float, default=0.8, help="default: 0.8")
+    parser.add_argument("--max-new-tokens", type=int, default=200, help="default: 200")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    parser.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    add_chat(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from accelerate import PartialState
+
+    from ..feature_set import FeatureSet
+    from ..generation import sample_responses
+    from ..steering import steer
+
+    features = FeatureSet.load(args.features)
+    if args.targets:
+        features = features.select(args.targets)
+    if args.layers:
+        features = _in_layers(features, args.layers)
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
+    alphas = [0.0, *(args.alpha or _calibrated(features))]
+    rows = len(alphas)
+    shown = []
+    for prompt in args.prompt:
+        # One call for all of them: the first row is the plain answer, bit for bit.
+        with steer(model, features, alpha=alphas):
+            answers = sample_responses(
+                model,
+                tokenizer,
+                [prompt] * rows,
+                samples=1,
+                batch_size=rows,
+                chat=uses_chat(args, tokenizer),
+                progress=False,
+                **{name: getattr(args, name) for name in _SAMPLING},
+            )
+        found = [{"alpha": alpha, "text": text} for alpha, (text,) in zip(alphas, answers, strict=True)]
+        shown.append({"prompt": prompt, "answers": found})
+    print(json.dumps(shown, ensure_ascii=False, indent=2) if args.json else "\n\n".join(map(_readable, shown)))
+    return 0
+
+
+def _calibrated(features: Any) -> list[float]:
+    if features.alpha is None:
+        raise ValueError("--alpha: this feature set was not calibrated, so say how strongly to steer, such as 1 2 4.")
+    return [features.alpha]
+
+
+def _in_layers(features: Any, layers: Sequence[int]) -> Any:
+    present = [layer.layer for layer in features.layers]
+    if missing := sorted(set(layers) - set(present)):
+        raise ValueError(f"--layers {missing[0]}: these features are in layers {', '.join(map(str, present))}.")
+    return replace(features, layers=tuple(layer for layer in features.layers if layer.layer in layers))
+
+
+def _readable(shown: dict[str, Any]) -> str:
+    plain, *steered = shown["answers"]
+    parts = [f"=== {shown['prompt']}", f"--- plain\n{plain['text']}"]
+    return "\n".join([*parts, *(f"--- alpha {answer['alpha']:g}\n{answer['text']}" for answer in steered)])
