@@ -28,7 +28,7 @@ def demonstrate(
     plan: Plan = PLAN,
 ) -> list[Outcome]:
     """Everything from nothing into `output`; about five minutes on two cores. `settings` is what the arms share."""
-    say = _clock()
+    say = clock()
     output.mkdir(parents=True, exist_ok=True)
     say("1/3 a miniature world: four languages that say the same")
     for text in (texts[0] for texts in parallel_sentences(1, seed).values()):
@@ -83,7 +83,7 @@ def _write_json(
     path.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def _clock() -> Callable[[str], None]:
+def clock() -> Callable[[str], None]:
     start = time.monotonic()
 
     def say(line: str) -> None:

@@ -13,6 +13,7 @@ from sae_posttrain.lab import demonstration
 from sae_posttrain.lab.demonstration import demonstrate, outcome_table
 from sae_posttrain.lab.documents import NURSERY, WORLD
 from sae_posttrain.lab.experiment import Outcome, Settings, answer_loss
+from sae_posttrain.lab.loops import demonstration as loops
 from sae_posttrain.lab.model import ModelSize, Stage, new_model
 from sae_posttrain.lab.questions import questions
 from sae_posttrain.lab.tokenizer import build_tokenizer
@@ -51,11 +52,20 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
     assert len(report["outcomes"]) == 3
 
 
-def test_the_command_hands_its_arguments_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("only", [None, "sft", "grpo"])
+def test_the_command_hands_its_arguments_on(only, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(demonstration, "demonstrate", lambda *given, **named: calls.append((given, named)))
-    assert main(["demo", "--output", str(tmp_path), "--suppress", "ru", "--seed", "3"]) == 0
-    assert calls == [((tmp_path,), {"suppress": "ru", "seed": 3})]
+    for half, module in (("sft", demonstration), ("grpo", loops)):
+        monkeypatch.setattr(
+            module, "demonstrate", lambda *given, half=half, **named: calls.append((half, given, named))
+        )
+    given = ["demo", "--output", str(tmp_path), "--suppress", "ru", "--seed", "3"]
+    assert main([*given, "--only", only] if only else given) == 0
+    expected = [
+        ("sft", (tmp_path / "sft",), {"suppress": "ru", "seed": 3}),
+        ("grpo", (tmp_path / "grpo",), {"seed": 3}),
+    ]
+    assert calls == [call for call in expected if only in (None, call[0])]
 
 
 def test_table_sets_rates_and_losses_side_by_side():
