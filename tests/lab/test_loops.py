@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("trl")
 
+from sae_posttrain.discovery import Calibration
+from sae_posttrain.discovery.curve import Point
 from sae_posttrain.discovery.loops import LoopSample
 from sae_posttrain.feature_set import FeatureSet
 from sae_posttrain.lab.documents import documents
@@ -78,9 +80,9 @@ def test_arms_differ_in_the_steering_alone(arm, tmp_path):
 
 
 def test_the_whole_half_runs_and_names_what_it_wrote(tmp_path, capsys, monkeypatch):
-    # A model of this size loops neither by itself nor when steered: made ones and any rate at all stand in.
-    monkeypatch.setattr(world, "TARGET", 0.0)
+    # A model of this size loops neither by itself nor when steered: made loops and a made curve stand in.
     monkeypatch.setattr(world, "find_own_loops", stuck_answers)
+    monkeypatch.setattr(world, "calibrate", made_curve)
     output = tmp_path / "out"
     outcomes = demonstrate(output, settings=TINY, plan=PLAN)
     printed = capsys.readouterr().out
@@ -89,7 +91,7 @@ def test_the_whole_half_runs_and_names_what_it_wrote(tmp_path, capsys, monkeypat
     assert outcome_table(outcomes) in printed
     assert "given two periods it continues" in printed
     assert all(str(path) in printed for path in output.iterdir())
-    assert FeatureSet.load(output / "repetition.safetensors").alpha is not None
+    assert FeatureSet.load(output / "repetition.safetensors").alpha == 2.0
     report = json.loads((output / "results.json").read_text(encoding="utf-8"))
     assert len(report["outcomes"]) == 4
     assert report["calibration"]["points"]
@@ -100,6 +102,12 @@ def stuck_answers(*given, **named):
     tokenizer = build_tokenizer()
     answers = [tokenizer.convert_tokens_to_ids(exchange(rng, LANGUAGE, stuck=True)[1][:90]) for _ in range(4)]
     return LoopSample(looped=answers, responses=4, tokens=360)
+
+
+def made_curve(model, tokenizer, features, prompts, **settings):
+    layers = tuple(layer.layer for layer in features.layers)
+    plain, steered = Point((), 0.0, 0, 4, 0.0, 0.6), Point(layers, 2.0, 3, 4, 0.2, 0.9, 2.5, 2.0)
+    return Calibration(features, plain, (steered,), settings["target_rate"], settings["max_ratio"])
 
 
 def test_table_sets_temperatures_and_rewards_side_by_side():
