@@ -1,5 +1,6 @@
-"""One HTML page about one or more runs."""
-from pathlib import Path
-def write_report(runs, path):
-    Path(path).write_text("soon")
-    return Path(path)
+"""One self-contained HTML page about one or more runs: numbers, curves, features, examples."""
+
+from .page import write_report
+from .run import Run, read_runs
+
+__all__ = ["Run", "read_runs", "write_report"]
