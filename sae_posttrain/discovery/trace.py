@@ -130,7 +130,7 @@ def trace_switches(
     before: int = 10,
     after: int = 5,
     batch_size: int = 8,
-    show: int = 4,
+    show: int = 3,
 ) -> SwitchTrace:
     """The mean pre-activation of the target's features at each token around a switch.
 

@@ -198,7 +198,7 @@ def measure(
             [text for of_prompt in responses for text in of_prompt],
             [row["language"] for row in asked for _ in range(settings.samples)],
             to=suppress,
-            clusters=[number for number in range(len(asked)) for _ in range(settings.samples)],
+            clusters=[row["prompt"][0]["content"] for row in asked for _ in range(settings.samples)],
             count_latin=True,
         )
         switching[top_p] = report.overall

@@ -18,6 +18,8 @@ from ..report import write_report
 from ..texts import load_rows
 from .documents import monolingual_texts
 
+ARMS = ("sft", "sasft", "random-features")
+
 
 def answers_file(folder: Path, top_p: float) -> Path:
     return folder / f"top_p {top_p}.jsonl"
@@ -52,14 +54,14 @@ def write_demo_report(output: Path, suppress: str, seed: int) -> Path:
         passages = []  # too little training to switch at all; the report says what it has not
     if passages:
         models = {"base model": base}
-        for arm in ("sft", "sasft", "random-features"):
+        for arm in ARMS:
             models[arm] = AutoModelForCausalLM.from_pretrained(output / arm)
         traces = [
             trace_switches(model, features, passages, suppress, name=name, batch_size=64)
             for name, model in models.items()
         ]
         _write_json(output / "trace.json", traces_to_json(traces))
-    return write_report([output], output / "report.html")
+    return write_report([*(output / arm for arm in ARMS), output], output / "report.html")
 
 
 def _write_json(path: Path, values: Any) -> None:

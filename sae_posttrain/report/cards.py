@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..feature_set import FeatureSet, LayerFeatures
 from .run import Row, Run, damaged
@@ -90,8 +92,13 @@ def _deck(
     cards = [_card(layer, row, passages) for layer in features.layers for row in range(len(layer.ids))]
     cards.sort(key=lambda card: -card.score)
     source = features.provenance
-    about = (source.selection, source.base_model, source.sae)
+    about = (source.selection, _public(source.base_model), _public(source.sae))
     return Deck(name, tuple(owners), *about, features.alpha, tuple(cards[:SHOWN]), tuple(cards[SHOWN:]))
+
+
+def _public(name: str) -> str:
+    """A hub id as it is; of a local folder only its own name, since a page is for sending to others."""
+    return name if re.fullmatch(r"[\w-]+/[\w.-]+", name) else Path(name).name
 
 
 def _card(layer: LayerFeatures, row: int, passages: dict[tuple[int, int, str], tuple[Passage, ...]]) -> Card:

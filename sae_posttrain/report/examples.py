@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .rates import SCRIPTS
+from .rates import into
 from .run import Row, Run, damaged
 
 PER_RUN = 3
@@ -41,9 +41,9 @@ def switches(run: Run, limit: int = PER_RUN) -> list[Example]:
         with damaged(path):
             spans = row["unexpected"]
             if spans:
-                kind = str(row.get("language", "")), str(spans[0]["script"])
+                kind = str(row.get("language", "")), into(spans[0])
                 if len(by_kind.setdefault(kind, [])) < limit:
-                    names = dict.fromkeys(SCRIPTS.get(span["script"], str(span["script"])) for span in spans)
+                    names = dict.fromkeys(map(into, spans))
                     pieces = _with_switches(row["response"], spans)
                     by_kind[kind].append(Example(_prompt(row), kind[0], ", ".join(names), pieces))
     return _in_turn(list(by_kind.values()), limit)
@@ -70,13 +70,13 @@ def _rows(run: Run, column: str) -> list[tuple[Path, Row]]:
 
 def _with_switches(text: str, spans: Sequence[Any]) -> tuple[Piece, ...]:
     """The answer around its first switch, every foreign word in it marked."""
-    places = sorted((int(span["start"]), int(span["end"]), str(span["script"])) for span in spans)
+    places = sorted((int(span["start"]), int(span["end"]), into(span)) for span in spans)
     first, last = max(0, places[0][0] - AROUND), min(len(text), places[0][0] + 2 * AROUND)
     pieces, reached = [Piece("…", "cut")] if first else [], first
-    for start, end, script in places:
+    for start, end, name in places:
         end = min(end, last)
         if reached <= start < end:
-            pieces += [Piece(text[reached:start]), Piece(text[start:end], "switch", SCRIPTS.get(script, script))]
+            pieces += [Piece(text[reached:start]), Piece(text[start:end], "switch", name)]
             reached = end
     pieces.append(Piece(text[reached:last]))
     return tuple([*pieces, Piece("…", "cut")] if last < len(text) else pieces)

@@ -20,12 +20,12 @@ from .traces import calibration_figures, trace_figures
 
 # Part → what writes it, for who misses it.
 _PARTS = {
-    "rates": "rates and examples of answers (`sae-posttrain measure … --output RUN/answers.jsonl`)",
-    "curves": "training curves (`trainer_state.json`, which `sae-posttrain sft` and `grpo` write)",
-    "decks": "feature cards (the feature set, which `sae-posttrain discover` writes)",
-    "passages": "the passages that excite each feature (`sae-posttrain inspect contexts`)",
-    "traces": "pre-activations around a switch (`sae-posttrain inspect switches`)",
-    "calibrations": "the curve over alpha (`sae-posttrain calibrate`)",
+    "rates": ("rates and examples of answers", "sae-posttrain measure"),
+    "curves": ("curves during training", "sae-posttrain sft"),
+    "decks": ("the features", "sae-posttrain discover"),
+    "passages": ("the passages that excite each feature", "sae-posttrain inspect contexts"),
+    "traces": ("the features around a switch", "sae-posttrain inspect switches"),
+    "calibrations": ("the curve over alpha", "sae-posttrain calibrate"),
 }
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from ..metrics import code_switching_rate
 from ..metrics.interval import clustered_interval
 from .run import Row, Run, damaged
 
@@ -25,6 +29,11 @@ SCRIPTS = {
     "Latn": "Latin letters",
     "Thai": "Thai script",
 }
+# In which columns `measure` says what it sampled at, where that was more than one setting.
+_SETTINGS = ("temperature", "max_new_tokens")
+_AXES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 0.75, 1.0)
+
+Judge = Callable[[Row], bool]
 
 
 @dataclass(frozen=True)
@@ -43,34 +52,105 @@ class Rate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measurement of several runs; `details` are the same by language and script, rows by name.
+    """One measurement of several runs.
 
     Args:
+        title: what is counted.
+        name: of the file, and the setting where it holds several.
+        overall: run → rate.
+        details: kind of answer → run → rate.
         scale: where the axis of the intervals ends.
     """
 
-    kind: str
+    title: str
     name: str
-    overall: dict[str, Rate]
-    details: dict[str, dict[str, Rate]]
+    overall: Mapping[str, Rate]
+    details: Mapping[str, Mapping[str, Rate]]
     scale: float
 
 
+class Answers(NamedTuple):
+    """A run's rows of one file, or of one setting in it."""
+
+    run: str
+    rows: Sequence[Row]
+    path: Path
+
+
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
-    """A comparison for each file name that some run has, of each kind of measurement that its rows hold."""
-    names = list(dict.fromkeys(name for run in runs for name in run.answers))
-    found = []
-    for name in sorted(names):
-        answers = {run.name: run.answers[name] for run in runs if name in run.answers}
-        paths = {run.name: run.folder / f"{name}.jsonl" for run in runs}
-        for kind, column, judge in (("switching", "unexpected", _switched), ("repetition", "loop", _looped)):
-            measured = {run: rows for run, rows in answers.items() if all(column in row for row in rows)}
-            if measured:
-                overall = {run: _rate(rows, judge, paths[run]) for run, rows in measured.items()}
-                details = _by_pair(measured, paths) if kind == "switching" else _by_language(measured, judge, paths)
-                shown = [*overall.values(), *(rate for row in details.values() for rate in row.values())]
-                found.append(Comparison(kind, name, overall, details, _round_up(max(rate.high for rate in shown))))
+    """Comparisons for each file name that some run has, of each kind of measurement that its rows hold.
+
+    Switches into the languages that SASFT kept out of some run come first, then those into any.
+    """
+    suppressed = list(dict.fromkeys(code for run in runs for code in run.suppress))
+    found: list[Comparison] = []
+    for name, answers in sorted(_by_name(runs).items()):
+        switching = [one for one in answers if all("unexpected" in row for row in one.rows)]
+        looping = [one for one in answers if all("loop" in row for row in one.rows)]
+        if switching:
+            found += [one for code in suppressed if (one := _into(switching, name, code))]
+            title = (
+                "Answers that leave their language, for any other"
+                if suppressed
+                else "Answers that leave their language"
+            )
+            found.append(_comparison(title, name, switching, _switched, _by_pair(switching)))
+        if looping:
+            found.append(
+                _comparison("Answers that end in an endless loop", name, looping, _looped, _by_language(looping))
+            )
     return found
+
+
+def into(span: Mapping[str, Any]) -> str:
+    """What a foreign span is in: its script by its name, or the language of a phrase that its script does not tell."""
+    language, script = span.get("language"), str(span["script"])
+    return f"{language} phrases" if language else SCRIPTS.get(script, script)
+
+
+@cache
+def written_in(language: str, script: str) -> bool:
+    """Whether the language's own texts are in that script, so that it is no switch there; False for unknown ones."""
+    elsewhere = "ru" if script == "Latn" else "en"
+    try:
+        return code_switching_rate(["", ""], [language, elsewhere], to=script).skipped > 0
+    except ValueError:
+        return False
+
+
+def _by_name(runs: Sequence[Run]) -> dict[str, list[Answers]]:
+    found: dict[str, list[Answers]] = {}
+    for run in runs:
+        for name, rows in run.answers.items():
+            path = run.folder / f"{name}.jsonl"
+            for setting, own in _by_setting(rows).items():
+                found.setdefault(", ".join([name, *setting]), []).append(Answers(run.name, own, path))
+    return found
+
+
+def _by_setting(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        told = tuple(f"{name} {row[name]}" for name in _SETTINGS if name in row)
+        found.setdefault(told, []).append(row)
+    return found
+
+
+def _comparison(
+    title: str, name: str, answers: Sequence[Answers], judge: Judge, details: Mapping[str, Mapping[str, Rate]]
+) -> Comparison:
+    overall = {one.run: _rate(one, judge) for one in answers}
+    highest = max(rate.high for rate in overall.values())
+    return Comparison(title, name, overall, details, next(end for end in _AXES if highest <= end))
+
+
+def _rate(answers: Answers, judge: Judge) -> Rate:
+    with damaged(answers.path):
+        hits = [judge(row) for row in answers.rows]
+        # Samples of one prompt belong together; an answer without a prompt stands by itself.
+        prompts = [json.dumps(row["prompt"]) if row.get("prompt") else n for n, row in enumerate(answers.rows)]
+        low, high = clustered_interval(hits, prompts)
+        return Rate(sum(hits), len(hits), low, high)
 
 
 def _switched(row: Row) -> bool:
@@ -81,57 +161,51 @@ def _looped(row: Row) -> bool:
     return row["loop"] is not None
 
 
-def _rate(rows: Iterable[Row], judge: Callable[[Row], bool], path: Path) -> Rate:
-    with damaged(path):
-        rows = list(rows)
-        hits = [judge(row) for row in rows]
-        # Samples of one prompt belong together; an answer without a prompt stands by itself.
-        prompts = [json.dumps(row["prompt"]) if row.get("prompt") else number for number, row in enumerate(rows)]
-        low, high = clustered_interval(hits, prompts)
-        return Rate(sum(hits), len(hits), low, high)
+def _into(answers: Sequence[Answers], name: str, code: str) -> Comparison | None:
+    """Switches into one language's scripts, of the answers in languages that are not written in all of them."""
+    with damaged(answers[0].path):
+        spans = {str(span["script"]) for one in answers for row in one.rows for span in row["unexpected"]}
+        scripts = {script for script in spans | set(SCRIPTS) if written_in(code, script)}
+        eligible = [
+            one._replace(rows=rows)
+            for one in answers
+            if (rows := [row for row in one.rows if not all(written_in(_language(row), s) for s in scripts)])
+        ]
+    if not eligible:
+        return None
+    title = f"Answers that slip into {code}"
+    return _comparison(title, name, eligible, lambda row: any(s["script"] in scripts for s in row["unexpected"]), {})
 
 
-def _by_pair(measured: dict[str, Sequence[Row]], paths: dict[str, Path]) -> dict[str, dict[str, Rate]]:
-    """`from → into` → run → rate, the most frequent first, for the pairs that occur at all."""
-    pairs: dict[tuple[str, str], int] = {}
-    for run, rows in measured.items():
-        with damaged(paths[run]):
-            for row in rows:
-                for script in {span["script"] for span in row["unexpected"]}:
-                    pair = str(row.get("language", "?")), str(script)
-                    pairs[pair] = pairs.get(pair, 0) + 1
+def _by_pair(answers: Sequence[Answers]) -> dict[str, dict[str, Rate]]:
+    """`from → into` → run → rate, for the pairs that occur at all, the most frequent first."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    for one in answers:
+        with damaged(one.path):
+            for row in one.rows:
+                pairs.update((_language(row), target) for target in {into(span) for span in row["unexpected"]})
     found = {}
-    for language, script in sorted(pairs, key=lambda pair: (-pairs[pair], pair)):
+    for language, target in sorted(pairs, key=lambda pair: (-pairs[pair], pair)):
 
-        def into(row: Row, script: str = script) -> bool:
-            return any(span["script"] == script for span in row["unexpected"])
+        def judge(row: Row, target: str = target) -> bool:
+            return any(into(span) == target for span in row["unexpected"])
 
-        of_language = {
-            run: [row for row in rows if str(row.get("language", "?")) == language] for run, rows in measured.items()
-        }
-        found[f"{language} → {SCRIPTS.get(script, script)}"] = {
-            run: _rate(rows, into, paths[run]) for run, rows in of_language.items() if rows
-        }
+        found[f"{language} → {target}"] = {one.run: _rate(one, judge) for one in _only(answers, language)}
     return found
 
 
-def _by_language(
-    measured: dict[str, Sequence[Row]], judge: Callable[[Row], bool], paths: dict[str, Path]
-) -> dict[str, dict[str, Rate]]:
-    languages = sorted({str(row["language"]) for rows in measured.values() for row in rows if row.get("language")})
+def _by_language(answers: Sequence[Answers]) -> dict[str, dict[str, Rate]]:
+    languages = sorted({_language(row) for one in answers for row in one.rows})
     if len(languages) < 2:
         return {}
-    return {
-        language: {
-            run: _rate(own, judge, paths[run])
-            for run, rows in measured.items()
-            if (own := [row for row in rows if str(row.get("language")) == language])
-        }
-        for language in languages
-    }
+    return {code: {one.run: _rate(one, _looped) for one in _only(answers, code)} for code in languages}
 
 
-def _round_up(share: float) -> float:
-    """The next end of an axis that is easy to read."""
-    steps = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 0.75, 1.0)
-    return next((step for step in steps if share <= step), 1.0)
+def _only(answers: Sequence[Answers], language: str) -> Iterator[Answers]:
+    for one in answers:
+        if rows := [row for row in one.rows if _language(row) == language]:
+            yield one._replace(rows=rows)
+
+
+def _language(row: Row) -> str:
+    return str(row.get("language") or "?")

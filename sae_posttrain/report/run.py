@@ -24,11 +24,12 @@ KINDS = {"switch_traces": "traces", "top_contexts": "contexts", "target_rate": "
 
 @dataclass
 class Run:
-    """What was found of one run; a part that is empty was not there."""
+    """What was found of one run; a part that is empty was not there. `suppress`: the languages that SASFT kept out."""
 
     name: str
     folder: Path
     log: list[Row] = field(default_factory=list)
+    suppress: list[str] = field(default_factory=list)
     results: dict[str, float] = field(default_factory=dict)
     answers: dict[str, list[Row]] = field(default_factory=dict)
     features: dict[str, FeatureSet] = field(default_factory=dict)
@@ -107,7 +108,12 @@ def _add(run: Run, path: Path) -> None:
         if rows := _measured_rows(path):
             run.answers[path.stem] = rows
     elif path.name == STATE:
-        run.log = [row for row in _read_json(path, dict).get("log_history", []) if isinstance(row, dict)]
+        state = _read_json(path, dict)
+        with damaged(path):
+            run.log = [row for row in state.get("log_history", []) if isinstance(row, dict)]
+            run.suppress = [
+                str(code) for code in state.get("stateful_callbacks", {}).get("SASFT", {}).get("suppress", [])
+            ]
     elif path.name == RESULTS:
         numbers = {name: value for name, value in _read_json(path, dict).items() if is_number(value)}
         run.results = {name: float(value) for name, value in numbers.items() if name.startswith("eval_")}

@@ -90,5 +90,5 @@ def test_answer_loss_is_the_mean_over_answer_tokens_however_they_are_batched():
 def test_a_missing_library_is_named_before_anything_is_trained(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "sparsify" else object())
     assert main(["demo", "--output", str(tmp_path / "out")]) == 2
-    assert "needs sparsify: pip install 'sae-posttrain[trl,train-sae]'" in capsys.readouterr().err
+    assert "needs sparsify: pip install 'sae-posttrain[trl,train-sae,report]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -38,7 +38,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_run(folder: Path, share: float, *, level: float, wrap: Wrap = str, prompts: int = 60) -> Path:
     """A run whose answers switch that often; `level` moves its curves, `wrap` changes every text in it."""
-    write_json(folder / "trainer_state.json", {"log_history": log(share, level)})
+    state = {"stateful_callbacks": {"SASFT": {"suppress": ["zh"]}}, "log_history": log(share, level)}
+    write_json(folder / "trainer_state.json", state)
     write_json(folder / "eval_results.json", {"eval_loss": 1.2 + level, "eval_runtime": 3.0})
     write_rows(folder / "answers.jsonl", answers(share, wrap, prompts))
     return folder
@@ -69,7 +70,7 @@ def answers(share: float, wrap: Wrap, prompts: int) -> list[dict[str, Any]]:
         prompt, frame, word = ANSWERS[language]
         for _ in range(4):
             stray = draw.random() < share
-            foreign = [one for one in STRAY if one != word and one not in ("деревня",) or language != "ru"]
+            foreign = [one for one in STRAY if (language, one) not in (("ru", "деревня"), ("ko", "마을"))]
             response = wrap(frame.format(draw.choice(foreign) if stray else word))
             if draw.random() < share / 2:
                 response += " " + LOOP * draw.randint(5, 20)
@@ -97,7 +98,9 @@ def features(wrap: Wrap = str, *, selection: str = "monolinguality", layers: tup
         means |= {wrap(code): torch.rand(4, generator=generator) * 0.2 for code in ("ru", "ko")}
         base = {code: -mean - 0.5 for code, mean in means.items()}
         ids = tuple(range(100 + layer, 104 + layer))
-        found.append(LayerFeatures(layer, ids, (wrap("zh"),) * 4, **vectors, **numbers, baselines=base, activations=means))
+        found.append(
+            LayerFeatures(layer, ids, (wrap("zh"),) * 4, **vectors, **numbers, baselines=base, activations=means)
+        )
     source = Provenance(wrap("Qwen/Qwen3-1.7B-Base"), 8, 28, wrap("Qwen/SAE-Res-W32K"), {}, "", wrap(selection))
     return FeatureSet(tuple(found), source, alpha=2.5)
 
@@ -114,9 +117,7 @@ def contexts(feature_set: FeatureSet, wrap: Wrap = str) -> dict[str, Any]:
                 }
                 for group, text in PASSAGES.items()
             ]
-            found.append(
-                {"layer": layer.layer, "feature": feature, "target": layer.targets[row], "contexts": passages}
-            )
+            found.append({"layer": layer.layer, "feature": feature, "target": layer.targets[row], "contexts": passages})
     return {"top_contexts": found}
 
 
