@@ -89,11 +89,7 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
         looping = [one for one in answers if all("loop" in row for row in one.rows)]
         if switching:
             found += [one for code in suppressed if (one := _into(switching, name, code))]
-            title = (
-                "Answers that leave their language, for any other"
-                if suppressed
-                else "Answers that leave their language"
-            )
+            title = f"Answers that leave their language{' for any other' if suppressed else ''}"
             found.append(_comparison(title, name, switching, _switched, _by_pair(switching)))
         if looping:
             found.append(
