@@ -83,12 +83,13 @@ def run_switches(args: argparse.Namespace) -> int:
 
     from accelerate import PartialState
 
-    from ..discovery.trace import find_passages, trace_switches, traces_to_json
+    from ..discovery.trace import Passage, SwitchTrace, find_passages, trace_switches, traces_to_json
     from ..feature_set import FeatureSet
 
     features = FeatureSet.load(args.features)
     target = _target(args.target, features.targets)
-    traces, passages = [], []
+    traces: list[SwitchTrace] = []
+    passages: list[Passage] = []
     for name in args.models:
         model, tokenizer = load_model(name, dtype=args.dtype, device=PartialState().device)
         if not passages:  # once, so that every model reads the same tokens

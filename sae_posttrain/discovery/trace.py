@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..feature_set import FeatureSet
+from ..feature_set import FeatureSet, LayerFeatures
 from ..generation import encode_prompts
 from ..languages import get_language
 from ..metrics import unexpected_spans
@@ -145,33 +145,24 @@ def trace_switches(
         show: features of each layer that get a curve of their own.
     """
     features = features.select([target])
-    offsets = torch.arange(-before, after + 1)
+    offsets_O = torch.arange(-before, after + 1)
     around: dict[int, list[Tensor]] = {layer.layer: [] for layer in features.layers}
-    sums = {layer.layer: torch.zeros(len(layer.ids), dtype=torch.float64) for layer in features.layers}
-    tokens = 0
+    sums: dict[int, list[Tensor]] = {layer.layer: [] for layer in features.layers}
     for n, pre in read_features(model, features, [one.ids for one in passages], batch_size=batch_size):
-        passage = passages[n]
-        for layer, pre_SF in pre.items():
-            if passage.place is None:
-                sums[layer] += pre_SF[passage.start :].sum(0)
+        for number, pre_SF in pre.items():
+            if passages[n].place is None:
+                sums[number].append(pre_SF[passages[n].start :].double().sum(0))
             else:
-                around[layer].append(_window(pre_SF, passage, offsets))
-        tokens += 0 if passage.place is not None else len(passage.ids) - passage.start
-    layers = []
+                around[number].append(_window(pre_SF, passages[n], offsets_O))
+    ordinary = [one for one in passages if one.place is None]
+    tokens = sum(len(one.ids) - one.start for one in ordinary)
+    traces = []
     for layer in features.layers:
-        pre_WOF = torch.stack(around[layer.layer]).double()
-        elsewhere_F = sums[layer.layer] / tokens if tokens else None
-        typical_F = layer.typical.double()
-        average = _curve(
-            (pre_WOF / typical_F).mean(-1), None if elsewhere_F is None else float((elsewhere_F / typical_F).mean())
-        )
-        shown = layer.score.argsort(descending=True, stable=True)[:show].tolist()
-        own = {
-            layer.ids[f]: _curve(pre_WOF[..., f], None if elsewhere_F is None else float(elsewhere_F[f])) for f in shown
-        }
-        layers.append(LayerTrace(layer.layer, target, average, own))
-    switches = sum(one.place is not None for one in passages)
-    return SwitchTrace(name, target, tuple(offsets.tolist()), switches, len(passages) - switches, tuple(layers))
+        own = sums[layer.layer]
+        elsewhere_F = torch.stack(own).sum(0) / tokens if own else torch.full((len(layer.ids),), torch.nan)
+        traces.append(_layer_trace(layer, target, torch.stack(around[layer.layer]).double(), elsewhere_F, show))
+    switches = len(passages) - len(ordinary)
+    return SwitchTrace(name, target, tuple(offsets_O.tolist()), switches, len(ordinary), tuple(traces))
 
 
 def traces_to_json(traces: Sequence[SwitchTrace]) -> dict[str, Any]:
@@ -190,6 +181,15 @@ def _passage(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], start: 
     return Passage((*head, *response.ids), len(head), place)
 
 
+def _layer_trace(layer: LayerFeatures, target: str, pre_WOF: Tensor, elsewhere_F: Tensor, show: int) -> LayerTrace:
+    typical_F = layer.typical.double()
+    average = _curve((pre_WOF / typical_F).mean(-1), float((elsewhere_F / typical_F).mean()))
+    shown = layer.score.argsort(descending=True, stable=True)[:show].tolist()
+    return LayerTrace(
+        layer.layer, target, average, {layer.ids[f]: _curve(pre_WOF[..., f], float(elsewhere_F[f])) for f in shown}
+    )
+
+
 def _window(pre_SF: Tensor, passage: Passage, offsets_O: Tensor) -> Tensor:
     """`(O, F)`; not a number where the response has no such token."""
     assert passage.place is not None
@@ -199,14 +199,18 @@ def _window(pre_SF: Tensor, passage: Passage, offsets_O: Tensor) -> Tensor:
     return torch.where(inside_O[:, None], pre_SF[places_O.clamp(0, len(pre_SF) - 1)], torch.nan)
 
 
-def _curve(values_WO: Tensor, elsewhere: float | None) -> Curve:
+def _curve(values_WO: Tensor, elsewhere: float) -> Curve:
     present_WO = ~values_WO.isnan()
     count_O = present_WO.sum(0)
     mean_O = values_WO.nanmean(0)
     squares_O = torch.where(present_WO, (values_WO - mean_O) ** 2, 0.0).sum(0)
     error_O = (squares_O / (count_O - 1) / count_O).sqrt()  # not a number for one switch alone
-    return Curve(_plain(mean_O), _plain(error_O), elsewhere)
+    return Curve(_plain(mean_O), _plain(error_O), _known(elsewhere))
 
 
 def _plain(values_O: Tensor) -> tuple[float | None, ...]:
-    return tuple(round(value, 5) if math.isfinite(value) else None for value in values_O.tolist())
+    return tuple(_known(value) for value in values_O.tolist())
+
+
+def _known(value: float) -> float | None:
+    return round(value, 5) if math.isfinite(value) else None

@@ -160,7 +160,7 @@ def _trl_config(folder: str, seed: int, settings: Settings) -> SFTConfig:
         seed=seed,
         report_to="none",
         save_strategy="no",
-        logging_steps=10,
+        logging_steps=max(1, settings.steps // 25),
         disable_tqdm=True,
     )
 

@@ -51,7 +51,7 @@ def switches(run: Run, limit: int = PER_RUN) -> list[Example]:
 
 def loops(run: Run, limit: int = PER_RUN) -> list[Example]:
     """Some answers of a run that end in a loop."""
-    found = []
+    found: list[Example] = []
     for path, row in _rows(run, "loop"):
         with damaged(path):
             if row["loop"] is not None and len(found) < limit:

@@ -58,8 +58,7 @@ def render(runs: Sequence[Run]) -> str:
     }
     parts["passages"] = any(card.passages for deck in parts["decks"] for card in deck.cards)
     results = _results(compared)
-    examples = [(run.name, switches(run), loops(run)) for run in compared]
-    examples = [(name, *found) for name, *found in examples if any(found)]
+    examples = [(run.name, found) for run in compared if (found := [*switches(run), *loops(run)])]
     shown = {
         "rates": ("How often it goes wrong", parts["rates"] or results),
         "examples": ("Examples", examples),

@@ -107,7 +107,7 @@ def _line(name: str, offsets: Sequence[float], curve: Row, colour: int) -> Line:
 
 def calibration_figures(runs: Sequence[Run]) -> list[CalibrationFigure]:
     """A figure for each curve that `calibrate` measured."""
-    found = []
+    found: list[CalibrationFigure] = []
     for run in runs:
         for name, curve in run.calibrations.items():
             with damaged(f"The calibration {name!r} in {run.folder}"):
@@ -124,8 +124,8 @@ def _calibration_figure(number: int, name: str, curve: Row) -> CalibrationFigure
     for layers, points in by_layers.items():
         points = sorted(points, key=lambda point: float(point["alpha"]))
         alphas = [float(point["alpha"]) for point in points]
-        bounds = ([float(point[side]) for point in points] for side in ("low", "high"))
-        rates.append(Line(layers, alphas, [float(point["rate"]) for point in points], colours[layers], *bounds))
+        low, high, rate = ([float(point[part]) for point in points] for part in ("low", "high", "rate"))
+        rates.append(Line(layers, alphas, rate, colours[layers], low, high))
         ratios.append(Line(layers, alphas, [_number(point["ratio"]) for point in points], colours[layers]))
     best, goal, bound = curve["best"], float(curve["target_rate"]), float(curve["max_ratio"])
     looks: dict[str, Any] = {"x_label": "alpha, in typical strengths", "dots": True, "powers": True}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 pytest.importorskip("trl")
+pytest.importorskip("matplotlib")
 
 from sae_posttrain.cli import demo, main
 from sae_posttrain.feature_set import FeatureSet
@@ -37,8 +38,12 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("base", "SAE-Res-lab-W1024-L0_16", "sft", "sasft", "random-features"),
         *("sasft.safetensors", "random-features.safetensors", "table.txt", "results.json"),
+        *("contexts.json", "trace.json", "report.html"),
     }
     assert all(str(path) in printed for path in (tmp_path / "out").iterdir())
+    assert f"Open {tmp_path / 'out' / 'report.html'} in a browser" in printed
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(f'<section id="{part}">' in page for part in ("rates", "examples", "curves", "traces", "features"))
     assert "sparsify" not in printed.lower()
     assert "Triton" not in printed
     features, control = (
