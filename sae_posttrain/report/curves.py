@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from markupsafe import Markup
 from .charts import Line, line_chart
 from .run import Run, is_number
 
-# Logged name → title and what it says; a name that ends in `*` stands for all that begin so.
+# Logged name → title and what it says; `*` stands for anything.
 _TITLES = {
     "eval_code_switching": ("Code-switching", "share of sampled answers that leave their language"),
     "eval_repetition": ("Endless repetition", "share of sampled answers that end in a loop"),
@@ -20,6 +21,7 @@ _TITLES = {
     "sasft_loss": ("SASFT loss", "excess of the features over their baselines, before its weight"),
     "sasft_pre_activation_*": ("Pre-activation: {}", "mean of its features where they are penalised"),
     "reward": ("Reward", "mean over all rollouts"),
+    "rewards/*/mean": ("Reward: {}", "mean over all rollouts"),
     "loop_rate/ordinary": ("Loops, ordinary rollouts", "share that end in a loop"),
     "loop_rate/steered": ("Loops, steered rollouts", "share that end in a loop, as they are meant to"),
     "steering/reward": ("Reward of steered rollouts", "mean"),
@@ -29,6 +31,7 @@ _TITLES = {
     "loop_rate/*": ("Loops: {}", "share of rollouts"),
     "completions/mean_length": ("Length of rollouts", "tokens, mean"),
     "completions/clipped_ratio": ("Cut off at the limit", "share of rollouts"),
+    "entropy": ("Entropy", "of the next token, in nats"),
     "sasft_penalised_share": ("Penalised tokens", "share of the labelled"),
     "sasft_unknown_share": ("Tokens of unknown language", "share of the labelled; not penalised"),
     "sasft_no_baseline_share": ("Tokens without a baseline", "share of the labelled; not penalised"),
@@ -75,9 +78,8 @@ def _rank(name: str) -> int | None:
 
 def _rest(name: str, pattern: str) -> str | None:
     """What of the name stands where the pattern has its `*`; None where it does not fit."""
-    if pattern.endswith("*"):
-        return name[len(pattern) - 1 :] if name.startswith(pattern[:-1]) else None
-    return "" if name == pattern else None
+    match = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)"), name)
+    return None if match is None else "".join(match.groups())
 
 
 def _called(name: str) -> tuple[str, str]:
