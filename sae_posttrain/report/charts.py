@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 COLOURS = 6
 # Told apart without colour too: in print, and by who sees fewer colours.
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.4)), (0, (7, 1.6, 1.6, 1.6)), (0, (3, 3)), (0, (9, 2)))
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.4)), (0, (7, 1.6, 1.6, 1.6)), (0, (3, 3)), (0, (9, 2)))
 _SIZE = (360, 216)
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # Matplotlib draws in these colours, of which none would be taken by chance; the page's variables take their place.
@@ -132,7 +132,7 @@ def _dress(axes: Any, x_label: str, percent: bool, powers: bool) -> None:
 
 
 def _draw(axes: Any, line: Line, dots: bool) -> None:
-    colour, dash = list(_THEME)[line.colour % COLOURS], DASHES[line.colour % len(DASHES)]
+    colour, dash = list(_THEME)[line.colour % COLOURS], _dash(line.colour)
     y = [math.nan if value is None else value for value in line.y]
     if line.low is not None and line.high is not None:
         low, high = ([math.nan if value is None else value for value in side] for side in (line.low, line.high))
@@ -151,6 +151,17 @@ def _mark(axes: Any, mark: Mark) -> None:
         axes.axhline(mark.y, **look)
         place = {"xy": (0, mark.y), "xycoords": ("axes fraction", "data"), "xytext": (4, 4), "ha": "left"}
     axes.annotate(mark.text, textcoords="offset points", color=_MUTED, fontsize=9.5, **place)
+
+
+def dash(colour: int) -> str:
+    """The dashes of a run's lines, as SVG has them."""
+    found = _dash(colour)
+    return "" if found == "-" else ",".join(map(str, found[1]))
+
+
+def _dash(colour: int) -> Any:
+    """A run beyond the last colour has its colour from an earlier one, but not its dashes."""
+    return _DASHES[(colour + colour // COLOURS) % len(_DASHES)]
 
 
 def short(value: float) -> str:

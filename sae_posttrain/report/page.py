@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from .. import __version__
 from .cards import decks
-from .charts import DASHES, short
+from .charts import dash, short
 from .curves import training_curves
 from .examples import loops, switches
-from .rates import comparisons
+from .rates import PAIRS, comparisons
 from .run import Run, read_runs
 from .traces import calibration_figures, trace_figures
 
@@ -110,7 +110,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "short": short}
-    environment.globals["dashes"] = [",".join(map(str, dash[1])) if dash != "-" else "" for dash in DASHES]
+    environment.globals |= {"dash": dash, "most": PAIRS}
     environment.globals["style"] = Markup(environment.get_template("style.css").render())
     return environment
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ SCRIPTS = {
     "Latn": "Latin letters",
     "Thai": "Thai script",
 }
+PAIRS = 40
 # In which columns `measure` says what it sampled at, where that was more than one setting.
 _SETTINGS = ("temperature", "max_new_tokens")
 _AXES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 0.75, 1.0)
@@ -58,7 +59,7 @@ class Comparison:
         title: what is counted.
         name: of the file, and the setting where it holds several.
         overall: run → rate.
-        details: kind of answer → run → rate.
+        details: kind of answer → run → rate, of no more than `PAIRS` kinds.
         scale: where the axis of the intervals ends.
     """
 
@@ -180,27 +181,34 @@ def _by_pair(answers: Sequence[Answers]) -> dict[str, dict[str, Rate]]:
         with damaged(one.path):
             for row in one.rows:
                 pairs.update((_language(row), target) for target in {into(span) for span in row["unexpected"]})
+    of_language = _split(answers)
     found = {}
-    for language, target in sorted(pairs, key=lambda pair: (-pairs[pair], pair)):
+    for language, target in sorted(pairs, key=lambda pair: (-pairs[pair], pair))[:PAIRS]:
 
         def judge(row: Row, target: str = target) -> bool:
             return any(into(span) == target for span in row["unexpected"])
 
-        found[f"{language} → {target}"] = {one.run: _rate(one, judge) for one in _only(answers, language)}
+        found[f"{language} → {target}"] = {one.run: _rate(one, judge) for one in of_language[language]}
     return found
 
 
 def _by_language(answers: Sequence[Answers]) -> dict[str, dict[str, Rate]]:
-    languages = sorted({_language(row) for one in answers for row in one.rows})
-    if len(languages) < 2:
+    of_language = _split(answers)
+    if len(of_language) < 2:
         return {}
-    return {code: {one.run: _rate(one, _looped) for one in _only(answers, code)} for code in languages}
+    return {code: {one.run: _rate(one, _looped) for one in of_language[code]} for code in sorted(of_language)}
 
 
-def _only(answers: Sequence[Answers], language: str) -> Iterator[Answers]:
+def _split(answers: Sequence[Answers]) -> dict[str, list[Answers]]:
+    """The answers by language."""
+    found: dict[str, list[Answers]] = {}
     for one in answers:
-        if rows := [row for row in one.rows if _language(row) == language]:
-            yield one._replace(rows=rows)
+        rows: dict[str, list[Row]] = {}
+        for row in one.rows:
+            rows.setdefault(_language(row), []).append(row)
+        for language, own in rows.items():
+            found.setdefault(language, []).append(one._replace(rows=own))
+    return found
 
 
 def _language(row: Row) -> str:
