@@ -12,7 +12,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="output folder of sft, grpo or demo, or a file of measure, calibrate or …",
+        help="folder that sft, grpo or demo wrote, with what measure, inspect, discover and calibrate put there; or one "
+        "such file",
     )
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write (report.html)")
     parser.set_defaults(run=run)

@@ -124,12 +124,16 @@ def _passages(runs: Sequence[Run]) -> dict[tuple[int, int, str], tuple[Passage, 
         for one in run.contexts:
             with damaged(f"A file of feature contexts in {run.folder}"):
                 key = int(one["layer"]), int(one["feature"]), str(one["target"])
-                found.setdefault(key, tuple(_passage(context) for context in one["contexts"][:PASSAGES]))
+                found.setdefault(key, _with_heat(one["contexts"][:PASSAGES]))
     return found
 
 
-def _passage(context: Row) -> Passage:
-    values = [(str(text), float(value)) for text, value in context["pieces"]]
-    highest = max((value for _, value in values), default=0.0)
-    heat = (lambda value: max(0.0, value / highest)) if highest > 0 else (lambda value: 0.0)
-    return Passage(str(context["group"]), tuple(Token(text, heat(value), value) for text, value in values))
+def _with_heat(contexts: Sequence[Row]) -> tuple[Passage, ...]:
+    """The passages, each piece's heat its share of the highest value in any of them."""
+    read = [(str(one["group"]), [(str(text), float(value)) for text, value in one["pieces"]]) for one in contexts]
+    highest = max((value for _, pieces in read for _, value in pieces), default=0.0)
+
+    def heat(value: float) -> float:
+        return max(0.0, value / highest) if highest > 0 else 0.0
+
+    return tuple(Passage(group, tuple(Token(text, heat(v), v) for text, v in pieces)) for group, pieces in read)

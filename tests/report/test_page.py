@@ -182,6 +182,7 @@ def test_a_calibration_that_reached_nothing_and_one_switch_are_drawn(tmp_path: P
     for layer in trace["switch_traces"][0]["layers"]:
         layer["average"]["error"] = [None] * len(layer["average"]["mean"])
         layer["average"]["elsewhere"] = None
+        layer["average"]["mean"][3] = float("inf")
         layer["features"] = {}
     write_json(tmp_path / "run" / "trace.json", trace)
     features(layers=(26,)).save(tmp_path / "run" / "f.safetensors")

@@ -142,6 +142,20 @@ def test_the_same_features_in_two_runs_are_one_deck(tmp_path: Path) -> None:
     assert control.selection == "random"
 
 
+def test_heat_is_a_share_of_the_features_highest_value(tmp_path: Path) -> None:
+    from sae_posttrain.report.cards import decks
+
+    chosen = features(layers=(26,))
+    chosen.save(tmp_path / "f.safetensors")
+    pieces = [[["a", 1.0], ["b", 4.0]], [["c", 2.0], ["d", -3.0]]]
+    passages = [{"group": "zh", "peak": 4.0, "pieces": one} for one in pieces]
+    found = {"layer": 26, "feature": chosen.layers[0].ids[0], "target": "zh", "contexts": passages}
+    write_json(tmp_path / "contexts.json", {"top_contexts": [found]})
+    (deck,) = decks(read_runs([tmp_path]))
+    (card,) = (card for card in deck.cards if card.passages)
+    assert [[token.heat for token in passage.tokens] for passage in card.passages] == [[0.25, 1.0], [0.5, 0.0]]
+
+
 def test_a_local_folder_shows_only_its_name(tmp_path: Path) -> None:
     from sae_posttrain.report.cards import decks
 
