@@ -12,8 +12,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="folder that sft, grpo or demo wrote, with what measure, inspect, discover and calibrate put there; or one "
-        "such file",
+        help="folder that sft, grpo or demo wrote, with what measure, inspect, discover and calibrate put there, or "
+        "one such file",
     )
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write (report.html)")
     parser.set_defaults(run=run)

@@ -54,6 +54,15 @@ class Mark:
     y: float | None = None
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A chart, what it is called and what it says."""
+
+    title: str
+    says: str
+    chart: Markup
+
+
 def line_chart(
     lines: Sequence[Line],
     *,
@@ -162,6 +171,11 @@ def dash(colour: int) -> str:
 def _dash(colour: int) -> Any:
     """A run beyond the last colour has its colour from an earlier one, but not its dashes."""
     return _DASHES[(colour + colour // COLOURS) % len(_DASHES)]
+
+
+def known(value: Any) -> float | None:
+    """A number of a file; None where it is none, or not finite."""
+    return None if value is None or not math.isfinite(float(value)) else float(value)
 
 
 def short(value: float) -> str:

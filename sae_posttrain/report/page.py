@@ -10,13 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
+from .calibrations import calibration_figures
 from .cards import decks
 from .charts import dash, short
 from .curves import training_curves
 from .examples import loops, switches
 from .rates import PAIRS, comparisons
 from .run import Run, read_runs
-from .traces import calibration_figures, trace_figures
+from .traces import trace_figures
 
 # Part → what writes it, for who misses it.
 _PARTS = {
