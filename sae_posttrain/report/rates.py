@@ -119,9 +119,9 @@ def _by_name(runs: Sequence[Run]) -> dict[str, list[Answers]]:
     found: dict[str, list[Answers]] = {}
     for run in runs:
         for name, rows in run.answers.items():
-            path = run.folder / f"{name}.jsonl"
             for setting, own in _by_setting(rows).items():
-                found.setdefault(", ".join([name, *setting]), []).append(Answers(run.name, own, path))
+                answers = Answers(run.name, own, run.answers_file(name))
+                found.setdefault(", ".join([name, *setting]), []).append(answers)
     return found
 
 

@@ -41,6 +41,9 @@ class Run:
         parts = (self.log, self.results, self.answers, self.features, self.contexts, self.traces, self.calibrations)
         return any(parts)
 
+    def answers_file(self, name: str) -> Path:
+        return self.folder if self.folder.is_file() else self.folder / f"{name}.jsonl"
+
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     """The runs that lie in these folders, in their order; of each are picked up, where they are there:
