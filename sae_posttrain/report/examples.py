@@ -65,7 +65,7 @@ def loops(run: Run, limit: int = PER_RUN) -> list[Example]:
 
 
 def _rows(run: Run, column: str) -> list[tuple[Path, Row]]:
-    return [(run.folder / f"{name}.jsonl", row) for name, rows in run.answers.items() for row in rows if column in row]
+    return [(run.answers_file(name), row) for name, rows in run.answers.items() for row in rows if column in row]
 
 
 def _with_switches(text: str, spans: Sequence[Any]) -> tuple[Piece, ...]:
