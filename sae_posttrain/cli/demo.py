@@ -22,8 +22,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     # Asked for first: without this the model would train for minutes before its SAE cannot.
-    if missing := [library for library in ("trl", "sparsify") if find_spec(library) is None]:
-        raise ValueError(f"The demo needs {' and '.join(missing)}: pip install 'sae-posttrain[trl,train-sae]'")
+    if missing := [library for library in ("trl", "sparsify", "matplotlib") if find_spec(library) is None]:
+        raise ValueError(f"The demo needs {' and '.join(missing)}: pip install 'sae-posttrain[trl,train-sae,report]'")
 
     from ..lab import demonstration
     from ..lab.loops import demonstration as loops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
 from ..discovery import discover_language_features
@@ -21,6 +23,7 @@ from ..training.sasft import SASFTCallback
 from .documents import monolingual_texts
 from .lexicon import LANGUAGES
 from .questions import NOISE, questions
+from .record import answers_file, write_answers
 
 Arm = Literal["SFT", "SASFT", "random features"]
 ARMS: tuple[Arm, ...] = ("SFT", "SASFT", "random features")
@@ -76,8 +79,9 @@ def run_arms(
     for arm in arms:
         name = arm.lower().replace(" ", "-")
         features = None if arm == "SFT" else find_features(checkpoint, saes, suppress, seed, settings, arm)
-        model = fine_tune(checkpoint, seed, settings, features, suppress)
-        outcome = measure(arm, model, tokenizer, suppress, settings)
+        folder = None if output is None else output / name
+        model = fine_tune(checkpoint, seed, settings, features, suppress, folder=folder)
+        outcome = measure(arm, model, tokenizer, suppress, settings, folder=folder)
         say(f"  {arm}: {', '.join(f'{r.rate:.2%} at top_p {p}' for p, r in outcome.switching.items())}")
         outcomes.append(outcome)
         if output is not None:
@@ -108,9 +112,18 @@ def find_features(
 
 
 def fine_tune(
-    checkpoint: Path, seed: int, settings: Settings, features: FeatureSet | None = None, suppress: str = "zh"
+    checkpoint: Path,
+    seed: int,
+    settings: Settings,
+    features: FeatureSet | None = None,
+    suppress: str = "zh",
+    *,
+    folder: Path | None = None,
 ) -> PreTrainedModel:
-    """The checkpoint after supervised fine-tuning with TRL; under SASFT where features are given."""
+    """The checkpoint after supervised fine-tuning with TRL; under SASFT where features are given.
+
+    The trainer's log goes into `folder`.
+    """
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     rows = questions(settings.steps * settings.batch, seed, noise=settings.noise)
     with tempfile.TemporaryDirectory() as scratch:
@@ -127,6 +140,9 @@ def fine_tune(
             )
             trainer.add_callback(callback.set_trainer(trainer))
         trainer.train()
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
     return model.eval()
 
 
@@ -144,15 +160,24 @@ def _trl_config(folder: str, seed: int, settings: Settings) -> SFTConfig:
         seed=seed,
         report_to="none",
         save_strategy="no",
-        logging_strategy="no",
+        logging_steps=max(1, settings.steps // 25),
         disable_tqdm=True,
     )
 
 
 def measure(
-    arm: Arm, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suppress: str, settings: Settings
+    arm: Arm,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    suppress: str,
+    settings: Settings,
+    *,
+    folder: Path | None = None,
 ) -> Outcome:
-    """Sample answers to held-out prompts in the other languages; loss on held-out answers in all of them."""
+    """Sample answers to held-out prompts in the other languages; loss on held-out answers in all of them.
+
+    The answers and the loss go into `folder`.
+    """
     others = [language for language in LANGUAGES if language != suppress]
     asked = questions(settings.prompts, HELD_OUT_SEED, languages=others)
     switching = {}
@@ -167,16 +192,21 @@ def measure(
             batch_size=1000,
             progress=False,
         )
+        if folder is not None:
+            write_answers(answers_file(folder, top_p), asked, responses)
         report = code_switching_rate(
             [text for of_prompt in responses for text in of_prompt],
             [row["language"] for row in asked for _ in range(settings.samples)],
             to=suppress,
-            clusters=[number for number in range(len(asked)) for _ in range(settings.samples)],
+            clusters=[row["prompt"][0]["content"] for row in asked for _ in range(settings.samples)],
             count_latin=True,
         )
         switching[top_p] = report.overall
     held_out = questions(settings.held_out, HELD_OUT_SEED + 1, noise=settings.noise)
-    return Outcome(arm, switching, answer_loss(model, tokenizer, held_out))
+    loss = answer_loss(model, tokenizer, held_out)
+    if folder is not None:
+        (folder / "eval_results.json").write_text(json.dumps({"eval_loss": loss}) + "\n", encoding="utf-8")
+    return Outcome(arm, switching, loss)
 
 
 @torch.no_grad()

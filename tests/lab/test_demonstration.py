@@ -6,6 +6,7 @@ import pytest
 import torch
 
 pytest.importorskip("trl")
+pytest.importorskip("matplotlib")
 
 from sae_posttrain.cli import demo, main
 from sae_posttrain.feature_set import FeatureSet
@@ -38,8 +39,12 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("base", "SAE-Res-lab-W1024-L0_16", "sft", "sasft", "random-features"),
         *("sasft.safetensors", "random-features.safetensors", "table.txt", "results.json"),
+        *("contexts.json", "trace.json", "report.html"),
     }
     assert all(str(path) in printed for path in (tmp_path / "out").iterdir())
+    assert f"Open {tmp_path / 'out' / 'report.html'} in a browser" in printed
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(f'<section id="{part}">' in page for part in ("rates", "examples", "curves", "traces", "features"))
     assert "sparsify" not in printed.lower()
     assert "Triton" not in printed
     features, control = (
@@ -100,5 +105,5 @@ def test_answer_loss_is_the_mean_over_answer_tokens_however_they_are_batched():
 def test_a_missing_library_is_named_before_anything_is_trained(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "sparsify" else object())
     assert main(["demo", "--output", str(tmp_path / "out")]) == 2
-    assert "needs sparsify: pip install 'sae-posttrain[trl,train-sae]'" in capsys.readouterr().err
+    assert "needs sparsify: pip install 'sae-posttrain[trl,train-sae,report]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
