@@ -6,7 +6,7 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-HALVES = ("sft", "grpo")
+HALVES = ("switching", "loops")
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -14,7 +14,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "demo", help="train miniature worlds and measure both methods there, offline, in minutes"
     )
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder to write (demo-output)")
-    parser.add_argument("--only", choices=HALVES, help="one half: SASFT, or steered rollouts (default: both)")
+    parser.add_argument("--only", choices=HALVES, help="one half of it (default: both)")
     parser.add_argument("--suppress", default="zh", choices=("zh", "ru", "ko"), help="language to keep out (zh)")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (0)")
     parser.set_defaults(run=run)
@@ -27,11 +27,20 @@ def run(args: argparse.Namespace) -> int:
 
     from ..lab import demonstration
     from ..lab.loops import demonstration as loops
+    from ..lab.record import arm_folder
+    from ..report import write_report
 
-    if args.only != "grpo":
-        print("SASFT: less code-switching", flush=True)
-        demonstration.demonstrate(args.output / "sft", suppress=args.suppress, seed=args.seed)
-    if args.only != "sft":
-        print(f"{'' if args.only else chr(10)}Steered rollouts: less endless repetition", flush=True)
-        loops.demonstrate(args.output / "grpo", seed=args.seed)
+    runs: list[Path] = []
+    if args.only in (None, "switching"):
+        print("Less code-switching, with SASFT", flush=True)
+        output = args.output / "switching"
+        outcomes = demonstration.demonstrate(output, suppress=args.suppress, seed=args.seed)
+        runs += [*(arm_folder(output, outcome.arm) for outcome in outcomes), output]
+    if args.only in (None, "loops"):
+        print("\nLess endless repetition, with steered rollouts", flush=True)
+        output = args.output / "loops"
+        reinforced = loops.demonstrate(output, seed=args.seed)
+        runs += [*(arm_folder(output, outcome.arm) for outcome in reinforced), output]
+    report = write_report(runs, args.output / "report.html")
+    print(f"\nOpen {report} in a browser: the numbers with their curves, features and examples.")
     return 0

@@ -14,9 +14,9 @@ from pathlib import Path
 import datasets
 import transformers
 
-from .experiment import SETTINGS, Outcome, Settings, run_arms
+from .experiment import ARMS, SETTINGS, Outcome, Settings, run_arms
 from .language import parallel_sentences
-from .record import write_demo_report
+from .record import look_into_features
 from .world import PLAN, Plan, World, build_world
 
 
@@ -43,11 +43,10 @@ def demonstrate(
     table = outcome_table(outcomes, suppress)
     (output / "table.txt").write_text(f"{table}\n", encoding="utf-8")
     _write_json(output / "results.json", world, outcomes, settings, suppress, seed)
-    report = write_demo_report(output, suppress, seed)
+    look_into_features(output, ARMS, suppress, seed)
     print(f"\n{table}\n\n{copying_line(world)}\n\nWrote")
     for path in sorted(output.iterdir()):
         print(f"  {path}{'/' if path.is_dir() else ''}")
-    print(f"\nOpen {report} in a browser: the numbers with their curves, features and examples.")
     return outcomes
 
 

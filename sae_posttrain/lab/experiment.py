@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
-from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
 from ..discovery import discover_language_features
@@ -23,7 +21,7 @@ from ..training.sasft import SASFTCallback
 from .documents import monolingual_texts
 from .lexicon import LANGUAGES
 from .questions import NOISE, questions
-from .record import answers_file, write_answers
+from .record import arm_folder, write_log, write_numbers, write_switching_answers
 
 Arm = Literal["SFT", "SASFT", "random features"]
 ARMS: tuple[Arm, ...] = ("SFT", "SASFT", "random features")
@@ -77,18 +75,17 @@ def run_arms(
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     outcomes = []
     for arm in arms:
-        name = arm.lower().replace(" ", "-")
         features = None if arm == "SFT" else find_features(checkpoint, saes, suppress, seed, settings, arm)
-        folder = None if output is None else output / name
+        folder = None if output is None else arm_folder(output, arm)
         model = fine_tune(checkpoint, seed, settings, features, suppress, folder=folder)
         outcome = measure(arm, model, tokenizer, suppress, settings, folder=folder)
         say(f"  {arm}: {', '.join(f'{r.rate:.2%} at top_p {p}' for p, r in outcome.switching.items())}")
         outcomes.append(outcome)
-        if output is not None:
+        if folder is not None:
             if features is not None:
-                features.save(output / f"{name}.safetensors")
-            model.save_pretrained(output / name)
-            tokenizer.save_pretrained(output / name)
+                features.save(folder.with_suffix(".safetensors"))
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     return outcomes
 
 
@@ -141,8 +138,7 @@ def fine_tune(
             trainer.add_callback(callback.set_trainer(trainer))
         trainer.train()
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            write_log(folder, trainer)
     return model.eval()
 
 
@@ -193,7 +189,7 @@ def measure(
             progress=False,
         )
         if folder is not None:
-            write_answers(answers_file(folder, top_p), asked, responses)
+            write_switching_answers(folder / f"top_p {top_p}.jsonl", asked, responses)
         report = code_switching_rate(
             [text for of_prompt in responses for text in of_prompt],
             [row["language"] for row in asked for _ in range(settings.samples)],
@@ -205,7 +201,7 @@ def measure(
     held_out = questions(settings.held_out, HELD_OUT_SEED + 1, noise=settings.noise)
     loss = answer_loss(model, tokenizer, held_out)
     if folder is not None:
-        (folder / "eval_results.json").write_text(json.dumps({"eval_loss": loss}) + "\n", encoding="utf-8")
+        write_numbers(folder, {"eval_loss": loss})
     return Outcome(arm, switching, loss)
 
 

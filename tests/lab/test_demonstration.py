@@ -1,6 +1,7 @@
 """The demo at a size that says nothing but runs it all, and the table that it ends with."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from sae_posttrain.lab.experiment import Outcome, Settings, answer_loss
 from sae_posttrain.lab.loops import demonstration as loops
 from sae_posttrain.lab.model import ModelSize, Stage, new_model
 from sae_posttrain.lab.questions import questions
+from sae_posttrain.lab.record import arm_folder, write_numbers
 from sae_posttrain.lab.tokenizer import build_tokenizer
 from sae_posttrain.lab.world import Plan
 from sae_posttrain.metrics.code_switching import Rate
@@ -39,12 +41,9 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("base", "SAE-Res-lab-W1024-L0_16", "sft", "sasft", "random-features"),
         *("sasft.safetensors", "random-features.safetensors", "table.txt", "results.json"),
-        *("contexts.json", "trace.json", "report.html"),
+        *("contexts.json", "trace.json"),
     }
     assert all(str(path) in printed for path in (tmp_path / "out").iterdir())
-    assert f"Open {tmp_path / 'out' / 'report.html'} in a browser" in printed
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert all(f'<section id="{part}">' in page for part in ("rates", "examples", "curves", "traces", "features"))
     assert "sparsify" not in printed.lower()
     assert "Triton" not in printed
     features, control = (
@@ -57,20 +56,30 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
     assert len(report["outcomes"]) == 3
 
 
-@pytest.mark.parametrize("only", [None, "sft", "grpo"])
-def test_the_command_hands_its_arguments_on(only, tmp_path, monkeypatch):
+@pytest.mark.parametrize("only", [None, "switching", "loops"])
+def test_the_command_runs_the_halves_and_reports_on_both(only, tmp_path, monkeypatch, capsys):
     calls = []
-    for half, module in (("sft", demonstration), ("grpo", loops)):
-        monkeypatch.setattr(
-            module, "demonstrate", lambda *given, half=half, **named: calls.append((half, given, named))
-        )
+
+    def stand_in(half, arms):
+        def run(output, **named):
+            calls.append((half, named))
+            for arm in arms:
+                folder = arm_folder(output, arm)
+                folder.mkdir(parents=True)
+                write_numbers(folder, {"eval_loss": 1.0})
+            return [SimpleNamespace(arm=arm) for arm in arms]
+
+        return run
+
+    monkeypatch.setattr(demonstration, "demonstrate", stand_in("switching", ["SFT", "SASFT"]))
+    monkeypatch.setattr(loops, "demonstrate", stand_in("loops", ["before RL", "DAPO"]))
     given = ["demo", "--output", str(tmp_path), "--suppress", "ru", "--seed", "3"]
     assert main([*given, "--only", only] if only else given) == 0
-    expected = [
-        ("sft", (tmp_path / "sft",), {"suppress": "ru", "seed": 3}),
-        ("grpo", (tmp_path / "grpo",), {"seed": 3}),
-    ]
-    assert calls == [call for call in expected if only in (None, call[0])]
+    expected = {"switching": {"suppress": "ru", "seed": 3}, "loops": {"seed": 3}}
+    assert calls == [(half, named) for half, named in expected.items() if only in (None, half)]
+    assert f"Open {tmp_path / 'report.html'} in a browser" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("sasft" in page, "before-rl" in page) == (only != "loops", only != "switching")
 
 
 def test_table_sets_rates_and_losses_side_by_side():

@@ -7,6 +7,7 @@ from itertools import islice
 import pytest
 
 pytest.importorskip("trl")
+pytest.importorskip("matplotlib")
 
 from sae_posttrain.discovery import Calibration
 from sae_posttrain.discovery.curve import Point
@@ -19,10 +20,12 @@ from sae_posttrain.lab.loops.demonstration import demonstrate, outcome_table
 from sae_posttrain.lab.loops.documents import LANGUAGE, NURSERY, PHRASES, STUCK, WORLD, chat, exchange, story_prompts
 from sae_posttrain.lab.loops.experiment import ARMS, Outcome, Settings, described, trl_config
 from sae_posttrain.lab.model import ModelSize, Stage, token_rows
+from sae_posttrain.lab.record import write_looping_answers
 from sae_posttrain.lab.tokenizer import build_tokenizer
 from sae_posttrain.lab.world import Plan
 from sae_posttrain.metrics import find_loop
 from sae_posttrain.metrics.repetition import repetition_rate
+from sae_posttrain.report import read_runs
 
 TINY = Settings(steps=1, prompts=1, group=2, measured=3, samples=2)
 PLAN = Plan(
@@ -94,7 +97,11 @@ def test_the_whole_half_runs_and_names_what_it_wrote(tmp_path, capsys, monkeypat
     assert FeatureSet.load(output / "repetition.safetensors").alpha == 2.0
     report = json.loads((output / "results.json").read_text(encoding="utf-8"))
     assert len(report["outcomes"]) == 4
-    assert report["calibration"]["points"]
+    curve = json.loads((output / "repetition.calibration.json").read_text(encoding="utf-8"))
+    assert curve["best"]["alpha"] == 2.0
+    runs = {run.name: run for run in read_runs([output])}
+    assert runs["steered-dapo"].log
+    assert set(runs["before-rl"].answers) == {"temperature 0.6", "temperature 1.0"}
 
 
 def stuck_answers(*given, **named):
@@ -108,6 +115,20 @@ def made_curve(model, tokenizer, features, prompts, **settings):
     layers = tuple(layer.layer for layer in features.layers)
     plain, steered = Point((), 0.0, 0, 4, 0.0, 0.6), Point(layers, 2.0, 3, 4, 0.2, 0.9, 2.5, 2.0)
     return Calibration(features, plain, (steered,), settings["target_rate"], settings["max_ratio"])
+
+
+def test_answers_are_written_with_their_loops_by_character(tmp_path):
+    tokenizer = build_tokenizer()
+    _, answer = exchange(random.Random(1), LANGUAGE, stuck=True)
+    ids = [tokenizer.convert_tokens_to_ids(tokens) for tokens in (answer[:90], answer[:5])]
+    write_looping_answers(tmp_path / "a.jsonl", [{"prompt": "p"}, {"prompt": "q"}], ids, tokenizer)
+    looped, fine = map(json.loads, (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines())
+    assert fine["loop"] is None
+    start, end, period = (looped["loop"][name] for name in ("start", "end", "period"))
+    text = looped["response"]
+    assert end == len(text)
+    assert text[start : start + period] == text[start + period : start + 2 * period]
+    assert find_loop(ids[0]).start == len(tokenizer(text[:start], add_special_tokens=False)["input_ids"])
 
 
 def test_table_sets_temperatures_and_rewards_side_by_side():

@@ -22,7 +22,9 @@ def demonstrate(output: Path, *, seed: int = 0, settings: Settings = SETTINGS, p
         say(f"  {copying_line(world)}")
         say("2/3 features that grow while a loop goes on, and how strongly to steer along them")
         calibration = find_features(world, seed=seed, say=say)
-        print(calibration.features.summary(), calibration.table(), sep="\n", flush=True)
+        print(calibration.features.summary(), calibration.table(), sep="\n\n", flush=True)
+        curve = json.dumps(calibration.to_dict(), indent=1) + "\n"
+        (output / "repetition.calibration.json").write_text(curve, encoding="utf-8")
         features = calibration.calibrated()
         features.save(output / "repetition.safetensors")
         say("3/3 DAPO from one checkpoint, at equal rollout budget")
@@ -33,7 +35,6 @@ def demonstrate(output: Path, *, seed: int = 0, settings: Settings = SETTINGS, p
         "seed": seed,
         "settings": asdict(settings),
         "world": asdict(world),
-        "calibration": calibration.to_dict(),
         "outcomes": [asdict(outcome) for outcome in outcomes],
     }
     (output / "results.json").write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")

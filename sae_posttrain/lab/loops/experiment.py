@@ -18,6 +18,7 @@ from ...metrics.repetition import RepetitionReport, repetition_rate
 from ...training.rewards import LoopPenalty
 from ...training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
 from ..lexicon import CONCEPTS, PUNCTUATION, symbol
+from ..record import arm_folder, write_log, write_looping_answers, write_numbers
 from .documents import LANGUAGE, story_prompts
 from .world import MAX_TOKENS
 
@@ -30,6 +31,7 @@ ARMS: dict[Arm, dict[str, Any]] = {
     "extra plain": {"steering_control": "extra_plain"},
 }
 IN_DEMO: tuple[Arm, ...] = ("DAPO", "steered DAPO", "random direction")
+BEFORE = "before RL"
 HELD_OUT_SEED = 90_000
 
 
@@ -82,16 +84,21 @@ def run_arms(
 ) -> list[Outcome]:
     """Measure the base model, then train and measure every arm from it; keep the models in `output`."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    outcomes = [measure("before RL", AutoModelForCausalLM.from_pretrained(checkpoint).eval(), tokenizer, settings)]
-    say(f"  {outcome_line(outcomes[0])}")
-    for arm in arms:
-        model = reinforce(checkpoint, arm, features, seed, settings)
-        outcomes.append(measure(arm, model, tokenizer, settings))
+    outcomes = []
+
+    def keep(arm: str, model: PreTrainedModel, folder: Path | None) -> None:
+        outcomes.append(measure(arm, model, tokenizer, settings, folder=folder))
         say(f"  {outcome_line(outcomes[-1])}")
-        if output is not None:
-            folder = output / arm.lower().replace(" ", "-")
+        if folder is not None:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+
+    def place(arm: str) -> Path | None:
+        return None if output is None else arm_folder(output, arm)
+
+    keep(BEFORE, AutoModelForCausalLM.from_pretrained(checkpoint).eval(), place(BEFORE))
+    for arm in arms:
+        keep(arm, reinforce(checkpoint, arm, features, seed, settings, folder=place(arm)), place(arm))
     return outcomes
 
 
@@ -101,8 +108,10 @@ def outcome_line(outcome: Outcome) -> str:
     return f"{outcome.arm}: {rates} end in a loop"
 
 
-def reinforce(checkpoint: Path, arm: Arm, features: FeatureSet, seed: int, settings: Settings) -> PreTrainedModel:
-    """The checkpoint after DAPO on the task, with loops punished, as the arm has it."""
+def reinforce(
+    checkpoint: Path, arm: Arm, features: FeatureSet, seed: int, settings: Settings, *, folder: Path | None = None
+) -> PreTrainedModel:
+    """The checkpoint after DAPO on the task, with loops punished, as the arm has it. The log goes into `folder`."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SteeredGRPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(checkpoint),
@@ -114,6 +123,8 @@ def reinforce(checkpoint: Path, arm: Arm, features: FeatureSet, seed: int, setti
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+    if folder is not None:
+        write_log(folder, trainer)
     return trainer.model.eval()
 
 
@@ -139,14 +150,21 @@ def trl_config(folder: str, arm: Arm, seed: int, settings: Settings) -> SteeredG
         seed=seed,
         report_to="none",
         save_strategy="no",
-        logging_strategy="no",
+        logging_steps=1,
         disable_tqdm=True,
         **ARMS[arm],
     )
 
 
-def measure(arm: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> Outcome:
-    """Sample answers to held-out prompts, unsteered."""
+def measure(
+    arm: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Settings,
+    *,
+    folder: Path | None = None,
+) -> Outcome:
+    """Sample answers to held-out prompts, unsteered. Answers and numbers go into `folder`."""
     rows = [row for row in story_prompts(settings.measured, HELD_OUT_SEED) for _ in range(settings.samples)]
     ids = encode_prompts(tokenizer, [row["prompt"] for row in rows], chat=False)
     outcome = Outcome(arm, {}, {}, {})
@@ -158,4 +176,9 @@ def measure(arm: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         stories = tokenizer.batch_decode(answers, skip_special_tokens=True)
         outcome.task_reward[temperature] = fmean(described(ids, stories))
         outcome.unfinished[temperature] = fmean(answer[-1] != tokenizer.eos_token_id for answer in answers)
+        if folder is not None:
+            write_looping_answers(folder / f"temperature {temperature}.jsonl", rows, answers, tokenizer)
+    if folder is not None:
+        rewards = {f"eval_task_reward, temperature {t}": reward for t, reward in outcome.task_reward.items()}
+        write_numbers(folder, rewards)
     return outcome
