@@ -10,6 +10,8 @@ import pytest
 # A home of the tests' own: they leave nothing in the user's caches, nor do the processes they start.
 os.environ.update(HF_HOME=tempfile.mkdtemp(prefix="sae-posttrain-tests-"))
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+# Two workers with two threads each spend most of their time waiting for one another: four times as long in all.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
