@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -70,6 +71,7 @@ def report(config: str, name: str, folder: Path) -> dict[str, Any]:
 
 
 def main(config: str, output: Path) -> None:
+    gc.freeze()  # as in conftest.py
     with TemporaryDirectory() as folder:
         for name in CASES:
             found = report(config, name, Path(folder))

@@ -42,7 +42,7 @@ def curve(trainer: SFTTrainer) -> list[dict[str, float]]:
     ]
 
 
-@pytest.mark.parametrize(("route", "refresh"), [(with_callback, 0), (with_trainer, 0), (with_trainer, 2)])
+@pytest.mark.parametrize(("route", "refresh"), [(with_callback, 0), (with_trainer, 2)])
 def test_a_killed_run_resumes_exactly(
     route: Route, refresh: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
