@@ -23,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from sae_posttrain.training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
 
 GROUP, PROMPT, COMPLETION = 8, 16, 64
-ROUNDS = 25
+ROUNDS = 15
 WAYS: dict[str, dict[str, Any] | None] = {
     "GRPOTrainer": None,
     "GRPOTrainer, a second one": None,
