@@ -51,12 +51,14 @@ def interleaved(
 ) -> list[Timing]:
     """Time each way once in a round, in another order each round; the first is what the others are compared with.
 
-    Every way runs once before that, and not for time. Says on stderr how far it is.
+    Every way runs once before that, for its memory or just to warm up. Says on stderr how far it is.
     """
     base = next(iter(ways))
-    for way in ways.values():
-        way()
-    peaks = {variant: peak_memory(way, device) if memory else None for variant, way in ways.items()}
+    peaks: dict[str, float | None] = {}
+    for variant, way in ways.items():
+        peaks[variant] = peak_memory(way, device) if memory else None
+        if not memory:
+            way()
     times: list[dict[str, float]] = []
     for number in range(rounds):
         order = random.sample(list(ways), len(ways))

@@ -30,7 +30,8 @@ from sae_posttrain.sae.model import TopK
 
 BLOCKS, D, VOCABULARY = 28, 256, 4096
 FOLD, ACTIVE = 16, 50
-LENGTH, BATCH = 128, 8
+LENGTH, BATCH = 128, 4
+FEW = 4  # texts of each language
 LANGUAGES = ("en", "zh")
 
 Texts = Mapping[str, Sequence[str]]
@@ -97,7 +98,7 @@ def check_alike(ours: Means, theirs: Means) -> None:
 
 
 def compared(model: Any, words: Any, rounds: int) -> list[Timing]:
-    saes, texts = make_saes(BLOCKS, FOLD * D), make_texts(8)
+    saes, texts = make_saes(BLOCKS, FOLD * D), make_texts(FEW)
     check_alike(in_one_pass(model, words, saes, texts), one_pass_per_layer(model, words, saes, texts))
     return interleaved(
         "discovery",
@@ -106,18 +107,20 @@ def compared(model: Any, words: Any, rounds: int) -> list[Timing]:
             "one pass per layer": lambda: one_pass_per_layer(model, words, saes, texts),
         },
         rounds=rounds,
-        size=size_of(BLOCKS, FOLD * D, 8),
+        size=size_of(BLOCKS, FOLD * D, FEW),
         memory=True,
     )
 
 
 def growing(model: Any, words: Any, rounds: int) -> list[Timing]:
     """Ours alone, by layers, dictionary and texts; each ratio is to the smallest."""
-    shapes = [(1, FOLD * D, 8), (7, FOLD * D, 8), (28, FOLD * D, 8), (28, 4 * FOLD * D, 8), (28, FOLD * D, 32)]
+    dictionary = FOLD * D
+    shapes = [(count, dictionary, FEW) for count in (1, 7, 28)]
+    shapes += [(28, 4 * dictionary, FEW), (28, dictionary, 4 * FEW)]
     ways: dict[str, Way] = {}
-    for layers, dictionary, texts in shapes:
-        given = make_saes(layers, dictionary), make_texts(texts)
-        ways[size_of(layers, dictionary, texts)] = partial(in_one_pass, model, words, *given)
+    for layers, size, texts in shapes:
+        given = make_saes(layers, size), make_texts(texts)
+        ways[size_of(layers, size, texts)] = partial(in_one_pass, model, words, *given)
     found = interleaved("discovery, growth", ways, rounds=rounds, memory=True)
     return [replace(one, size=one.variant, variant="all layers in one pass") for one in found]
 
@@ -133,7 +136,7 @@ def main() -> None:
     torch.set_num_threads(1)
     shape = {"num_hidden_layers": BLOCKS, "hidden_size": D, "intermediate_size": 3 * D, "vocab_size": VOCABULARY}
     model, words = qwen3("4M", **shape).eval(), tokenizer(VOCABULARY)
-    timings = compared(model, words, 1 if args.quick else 5)
+    timings = compared(model, words, 1 if args.quick else 3)
     if not args.quick:
         timings += growing(model, words, 5)
     print(table(timings))

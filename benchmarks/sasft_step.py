@@ -47,7 +47,7 @@ class Case:
     packed: bool = False
     lora: bool = False
     dtype: str = "float32"
-    rounds: int = 21
+    rounds: int = 11
 
     def __str__(self) -> str:
         ways = [*(["packed"] if self.packed else []), *(["LoRA"] if self.lora else [])]
@@ -63,8 +63,8 @@ CASES = [
     *(Case(length=length) for length in (64, 1024)),
     Case(lora=True),
     Case(dtype="bfloat16"),
-    Case(size="40M", rounds=9),
-    Case(size="150M", rows=2, rounds=5),
+    Case(size="40M", rounds=5),
+    Case(size="150M", rows=2, length=128, rounds=5),
 ]
 
 

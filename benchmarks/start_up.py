@@ -20,15 +20,13 @@ from _timing import Timing, Way, interleaved, table
 
 from sae_posttrain import FeatureSet
 
-ROUNDS = 11
+ROUNDS = 5
 HELPS = ("", "discover", "discover language", "discover repetition", "calibrate", "measure", "steer", "demo")
 IMPORTS = {
     "sae_posttrain": "",
     "sae_posttrain.metrics": "regex",
     "sae_posttrain.feature_set": "torch, safetensors.torch",
-    "sae_posttrain.sae": "torch, safetensors.torch",
     "sae_posttrain.steering": "torch, transformers.modeling_utils, transformers.generation.utils",
-    "sae_posttrain.discovery": "torch, accelerate, transformers.modeling_utils",
     "sae_posttrain.training.sasft": "torch, transformers.trainer, trl.trainer.sft_trainer",
     "sae_posttrain.training.rollouts.trainer": "torch, trl.trainer.grpo_trainer, trl.trainer.rloo_trainer",
 }
