@@ -14,7 +14,7 @@ import yaml
 from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-from two_processes import launch
+from two_processes import TIMEOUT, launch
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
@@ -115,6 +115,7 @@ def test_what_to_resume_from(given: Any, meant: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * TIMEOUT + 20)  # of two launches
 @pytest.mark.parametrize("way", ["ddp", "fsdp2", "zero2", "zero3"])
 def test_ready_configurations_train_resume_and_save(way: str, config: dict[str, Any], tmp_path: Path) -> None:
     """A checkpoint of two processes, continued, gives the weights of the uninterrupted run; transformers loads them."""
