@@ -53,6 +53,19 @@ def test_rate_counts_responses_that_end_in_a_loop():
     assert 0 < report.distinct_1 < 1
 
 
+def test_loops_are_told_apart_by_period_and_by_where_they_begin():
+    texts = ["x" * 200, "0123456789 " * 10 + "ab" * 300, "word by word " * 20, FINE + "abcdefg" * 20]
+    report = repetition_rate(texts)
+    assert report.periods == ((1, 1, 1), (2, 3, 1), (4, 7, 1), (8, 15, 1))
+    assert report.starts == (2, 1, 0, 1, 0, 0, 0, 0, 0, 0)
+    assert sum(report.starts) == report.looped
+    assert repetition_rate([FINE]).periods == ()
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert plain["periods"][1] == {"from": 2, "to": 3, "loops": 1}
+    assert plain["starts"] == list(report.starts)
+    assert "loops by period in characters: 1-1: 1, 2-3: 1" in report.table()
+
+
 def test_ids_are_measured_in_tokens():
     report = repetition_rate([[1, 2] * 40, [1, 2] * 40 + [0], [*range(80)]])
     assert (report.looped, report.unit, report.period, report.start) == (1, "tokens", 2, 0)
@@ -82,7 +95,7 @@ def test_report_is_json_and_a_table():
     assert (plain["rate"], plain["looped"], plain["unit"], plain["period"]) == (0.5, 1, "characters", 24)
     lines = repetition_rate([LOOP, FINE]).table().splitlines()
     assert lines[1].split()[:3] == ["1", "2", "50.000"]
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert len(repetition_rate([FINE]).table().splitlines()) == 3
     assert repetition_rate([FINE]).period is None
 
