@@ -3,7 +3,7 @@
 from .code_switching import CodeSwitchingReport, Rate, code_switching_rate
 from .comparison import Difference, compare_rates
 from .identification import langid_identifier, langid_scorer
-from .language_confusion import LanguageConfusionReport, PassRate, language_confusion
+from .language_confusion import LanguageConfusionReport, PassRate, confused_spans, language_confusion
 from .loops import Loop, find_loop, find_loops, fold_digits, looped_share
 from .phrases import PhraseFinder
 from .repetition import RepetitionReport, distinct_n, rep_n, repetition_rate
@@ -21,6 +21,7 @@ __all__ = [
     "Span",
     "code_switching_rate",
     "compare_rates",
+    "confused_spans",
     "distinct_n",
     "find_loop",
     "find_loops",

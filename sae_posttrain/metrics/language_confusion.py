@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import regex
 
-from ..languages import UNSPACED_SCRIPTS, get_language
+from ..languages import UNSPACED_SCRIPTS, get_language, script_counts
 from .identification import BENCHMARK_LANGUAGES, Identifier, langid_identifier
 from .interval import Outcome, clustered_interval
-from .scripts import blank
+from .scripts import Span, blank
 
 MIN_WORDS = 5  # of a line that is looked at, as published
 _CHARACTERS_PER_WORD = 2  # in scripts without spaces; the published code has a tokeniser for zh and one for ja
+_LINE = regex.compile(r"\S(?:[^\n]*\S)?")
 _LATIN_WORD = regex.compile(r"(?<![\p{L}\p{N}_])[a-z]{4,}(?![\p{L}\p{N}_])")
 
 
@@ -133,11 +134,13 @@ def language_confusion(
     identify = identify or langid_identifier({*among, *(language.code for language in known)})
     judged = []
     for index, (response, language) in enumerate(zip(responses, known, strict=True)):
-        lines = _lines(blank(response, ignore_code, ignore_urls, ()))
+        text = blank(response, ignore_code, ignore_urls, ())
+        lines = list(_lines(text))
         if lines:
             cluster = index if clusters is None else clusters[index]
-            passed = all(identify(line) == language.code for line in lines)
-            word = _words_pass(lines, english) if passed and "Latn" not in language.scripts else None
+            passed = not any(_wrong_lines(text, lines, language.code, identify))
+            words = passed and "Latn" not in language.scripts
+            word = not any(_wrong_words(text, lines, english)) if words else None
             judged.append(_Judged(language.code, cluster, passed, word))
     if not judged:
         raise ValueError(f"nothing to measure among {len(responses)} responses: no line has at least {MIN_WORDS} words")
@@ -155,9 +158,35 @@ def language_confusion(
     )
 
 
-def _lines(text: str) -> list[str]:
-    """The lines of at least five words."""
-    return [line for line in map(str.strip, text.split("\n")) if _words(line) >= MIN_WORDS]
+def confused_spans(
+    response: str,
+    language: str,
+    *,
+    identify: Identifier,
+    english: Collection[str] | None = None,
+    ignore_code: bool = True,
+    ignore_urls: bool = True,
+) -> list[Span]:
+    """What makes a response fail: its lines in a wrong language, or, if there are none, its wrong words."""
+    known = get_language(language)
+    text = blank(response, ignore_code, ignore_urls, ())
+    lines = list(_lines(text))
+    found = list(_wrong_lines(text, lines, known.code, identify))
+    if not found and "Latn" not in known.scripts:
+        found = list(_wrong_words(text, lines, english))
+    return [Span(start, end, _script(text[start:end]), response[start:end], code or None) for start, end, code in found]
+
+
+_Line: TypeAlias = tuple[int, int]
+_Wrong: TypeAlias = tuple[int, int, str]
+"""Start, end, and the code of its language, if that could be told."""
+
+
+def _lines(text: str) -> Iterator[_Line]:
+    """Where the lines of at least five words are."""
+    for match in _LINE.finditer(text):
+        if _words(match[0]) >= MIN_WORDS:
+            yield match.span()
 
 
 def _words(line: str) -> float:
@@ -166,9 +195,23 @@ def _words(line: str) -> float:
     return len(words) - unspaced + unspaced / _CHARACTERS_PER_WORD
 
 
-def _words_pass(lines: Iterable[str], english: Collection[str] | None) -> bool:
-    found = (word for line in lines for word in _LATIN_WORD.findall(line))
-    return not any(english is None or word in english for word in found)
+def _wrong_lines(text: str, lines: Iterable[_Line], code: str, identify: Identifier) -> Iterator[_Wrong]:
+    for start, end in lines:
+        found = identify(text[start:end])
+        if found != code:
+            yield start, end, found or ""
+
+
+def _wrong_words(text: str, lines: Iterable[_Line], english: Collection[str] | None) -> Iterator[_Wrong]:
+    for line in lines:
+        for match in _LATIN_WORD.finditer(text, *line):
+            if english is None or match[0] in english:
+                yield *match.span(), "en"
+
+
+def _script(text: str) -> str:
+    counts = script_counts(text)
+    return max(counts, key=counts.__getitem__, default="Zyyy")
 
 
 def _rates(rows: Sequence[_Judged], interval: Any) -> tuple[PassRate, PassRate]:

@@ -5,7 +5,14 @@ import sys
 
 import pytest
 
-from sae_posttrain.metrics import compare_rates, langid_identifier, langid_scorer, language_confusion
+from sae_posttrain.metrics import (
+    Span,
+    compare_rates,
+    confused_spans,
+    langid_identifier,
+    langid_scorer,
+    language_confusion,
+)
 
 ENGLISH = "The cat sees a small house today"
 RUSSIAN = "Кошка видит очень маленький дом сегодня"
@@ -51,6 +58,16 @@ def test_lines_and_words_pass_or_fail(language, response, line, word):
     expected = (int(bool(word)), int(word is not None))
     assert passed(report)["all"] == ((int(line), 1), expected)
     assert report.rate == float(not line or word is False)
+
+
+def test_what_fails_is_shown_in_its_place():
+    response = f"  {ENGLISH}\n{RUSSIAN} today"
+    assert confused_spans(response, "ru", identify=identify) == [Span(2, 34, "Latn", ENGLISH, "en")]
+    (word,) = confused_spans(f"{RUSSIAN} today", "ru", identify=identify)
+    assert (word.text, word.language) == ("today", "en")
+    (unknown,) = confused_spans("Neither one nor the other", "en", identify=identify)
+    assert (unknown.text, unknown.language) == ("Neither one nor the other", None)
+    assert confused_spans(RUSSIAN, "ru", identify=identify) == []
 
 
 def test_rates_are_of_the_responses_that_could_be_judged():
