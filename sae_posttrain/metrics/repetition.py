@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import regex
 
 from ..languages import UNSPACED_SCRIPTS
 from .interval import Outcome, clustered_interval
 from .loops import MIN_CHARACTERS, MIN_REPEATS, MIN_TOKENS, Loop, find_loop, looped_share, plain
+from .scripts import code_points, every_character
 
 TENTHS = 10
 
@@ -168,11 +171,25 @@ def _shares(response: Sequence[Hashable], min_repeats: int, min_length: int) -> 
 
 
 def _units(sequence: Sequence[Hashable]) -> Sequence[Hashable]:
-    return _unit().findall(sequence) if isinstance(sequence, str) else plain(sequence)
+    if not isinstance(sequence, str):
+        return plain(sequence)
+    kinds = _kinds().take(code_points(sequence))
+    word, single = kinds == _WORD, kinds == _SINGLE
+    before, after = np.zeros_like(word), np.zeros_like(word)
+    before[1:], after[:-1] = word[:-1], word[1:]
+    starts, ends = np.flatnonzero(single | word & ~before), np.flatnonzero(single | word & ~after) + 1
+    return [sequence[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+_SPACE, _WORD, _SINGLE = 0, 1, 2
 
 
 @cache
-def _unit() -> regex.Pattern[str]:
-    """A word of the other scripts, or any one character but space."""
+def _kinds() -> np.ndarray:
+    """For every character, whether it goes with its neighbours into a word, or stands alone, or is space."""
     unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
-    return regex.compile(rf"[^\W{unspaced}]+|\S")
+    kinds = np.full(sys.maxunicode + 1, _SINGLE, dtype=np.uint8)
+    for kind, pattern in ((_WORD, rf"[^\W{unspaced}]+"), (_SPACE, r"\s+")):
+        for match in regex.finditer(pattern, every_character()):
+            kinds[match.start() : match.end()] = kind
+    return kinds

@@ -26,6 +26,7 @@ _JOINT = r"[·・‧'’\-‐]"
 _HANJA = regex.compile(
     r"(?P<hangul>\p{Hang}+)[(（](?P<hanja>\p{Hani}+)[)）]|(?P<hanja>\p{Hani}+)[(（](?P<hangul>\p{Hang}+)[)）]"
 )
+_NOWHERE = np.empty(0, dtype=np.intp)
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,11 @@ def unexpected_spans(
     Raises: ValueError for an unknown language.
     """
     extra = (allowed,) if isinstance(allowed, str) else tuple(allowed)
-    known = get_language(language)
-    scripts = {*known.scripts, *(entry for entry in extra if entry in SCRIPTS)}
-    if not count_latin:
-        scripts.add("Latn")
-    own = frozenset(scripts)
+    own = _expected(language, count_latin, extra)
     if not len(_places(response, own)):
         return []
     text = blank(response, ignore_code, ignore_urls, extra)
-    if known.code == "ko":
+    if get_language(language).code == "ko":
         text = _HANJA.sub(_without_gloss, text)
     quoted = prompt.casefold() if prompt else ""
     places, spans = _places(text, own), []
@@ -88,7 +85,7 @@ def unexpected_scripts(response: str, language: str, *, count_latin: bool = Fals
 
     Source: arXiv:2507.14894, code-switching ratio.
     """
-    own = frozenset({*get_language(language).scripts, *(() if count_latin else ("Latn",))})
+    own = _expected(language, count_latin, ())
     return set(script_counts("".join({response[place] for place in _places(response, own)})))
 
 
@@ -99,6 +96,13 @@ def blank(text: str, code: bool, urls: bool, allowed: tuple[str, ...]) -> str:
         if wanted:
             text = pattern.sub(lambda match: " " * len(match[0]), text)
     return text
+
+
+@lru_cache(maxsize=1024)
+def _expected(language: str, count_latin: bool, allowed: tuple[str, ...]) -> frozenset[str]:
+    """The scripts in which nothing is unexpected."""
+    scripts = {*get_language(language).scripts, *(entry for entry in allowed if entry in SCRIPTS)}
+    return frozenset(scripts if count_latin else scripts | {"Latn"})
 
 
 @lru_cache(maxsize=64)
@@ -114,9 +118,13 @@ def _without_gloss(match: regex.Match[str]) -> str:
 def _places(text: str, scripts: frozenset[str]) -> np.ndarray:
     """Where characters of other scripts than these stand."""
     if text.isascii() and "Latn" in scripts:
-        return np.empty(0, dtype=np.intp)
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    return np.flatnonzero(_outside(scripts).take(points))
+        return _NOWHERE
+    outside = _outside(scripts).take(code_points(text))
+    return np.flatnonzero(outside) if outside.any() else _NOWHERE
+
+
+def code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 @lru_cache(maxsize=32)  # a mebibyte each
@@ -124,9 +132,14 @@ def _outside(scripts: frozenset[str]) -> np.ndarray:
     """For every character, whether it is of another script; Common and Inherited ones go with whatever is around."""
     expected = "".join(rf"\p{{Script={script}}}" for script in sorted({*scripts, "Zyyy", "Zinh", "Zzzz"}))
     outside = np.zeros(sys.maxunicode + 1, dtype=bool)
-    for match in regex.finditer(f"[^{expected}]+", "".join(map(chr, range(sys.maxunicode + 1)))):
+    for match in regex.finditer(f"[^{expected}]+", every_character()):
         outside[match.start() : match.end()] = True
     return outside
+
+
+def every_character() -> str:
+    """Each at the place that is its number."""
+    return "".join(map(chr, range(sys.maxunicode + 1)))
 
 
 @cache

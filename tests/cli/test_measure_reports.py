@@ -6,6 +6,7 @@ import io
 import pytest
 from measure_cases import LOOPING, RESPONSES, as_json, measured, write
 
+from sae_posttrain.cli import main
 from sae_posttrain.texts import load_rows
 
 
@@ -16,6 +17,12 @@ def test_a_threshold_decides_the_exit_code(responses, capsys):
     assert measured("--responses", responses, "--fail-above", "49.9%") == 1
     assert "50.000% is above the 49.900% that --fail-above allows" in capsys.readouterr().err
     assert measured("--responses", responses, "--fail-above", "0%", "--to", "ko") == 0
+
+
+def test_the_command_exits_with_what_the_threshold_says_and_2_for_errors(responses, tmp_path, capsys):
+    command = ["measure", "code-switching", "--responses", str(responses), "--fail-above"]
+    assert [main([*command, share]) for share in ("50%", "1%")] == [0, 1]
+    assert main(["measure", "repetition", "--responses", str(tmp_path / "none.jsonl"), "--fail-above", "1%"]) == 2
 
 
 @pytest.mark.parametrize("given", ["1", "100%", "-1%", "few", "%", "nan"])

@@ -1,12 +1,16 @@
 """N-gram measures by hand, and the rate of responses that end in a loop."""
 
 import json
+import random
 
 import numpy as np
 import pytest
+import regex
 
+from sae_posttrain.languages import UNSPACED_SCRIPTS
 from sae_posttrain.metrics import distinct_n, looped_share, rep_n, repetition_rate
 from sae_posttrain.metrics.interval import share_interval
+from sae_posttrain.metrics.repetition import _units
 
 LOOP = "So we wait:" + "And then we wait again. " * 20
 FINE = "The train left at noon and nobody on the platform knew where it would go."
@@ -34,6 +38,16 @@ FINE = "The train left at noon and nobody on the platform knew where it would go
 def test_repeated_and_distinct_n_grams_by_hand(sequence, n, expected):
     assert rep_n(sequence, n) == pytest.approx(expected)
     assert distinct_n(sequence, n) == pytest.approx(1 - expected)
+
+
+def test_units_are_words_and_single_characters():
+    """The oracle is the pattern that says it."""
+    unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
+    rng = random.Random(0)
+    alphabet = "abé ёж काम 中文 かな ไทย한국 _1²½,.!\n\t\u3000\u200d😀\ud83d"
+    for _ in range(300):
+        text = "".join(rng.choices(alphabet, k=rng.randint(0, 20)))
+        assert _units(text) == regex.findall(rf"[^\W{unspaced}]+|\S", text)
 
 
 def test_n_must_be_at_least_one():
