@@ -24,7 +24,7 @@ _CARRIED = r"[\p{Script=Zinh}[\p{Lm}&&\p{Script=Zyyy}]]"
 _JOINT = r"[·・‧'’\-‐]"
 # Korean spells out what a word is in Hanja, and reads one syllable for each of them.
 _HANJA = regex.compile(
-    r"(?P<hangul>\p{Hang}+)[(（](?P<hanja>\p{Hani}+)[)）]|(?P<hanja>\p{Hani}+)[(（](?P<hangul>\p{Hang}+)[)）]"
+    r"(?<=(?P<hangul>\p{Hang}+))[(（](?P<hanja>\p{Hani}+)[)）]|(?P<hanja>\p{Hani}+)[(（](?P<hangul>\p{Hang}+)[)）]"
 )
 _NOWHERE = np.empty(0, dtype=np.intp)
 
@@ -92,9 +92,15 @@ def unexpected_scripts(response: str, language: str, *, count_latin: bool = Fals
 def blank(text: str, code: bool, urls: bool, allowed: tuple[str, ...]) -> str:
     """The text with code, URLs and allowed terms as spaces, so that offsets stay."""
     terms = tuple(entry for entry in allowed if entry not in SCRIPTS)
-    for wanted, pattern in ((code, _CODE), (urls, _URL), (bool(terms), _any_of(terms))):
-        if wanted:
-            text = pattern.sub(lambda match: " " * len(match[0]), text)
+    patterns = []
+    if code and ("`" in text or "~~~" in text):
+        patterns.append(_CODE)
+    if urls and ("://" in text or "www." in text.lower()):
+        patterns.append(_URL)
+    if terms:
+        patterns.append(_any_of(terms))
+    for pattern in patterns:
+        text = pattern.sub(lambda match: " " * len(match[0]), text)
     return text
 
 
