@@ -279,3 +279,18 @@ def test_a_missing_tensor_is_named(one: Published, tmp_path: Path) -> None:
     write_tensors(path, {name: one.tensors[name] for name in kept})
     with pytest.raises(ValueError, match=rf"{path.name}.*not found"):
         load_sae(tmp_path / f"L0_{ACTIVE}", LAYER)
+
+
+def test_matrices_of_different_precision_are_refused(tmp_path: Path) -> None:
+    one = PUBLISHED["sparsify"]
+    replace(one, tensors={**one.tensors, "W_dec": one.tensors["W_dec"].half()}).write(tmp_path)
+    with pytest.raises(ValueError, match=r"encoder is torch\.float32, the decoder torch\.float16"):
+        load_sae(tmp_path, LAYER)
+
+
+def test_vectors_take_the_precision_of_the_matrices(tmp_path: Path) -> None:
+    one = PUBLISHED["SAELens jumprelu"]
+    half = {name: t.bfloat16() if t.dim() == 2 else t for name, t in one.tensors.items()}
+    replace(one, tensors=half).write(tmp_path)
+    sae = load_sae(tmp_path, LAYER)
+    assert sae.encode(residuals()).dtype == sae.reconstruct(residuals()).dtype == torch.bfloat16

@@ -55,5 +55,25 @@ def load_sae(
     sae = form.load(weights, config, layer, source, k)
     if sae.layer != layer:
         raise ValueError(f"{config or weights} lies where layer {layer} is expected, but it says layer {sae.layer}.")
-    sae = replace(sae, source=source, file=str(weights), format=form.NAME, base_model=base_model or sae.base_model)
+    sae = replace(
+        _in_one_dtype(sae, weights),
+        source=source,
+        file=str(weights),
+        format=form.NAME,
+        base_model=base_model or sae.base_model,
+    )
     return sae if dtype is None else sae.to(dtype=dtype)
+
+
+def _in_one_dtype(sae: SparseAutoencoder, weights: Path) -> SparseAutoencoder:
+    """The SAE with its vectors in the dtype of its matrices, which alone are worth leaving in the file."""
+    dtype = sae.encoder.dtype
+    if sae.decoder.dtype != dtype:
+        raise ValueError(f"{weights}: the encoder is {dtype}, the decoder {sae.decoder.dtype}; expected the same.")
+    return replace(
+        sae,
+        bias=sae.bias.to(dtype),
+        decoder_bias=sae.decoder_bias.to(dtype),
+        activation=sae.activation.to(dtype=dtype),
+        feature_scale=None if sae.feature_scale is None else sae.feature_scale.to(dtype),
+    )
