@@ -215,9 +215,9 @@ def _load(one: Published, folder: Path, path: Path, *, as_written: bool) -> str:
     try:
         ours = sae.encode(residual_ND), sae.reconstruct(residual_ND)
         sae.direction(0)
-        # Where a number is not finite, what follows from it is nobody's contract.
+        # Where a number is not finite, or soon is not, what follows from it is nobody's contract.
         tensors = _reference(path) if as_written else None
-        if tensors and all(tensor.isfinite().all() for tensor in tensors.values()):
+        if tensors and all((tensor.abs() < 1e6).all() for tensor in tensors.values()):
             expected = one.code({name: tensors[name] for name in one.tensors}, residual_ND)
             for got, wanted in zip(ours, expected, strict=True):
                 torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4, equal_nan=True, check_dtype=False)

@@ -12,10 +12,10 @@ from types import ModuleType
 
 import torch
 
-from ..catalogue import resolve
+from ..catalogue import RELEASES, resolve
 from ..model import SparseAutoencoder
 from . import dictionary_learning, gemma_scope, gemma_scope_2, llama_scope, llamascopium, qwen_scope, saelens, sparsify
-from .listing import locate
+from .listing import layers_in, locate
 
 FORMATS: tuple[ModuleType, ...] = (
     *(qwen_scope, saelens, gemma_scope, gemma_scope_2),
@@ -63,6 +63,13 @@ def load_sae(
         base_model=base_model or sae.base_model,
     )
     return sae if dtype is None else sae.to(dtype=dtype)
+
+
+def available_layers(source: str | Path, *, revision: str | None = None) -> list[int]:
+    """The layers for which a source has SAEs. Raises: FileNotFoundError when it has none at all."""
+    if str(source) in RELEASES:
+        return list(RELEASES[str(source)].layers)
+    return layers_in(str(source), revision, FORMATS)
 
 
 def _in_one_dtype(sae: SparseAutoencoder, weights: Path) -> SparseAutoencoder:

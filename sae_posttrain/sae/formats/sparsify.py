@@ -46,6 +46,7 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
         decoder_bias=tensors["b_dec"],
         activation=TopK(check_k(k if k is not None else number(settings, "k", config, int, 1), d_sae)),
         layer=layer,
+        base_model=str(settings.get("model") or ""),  # which `sae train` adds
         subtract_decoder_bias=True,
     )
 
