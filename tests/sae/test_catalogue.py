@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import huggingface_hub
 import pytest
 import tiny_models
+import torch
 from published_saes import ACTIVE, LAYER, PUBLISHED
 
-from sae_posttrain.discovery.sources import load_saes, mismatch
-from sae_posttrain.sae import load_sae
+from sae_posttrain.discovery.sources import load_saes, mismatch, provenance
+from sae_posttrain.sae import ReLU, SparseAutoencoder, load_sae
 from sae_posttrain.sae.catalogue import RELEASES, resolve
 from sae_posttrain.sae.formats import FORMATS, available_layers, listing
 
@@ -86,3 +88,23 @@ def test_sae_and_model_that_do_not_belong_together(
         assert bool(caplog.messages) == bool(mismatch(sae, model)) == warns
         if warns:
             assert "trained on Qwen/Qwen3-1.7B-Base, and the model is Qwen/Qwen3-8B" in caplog.text
+
+
+def test_a_file_in_the_hubs_cache_is_not_read_for_its_hash(tmp_path: Path) -> None:
+    blob = tmp_path / "blobs" / ("ab" * 32)
+    blob.parent.mkdir()
+    blob.write_bytes(b"not what it is named after")
+    link = tmp_path / "layer3.sae.pt"
+    link.symlink_to(blob)
+    sae = replace(fake_sae(), file=str(link))
+    assert provenance(tiny_models.qwen3(10), {LAYER: sae}, {}, "random").sae_sha256 == {"layer3.sae.pt": blob.name}
+    link.unlink()
+    link.write_bytes(b"")
+    assert provenance(tiny_models.qwen3(10), {LAYER: sae}, {}, "random").sae_sha256 == {
+        "layer3.sae.pt": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    }
+
+
+def fake_sae() -> SparseAutoencoder:
+    zeros = torch.zeros(2, 2)
+    return SparseAutoencoder(zeros, zeros[0], zeros, zeros[0], ReLU(), LAYER)
