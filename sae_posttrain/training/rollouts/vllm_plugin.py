@@ -84,8 +84,8 @@ def cache_salt(request: Any) -> str | None:
     What is cached from the last position of a prompt on depends on alpha and on where the prompt ended, which vLLM
     does not know when it looks for blocks of the same tokens: a second turn, or a preempted request, would find them.
     """
-    alpha = alpha_of(request.sampling_params)
-    return f"{request.cache_salt or ''}|{ALPHA}={alpha}|prompt={_prompt_length(request)}" if alpha else request.cache_salt
+    salt, alpha = request.cache_salt, alpha_of(request.sampling_params)
+    return f"{salt or ''}|{ALPHA}={alpha}|prompt={_prompt_length(request)}" if alpha else salt
 
 
 def _prompt_length(request: Any) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +58,7 @@ def expected(reference: Any, chosen: FeatureSet, prompt: list[int], alpha: float
 
 
 @pytest.fixture(params=[True, False], ids=["eager", "compiled"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """vLLM in this process, on so few tokens and blocks that prompts come in chunks and requests are preempted."""
     reference, chosen = model(), features(seed=3)
     reference.save_pretrained(tmp_path / "tiny")
@@ -77,7 +75,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     install()
     from vllm import LLM
 
-    yield LLM(
+    return LLM(
         str(tmp_path / "tiny"),
         skip_tokenizer_init=True,
         dtype="float32",

@@ -20,7 +20,7 @@ from sae_posttrain.training.rollouts import vllm_plugin
 from sae_posttrain.training.rollouts.vllm_layers import KNOWN_BLOCKS, find_blocks, steer_blocks, token_strength
 from sae_posttrain.training.rollouts.vllm_plugin import ALPHA, FEATURES, alpha_of, attach, cache_salt, install_on
 
-from .vllm_worker import SLOTS, FirstRunner, Qwen3DecoderLayer, Request, Runner, SecondRunner, step, steered_runner
+from .vllm_worker import SLOTS, FirstRunner, Qwen3DecoderLayer, Request, Runner, SecondRunner, steered_runner, step
 from .vllm_worker import vllm_config as config_of
 
 RUNNERS = pytest.mark.parametrize("kind", [FirstRunner, SecondRunner])
@@ -202,9 +202,7 @@ def test_without_the_switch_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> 
     vllm_plugin.install()
 
 
-def test_without_vllm_the_extra_is_named(
-    features: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_vllm_the_extra_is_named(features: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     features.save(tmp_path / "features.safetensors")
     monkeypatch.setenv(FEATURES, str(tmp_path / "features.safetensors"))
     monkeypatch.setitem(__import__("sys").modules, "vllm", None)
@@ -250,8 +248,8 @@ def test_features_of_another_model_are_refused() -> None:
 def test_blocks_that_nobody_has_read_are_refused() -> None:
     with pytest.raises(ValueError, match=KNOWN_BLOCKS[0]):
         find_blocks(make())  # transformers' blocks are known by the same names, but not to return a pair
+    blocks = nn.ModuleList([Qwen3DecoderLayer(nn.Identity(), nn.Identity())])
     with pytest.raises(ValueError, match="blocks 0 to"):
-        blocks = nn.ModuleList([Qwen3DecoderLayer(nn.Identity(), nn.Identity())])
         steer_blocks(blocks, {BLOCKS: torch.zeros(WIDTH)}, torch.zeros(SLOTS))
 
 

@@ -20,7 +20,7 @@ SLOTS = 24
 
 
 class Qwen3DecoderLayer(nn.Module):
-    """A transformers block that takes all requests' tokens in one row and returns `(hidden, residual)`, as vLLM's do."""
+    """A transformers block that takes all requests' tokens at once and returns `(hidden, residual)`, as vLLM's."""
 
     def __init__(self, block: nn.Module, rotary: nn.Module) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Runner:
             caches=[request.cache for request in requests],
         )
         pieces = [(r.prompt + r.made)[r.computed :][:count] for r, count in zip(requests, batch.counts, strict=True)]
-        logits = self.model(batch, torch.tensor(sum(pieces, [])))
+        logits = self.model(batch, torch.tensor([token for piece in pieces for token in piece]))
         for request, count, logits_SV in zip(requests, batch.counts, logits.split(batch.counts), strict=True):
             request.computed += count
             if request.computed == len(request.prompt) + len(request.made):
@@ -165,4 +165,3 @@ def step(
     )
     runner.execute_model(scheduled)
     return scheduled
-
