@@ -80,11 +80,11 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         skip_tokenizer_init=True,
         dtype="float32",
         enforce_eager=request.param,
-        max_model_len=128,
+        max_model_len=96,
         max_num_seqs=4,
         max_num_batched_tokens=16,
         block_size=32,
-        num_gpu_blocks_override=7,
+        num_gpu_blocks_override=5,
         enable_prefix_caching=True,
         disable_log_stats=False,
     )
