@@ -157,14 +157,14 @@ def attach(runner: Any, features: FeatureSet) -> None:
         _before(runner, "_update_states", steering.note)
         _before(runner, "_prepare_inputs", lambda scheduled: _fill_first(runner, steering, scheduled))
     else:
-        _require(runner, "add_requests", "prepare_inputs")
+        _require(runner, "add_requests", "prepare_inputs", "req_states")
         _before(runner, "add_requests", steering.note)
         prepare_inputs = runner.prepare_inputs
 
         @functools.wraps(prepare_inputs)
         def prepare_steered_inputs(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
             batch = prepare_inputs(scheduled, *args, **kwargs)
-            steering.fill(batch.req_ids, batch.num_computed_tokens_np, scheduled)
+            steering.fill(batch.req_ids, runner.req_states.num_computed_tokens_np[batch.idx_mapping_np], scheduled)
             return batch
 
         runner.prepare_inputs = prepare_steered_inputs

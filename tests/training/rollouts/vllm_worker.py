@@ -116,7 +116,9 @@ class Runner:
 class FirstRunner(Runner):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.input_batch = SimpleNamespace(req_ids=[], num_computed_tokens_cpu=torch.zeros(8).numpy())
+        self.input_batch = SimpleNamespace(
+            req_ids=[], num_computed_tokens_cpu=torch.zeros(8, dtype=torch.int32).numpy()
+        )
 
     def _update_states(self, scheduled: Any) -> None:
         names = sorted(scheduled.num_scheduled_tokens, reverse=True)
@@ -133,14 +135,19 @@ class FirstRunner(Runner):
 
 
 class SecondRunner(Runner):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.req_states = SimpleNamespace(num_computed_tokens_np=torch.zeros(8, dtype=torch.int32).numpy())
+
     def add_requests(self, scheduled: Any) -> None:
-        pass
+        for place, name in enumerate(self.requests):
+            self.req_states.num_computed_tokens_np[place] = self.requests[name].computed
 
     def prepare_inputs(self, scheduled: Any, description: Any) -> Any:
         counts = scheduled.num_scheduled_tokens
         names = sorted(counts, key=lambda name: (counts[name], name))
-        computed = [self.requests[name].computed for name in names]
-        return SimpleNamespace(req_ids=names, num_computed_tokens_np=torch.tensor(computed).numpy())
+        places = torch.tensor([list(self.requests).index(name) for name in names])
+        return SimpleNamespace(req_ids=names, idx_mapping_np=places.numpy())
 
     def execute_model(self, scheduled: Any) -> None:
         self.add_requests(scheduled)
