@@ -216,11 +216,11 @@ def _load(one: Published, folder: Path, path: Path, *, as_written: bool) -> str:
         ours = sae.encode(residual_ND), sae.reconstruct(residual_ND)
         sae.direction(0)
         tensors = _reference(path) if as_written else None
-        expected = one.code({name: tensors[name] for name in one.tensors}, residual_ND) if tensors else ()
-        # Where the publisher's own arithmetic overflows or divides by zero, what we make of it is nobody's contract.
-        for got, wanted in zip(ours, expected, strict=False):
-            if (wanted.abs() < 1e6).all():
-                torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+        # Where numbers are not finite, or their publisher's arithmetic makes them so, ours is nobody's contract.
+        if tensors and all((tensor.abs() < 1e6).all() for tensor in tensors.values()):
+            for got, wanted in zip(ours, one.code(tensors, residual_ND), strict=True):
+                if wanted.isfinite().all():
+                    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
     except BaseException as error:
         return f"loads, then {type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}"
     return "loads"
