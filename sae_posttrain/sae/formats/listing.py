@@ -111,8 +111,9 @@ def _choose(listing: Listing, layer: int, formats: Sequence[ModuleType]) -> tupl
     layers = {found: found.layer for _, found in present}
     if layer not in layers.values():
         layers = _layers(listing, present)
-    # Where neither the path nor the settings say the layer, whoever asks for it knows.
-    fitting = [(form, found) for form, found in present if layers[found] == layer or not _says_layer(form, found)]
+    fitting = [(form, found) for form, found in present if layers[found] == layer]
+    if len(present) == 1 and not _says_layer(*present[0]):
+        fitting = present  # neither path nor settings say the layer: whoever asks for it knows
     if not fitting:
         known = sorted({number for number in layers.values() if number is not None})
         raise FileNotFoundError(
