@@ -166,13 +166,15 @@ def run_train(args: argparse.Namespace) -> int:
 
     import torch
 
+    from ..residual import decoder
     from ..sae.training import train_saes
 
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=device)
     settings = ("layers", "d_sae", "k", "tokens", "batch_size", "max_length", "lr", "seed")
     texts = stream_texts(args.texts, column=args.column)
-    folder = train_saes(model, tokenizer, texts, args.output, **{name: getattr(args, name) for name in settings})
+    # The decoder alone: nobody reads the head's logits, and it is the same in a multimodal model.
+    folder = train_saes(decoder(model), tokenizer, texts, args.output, **{one: getattr(args, one) for one in settings})
     layers = " ".join(map(str, args.layers))
     print(
         f"Wrote {folder}\nSee how well it fits, on texts it has not seen:\n"
