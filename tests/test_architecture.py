@@ -26,7 +26,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "metrics": frozenset({"languages"}),
     "steering": frozenset({"feature_set", "residual"}),
     "discovery": frozenset({"sae", "residual", "metrics", "languages", "feature_set", "generation", "steering"}),
-    "training": frozenset({"feature_set", "residual", "steering", "metrics", "languages"}),
+    "training": frozenset({"feature_set", "residual", "steering", "metrics", "languages", "generation"}),
     "report": frozenset({"metrics", "feature_set"}),
     "lab": ANY,
     "cli": ANY,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -26,6 +26,15 @@ logger = logging.getLogger(__name__)
 REPETITION = "repetition"
 # A feature is called one of repetition when its mean activation in ordinary text stays under this share.
 FIRES_ORDINARILY = 0.5
+
+
+class Sampling(TypedDict, total=False):
+    """How `sample_loops` samples prompts; its defaults hold for what is left out."""
+
+    loops: int
+    max_new_tokens: int
+    temperature: float
+    chat: bool
 
 
 def contrast(statistics: Mapping[str, LayerStatistics]) -> Tensor:
@@ -49,7 +58,7 @@ def discover_repetition_features(
     min_repeats: int = MIN_REPEATS,
     min_length: int = MIN_TOKENS,
     progress: bool = True,
-    **sampling: Any,
+    **sampling: Unpack[Sampling],
 ) -> FeatureSet:
     """Find the features that are more active in a loop's last period than in its first, for steering into loops.
 
@@ -68,7 +77,7 @@ def discover_repetition_features(
         max_length: tokens of each text that are read; a loop needs two whole periods there.
         min_repeats: whole periods a loop has.
         min_length: tokens a loop has.
-        sampling: with prompts, the settings of `sample_loops`: `loops`, `max_new_tokens`, `temperature`, `chat`.
+        sampling: with prompts, how `sample_loops` samples them: `loops`, `max_new_tokens`, `temperature`, `chat`.
 
     Raises:
         ValueError: no loop to be found, no feature that grows with it, an SAE of another width, bad settings.

@@ -218,9 +218,11 @@ def _add(into: LayerStatistics, sae: SparseAutoencoder, residual_BSD: Tensor, we
     into.residual += (residual_ND * weight_N1).sum(0, dtype=torch.float64)
     size = max(1, CHUNK_ELEMENTS // sae.d_sae)
     for chunk_ND, chunk_N1 in zip(residual_ND.split(size), weight_N1.split(size), strict=True):
-        activation_NK = sae.encode(chunk_ND)
-        into.firing += ((activation_NK > 0) * chunk_N1).sum(0, dtype=torch.float64)
-        into.activation += activation_NK.mul_(chunk_N1).sum(0, dtype=torch.float64)
+        activation_NK = sae.encode(chunk_ND).float()
+        # As products with the weights: a sum over N in float64 would first write all of it anew, and take longer than
+        # the pre-activations do. What a chunk adds up to is kept in float64.
+        into.firing += (chunk_N1.T @ (activation_NK > 0).float())[0]
+        into.activation += (chunk_N1.T @ activation_NK)[0]
 
 
 def _reduce(sums: Statistics, state: PartialState) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 from ..residual import capture
 from ..sae import load_sae
 from ..sae.training import fit_coders
-from .documents import WORLD
+from .documents import WORLD, Reading
 from .model import token_rows
 
 # D model width, K dictionary size
@@ -25,6 +25,7 @@ def train_saes(
     folder: Path,
     *,
     layers: Sequence[int],
+    reading: Reading = WORLD,
     d_sae: int = 1024,
     k: int = 16,
     steps: int = 100,
@@ -34,7 +35,8 @@ def train_saes(
 
     Raises: ValueError without the extra `train-sae`.
     """
-    coders = _sparse_coders(model, tokenizer, layers, d_sae, k, steps, seed)
+    rows = token_rows(tokenizer, reading, 32 * steps, 96, seed + 500)
+    coders = _sparse_coders(model, rows, layers, d_sae, k, seed)
     target = folder / f"SAE-Res-lab-W{d_sae}-L0_{k}"
     target.mkdir(parents=True, exist_ok=True)
     for layer, coder in coders.items():
@@ -57,11 +59,16 @@ def qwen_scope_layout(coder: Any) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def unexplained_variance(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, saes: Path, layers: Sequence[int], seed: int = 20_000
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    saes: Path,
+    layers: Sequence[int],
+    reading: Reading = WORLD,
+    seed: int = 20_000,
 ) -> dict[int, float]:
     """Share of the residual's variance that the saved SAEs miss, on raw text of another seed, by layer."""
     with capture(model, layers) as residuals:
-        model(input_ids=token_rows(tokenizer, WORLD, 64, 96, seed))
+        model(input_ids=token_rows(tokenizer, reading, 64, 96, seed))
     unexplained = {}
     for layer in layers:
         residual_ND = residuals[layer].flatten(0, 1)
@@ -72,17 +79,10 @@ def unexplained_variance(
 
 
 def _sparse_coders(
-    model: Qwen3ForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    layers: Sequence[int],
-    d_sae: int,
-    k: int,
-    steps: int,
-    seed: int,
+    model: Qwen3ForCausalLM, rows: torch.Tensor, layers: Sequence[int], d_sae: int, k: int, seed: int
 ) -> dict[int, Any]:
     from datasets import Dataset
 
-    rows = token_rows(tokenizer, WORLD, 32 * steps, 96, seed + 500)
     dataset = Dataset.from_dict({"input_ids": rows}).with_format("torch")
     with tempfile.TemporaryDirectory() as scratch:
         trainer = fit_coders(model, dataset, scratch, layers=layers, d_sae=d_sae, k=k, seed=seed, batch_size=32)
