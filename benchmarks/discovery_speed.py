@@ -26,7 +26,7 @@ from torch import Tensor
 from sae_posttrain import SparseAutoencoder
 from sae_posttrain.discovery.statistics import collect_statistics
 from sae_posttrain.residual import decoder_blocks
-from sae_posttrain.sae.model import TopK
+from sae_posttrain.sae import TopK
 
 BLOCKS, D, VOCABULARY = 28, 256, 4096
 FOLD, ACTIVE = 16, 50

@@ -23,7 +23,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--features", required=True, help="the feature set: file, folder or hub id")
     parser.add_argument("--prompts", required=True, metavar="FILE", help="rows with prompt (text or messages)")
     parser.add_argument("--limit", type=int, default=64, help="prompts used (default: %(default)s)")
-    parser.add_argument("--output", required=True, help="the .safetensors file to write; may be that of --features")
+    parser.add_argument(
+        "--output",
+        required=True,
+        help="the .safetensors file to write; may be that of --features; the curve goes beside it",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     goal = parser.add_argument_group("what is looked for")
     goal.add_argument(
@@ -78,11 +82,15 @@ def run(args: argparse.Namespace) -> int:
     found = calibration.best is not None
     if state.is_main_process:
         print(json.dumps(calibration.to_dict(), indent=2) if args.json else calibration.table())
+        path = Path(args.output)
+        curve = path.with_suffix(".calibration.json")
+        curve.parent.mkdir(parents=True, exist_ok=True)
+        curve.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n", encoding="utf-8")
         if found:
-            path = calibration.calibrated().save(args.output)
-            print(f"Wrote {path}", file=sys.stderr if args.json else sys.stdout)
+            calibration.calibrated().save(path)
+            print(f"Wrote {path} and {curve}", file=sys.stderr if args.json else sys.stdout)
         else:
-            print(f"\nNothing was written. {calibration.advice()}", file=sys.stderr)
+            print(f"\nNo feature set was written, only {curve}. {calibration.advice()}", file=sys.stderr)
     state.wait_for_everyone()  # see cli/sft.py: the group must be idle when it goes
     state.end_training()
     return 0 if found else 1

@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 from ..feature_set import FeatureSet
 from ..generation import Prompt
 from ..metrics.loops import MIN_REPEATS, MIN_TOKENS, plain
-from ..residual import text_config
 from ..sae import SparseAutoencoder
 from .loops import FIRST, LAST, ORDINARY, passage_of, sample_loops
 from .selection import Choice, check_choice, draw, highest, layer_features
@@ -89,7 +88,7 @@ def discover_repetition_features(
         raise ValueError(f"{', '.join(sampling)}: of use only with prompts; nothing is sampled when there are texts.")
     check_choice(layers, top, select, ("contrast", "random"))
     check_reading(batch_size, max_length)
-    saes = load_saes(sae, layers, text_config(model).hidden_size)
+    saes = load_saes(sae, layers, model)
     if prompts is not None:
         sample = sample_loops(
             model,

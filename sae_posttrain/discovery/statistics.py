@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -132,8 +132,8 @@ def sum_passages(
     """
     state = PartialState()
     device = inputs_device(model)
-    # Only what encoding needs: a decoder is as large again, and a few of its rows are read later, from the file.
-    saes = {n: replace(one, encoder=one.encoder.to(device), bias=one.bias.to(device)) for n, one in saes.items()}
+    # Only what encoding needs: a few rows of the decoder are read later, from the file.
+    saes = {layer: sae.encoder_to(device) for layer, sae in saes.items()}
     groups = list(groups)
     sums = {layer: {group: _zeros(sae) for group in groups} for layer, sae in saes.items()}
     was_training = model.training

@@ -69,6 +69,8 @@ def test_a_run_trains_logs_and_saves(config: dict[str, Any], tmp_path: Path) -> 
     before = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), before.parameters(), strict=True))
     assert "SASFT" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    log = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    assert "train_runtime" in log[-1], "what comes after the last checkpoint is in it too"
 
 
 def test_a_lora_adapter_loads_in_plain_peft(config: dict[str, Any], tmp_path: Path) -> None:
