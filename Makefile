@@ -38,6 +38,7 @@ bench-all: bench
 	$(BIN)/python benchmarks/sasft_step.py
 	$(BIN)/python benchmarks/grpo_step.py
 	$(BIN)/python benchmarks/discovery_speed.py
+	$(BIN)/python benchmarks/detectors.py
 	$(BIN)/python benchmarks/steered_generation.py
 	$(BIN)/python benchmarks/lab_sasft.py
 	$(BIN)/python benchmarks/_table.py

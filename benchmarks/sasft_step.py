@@ -132,6 +132,28 @@ def step_of(trainer: Any) -> Way:
     return step
 
 
+def part_of(trainer: Any) -> Way:
+    """What SASFT does in a step, without the model: languages, loss, gradient to the residuals, and what is logged."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    engine = trainer.sasft
+    engine.start(trainer, trainer.model, trainer.state)
+    batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
+    shape = (*batches[0]["input_ids"].shape, trainer.model.config.hidden_size)
+    residuals = {
+        one.layer: torch.randn(shape, dtype=trainer.model.dtype, requires_grad=True) for one in engine.features.layers
+    }
+
+    def model_alone(model: Any, inputs: Any, **kwargs: Any) -> Tensor:
+        for layer, residual_BSD in residuals.items():
+            engine._keep(layer, residual_BSD)
+        return torch.zeros(())
+
+    return lambda: engine.compute_loss(
+        trainer, model_alone, trainer.model, dict(batches[0]), num_items_in_batch=items
+    ).backward()
+
+
 def as_published(case: Case, folder: str, found: FeatureSet) -> Way:
     """Plain SFT whose loss gains the term; labels are not shifted, and a batch divides by its own tokens."""
     trainer = trainer_of(case, folder, None)
@@ -173,6 +195,7 @@ def measured(case: Case) -> list[Timing]:
             "plain SFT": step_of(trainer_of(case, folder, None)),
             "plain SFT, a second one": step_of(trainer_of(case, folder, None)),
             "SASFT": step_of(trainer_of(case, folder, found)),
+            "SASFT's part of that, alone": part_of(trainer_of(case, folder, found)),
         }
         if not case.packed:  # it reads one language per row
             ways["as published"] = as_published(case, folder, found)

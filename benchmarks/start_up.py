@@ -20,7 +20,7 @@ from _timing import Timing, Way, interleaved, table
 
 from sae_posttrain import FeatureSet
 
-ROUNDS = 5
+ROUNDS = 3
 HELPS = ("", "discover", "discover language", "discover repetition", "calibrate", "measure", "steer", "demo")
 IMPORTS = {
     "sae_posttrain": "",

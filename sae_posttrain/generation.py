@@ -43,7 +43,7 @@ def sample_responses(
     Raises: ValueError for an empty prompt, a missing chat template or a setting out of range.
     Source: arXiv:2507.14894, code-switching evaluation.
     """
-    _check_counts(samples=samples, batch_size=batch_size)
+    check_settings(temperature, top_p, samples=samples, batch_size=batch_size, max_new_tokens=max_new_tokens)
     ids = encode_prompts(tokenizer, prompts, chat)
     ends = _ends(model, tokenizer)
     distinct = samples if temperature > 0 else 1
@@ -95,17 +95,18 @@ def sampling(
 
     Settings are those of `sample_responses`. Raises: ValueError for a setting out of range.
     """
-    _check_counts(max_new_tokens=max_new_tokens)
-    if not temperature >= 0:
-        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    check_settings(temperature, top_p, max_new_tokens=max_new_tokens)
     config = _generation_config(model, tokenizer, temperature, top_p, max_new_tokens)
     with _own_randomness(model, seed), evaluating(model), _only_config(model, config):
         yield partial(_generate, model, config, synced)
 
 
-def _check_counts(**counts: int) -> None:
+def check_settings(temperature: float, top_p: float, **counts: int) -> None:
+    """Raises: ValueError for a setting out of range."""
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

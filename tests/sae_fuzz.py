@@ -215,12 +215,12 @@ def _load(one: Published, folder: Path, path: Path, *, as_written: bool) -> str:
     try:
         ours = sae.encode(residual_ND), sae.reconstruct(residual_ND)
         sae.direction(0)
-        # Where a number is not finite, or soon is not, what follows from it is nobody's contract.
         tensors = _reference(path) if as_written else None
+        # Where numbers are not finite, or their publisher's arithmetic makes them so, ours is nobody's contract.
         if tensors and all((tensor.abs() < 1e6).all() for tensor in tensors.values()):
-            expected = one.code({name: tensors[name] for name in one.tensors}, residual_ND)
-            for got, wanted in zip(ours, expected, strict=True):
-                torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4, equal_nan=True, check_dtype=False)
+            for got, wanted in zip(ours, one.code(tensors, residual_ND), strict=True):
+                if wanted.isfinite().all():
+                    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
     except BaseException as error:
         return f"loads, then {type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}"
     return "loads"
@@ -267,7 +267,7 @@ def run_format(name: str, start: int) -> None:
             before = peak_megabytes()
             mutation, result = outcome(one, number, Path(root))
             grown = peak_megabytes() - before
-            if result in ("refused", "loads") and grown > MEGABYTES and mutation != "huge":
+            if result in ("refused", "loads") and grown > MEGABYTES:
                 result = f"{result}, but took {grown:.0f} MB"
             print(json.dumps([number, mutation, result, grown]), flush=True)
 

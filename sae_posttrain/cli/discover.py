@@ -40,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def _add_common(parser: argparse.ArgumentParser, *, select: str, per: str, max_length: int) -> None:
     parser.add_argument("--model", required=True, help="folder or hub id")
-    parser.add_argument("--sae", required=True, help="folder or hub id of the sparse autoencoders")
+    parser.add_argument("--sae", required=True, help="folder, hub id or short name (see `sae list`) of the SAEs")
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=1000, help="rows read of each source (default: %(default)s)")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")

@@ -33,11 +33,13 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     check = parser.add_argument_group("the check")
     check.add_argument("--check", metavar="MODEL", help="folder or hub id of a model to try it on; needs --texts")
     check.add_argument("--texts", metavar="SOURCE", help="ordinary texts for the model to read")
-    check.add_argument("--column", default="text", help="column of the texts (default: text)")
-    check.add_argument("--limit", type=int, default=200, help="texts read (default: 200)")
-    check.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: 8)")
-    check.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: 512)")
-    check.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    check.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
+    check.add_argument("--limit", type=int, default=200, help="texts read (default: %(default)s)")
+    check.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: %(default)s)")
+    check.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: %(default)s)")
+    check.add_argument(
+        "--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: %(default)s)"
+    )
     parser.set_defaults(run=run_info)
 
 
@@ -49,17 +51,19 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--texts", required=True, metavar="SOURCE", help="file, or datasets folder or hub id, streamed")
-    parser.add_argument("--column", default="text", help="column of the texts (default: text)")
+    parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")
     parser.add_argument("--output", type=Path, required=True, help="folder to write, for load_sae to read")
     parser.add_argument("--d-sae", type=int, help="number of features (default: 16 times the model's width)")
     parser.add_argument("--k", type=int, help="active features per token (default: width / 8, from 8 to 50)")
-    parser.add_argument("--tokens", type=int, default=20_000_000, help="tokens read, at most (default: 20,000,000)")
-    parser.add_argument("--batch-size", type=int, default=32, help="rows per step (default: 32)")
-    parser.add_argument("--max-length", type=int, default=256, help="tokens per row (default: 256)")
+    parser.add_argument("--tokens", type=int, default=20_000_000, help="tokens read, at most (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="rows per step (default: %(default)s)")
+    parser.add_argument("--max-length", type=int, default=256, help="tokens per row (default: %(default)s)")
     parser.add_argument("--lr", type=float, help="learning rate (default: sparsify's for the number of features)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights (default: 0)")
-    parser.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: %(default)s)"
+    )
     parser.set_defaults(run=run_train)
 
 
@@ -166,13 +170,15 @@ def run_train(args: argparse.Namespace) -> int:
 
     import torch
 
+    from ..residual import decoder
     from ..sae.training import train_saes
 
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=device)
     settings = ("layers", "d_sae", "k", "tokens", "batch_size", "max_length", "lr", "seed")
     texts = stream_texts(args.texts, column=args.column)
-    folder = train_saes(model, tokenizer, texts, args.output, **{name: getattr(args, name) for name in settings})
+    # The decoder alone: nobody reads the head's logits, and it is the same in a multimodal model.
+    folder = train_saes(decoder(model), tokenizer, texts, args.output, **{one: getattr(args, one) for one in settings})
     layers = " ".join(map(str, args.layers))
     print(
         f"Wrote {folder}\nSee how well it fits, on texts it has not seen:\n"

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class _Tally:
     blocks: dict[int, _Sums]
     fired_K: Tensor
     tokens: int = 0
-    active: float = field(default=0.0)
+    active: float = 0.0
 
 
 @torch.no_grad()
@@ -123,7 +123,7 @@ def _add(tally: _Tally, sae: SparseAutoencoder, counted: Mapping[int, Tensor]) -
             exact_ND = residual_ND.double()
             sums.residual_D += exact_ND.sum(0)
             sums.square += float(exact_ND.square().sum())
-            sums.error += float((exact_ND - sae.reconstruct(residual_ND).double()).square().sum())
+            sums.error += float((exact_ND - sae.reconstruct(residual_ND)).square().sum())
             if block == sae.layer:
                 active_NK = sae.encode(residual_ND) > 0
                 tally.fired_K |= active_NK.any(0)

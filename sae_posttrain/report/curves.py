@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
 from .charts import Line, line_chart
-from .run import Run, is_number
+from .run import Row, Run, is_number
 
+_POLICY = "policy "
 # Logged name → title and what it says; `*` stands for anything.
 _TITLES = {
     "eval_code_switching": ("Code-switching", "share of sampled answers that leave their language"),
@@ -21,6 +22,7 @@ _TITLES = {
     "sasft_loss": ("SASFT loss", "excess of the features over their baselines, before its weight"),
     "sasft_pre_activation_*": ("Pre-activation: {}", "mean of its features where they are penalised"),
     "reward": ("Reward", "mean over all rollouts"),
+    f"{_POLICY}loss": ("Policy loss", "of reinforcement learning: around 0 by its making"),
     "rewards/*/mean": ("Reward: {}", "mean over all rollouts"),
     "loop_rate/ordinary": ("Loops, ordinary rollouts", "share that end in a loop"),
     "loop_rate/steered": ("Loops, steered rollouts", "share that end in a loop, as they are meant to"),
@@ -53,6 +55,7 @@ class Curve:
 
 def training_curves(runs: Sequence[Run], colours: dict[str, int]) -> list[Curve]:
     """A chart for each known metric that some run has logged more than never, in the order of what matters."""
+    runs = [replace(run, log=_with_policy_loss(run.log)) for run in runs]
     logged = {name for run in runs for row in run.log for name, value in row.items() if is_number(value)}
     curves = []
     for number, name in enumerate(_in_order(logged)):
@@ -63,8 +66,15 @@ def training_curves(runs: Sequence[Run], colours: dict[str, int]) -> list[Curve]
             chart = line_chart(
                 lines, key=f"curve{number}", about=f"{title} by training step.", x_label="step", percent=share
             )
-            curves.append(Curve(name, title, says, chart))
+            curves.append(Curve(name.removeprefix(_POLICY), title, says, chart))
     return curves
+
+
+def _with_policy_loss(log: Sequence[Row]) -> list[Row]:
+    """The loss of reinforcement learning says little, and would squash the cross-entropies beside it."""
+    if not any("reward" in row for row in log):
+        return list(log)
+    return [{f"{_POLICY}{name}" if name == "loss" else name: value for name, value in row.items()} for row in log]
 
 
 def _in_order(logged: Iterable[str]) -> list[str]:

@@ -56,8 +56,10 @@ def loops(run: Run, limit: int = PER_RUN) -> list[Example]:
         with damaged(path):
             if row["loop"] is not None and len(found) < limit:
                 start, end, period = (int(row["loop"][name]) for name in ("start", "end", "period"))
-                if not 0 <= start < end <= len(row["response"]) or period < 1:
-                    raise ValueError(f"a loop from {start} to {end} by {period} in {len(row['response'])} characters")
+                if not 0 <= start <= end <= len(row["response"]):
+                    raise ValueError(f"a loop from {start} to {end} in {len(row['response'])} characters")
+                if period < 1:
+                    continue  # a loop of tokens that are no text, such as special ones
                 note = f"the same {period} characters {(end - start) // period} times"
                 pieces = _with_loop(row["response"], start, end, period)
                 found.append(Example(_prompt(row), str(row.get("language", "")), note, pieces))

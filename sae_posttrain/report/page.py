@@ -110,7 +110,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "short": short}
+    environment.filters |= {"percent": percent, "short": short, "chance": chance, "points": points}
     environment.globals |= {"dash": dash, "most": PAIRS}
     environment.globals["style"] = Markup(environment.get_template("style.css").render())
     return environment
@@ -119,3 +119,13 @@ def _environment() -> Environment:
 def percent(share: float) -> str:
     """A share with as many digits as it has news."""
     return f"{share:.0%}" if share in (0, 1) else f"{share:.1%}" if share >= 0.1 else f"{share:.2%}"
+
+
+def chance(p_value: float) -> str:
+    """A p-value, which nobody needs more exactly."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares."""
+    return f"{100 * difference:+.2f} points".replace("-", "−")

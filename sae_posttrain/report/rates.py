@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..metrics import code_switching_rate
-from ..metrics.interval import clustered_interval
+from ..metrics import Difference, code_switching_rate, compare_rates
+from ..metrics.interval import Outcome, clustered_interval
 from .run import Row, Run, damaged
 
 # What a newcomer calls the scripts; others go by their ISO 15924 code.
@@ -39,12 +39,14 @@ Judge = Callable[[Row], bool]
 
 @dataclass(frozen=True)
 class Rate:
-    """`hits` of `total` answers, with the 95% interval of their share."""
+    """`hits` of `total` answers, with the interval of their share; `outcomes` are what `compare_rates` takes."""
 
     hits: int
     total: int
     low: float
     high: float
+    outcomes: tuple[Outcome, ...] = field(repr=False)
+    confidence: float = 0.95
 
     @property
     def share(self) -> float:
@@ -59,6 +61,8 @@ class Comparison:
         title: what is counted.
         name: of the file, and the setting where it holds several.
         overall: run → rate.
+        against: the run that the others are compared with.
+        differences: run → how its rate differs from that; None where the two answered other prompts.
         details: kind of answer → run → rate, of no more than `PAIRS` kinds.
         scale: where the axis of the intervals ends.
     """
@@ -66,6 +70,8 @@ class Comparison:
     title: str
     name: str
     overall: Mapping[str, Rate]
+    against: str
+    differences: Mapping[str, Difference | None]
     details: Mapping[str, Mapping[str, Rate]]
     scale: float
 
@@ -73,7 +79,7 @@ class Comparison:
 class Answers(NamedTuple):
     """A run's rows of one file, or of one setting in it."""
 
-    run: str
+    run: Run
     rows: Sequence[Row]
     path: Path
 
@@ -120,7 +126,7 @@ def _by_name(runs: Sequence[Run]) -> dict[str, list[Answers]]:
     for run in runs:
         for name, rows in run.answers.items():
             for setting, own in _by_setting(rows).items():
-                answers = Answers(run.name, own, run.answers_file(name))
+                answers = Answers(run, own, run.answers_file(name))
                 found.setdefault(", ".join([name, *setting]), []).append(answers)
     return found
 
@@ -136,9 +142,20 @@ def _by_setting(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
 def _comparison(
     title: str, name: str, answers: Sequence[Answers], judge: Judge, details: Mapping[str, Mapping[str, Rate]]
 ) -> Comparison:
-    overall = {one.run: _rate(one, judge) for one in answers}
+    overall = {one.run.name: _rate(one, judge) for one in answers}
     highest = max(rate.high for rate in overall.values())
-    return Comparison(title, name, overall, details, next(end for end in _AXES if highest <= end))
+    # The baseline, wherever it stands: a run without SASFT, if there is one.
+    against = next((one.run.name for one in answers if not one.run.suppress), answers[0].run.name)
+    differences = {run: _difference(rate, overall[against]) for run, rate in overall.items() if run != against}
+    scale = next(end for end in _AXES if highest <= end)
+    return Comparison(title, name, overall, against, differences, details, scale)
+
+
+def _difference(rate: Rate, against: Rate) -> Difference | None:
+    try:
+        return compare_rates(rate, against)
+    except ValueError:  # other prompts
+        return None
 
 
 def _rate(answers: Answers, judge: Judge) -> Rate:
@@ -147,7 +164,7 @@ def _rate(answers: Answers, judge: Judge) -> Rate:
         # Samples of one prompt belong together; an answer without a prompt stands by itself.
         prompts = [json.dumps(row["prompt"]) if row.get("prompt") else n for n, row in enumerate(answers.rows)]
         low, high = clustered_interval(hits, prompts)
-        return Rate(sum(hits), len(hits), low, high)
+        return Rate(sum(hits), len(hits), low, high, tuple(zip(prompts, hits, strict=True)))
 
 
 def _switched(row: Row) -> bool:
@@ -188,7 +205,7 @@ def _by_pair(answers: Sequence[Answers]) -> dict[str, dict[str, Rate]]:
         def judge(row: Row, target: str = target) -> bool:
             return any(into(span) == target for span in row["unexpected"])
 
-        found[f"{language} → {target}"] = {one.run: _rate(one, judge) for one in of_language[language]}
+        found[f"{language} → {target}"] = {one.run.name: _rate(one, judge) for one in of_language[language]}
     return found
 
 
@@ -196,7 +213,7 @@ def _by_language(answers: Sequence[Answers]) -> dict[str, dict[str, Rate]]:
     of_language = _split(answers)
     if len(of_language) < 2:
         return {}
-    return {code: {one.run: _rate(one, _looped) for one in of_language[code]} for code in sorted(of_language)}
+    return {code: {one.run.name: _rate(one, _looped) for one in of_language[code]} for code in sorted(of_language)}
 
 
 def _split(answers: Sequence[Answers]) -> dict[str, list[Answers]]:

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from ..generation import Prompt, encode_prompts, evaluating, sample_responses
+from ..generation import Prompt, check_settings, encode_prompts, evaluating, sample_responses
 from ..metrics import PhraseFinder, code_switching_rate, repetition_rate
 from .sasft.callback import _calling_trainer
 
@@ -34,8 +34,8 @@ class RateEvaluationCallback(TrainerCallback):
     bit: random states, training mode and settings of the model are put back.
 
     An error while generating does not end the run: it is logged as a warning, nothing is measured this time, and the
-    next time it is tried again. Where the weights are split over processes (FSDP2, ZeRO-3) it does end the run, as it
-    would in a step, since the others would wait forever for the one that failed.
+    next time it is tried again. Where the weights are split over processes (FSDP2) it does end the run, as it would in
+    a step, since the others would wait forever for the one that failed. ZeRO-3 and FSDP1 are refused.
 
     Args:
         prompts: rows with `prompt`, a text or messages, and `language`, the code of the language of its answer.
@@ -68,6 +68,7 @@ class RateEvaluationCallback(TrainerCallback):
     ) -> None:
         if every < 1:
             raise ValueError(f"every must be at least 1 step, got {every}")
+        check_settings(temperature, top_p, samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
         rows = list(prompts)
         self.every = every
         self.prompts = _prompts(rows)
@@ -85,7 +86,7 @@ class RateEvaluationCallback(TrainerCallback):
         self.trainer: Trainer | None = None
         self._measured_at: int | None = None
         if self.languages is not None:
-            code_switching_rate([""] * len(rows), self.languages, to=to, phrases=phrases)  # refuses what cannot be
+            code_switching_rate(["a b c d e"] * len(rows), self.languages, **self.counting)  # refuses what cannot be
 
     def set_trainer(self, trainer: Trainer) -> RateEvaluationCallback:
         """Check that this trainer's model can answer these prompts; returns the callback. Not needed: without it, that
@@ -126,7 +127,7 @@ class RateEvaluationCallback(TrainerCallback):
         try:
             answers = self._answer(trainer)
         except Exception as error:
-            if _is_split(trainer):
+            if _is_sharded(trainer.model):
                 raise
             logger.warning("Generating for the evaluation failed", exc_info=True)
             problem = f"{type(error).__name__}: {error}"
@@ -150,7 +151,7 @@ class RateEvaluationCallback(TrainerCallback):
                 seed=self.seed + rank,
                 chat=self._uses_chat(trainer),
                 progress=False,
-                synced=True if _is_split(trainer) else None,
+                synced=_is_sharded(trainer.model) or None,
             )
         return {place: found for place, found in zip(places, texts, strict=True) if place < len(self.prompts)}
 
@@ -205,15 +206,11 @@ def _check(trainer: Trainer) -> None:
         raise ValueError(f"{type(trainer.model).__name__} cannot generate; use a causal language model.")
     if isinstance(trainer.model, FullyShardedDataParallel):
         raise ValueError("FSDP1 cannot generate while it trains: set fsdp_version: 2 in the accelerate configuration.")
+    if any(hasattr(parameter, "ds_status") for parameter in trainer.model.parameters()):
+        # With adapters the processes ended up waiting for each other, in DeepSpeed 0.19.
+        raise ValueError("ZeRO-3 cannot generate safely while it trains: use ZeRO-2 or FSDP2, or measure afterwards.")
     if trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1 or trainer.get_tp_size() > 1:
         raise ValueError("Context, sequence and tensor parallelism are not supported: processes share their batches.")
-
-
-def _is_split(trainer: Trainer) -> bool:
-    """Whether each process holds a part of the weights only."""
-    return _is_sharded(trainer.model) or any(
-        hasattr(parameter, "ds_status") for parameter in trainer.model.parameters()
-    )
 
 
 @contextmanager

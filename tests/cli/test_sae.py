@@ -52,7 +52,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def trained(model_folder: Path, texts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saes")
     command = ["sae", "train", "--model", str(model_folder), "--texts", str(texts["training"]), "--layers", "1", "2"]
-    command += ["--d-sae", "256", "--k", "4", "--max-length", "32", "--batch-size", "16", "--tokens", "110000"]
+    command += ["--d-sae", "128", "--k", "4", "--max-length", "32", "--batch-size", "32", "--tokens", "60000"]
     assert main([*command, "--output", str(folder)]) == 0
     return folder
 
@@ -203,7 +203,7 @@ def test_list_shows_names_that_load_sae_takes(capsys: pytest.CaptureFixture[str]
 def test_a_trained_sae_is_sparsifys_own_and_names_its_model(trained: Path, model_folder: Path) -> None:
     sparsify = pytest.importorskip("sparsify")
     theirs, ours = sparsify.SparseCoder.load_from_disk(trained / "layers.2"), load_sae(trained, 2)
-    assert (theirs.cfg.k, theirs.num_latents, theirs.cfg.transcode) == (4, 256, False)
+    assert (theirs.cfg.k, theirs.num_latents, theirs.cfg.transcode) == (4, 128, False)
     assert (ours.format, ours.base_model) == ("sparsify", str(model_folder))
     assert torch.equal(theirs.W_dec, ours.decoder)
     assert {path.name for path in trained.rglob("*") if path.is_file()} == {"cfg.json", "sae.safetensors"}

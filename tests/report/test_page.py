@@ -133,6 +133,12 @@ def test_rates_are_those_of_the_answers(page: str, tmp_path: Path) -> None:
     assert re.search(rf"en → Chinese characters +{100 * chinese / len(english):.2f}%", text)
 
 
+def test_the_difference_from_the_first_run_comes_with_its_chance(page: str) -> None:
+    assert page.count("against sft</th>") == 3  # into zh, into any, loops
+    assert re.search(r"−\d+\.\d\d points", page)
+    assert re.search(r"<small>p (=|&lt;) 0\.\d+</small>", page)
+
+
 def test_switches_and_loops_are_marked_where_they_stand(page: str) -> None:
     assert 'small <mark class="switch" title="Chinese characters">村庄</mark> near the river.' in page
     loop = " and then we walk to the river,"  # found from its first letter that comes again

@@ -182,6 +182,29 @@ def test_switches_into_what_was_kept_out_come_first_and_leave_out_its_own_writer
     assert list(overall.details) == ["en → Chinese characters", "en → Cyrillic"]
 
 
+def test_runs_are_compared_with_the_plain_one_on_the_same_prompts(tmp_path: Path) -> None:
+    def rows(hits: int, prompts: int = 40) -> list[dict[str, object]]:
+        span = {"start": 0, "end": 1, "script": "Hani"}
+        return [
+            {"prompt": f"p{n}", "response": "中", "language": "en", "unexpected": [span] * (n < hits)}
+            for n in range(prompts)
+        ]
+
+    for name, hits in (("a-sasft", 4), ("b-sft", 30)):
+        write_rows(tmp_path / name / "answers.jsonl", rows(hits))
+    write_rows(tmp_path / "c-other" / "answers.jsonl", rows(1, prompts=20))
+    state = {"stateful_callbacks": {"SASFT": {"suppress": ["ko"]}}, "log_history": []}
+    write_json(tmp_path / "a-sasft" / "trainer_state.json", state)
+    found = comparisons(read_runs([tmp_path]))[-1]
+    assert found.against == "b-sft"
+    assert set(found.differences) == {"a-sasft", "c-other"}
+    assert found.differences["c-other"] is None
+    difference = found.differences["a-sasft"]
+    assert difference is not None
+    assert difference.difference == pytest.approx(-26 / 40)
+    assert difference.p_value < 0.001
+
+
 def test_settings_in_one_file_are_told_apart(tmp_path: Path) -> None:
     rows = [{"response": "x", "loop": None, "temperature": t} for t in (0.7, 1.0) for _ in range(3)]
     rows[0]["loop"] = {"start": 0, "end": 1, "period": 1}
@@ -220,3 +243,26 @@ def test_curves_come_in_the_order_of_what_matters_and_leave_out_the_rest(tmp_pat
         *("eval_repetition", "loss", "sasft_drift_layer_26", "sasft_new_number")
     ]
     assert curves[2].title == "Drift of layer 26"
+
+
+def test_the_loss_of_reinforcement_learning_has_a_chart_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name, more in (("sft", {}), ("grpo", {"reward": 0.5, "rewards/correct/mean": 0.4})):
+        write_json(tmp_path / name / "trainer_state.json", {"log_history": [{"step": 1, "loss": 1.0, **more}]})
+    runs = read_runs([tmp_path / "sft", tmp_path / "grpo"])
+    curves = training_curves(runs, {"sft": 0, "grpo": 1})
+    assert [(curve.name, curve.title) for curve in curves] == [
+        *(("loss", "Training loss"), ("reward", "Reward"), ("loss", "Policy loss")),
+        ("rewards/correct/mean", "Reward: correct"),
+    ]
+    assert ["sft: 1" in str(curve.chart) for curve in curves] == [True, False, False, False]
+    assert ["grpo: 1" in str(curve.chart) for curve in curves] == [False, False, True, False]
+
+
+def test_a_loop_of_tokens_that_are_no_text_is_counted_but_not_shown(tmp_path: Path) -> None:
+    from sae_posttrain.report.examples import loops
+
+    write_rows(tmp_path / "a.jsonl", [{"response": "hm", "loop": {"start": 2, "end": 2, "period": 0}}])
+    (run,) = read_runs([tmp_path])
+    assert loops(run) == []
+    assert [rate.hits for rate in comparisons([run])[0].overall.values()] == [1]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import huggingface_hub
 import pytest
 import tiny_models
 import torch
+from huggingface_hub.hf_api import RepoSibling
 from published_saes import ACTIVE, LAYER, PUBLISHED
 
 from sae_posttrain.discovery.sources import load_saes, mismatch, provenance
@@ -76,7 +78,8 @@ def test_sae_and_model_that_do_not_belong_together(
     """The release is the real one; its file is a small one of a width that happens to be the model's."""
     path = PUBLISHED["Qwen-Scope"].write(tmp_path)
     monkeypatch.setattr(listing, "hf_hub_download", lambda *_, **__: str(path))
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", MagicMock(return_value=[path.name]))
+    listed = SimpleNamespace(siblings=[RepoSibling(rfilename=path.name)])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", MagicMock(return_value=listed))
     sae = load_sae(QWEN, LAYER, k=ACTIVE)
     model = tiny_models.qwen3(10, hidden_size=sae.d_model)
     assert (sae.base_model, sae.source) == ("Qwen/Qwen3-1.7B-Base", RELEASES[QWEN].repository)

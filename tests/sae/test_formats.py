@@ -266,6 +266,20 @@ def test_one_that_reads_something_else_is_passed_over(tmp_path: Path) -> None:
     assert Path(load_sae(tmp_path, LAYER).file).parent.name == "b"
 
 
+def test_coders_of_other_places_are_passed_over_and_refused(tmp_path: Path) -> None:
+    one = PUBLISHED["sparsify"]
+    for folder in (f"layers.{LAYER}.mlp", f"layers.{LAYER}", "embed_tokens"):
+        replace(one, folder=folder).write(tmp_path)
+    assert Path(load_sae(tmp_path, LAYER).file).parent.name == f"layers.{LAYER}"
+    with pytest.raises(ValueError, match=r"reads 'layers\.3\.mlp'; only SAEs of the residual stream"):
+        load_sae(tmp_path / f"layers.{LAYER}.mlp", LAYER)
+
+
+def test_where_nothing_says_the_layer_whoever_asks_knows(tmp_path: Path) -> None:
+    replace(PUBLISHED["Gemma Scope"], folder="downloaded").write(tmp_path)
+    assert load_sae(tmp_path, 17).layer == 17
+
+
 def test_a_file_of_settings_without_weights_is_no_sae(tmp_path: Path) -> None:
     PUBLISHED["sparsify"].write(tmp_path).unlink()
     with pytest.raises(FileNotFoundError, match="No SAE found"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import OfflineModeIsEnabled, RemoteEntryNotFoundError
+from huggingface_hub.hf_api import RepoSibling
 from published_saes import ACTIVE, LAYER, PUBLISHED, at_layer
 
 from sae_posttrain.sae import TopK, load_sae
@@ -38,12 +40,13 @@ def asked(hub: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
             raise RemoteEntryNotFoundError("404: Entry Not Found", response=MagicMock())
         return str(hub / filename)
 
-    def list_files(self: object, repo_id: str, *, revision: str | None = None) -> list[str]:
+    def model_info(self: object, repo_id: str, *, revision: str | None = None) -> SimpleNamespace:
         asked.append((repo_id, "listing", revision))
-        return ["README.md", *(path.relative_to(hub).as_posix() for path in hub.rglob("*") if path.is_file())]
+        names = ["README.md", *(path.relative_to(hub).as_posix() for path in hub.rglob("*") if path.is_file())]
+        return SimpleNamespace(siblings=[RepoSibling(rfilename=name) for name in names])
 
     monkeypatch.setattr(listing, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", list_files)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     return asked
 
 
@@ -91,7 +94,12 @@ def test_a_file_that_is_listed_but_not_given_is_named(hub: Path, asked: Asked, m
         load_sae(REPO, LAYER)
 
 
-def test_a_file_in_the_cache_loads_offline(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class ConnectError(Exception):
+    """As the HTTP library below the hub's raises it: no OSError."""
+
+
+@pytest.mark.parametrize("error", [OfflineModeIsEnabled("told to"), ConnectError("Name or service not known")])
+def test_a_file_in_the_cache_loads_offline(error: Exception, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = hub.parent / "cache"
     repo = cache / f"models--{REPO.replace('/', '--')}"
     snapshot = repo / "snapshots" / ("0" * 40)
@@ -100,7 +108,7 @@ def test_a_file_in_the_cache_loads_offline(hub: Path, monkeypatch: pytest.Monkey
     (repo / "refs" / "main").write_text("0" * 40, encoding="utf-8")
     hub.rename(snapshot)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", MagicMock(side_effect=OfflineModeIsEnabled("no")))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", MagicMock(side_effect=error))
     sae = load_sae(REPO, LAYER)
     assert torch.equal(sae.encoder, PUBLISHED["Qwen-Scope"].tensors["W_enc"])
     assert isinstance(sae.activation, TopK)

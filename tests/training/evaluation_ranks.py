@@ -56,6 +56,7 @@ LORA: Mapping[str, Case] = {"LoRA, plain": (adapted, list), "LoRA, watched": (ad
 CASES: Mapping[str, Mapping[str, Case]] = {
     "ddp": {**LORA, "LoRA, failing": (adapted, lambda: evaluation(Failing))},
     "fsdp2": {**LORA, "dense, plain": (dense, list), "dense, watched": (dense, evaluation)},
+    "zero2": LORA,
 }
 
 
@@ -70,12 +71,12 @@ def report(config: str, name: str, folder: Path) -> dict[str, Any]:
         trainer.add_callback(callback)
     torch.manual_seed(dist.get_rank())
     trainer.train()
-    full = (getattr(parameter, "full_tensor", lambda p=parameter: p)() for parameter in trainer.model.parameters())
+    whole = (getattr(parameter, "full_tensor", lambda p=parameter: p)() for parameter in trainer.model.parameters())
     return {
         "case": name,
         "rank": dist.get_rank(),
         "wrapped": type(trainer.model_wrapped).__name__,
-        "weights": [parameter.detach().double().sum().item() for parameter in full],
+        "weights": [parameter.detach().double().sum().item() for parameter in whole],
         "random": torch.rand(1).item(),
         "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
         "sasft": [log["sasft_loss"] for log in trainer.state.log_history if "sasft_loss" in log],

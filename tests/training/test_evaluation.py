@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import RateEvaluationCallback, SASFTCallback, code_switching_rate, repetition_rate
 from sae_posttrain.generation import sample_responses
+from sae_posttrain.metrics import PhraseFinder
 
 from .rollouts import world as rollouts
 from .sasft.world import World, build_world
@@ -220,6 +221,9 @@ def test_a_resumed_run_is_measured_where_it_would_have_been(world: World) -> Non
         ([{"prompt": "a", "language": "xx"}], {}, "unknown language 'xx'"),
         ([{"prompt": "a", "language": "zh"}], {"to": "zh"}, "nothing to measure"),
         (PROMPTS, {"every": 0}, "every must be at least 1"),
+        (PROMPTS, {"temperature": -1}, "temperature must be 0"),
+        (PROMPTS, {"samples": 0}, "samples must be at least 1"),
+        (PROMPTS, {"phrases": PhraseFinder(["en", "fr"], scorer=lambda word: {"en": 0.0})}, "no score for 'fr'"),
     ],
 )
 def test_bad_settings_are_refused(prompts: Any, settings: dict[str, Any], message: str) -> None:
@@ -234,6 +238,10 @@ def test_what_cannot_answer_is_refused_before_the_first_step(world: World) -> No
     assert trainer.state.global_step == 0
     trainer.processing_class = None
     with pytest.raises(ValueError, match="no processing_class"):
+        evaluation().set_trainer(trainer)
+    trainer = sft(world, world.make_model())
+    next(trainer.model.parameters()).ds_status = "as DeepSpeed marks a part of a weight"
+    with pytest.raises(ValueError, match="ZeRO-3 cannot generate safely"):
         evaluation().set_trainer(trainer)
     trainer = sft(world, world.make_model())
     trainer.model = nn.Linear(2, 2)

@@ -1,4 +1,4 @@
-"""Rates measured by two processes together, each answering its part, beside SASFT: under DDP and FSDP2."""
+"""Rates measured by two processes together, each answering its part, beside SASFT: under DDP, FSDP2 and ZeRO-2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .evaluation_ranks import PROMPTS
 
 Outcome = tuple[dict[tuple[str, int], dict[str, Any]], str]
 """What a case reported on a process, and what the run wrote to stderr."""
-WRAPPED = {"ddp": "DistributedDataParallel", "fsdp2": "FSDP"}
+WRAPPED = {"ddp": "DistributedDataParallel", "fsdp2": "FSDP", "zero2": "DeepSpeedEngine"}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,8 @@ def of(outcome_of: Callable[[str], Outcome]) -> Callable[[str, str], list[dict[s
     """What both processes reported of a case."""
 
     def both(config: str, case: str) -> list[dict[str, Any]]:
+        if config.startswith("zero"):
+            pytest.importorskip("deepspeed")
         found, stderr = outcome_of(config)
         assert (case, 1) in found, stderr[-4000:]
         parts = [found[case, rank] for rank in range(2)]
@@ -48,7 +50,12 @@ def of(outcome_of: Callable[[str], Outcome]) -> Callable[[str, str], list[dict[s
 
 EACH = pytest.mark.parametrize(
     ("config", "model"),
-    [("ddp", "LoRA"), *(pytest.param("fsdp2", model, marks=pytest.mark.slow) for model in ("LoRA", "dense"))],
+    [
+        ("ddp", "LoRA"),
+        pytest.param("fsdp2", "LoRA", marks=pytest.mark.slow),
+        pytest.param("fsdp2", "dense", marks=pytest.mark.slow),
+        pytest.param("zero2", "LoRA", marks=pytest.mark.slow),
+    ],
 )
 
 

@@ -86,9 +86,9 @@ def _list_hub(source: str, revision: str | None) -> Listing:
             raise FileNotFoundError(f"{repo} lists {name} but did not give it ({error}); try again.") from error
 
     try:
-        names = HfApi().list_repo_files(repo, revision=revision)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        if cached := _cached(repo, revision):  # without a network, what was downloaded before is there all the same
+        names = [file.rfilename for file in HfApi().model_info(repo, revision=revision).siblings or ()]
+    except Exception as error:  # without a network, of a kind that differs between versions of the hub's library
+        if cached := _cached(repo, revision):  # what was downloaded before is there all the same
             return _list_folder(source, cached / inner)
         raise FileNotFoundError(
             f"{source!r} is neither a local folder nor a Hugging Face repository that can be reached, nor a name that "
@@ -111,8 +111,9 @@ def _choose(listing: Listing, layer: int, formats: Sequence[ModuleType]) -> tupl
     layers = {found: found.layer for _, found in present}
     if layer not in layers.values():
         layers = _layers(listing, present)
-    # Where neither the path nor the settings say the layer, whoever asks for it knows.
-    fitting = [(form, found) for form, found in present if layers[found] == layer or not _says_layer(form, found)]
+    fitting = [(form, found) for form, found in present if layers[found] == layer]
+    if len(present) == 1 and not _says_layer(*present[0]):
+        fitting = present  # neither path nor settings say the layer: whoever asks for it knows
     if not fitting:
         known = sorted({number for number in layers.values() if number is not None})
         raise FileNotFoundError(

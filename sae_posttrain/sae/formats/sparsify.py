@@ -6,6 +6,7 @@ written nowhere else. Source: eai-sparsify 1.3.3, `sparse_coder.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -34,6 +35,8 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
     if unfit:
         raise ValueError(f"{config}: {unfit[0]} is set; only plain sparse autoencoders can be used.")
     one_of(settings, "activation", {"topk": "topk"}, config, "topk")
+    if re.search(r"\b(layers|h|blocks)\.\d", weights.parent.name):  # named after a hookpoint, as sparsify does
+        layer_of_hook(weights.parent.name, str(config))
     tensors = read_safetensors(weights)
     check_tensors(weights, tensors, KEYS, NAME)
     d_sae, d_model = matrix_shape(weights, tensors, "encoder.weight")
