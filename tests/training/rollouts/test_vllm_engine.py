@@ -109,3 +109,19 @@ def test_requests_are_steered_as_transformers_would(engine: Any) -> None:
         assert made(engine, alphas) == wanted
     preempted = [metric.value for metric in engine.get_metrics() if metric.name == "vllm:num_preemptions"]
     assert sum(preempted) > 0
+
+
+def test_what_a_steered_request_cached_serves_no_other(engine: Any) -> None:
+    from vllm import SamplingParams
+
+    reference, chosen = model(), features(seed=3)
+
+    def answer(prompt: list[int], alpha: float) -> list[int]:
+        extra = {ALPHA: alpha} if alpha else None
+        sampling = SamplingParams(temperature=0, max_tokens=NEW, detokenize=False, extra_args=extra)
+        (output,) = engine.generate([{"prompt_token_ids": prompt}], sampling, use_tqdm=False)
+        return list(output.outputs[0].token_ids)
+
+    prompt = prompts()[3]
+    second_turn = prompt + answer(prompt, 2.0)  # its first block holds steered positions
+    assert answer(second_turn, 0.0) == expected(reference, chosen, second_turn, 0.0)
