@@ -175,6 +175,19 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("place", ["gemma-scope-2b-pt-transcoders", "gemma-scope-9b-pt-mlp", "gemma-scope-2b-pt-att"])
+def test_gemma_scopes_of_other_places_are_refused(place: str, tmp_path: Path) -> None:
+    one = PUBLISHED["Gemma Scope"]
+    one.write(tmp_path / place)
+    (tmp_path / "renamed").symlink_to(tmp_path / place)
+    for source in (tmp_path / place, tmp_path / place / one.folder, tmp_path / "renamed", tmp_path):
+        with pytest.raises(ValueError, match="only SAEs of the residual stream"):
+            load_sae(source, LAYER)
+    one.write(tmp_path / "gemma-scope-2b-pt-res")
+    (tmp_path / "renamed").unlink()
+    assert "-res/" in load_sae(tmp_path, LAYER).file
+
+
 @pytest.mark.parametrize(("one", "reason"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_folded_is_refused(one: Published, reason: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=reason):

@@ -6,6 +6,7 @@ scaled. Source: Lieberum et al., arXiv:2408.05147, and its tutorial.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from .reading import check_shapes, check_tensors, matrix_shape, no_k, read_npz
 NAME = "Gemma Scope"
 FILES = "layer_*/width_*/average_l0_*/params.npz"
 KEYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+# Nothing in a file says what it reads: its repository's name does, as in gemma-scope-2b-pt-mlp.
+ELSEWHERE = re.compile(r"(?:^|[/_-])(transcoders?|mlp|att)(?:/|$)")
 
 
 def find(names: Iterable[str], source: str) -> list[Found]:
     return [
-        Found(name, layer=layer_in(f"{source}/{name}", r"layer_(\d+)/"))
+        Found(name, layer=None if ELSEWHERE.search(name) else layer_in(f"{source}/{name}", r"layer_(\d+)/"))
         for name in names
         # The embedding's SAEs lie beside those of the layers.
         if name.split("/")[-1] == "params.npz" and "embedding" not in name
@@ -29,7 +32,13 @@ def find(names: Iterable[str], source: str) -> list[Found]:
 
 
 def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
-    """Raises: ValueError for a file that is damaged or holds other keys or shapes."""
+    """Raises: ValueError for a file that is damaged, holds other keys or shapes, or lies where other SAEs do."""
+    for place in (source, weights.as_posix(), weights.resolve().as_posix()):
+        if other := ELSEWHERE.search(place):
+            raise ValueError(
+                f"{weights}: {other[1]!r} in {place} says that this reads something else; only SAEs of the residual "
+                "stream can be used, such as those of google/gemma-scope-2b-pt-res."
+            )
     no_k(k, NAME)
     tensors = read_npz(weights, KEYS)
     check_tensors(weights, tensors, KEYS, NAME)
