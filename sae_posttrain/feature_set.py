@@ -38,7 +38,7 @@ class Provenance:
     num_layers: int
     sae: str
     sae_sha256: Mapping[str, str]
-    """SAE file name → hash of the file."""
+    """SAE file → its hash: `layer3.sae.pt`, or `layer3/sae.safetensors` where the name does not say the layer."""
     texts_sha256: str
     selection: str
     """`monolinguality`, `repetition contrast`, or `random` for the control."""

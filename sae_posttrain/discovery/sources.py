@@ -70,11 +70,17 @@ def provenance(
         base_model=model_name(model),
         d_model=config.hidden_size,
         num_layers=config.num_hidden_layers,
-        sae=next(iter(saes.values())).source,
-        sae_sha256={Path(one.file).name: _sha256_of_file(one.file) for one in saes.values() if one.file},
+        sae=", ".join(dict.fromkeys(one.source for one in saes.values())),
+        sae_sha256={_file_name(one): _sha256_of_file(one.file) for one in saes.values() if one.file},
         texts_sha256=_sha256_of_texts(texts),
         selection=selection,
     )
+
+
+def _file_name(sae: SparseAutoencoder) -> str:
+    """`layer3.sae.pt`, or `layer3/sae.safetensors` in formats that name every layer's file alike."""
+    name = Path(sae.file).name
+    return name if name.startswith(f"layer{sae.layer}.") else f"layer{sae.layer}/{name}"
 
 
 def _sha256_of_file(path: str) -> str:

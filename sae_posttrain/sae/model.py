@@ -32,7 +32,7 @@ class SparseAutoencoder:
         decoder_bias: `(D,)`.
         activation: the nonlinearity over all K features.
         layer: 0-based decoder block whose output residual is read.
-        source: where it was loaded from, for provenance.
+        source: what it was loaded from, as it was given to `load_sae`; the same for all layers of a set.
         file: the file its weights came from, if it was one.
         format: name of the format it was published in.
         base_model: the model it was trained on, as its files say; empty when they do not.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import tiny_models
 import torch
 from huggingface_hub.hf_api import RepoSibling
-from published_saes import ACTIVE, LAYER, PUBLISHED
+from published_saes import ACTIVE, LAYER, PUBLISHED, at_layer
 
 from sae_posttrain.discovery.sources import load_saes, mismatch, provenance
 from sae_posttrain.sae import ReLU, SparseAutoencoder, load_sae
@@ -82,7 +83,7 @@ def test_sae_and_model_that_do_not_belong_together(
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", MagicMock(return_value=listed))
     sae = load_sae(QWEN, LAYER, k=ACTIVE)
     model = tiny_models.qwen3(10, hidden_size=sae.d_model)
-    assert (sae.base_model, sae.source) == ("Qwen/Qwen3-1.7B-Base", RELEASES[QWEN].repository)
+    assert (sae.base_model, sae.source) == ("Qwen/Qwen3-1.7B-Base", QWEN)
     for name, warns in (("Qwen/Qwen3-1.7B-Base", False), ("/models/qwen3-1.7b-base", False), ("Qwen/Qwen3-8B", True)):
         caplog.clear()
         model.config._name_or_path = name
@@ -105,6 +106,22 @@ def test_a_file_in_the_hubs_cache_is_not_read_for_its_hash(tmp_path: Path) -> No
     link.write_bytes(b"")
     assert provenance(tiny_models.qwen3(10), {LAYER: sae}, {}, "random").sae_sha256 == {
         "layer3.sae.pt": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    }
+
+
+@pytest.mark.parametrize("source", ["{root}", "{root}/layers.{{layer}}"], ids=["a folder", "a pattern"])
+def test_every_layers_file_has_its_hash(source: str, tmp_path: Path) -> None:
+    source, one = source.format(root=tmp_path), PUBLISHED["sparsify"]
+    other = at_layer(one, 1)
+    files = {
+        LAYER: one.write(tmp_path),
+        1: replace(other, tensors={name: tensor + 1 for name, tensor in other.tensors.items()}).write(tmp_path),
+    }
+    saes = {layer: load_sae(source, layer) for layer in files}
+    came_from = provenance(tiny_models.qwen3(10), saes, {}, "random")
+    assert came_from.sae == source
+    assert came_from.sae_sha256 == {
+        f"layer{layer}/sae.safetensors": hashlib.sha256(file.read_bytes()).hexdigest() for layer, file in files.items()
     }
 
 

@@ -50,14 +50,14 @@ def load_sae(
         ValueError: several SAEs for this layer; a file that is damaged, of another layout, or asks to execute code; an
             SAE of something else than the residual stream; an unknown k.
     """
-    source, base_model = resolve(str(source), layer)
-    form, weights, config = locate(source, layer, revision, FORMATS)
-    sae = form.load(weights, config, layer, source, k)
+    resolved, base_model = resolve(str(source), layer)
+    form, weights, config = locate(resolved, layer, revision, FORMATS)
+    sae = form.load(weights, config, layer, resolved, k)
     if sae.layer != layer:
         raise ValueError(f"{config or weights} lies where layer {layer} is expected, but it says layer {sae.layer}.")
     sae = replace(
         _in_one_dtype(sae, weights),
-        source=source,
+        source=str(source),
         file=str(weights),
         format=form.NAME,
         base_model=base_model or sae.base_model,
