@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,14 @@ class Fit:
     @property
     def complaint(self) -> str:
         """What the numbers speak of, if they speak of a mistake."""
-        best, own = min(self.unexplained, key=lambda block: self.unexplained[block]), self.unexplained[self.layer]
+        own = self.unexplained[self.layer]
+        if not math.isfinite(own):
+            return (
+                f"the SAE for layer {self.layer} holds numbers that are not finite, or the model's residuals do. Get "
+                "the file again; if it stays so, run the model in another --dtype."
+            )
+        finite = {block: share for block, share in self.unexplained.items() if math.isfinite(share)}
+        best = min(finite, key=lambda block: finite[block])
         if best != self.layer:
             return (
                 f"the SAE for layer {self.layer} misses {own:.1%} of that layer's variance, but only "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
-from published_saes import ACTIVE, LAYER, PUBLISHED, D, K, Published, at_layer
+from published_saes import ACTIVE, LAYER, PUBLISHED, D, K, Published, at_layer, draw
 
 from sae_posttrain.cli import main
 from sae_posttrain.sae import load_sae
@@ -171,6 +173,27 @@ def test_a_wrong_scale_shows(
     arguments = ["--layers", "1", "--check", str(model_folder), "--texts", str(texts["held_out"])]
     assert main(["sae", "info", str(tmp_path / "random-L0_4"), *arguments]) == 1
     assert "misses" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("matrix", ["encoder.weight", "W_dec"])
+def test_numbers_that_are_not_finite_show(
+    matrix: str,
+    layer: int,
+    model_folder: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    width = tiny_models.WIDTH
+    shapes = {"encoder.weight": (K, width), "encoder.bias": (K,), "W_dec": (K, width), "b_dec": (width,)}
+    one = at_layer(PUBLISHED["sparsify"], layer)
+    name, settings = one.config or ("", {})
+    tensors = {**draw(**shapes), matrix: torch.full((K, width), math.nan)}
+    replace(one, tensors=tensors, config=(name, {**settings, "d_in": width})).write(tmp_path)
+    arguments = ["--layers", str(layer), "--check", str(model_folder), "--texts", str(texts["held_out"])]
+    assert main(["sae", "info", str(tmp_path), *arguments]) == 1
+    assert f"the SAE for layer {layer} holds numbers that are not finite" in capsys.readouterr().err
 
 
 def test_an_sae_of_another_width_is_refused(
