@@ -97,29 +97,40 @@ def measure_fit(
 
     Raises: ValueError when a layer is not the model's, an SAE is of another width, or no text has two tokens.
     """
-    depth, device = text_config(model).num_hidden_layers, inputs_device(model)
-    saes = {layer: sae.to(device) for layer, sae in saes.items()}
-    tallies = {layer: _tally(layer, sae, depth) for layer, sae in saes.items()}
-    read = sorted({block for tally in tallies.values() for block in tally.blocks})
+    device = inputs_device(model)
+    # One after the other: all at once may not fit beside the model, and reading the texts again costs less than that.
+    return {
+        layer: _measure(model, tokenizer, sae.to(device), texts, batch_size, max_length) for layer, sae in saes.items()
+    }
+
+
+def _measure(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sae: SparseAutoencoder,
+    texts: Sequence[str],
+    batch_size: int,
+    max_length: int,
+) -> Fit:
+    tally = _tally(sae, text_config(model).num_hidden_layers)
     for start in range(0, len(texts), batch_size):
         encoded = tokenizer(list(texts[start : start + batch_size]), truncation=True, max_length=max_length)
         rows = [torch.tensor(ids) for ids in encoded["input_ids"] if len(ids) > 1]
         if not rows:
             continue
-        ids_BS = pad_sequence(rows, batch_first=True).to(device)
-        mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(device)
-        with capture(model, read) as residuals:
+        ids_BS = pad_sequence(rows, batch_first=True).to(inputs_device(model))
+        mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(ids_BS.device)
+        with capture(model, tally.blocks) as residuals:
             decoder(model)(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
         mask_BS[:, 0] = 0
-        counted = {block: residual_BSD[mask_BS.bool()] for block, residual_BSD in residuals.items()}
-        for layer, tally in tallies.items():
-            _add(tally, saes[layer], counted)
-    if not all(tally.tokens for tally in tallies.values()):
+        _add(tally, sae, {block: residual_BSD[mask_BS.bool()] for block, residual_BSD in residuals.items()})
+    if not tally.tokens:
         raise ValueError("The texts hold no token to count: the first of each is left out, so give whole sentences.")
-    return {layer: _fit(layer, tally) for layer, tally in tallies.items()}
+    return _fit(sae.layer, tally)
 
 
-def _tally(layer: int, sae: SparseAutoencoder, depth: int) -> _Tally:
+def _tally(sae: SparseAutoencoder, depth: int) -> _Tally:
+    layer = sae.layer
     blocks = [block for block in (layer - 1, layer, layer + 1) if 0 <= block < depth] if layer < depth else [layer]
     zeros = {block: _Sums(torch.zeros(sae.d_model, dtype=torch.float64, device=sae.encoder.device)) for block in blocks}
     return _Tally(zeros, torch.zeros(sae.d_sae, dtype=torch.bool, device=sae.encoder.device))
@@ -131,11 +142,12 @@ def _add(tally: _Tally, sae: SparseAutoencoder, counted: Mapping[int, Tensor]) -
             exact_ND = residual_ND.double()
             sums.residual_D += exact_ND.sum(0)
             sums.square += float(exact_ND.square().sum())
-            sums.error += float((exact_ND - sae.reconstruct(residual_ND)).square().sum())
+            activation_NK = sae.encode(residual_ND)
+            sums.error += float((exact_ND - sae.reconstruct(residual_ND, activation_NK)).square().sum())
             if block == sae.layer:
-                active_NK = sae.encode(residual_ND) > 0
-                tally.fired_K |= active_NK.any(0)
-                tally.active += float(active_NK.sum())
+                fires_NK = activation_NK > 0
+                tally.fired_K |= fires_NK.any(0)
+                tally.active += float(fires_NK.sum())
                 tally.tokens += len(residual_ND)
 
 

@@ -117,10 +117,13 @@ class SparseAutoencoder:
             )
         return self._decoded(activations)
 
-    def reconstruct(self, residual: Tensor) -> Tensor:
-        """What the SAE makes of a residual `(..., D)`: the same, but for what it misses."""
+    def reconstruct(self, residual: Tensor, activations: Tensor | None = None) -> Tensor:
+        """What the SAE makes of a residual `(..., D)`: the same, but for what it misses.
+
+        With its activations `(..., K)`, where `encode` was called already, it is not encoded again.
+        """
         centre, length = self._normalised(residual.to(self.encoder.dtype))[1:]
-        return self._decoded(self.encode(residual)) * length + centre
+        return self._decoded(self.encode(residual) if activations is None else activations) * length + centre
 
     def direction(self, feature: int | Sequence[int]) -> Tensor:
         """What one unit of a feature's activation adds to the residual: `(D,)`, or `(F, D)` for several features.
