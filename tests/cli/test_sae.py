@@ -94,6 +94,14 @@ def test_info_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert f"layer        {LAYER}" in second
 
 
+def test_info_finds_the_first_layer_of_a_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    PUBLISHED["sparsify"].write(tmp_path)
+    (said,) = info(capsys, f"{tmp_path}/layers.{{layer}}")
+    assert (said["layer"], said["source"]) == (LAYER, f"{tmp_path}/layers.{{layer}}")
+    assert main(["sae", "info", "someone/saes-of-layer-{layer}"]) == 2
+    assert "name it with --layers" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

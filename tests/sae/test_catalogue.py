@@ -73,6 +73,26 @@ def test_the_layers_of_a_source(tmp_path: Path) -> None:
     assert available_layers(tmp_path) == [LAYER]
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern", "other"),
+    [
+        ("sparsify", "layers.{layer}", "layers.2.mlp"),
+        ("Gemma Scope", "layer_{layer}/width_16k/average_l0_5", "layer_2/width_16k/average_l0_55"),
+        ("SAELens topk", "{layer}/blocks.{layer}.hook_resid_post", "4/blocks.2.hook_resid_post"),
+    ],
+)
+def test_the_layers_of_a_pattern(
+    name: str, pattern: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (other, *(pattern.format(layer=layer) for layer in (1, LAYER, 12))):
+        replace(PUBLISHED[name], folder=folder).write(tmp_path)
+    for source in (f"{tmp_path}/{pattern}", f"{tmp_path}/{pattern}/"):
+        assert available_layers(source) == [1, LAYER, 12]
+    monkeypatch.chdir(tmp_path)
+    assert available_layers(pattern) == [1, LAYER, 12]
+    assert available_layers("someone/saes-of-layer-{layer}") == []
+
+
 def test_sae_and_model_that_do_not_belong_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

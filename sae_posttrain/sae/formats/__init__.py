@@ -15,7 +15,7 @@ import torch
 from ..catalogue import RELEASES, resolve
 from ..model import SparseAutoencoder
 from . import dictionary_learning, gemma_scope, gemma_scope_2, llama_scope, llamascopium, qwen_scope, saelens, sparsify
-from .listing import layers_in, locate
+from .listing import layers_in, layers_of, locate
 
 FORMATS: tuple[ModuleType, ...] = (
     *(qwen_scope, saelens, gemma_scope, gemma_scope_2),
@@ -66,10 +66,13 @@ def load_sae(
 
 
 def available_layers(source: str | Path, *, revision: str | None = None) -> list[int]:
-    """The layers for which a source has SAEs. Raises: FileNotFoundError when it has none at all."""
+    """The layers for which a source has SAEs, as far as paths and settings say.
+
+    Raises: FileNotFoundError when it has none at all.
+    """
     if str(source) in RELEASES:
         return list(RELEASES[str(source)].layers)
-    return layers_in(str(source), revision, FORMATS)
+    return (layers_of if "{layer}" in str(source) else layers_in)(str(source), revision, FORMATS)
 
 
 def _in_one_dtype(sae: SparseAutoencoder, weights: Path) -> SparseAutoencoder:

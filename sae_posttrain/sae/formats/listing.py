@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -53,6 +54,20 @@ def layers_in(source: str, revision: str | None, formats: Sequence[ModuleType]) 
     listing = _list(source, revision)
     present = listing.present(formats)
     return sorted({layer for layer in _layers(listing, present).values() if layer is not None})
+
+
+def layers_of(pattern: str, revision: str | None, formats: Sequence[ModuleType]) -> list[int]:
+    """What `{layer}` in a source may stand for; nothing where it is part of a repository's name.
+
+    Raises: FileNotFoundError when there is no SAE at all.
+    """
+    folder, slash, _ = pattern.partition("{layer}")[0].rpartition("/")
+    if "/" not in folder and not Path(folder or slash).expanduser().is_dir():
+        return []
+    inner = re.escape(pattern.rstrip("/").removeprefix(folder + slash)).replace(re.escape("{layer}"), r"(\d+)", 1)
+    inner = inner.replace(re.escape("{layer}"), r"\1")
+    present = _list(folder or slash or ".", revision).present(formats)
+    return sorted({int(match[1]) for _, found in present if (match := re.match(f"{inner}/", found.weights))})
 
 
 def _list(source: str, revision: str | None) -> Listing:
