@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -83,6 +84,19 @@ def test_settings_are_fetched_where_the_path_does_not_say_the_layer(hub: Path, a
         *("listing", "final/cfg.json"),  # to see which layer it is
         *("final/sae_weights.safetensors", "final/cfg.json"),
     ]
+
+
+def test_the_scale_beside_the_weights_is_fetched_too(hub: Path, asked: Asked) -> None:
+    one = PUBLISHED["SAELens topk"]
+    assert one.config
+    settings = {**one.config[1], "normalize_activations": "expected_average_only_in"}
+    folder = replace(one, config=(one.config[0], settings)).write(hub).parent
+    (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.5}', encoding="utf-8")
+    assert load_sae(f"someone/saes/{folder.name}", LAYER).input_scale == 0.5
+    assert {name for _, name, _ in asked} == {
+        "listing",
+        *(f"{folder.name}/{name}" for name in ("cfg.json", "sae_weights.safetensors", "activation_scaler.json")),
+    }
 
 
 def test_a_file_that_is_listed_but_not_given_is_named(hub: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,13 @@ class Found:
         weights: file name, relative to what was listed.
         config: likewise; empty when the format has none.
         layer: 0-based decoder block, as far as the path says.
+        beside: a third file that loading may look for; empty when there is none.
     """
 
     weights: str
     config: str = ""
     layer: int | None = None
+    beside: str = ""
 
 
 def pairs(names: Iterable[str], weights: str, config: str) -> list[tuple[str, str, str]]:

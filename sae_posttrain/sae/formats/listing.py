@@ -46,6 +46,8 @@ def locate(
     """
     listing = _list(source, revision)
     form, found = _choose(listing, layer, formats)
+    if found.beside:
+        listing.fetch(found.beside)
     return form, listing.fetch(found.weights), listing.fetch(found.config) if found.config else None
 
 

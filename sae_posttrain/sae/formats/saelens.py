@@ -8,7 +8,7 @@ is saved as a JumpReLU one. Source: sae_lens 6.54, `sae_lens.saes` and `handle_p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torch import Tensor
@@ -50,10 +50,12 @@ SCALER = "activation_scaler.json"
 
 
 def find(names: Iterable[str], source: str) -> list[Found]:
-    return [
-        Found(weights, config, layer_in(f"{source}/{folder}", r"blocks\.(\d+)\.hook_resid_post"))
-        for folder, weights, config in pairs(names, "sae_weights.safetensors", "cfg.json")
-    ]
+    present, found = set(names), []
+    for folder, weights, config in pairs(present, "sae_weights.safetensors", "cfg.json"):
+        scaler = str(PurePosixPath(folder, SCALER))
+        layer = layer_in(f"{source}/{folder}", r"blocks\.(\d+)\.hook_resid_post")
+        found.append(Found(weights, config, layer, beside=scaler if scaler in present else ""))
+    return found
 
 
 def layer_of(config: Path) -> int:
