@@ -146,6 +146,7 @@ REFUSED = {
         r"looked for .*activation_scaler\.json",
     ),
     "SAELens without k": (changed(PUBLISHED["SAELens topk"], k=None), "k is None"),
+    "SAELens k of 4.9": (changed(PUBLISHED["SAELens topk"], k=4.9), "k is 4.9; expected a whole number"),
     "SAELens of another size": (changed(PUBLISHED["SAELens topk"], d_sae=7), "d_sae=7"),
     "Gemma Scope 2 mlp": (
         changed(PUBLISHED["Gemma Scope 2"], hf_hook_point_in="model.layers.3.post_feedforward_layernorm.output"),
@@ -160,6 +161,7 @@ REFUSED = {
     "llamascopium clt": (changed(PUBLISHED["llamascopium topk"], sae_type="clt"), "sae_type is 'clt'"),
     "llamascopium batchtopk": (changed(PUBLISHED["llamascopium topk"], act_fn="batchtopk"), "'jumprelu'"),
     "sparsify transcoder": (changed(PUBLISHED["sparsify"], transcode=True), "transcode is set"),
+    "sparsify of another width": (changed(PUBLISHED["sparsify"], d_in=99), f"d_in=99; the weights are of width {D}"),
     "sparsify groupmax": (changed(PUBLISHED["sparsify"], activation="groupmax"), "'topk'"),
     "dictionary_learning class": (
         changed(PUBLISHED["dictionary_learning BatchTopK"], trainer={"dict_class": "IdentityDict", "layer": 3}),

@@ -37,10 +37,12 @@ def read_config(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def number(config: Mapping[str, Any], key: str, path: Path, kind: type = int, least: float = 0) -> Any:
-    """A setting that must be a number of at least so much."""
+    """A setting that must be a number of at least so much, and a whole one where `kind` is int."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 2**53:
         raise ValueError(f"{path}: {key} is {value!r}; expected a number of at least {least}.")
+    if kind is int and value != int(value):
+        raise ValueError(f"{path}: {key} is {value!r}; expected a whole number.")
     return kind(value)
 
 

@@ -42,6 +42,8 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
     d_sae, d_model = matrix_shape(weights, tensors, "encoder.weight")
     expected = {"W_dec": (d_sae, d_model), "encoder.bias": (d_sae,), "b_dec": (d_model,)}
     check_shapes(weights, tensors, "encoder.weight", expected, NAME)
+    if settings["d_in"] != d_model:
+        raise ValueError(f"{config} says d_in={settings['d_in']!r}; the weights are of width {d_model}.")
     return SparseAutoencoder(
         encoder=tensors["encoder.weight"],
         bias=tensors["encoder.bias"],
