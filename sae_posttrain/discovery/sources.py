@@ -48,13 +48,18 @@ def load_saes(
 def mismatch(sae: SparseAutoencoder, model: nn.Module) -> str:
     """Why an SAE may not belong to a model, by what both say of themselves; empty when nothing speaks against it."""
     name = model_name(model)
-    if not sae.base_model or PurePath(sae.base_model).name.lower() == PurePath(name).name.lower():
+    if not sae.base_model or _known_as(sae.base_model) == _known_as(name):
         return ""
     return (
         f"The SAE {sae.source} was trained on {sae.base_model}, and the model is {name}. If that was tuned from it, "
         "features carry over in part, which `sae-posttrain sae info SAE --check MODEL --texts FILE` measures; "
         "otherwise they mean nothing."
     )
+
+
+def _known_as(name: str) -> str:
+    """A model's name without its owner; Llama 3.1 was published as Meta-Llama-3.1 first."""
+    return PurePath(name).name.lower().removeprefix("meta-")
 
 
 def model_name(model: nn.Module) -> str:

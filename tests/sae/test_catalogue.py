@@ -114,6 +114,20 @@ def test_sae_and_model_that_do_not_belong_together(
             assert "trained on Qwen/Qwen3-1.7B-Base, and the model is Qwen/Qwen3-8B" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        *(("meta-llama/Llama-3.1-8B", True), ("meta-llama/Meta-Llama-3.1-8B", True)),
+        *(("meta-llama/Meta-Llama-3-8B", False), ("meta-llama/Meta-Llama-3.1-8B-Instruct", False)),
+    ],
+)
+def test_a_model_under_its_former_name_is_the_same(name: str, fits: bool) -> None:
+    model = tiny_models.qwen3(10)
+    model.config._name_or_path = name
+    sae = replace(fake_sae(), base_model=RELEASES["llama-scope-8b-base-res-8x"].base_model)
+    assert (mismatch(sae, model) == "") == fits
+
+
 def test_a_file_in_the_hubs_cache_is_not_read_for_its_hash(tmp_path: Path) -> None:
     blob = tmp_path / "blobs" / ("ab" * 32)
     blob.parent.mkdir()
