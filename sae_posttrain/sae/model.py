@@ -81,7 +81,7 @@ class SparseAutoencoder:
             bias=self.bias.to(device=device, dtype=dtype),
             decoder_bias=self.decoder_bias.to(device=device, dtype=dtype),
             activation=self.activation.to(device=device, dtype=dtype),
-            feature_scale=None if scale is None else scale.to(device=device, dtype=dtype),
+            feature_scale=None if scale is None else _not_zero(scale.to(device=device, dtype=dtype)),
         )
 
     def pre_activations(self, residual: Tensor, features: Sequence[int] | None = None) -> Tensor:
@@ -185,6 +185,11 @@ class SparseAutoencoder:
                 f"The residual is {residual.shape[-1]} wide, but this SAE ({self.source} layer {self.layer}) reads "
                 f"{self.d_model}: it was trained on another model."
             )
+
+
+def _not_zero(scale_K: Tensor) -> Tensor:
+    """Scales that a cast may have made zero, at the least of their dtype: directions are divided by them."""
+    return scale_K.clamp(min=torch.finfo(scale_K.dtype).tiny)
 
 
 def _gathered(matrix_KD: Tensor, rows: Tensor) -> Tensor:

@@ -317,6 +317,26 @@ def test_matrices_of_different_precision_are_refused(tmp_path: Path) -> None:
         load_sae(tmp_path, LAYER)
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("SAELens topk, rescaled", "Llama Scope", "dictionary_learning AutoEncoder"),
+        *("llamascopium topk", "llamascopium jumprelu"),
+    ],
+)
+def test_a_direction_of_length_zero_does_no_harm_in_half_precision(
+    name: str, stored: torch.dtype, tmp_path: Path
+) -> None:
+    one = PUBLISHED[name]
+    tensors = {key: tensor.to(stored) if tensor.dim() == 2 else tensor for key, tensor in one.tensors.items()}
+    (decoder,) = (key for key in tensors if re.fullmatch(r"W_D(ec)?|decoder\.weight", key, re.IGNORECASE))
+    tensors[decoder][(0, ...) if tensors[decoder].shape == (K, D) else (..., 0)] = 0
+    sae = load(replace(one, tensors=tensors), tmp_path, dtype=torch.float16)
+    assert sae.reconstruct(residuals()).isfinite().all()
+    assert torch.equal(sae.direction(0), torch.zeros(D, dtype=torch.float16))
+
+
 def test_vectors_take_the_precision_of_the_matrices(tmp_path: Path) -> None:
     one = PUBLISHED["SAELens jumprelu"]
     half = {name: t.bfloat16() if t.dim() == 2 else t for name, t in one.tensors.items()}

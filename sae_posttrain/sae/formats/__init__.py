@@ -80,10 +80,4 @@ def _in_one_dtype(sae: SparseAutoencoder, weights: Path) -> SparseAutoencoder:
     dtype = sae.encoder.dtype
     if sae.decoder.dtype != dtype:
         raise ValueError(f"{weights}: the encoder is {dtype}, the decoder {sae.decoder.dtype}; expected the same.")
-    return replace(
-        sae,
-        bias=sae.bias.to(dtype),
-        decoder_bias=sae.decoder_bias.to(dtype),
-        activation=sae.activation.to(dtype=dtype),
-        feature_scale=None if sae.feature_scale is None else sae.feature_scale.to(dtype),
-    )
+    return sae.encoder_to(dtype=dtype)

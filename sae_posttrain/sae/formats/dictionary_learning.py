@@ -26,6 +26,7 @@ from .reading import (
     one_of,
     read_config,
     read_pickle,
+    row_norms,
 )
 
 NAME = "dictionary_learning"
@@ -91,7 +92,7 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
         layer=_layer(trainer, config),
         base_model=str(trainer.get("lm_name") or ""),
         subtract_decoder_bias=kind not in KEEP_INPUT,
-        feature_scale=tensors["decoder"].norm(dim=-1).clamp(min=1e-8) if kind == "AutoEncoder" else None,
+        feature_scale=row_norms(tensors["decoder"]) if kind == "AutoEncoder" else None,
     )
 
 

@@ -27,6 +27,7 @@ from .reading import (
     one_of,
     read_config,
     read_safetensors,
+    row_norms,
 )
 
 NAME = "Llama Scope"
@@ -59,9 +60,7 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
     check_shapes(weights, tensors, "encoder.weight", expected, NAME)
     scale = one_of(settings, "norm_activation", {"dataset-wise": True, "inference": False}, config)
     factor = _scale(settings, config, d_model) if scale else 1.0
-    norms = (
-        tensors["decoder.weight"].norm(dim=0).clamp(min=1e-8) if settings.get("sparsity_include_decoder_norm") else None
-    )
+    norms = row_norms(tensors["decoder.weight"].T) if settings.get("sparsity_include_decoder_norm") else None
     return SparseAutoencoder(
         encoder=tensors["encoder.weight"],
         bias=tensors["encoder.bias"] / factor,

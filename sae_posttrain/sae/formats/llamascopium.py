@@ -27,6 +27,7 @@ from .reading import (
     one_of,
     read_config,
     read_safetensors,
+    row_norms,
 )
 
 NAME = "llamascopium"
@@ -62,7 +63,7 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
     d_model, d_sae = matrix_shape(weights, tensors, "W_E")
     expected = {"W_D": (d_sae, d_model), "b_E": (d_sae,), "b_D": (d_model,)}
     check_shapes(weights, tensors, "W_E", expected, NAME)
-    norms = tensors["W_D"].norm(dim=1).clamp(min=1e-8) if settings.get("sparsity_include_decoder_norm", True) else None
+    norms = row_norms(tensors["W_D"]) if settings.get("sparsity_include_decoder_norm", True) else None
     scale = one_of(settings, "norm_activation", {"dataset-wise": True, "inference": False}, config, "dataset-wise")
     return SparseAutoencoder(
         encoder=tensors["W_E"].T,

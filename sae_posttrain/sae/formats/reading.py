@@ -160,6 +160,12 @@ def matrix_shape(path: Path, tensors: Tensors, key: str) -> tuple[int, int]:
     return shape
 
 
+def row_norms(matrix_KD: Tensor) -> Tensor:
+    """`(K,)` lengths, none of them zero, in float32 at least: float16 has no number as small as their least."""
+    exact = torch.promote_types(matrix_KD.dtype, torch.float32)
+    return torch.linalg.vector_norm(matrix_KD, dim=1, dtype=exact).clamp(min=1e-8)
+
+
 def check_k(k: int, d_sae: int) -> int:
     if not 1 <= k <= d_sae:
         raise ValueError(f"k={k} does not fit a dictionary of {d_sae} features; pass the k the SAE was trained with.")

@@ -27,6 +27,7 @@ from .reading import (
     one_of,
     read_config,
     read_safetensors,
+    row_norms,
 )
 
 NAME = "SAELens"
@@ -90,9 +91,7 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
         subtract_decoder_bias=bool(settings.get("apply_b_dec_to_input", True)),
         input_scale=_scale(weights.parent / SCALER) if scaled else 1.0,
         input_norm="none" if scaled else one_of(settings, "normalize_activations", NORMS, config),
-        feature_scale=tensors["W_dec"].norm(dim=-1).clamp(min=1e-8)
-        if settings.get("rescale_acts_by_decoder_norm")
-        else None,
+        feature_scale=row_norms(tensors["W_dec"]) if settings.get("rescale_acts_by_decoder_norm") else None,
     )
 
 
