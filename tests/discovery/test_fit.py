@@ -31,7 +31,7 @@ def measure(texts: Sequence[str]) -> dict[int, Fit]:
 
 
 def test_every_residual_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = {layer: 0 for layer in LAYERS}
+    encoded = dict.fromkeys(LAYERS, 0)
     original = SparseAutoencoder.encode
 
     def encode(sae: SparseAutoencoder, residual_ND: Tensor) -> Tensor:
