@@ -23,26 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sae_posttrain import FeatureSet, discover_repetition_features
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "steered_dapo"
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "house",
-    "bird",
-    "sees",
-    "likes",
-    "finds",
-    "small",
-    "old",
-    "green",
-    "and",
-    "then",
-    "sings",
-    "today",
-    "here",
-    "again",
-]
+WORDS = ["the", "a", "cat", "dog", "house", "bird", "sees", "finds", "old", "green", "and", "then", "sings", "today"]
 WIDTH, D_SAE, K = 16, 64, 4
 
 
