@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import platform
+import random
 import re
 import subprocess
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from sentences import load_sentences, prompt_of  # type: ignore[import-not-found]
+from sentences import load_sentences, prompt_of, told  # type: ignore[import-not-found]
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import ModelConfig, TrlParser, get_peft_config
 from trl.rewards import get_soft_overlong_punishment
@@ -52,15 +53,15 @@ class RecipeArguments:
     variant: str = field(default="steered", metadata={"help": ", ".join(VARIANTS)})
     layers: list[int] = field(default_factory=list, metadata={"help": "0-based decoder blocks to find features in."})
     top: int = field(default=4, metadata={"help": "Features per layer."})
-    loops: int = field(default=40, metadata={"help": "Loops to sample from the model for discovery."})
+    loops: int = field(default=100, metadata={"help": "Stuck training sentences that discovery reads."})
     alphas: list[float] = field(default_factory=list, metadata={"help": "Strengths that calibration tries."})
     target_rate: float = field(default=0.4, metadata={"help": "Share of steered answers that should loop."})
     max_ratio: float = field(default=2.0, metadata={"help": "How much less fluent the text before may become."})
     calibration_prompts: int = field(default=150, metadata={"help": "Training prompts that calibration answers."})
     soft_overlong_cache: int = field(default=20, metadata={"help": "Tokens before the limit that are punished."})
     prompts: int = field(default=1000, metadata={"help": "Held-out prompts to measure on."})
-    samples: int = field(default=4, metadata={"help": "Answers per prompt and temperature."})
     temperatures: list[float] = field(default_factory=list, metadata={"help": "Temperatures to measure at."})
+    samples: list[int] = field(default_factory=list, metadata={"help": "Answers per prompt at each of them."})
     sampling_batch_size: int = field(default=1000, metadata={"help": "Answers sampled at once."})
     results: str | None = field(default=None, metadata={"help": "CSV to append to; results.csv in output_dir."})
 
@@ -113,41 +114,33 @@ def check(recipe: RecipeArguments, training: SteeredGRPOConfig) -> None:
         raise FileNotFoundError(f"text={recipe.text!r} is no file; it is what make.py was given.")
     if recipe.variant in STEERED and not (training.features or recipe.sae):
         raise ValueError(f"variant={recipe.variant} needs sae, or features that were found before.")
-    if not recipe.temperatures:
-        raise ValueError("temperatures is empty: name some to measure at.")
+    if len(recipe.samples) != len(recipe.temperatures):
+        raise ValueError(f"samples={recipe.samples} and temperatures={recipe.temperatures}: expected as many of each.")
 
 
 def find_features(
     recipe: RecipeArguments, training: SteeredGRPOConfig, model: Any, tokenizer: Any, train: Sequence[str]
 ) -> FeatureSet:
-    """Features of loops that the model fell into by itself, and the weakest strength that makes it loop with them."""
-    prompts = list(dict.fromkeys(map(prompt_of, train)))
-    common: dict[str, Any] = {
-        "max_new_tokens": training.max_completion_length,
-        "temperature": training.temperature,
-        "batch_size": recipe.sampling_batch_size,
-        "min_repeats": training.loop_min_repeats,
-        "min_length": training.loop_min_tokens,
-    }
+    """Features of sentences that are stuck, as in training, and the weakest strength that makes the model loop."""
+    draw, rng = told(tokenizer, train, stuck=1.0), random.Random(training.seed)
+    texts = [draw(rng)[: 2 * training.max_completion_length] for _ in range(recipe.loops)]
+    least = {"min_repeats": training.loop_min_repeats, "min_length": training.loop_min_tokens}
     found = discover_repetition_features(
-        model,
-        tokenizer,
-        recipe.sae,
-        prompts=prompts[recipe.calibration_prompts :],
-        layers=recipe.layers,
-        top=recipe.top,
-        loops=recipe.loops,
-        **common,
+        model, tokenizer, recipe.sae, texts=texts, layers=recipe.layers, top=recipe.top, batch_size=32, **least
     )
     curve = calibrate(
         model,
         tokenizer,
         found,
-        prompts[: recipe.calibration_prompts],
+        list(dict.fromkeys(map(prompt_of, train)))[: recipe.calibration_prompts],
         alphas=recipe.alphas,
         target_rate=recipe.target_rate,
         max_ratio=recipe.max_ratio,
-        **common,
+        max_new_tokens=training.max_completion_length,
+        temperature=training.temperature,
+        batch_size=recipe.sampling_batch_size,
+        seed=training.seed,
+        **least,
     )
     (Path(training.output_dir) / "calibration.txt").write_text(f"{found.summary()}\n\n{curve.table()}\n", "utf-8")
     features = curve.calibrated()
@@ -199,12 +192,12 @@ def measure(
 ) -> list[tuple[float, RepetitionReport, float]]:
     """Temperature, loops and task reward of unsteered answers to held-out prompts."""
     prompts = list(dict.fromkeys(map(prompt_of, held_out)))[: recipe.prompts]
-    rows = [row for row in encode_prompts(tokenizer, prompts, chat=False) for _ in range(recipe.samples)]
-    asked = [prompt for prompt in prompts for _ in range(recipe.samples)]
+    encoded = encode_prompts(tokenizer, prompts, chat=False)
     settings = {"top_p": 1.0, "max_new_tokens": training.max_completion_length, "seed": training.seed}
     measured = []
     with open(Path(training.output_dir) / "answers.jsonl", "w", encoding="utf-8") as file:
-        for temperature in recipe.temperatures:
+        for temperature, samples in zip(recipe.temperatures, recipe.samples, strict=True):
+            rows, asked = encoded * samples, prompts * samples
             with sampling(model, tokenizer, temperature=temperature, **settings) as sample:
                 starts = range(0, len(rows), recipe.sampling_batch_size)
                 ids = [row for start in starts for row in sample(rows[start : start + recipe.sampling_batch_size])]
