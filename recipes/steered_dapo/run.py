@@ -66,6 +66,16 @@ class RecipeArguments:
     results: str | None = field(default=None, metadata={"help": "CSV to append to; results.csv in output_dir."})
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Unsteered answers to held-out prompts, at one temperature."""
+
+    temperature: float
+    loops: RepetitionReport
+    task_reward: float
+    words: float  # of an answer, in the mean: what is short holds no loops
+
+
 class Spelling:
     """The task: the share of the answer's first words that are words. Neutral to an answer's length beyond them."""
 
@@ -189,8 +199,8 @@ def measure(
     training: SteeredGRPOConfig,
     task: Spelling,
     held_out: Sequence[str],
-) -> list[tuple[float, RepetitionReport, float]]:
-    """Temperature, loops and task reward of unsteered answers to held-out prompts."""
+) -> list[Measured]:
+    """Sample answers to held-out prompts, unsteered."""
     prompts = list(dict.fromkeys(map(prompt_of, held_out)))[: recipe.prompts]
     encoded = encode_prompts(tokenizer, prompts, chat=False)
     settings = {"top_p": 1.0, "max_new_tokens": training.max_completion_length, "seed": training.seed}
@@ -209,7 +219,8 @@ def measure(
             report = repetition_rate(
                 ids, clusters=asked, min_repeats=training.loop_min_repeats, min_length=training.loop_min_tokens
             )
-            measured.append((temperature, report, fmean(task(asked, answers))))
+            words = fmean(len(answer.split()) for answer in answers)
+            measured.append(Measured(temperature, report, fmean(task(asked, answers)), words))
     return measured
 
 
@@ -219,7 +230,7 @@ def write(
     model_config: ModelConfig,
     features: FeatureSet | None,
     steered_loops: str,
-    measured: Sequence[tuple[float, RepetitionReport, float]],
+    measured: Sequence[Measured],
 ) -> list[dict[str, Any]]:
     """Append a row for each temperature to the CSV."""
     strength = "" if features is None else training.steering_alpha or features.alpha
@@ -237,16 +248,17 @@ def write(
             "rollouts": training.max_steps * training.per_device_train_batch_size if trained else 0,
             "masks_truncated": training.mask_truncated_completions if trained else "",
             "steered_loop_rate": steered_loops,
-            "temperature": temperature,
-            "looped": report.looped,
-            "total": report.total,
-            **{name: f"{getattr(report, name):.5f}" for name in ("rate", "low", "high")},
-            "task_reward": f"{reward:.4f}",
+            "temperature": one.temperature,
+            "looped": one.loops.looped,
+            "total": one.loops.total,
+            **{name: f"{getattr(one.loops, name):.5f}" for name in ("rate", "low", "high")},
+            "task_reward": f"{one.task_reward:.4f}",
+            "words": f"{one.words:.2f}",
             "versions": " ".join(f"{library}=={version(library)}" for library in ("torch", "transformers", "trl")),
             "hardware": f"{platform.machine()} CPU, {os.cpu_count()} cores",
             "commit": commit(),
         }
-        for temperature, report, reward in measured
+        for one in measured
     ]
     path = Path(recipe.results or Path(training.output_dir) / "results.csv")
     new = not path.exists()
