@@ -122,10 +122,10 @@ def check(recipe: RecipeArguments, training: SteeredGRPOConfig) -> None:
         raise ValueError(f"variant={recipe.variant!r}: expected one of {', '.join(VARIANTS)}.")
     if not Path(recipe.text).is_file():
         raise FileNotFoundError(f"text={recipe.text!r} is no file; it is what make.py was given.")
-    if recipe.variant in STEERED and not (training.features or recipe.sae):
-        raise ValueError(f"variant={recipe.variant} needs sae, or features that were found before.")
     if len(recipe.samples) != len(recipe.temperatures):
         raise ValueError(f"samples={recipe.samples} and temperatures={recipe.temperatures}: expected as many of each.")
+    if recipe.variant in STEERED and not (training.features or recipe.sae):
+        raise ValueError(f"variant={recipe.variant} needs sae, or features that were found before.")
 
 
 def find_features(
@@ -247,6 +247,7 @@ def write(
             "steps": training.max_steps if trained else 0,
             "rollouts": training.max_steps * training.per_device_train_batch_size if trained else 0,
             "masks_truncated": training.mask_truncated_completions if trained else "",
+            "token_share_cap": training.max_steered_token_share if features is not None else "",
             "steered_loop_rate": steered_loops,
             "temperature": one.temperature,
             "looped": one.loops.looped,

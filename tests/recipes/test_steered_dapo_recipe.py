@@ -156,7 +156,7 @@ def test_a_lora_run_leaves_an_adapter_that_plain_peft_loads(
             assert torch.equal(adapted(ids).logits, before)
 
 
-def test_features_come_from_the_models_own_loops_with_a_calibrated_strength(
+def test_features_come_from_stuck_sentences_with_a_calibrated_strength(
     scripts: Scripts, arguments: list[str], made: Path, tmp_path: Path
 ) -> None:
     """With embeddings this large every token calls for itself: a model that loops."""
