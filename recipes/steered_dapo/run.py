@@ -134,7 +134,7 @@ def find_features(
     """Features of sentences that are stuck, as in training, and the weakest strength that makes the model loop."""
     draw, rng = told(tokenizer, train, stuck=1.0), random.Random(training.seed)
     texts = [draw(rng)[: 2 * training.max_completion_length] for _ in range(recipe.loops)]
-    least = {"min_repeats": training.loop_min_repeats, "min_length": training.loop_min_tokens}
+    least: dict[str, Any] = {"min_repeats": training.loop_min_repeats, "min_length": training.loop_min_tokens}
     found = discover_repetition_features(
         model, tokenizer, recipe.sae, texts=texts, layers=recipe.layers, top=recipe.top, batch_size=32, **least
     )
