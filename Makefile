@@ -1,4 +1,4 @@
-# make demo | test | test-all | test-versions | lint | bench — each sets up .venv with the tested versions first.
+# make demo | test | test-all | test-versions | lint | bench | bench-all — each sets up .venv with the tested versions first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all test-versions lint bench
+.PHONY: demo test test-all test-versions lint bench bench-all
 
 demo: $(INSTALLED)
 	$(BIN)/sae-posttrain demo
@@ -29,6 +29,19 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/sae_row_reading.py
 	$(BIN)/python benchmarks/repetition_speed.py
+	$(BIN)/python benchmarks/sasft_step.py --quick
+	$(BIN)/python benchmarks/grpo_step.py --quick
+	$(BIN)/python benchmarks/discovery_speed.py --quick
+
+bench-all: bench
+	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python benchmarks/sasft_step.py
+	$(BIN)/python benchmarks/grpo_step.py
+	$(BIN)/python benchmarks/discovery_speed.py
+	$(BIN)/python benchmarks/detectors.py
+	$(BIN)/python benchmarks/steered_generation.py
+	$(BIN)/python benchmarks/lab_sasft.py
+	$(BIN)/python benchmarks/_table.py
 
 # The build backend is installed first, so that its version is pinned too.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""The one kind of row every benchmark writes, and where it came from."""
+"""What every benchmark writes, rows of one kind, and where they came from. Times have their own kind: `_timing`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "transformers", "trl")
@@ -26,8 +27,8 @@ class Row:
     unit: str
 
 
-def write(name: str, rows: Sequence[Row]) -> Path:
-    """Replace `results/<name>.csv`; every row says on what, with what and when it was measured."""
+def write(name: str, rows: Sequence[Any]) -> Path:
+    """Replace `results/<name>.csv` by rows of one dataclass; each says on what, with what and when it was measured."""
     origin = {
         "hardware": hardware(),
         "versions": " ".join(f"{library}=={version(library)}" for library in LIBRARIES),
@@ -37,7 +38,7 @@ def write(name: str, rows: Sequence[Row]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*(field.name for field in fields(Row)), *origin], lineterminator="\n")
+        writer = csv.DictWriter(file, [*(field.name for field in fields(rows[0])), *origin], lineterminator="\n")
         writer.writeheader()
         writer.writerows({**asdict(row), **origin} for row in rows)
     return path

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from .metrics import code_switching_rate, repetition_rate
     from .sae import SparseAutoencoder, load_sae
     from .steering import steer
+    from .training.evaluation import RateEvaluationCallback
     from .training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
     from .training.sasft import SASFTCallback, SASFTConfig, SASFTTrainer
 
 # Looked up on first use, so that `import sae_posttrain` costs nothing and the metrics need no torch.
 _HOME = {
     "FeatureSet": "feature_set",
+    "RateEvaluationCallback": "training.evaluation",
     "SASFTCallback": "training.sasft",
     "SASFTConfig": "training.sasft",
     "SASFTTrainer": "training.sasft",
@@ -32,6 +34,7 @@ _HOME = {
 }
 __all__ = [
     "FeatureSet",
+    "RateEvaluationCallback",
     "SASFTCallback",
     "SASFTConfig",
     "SASFTTrainer",

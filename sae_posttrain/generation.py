@@ -30,18 +30,20 @@ def sample_responses(
     seed: int = 0,
     chat: bool = False,
     progress: bool = True,
+    synced: bool | None = None,
 ) -> list[list[str]]:
     """`samples` responses to each prompt, in the prompts' order, without special tokens.
 
     A prompt that is a list of messages goes through the chat template, and so does a text with `chat`. Nothing but
     the arguments shapes the sampling: the model's own generation config gives its end-of-sequence ids, and no top_k,
     penalty or length. `temperature=0` is greedy. The defaults are the published settings. The same seed, batch size
-    and machine give the same responses.
+    and machine give the same responses. synced: whether every process takes as many steps as the longest, as split
+    weights need it; all of them then have to sample as many batches. By default `generate` decides.
 
     Raises: ValueError for an empty prompt, a missing chat template or a setting out of range.
     Source: arXiv:2507.14894, code-switching evaluation.
     """
-    _check_counts(samples=samples, batch_size=batch_size)
+    check_settings(temperature, top_p, samples=samples, batch_size=batch_size, max_new_tokens=max_new_tokens)
     ids = encode_prompts(tokenizer, prompts, chat)
     ends = _ends(model, tokenizer)
     distinct = samples if temperature > 0 else 1
@@ -49,7 +51,15 @@ def sample_responses(
     rows = sorted((index for index in range(len(ids)) for _ in range(distinct)), key=lambda index: -len(ids[index]))
     responses: list[list[str]] = [[] for _ in prompts]
     bar = tqdm(total=len(rows), desc="responses", disable=not progress)
-    drawing = sampling(model, tokenizer, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+    drawing = sampling(
+        model,
+        tokenizer,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        synced=synced,
+    )
     with bar, drawing as sample:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
@@ -79,22 +89,24 @@ def sampling(
     top_p: float,
     max_new_tokens: int,
     seed: int,
+    synced: bool | None = None,
 ) -> Iterator[Callable[[Sequence[list[int]]], list[list[int]]]]:
     """A function from a batch of prompts' ids to the responses' ids, each with the end-of-sequence id it came to.
 
     Settings are those of `sample_responses`. Raises: ValueError for a setting out of range.
     """
-    _check_counts(max_new_tokens=max_new_tokens)
+    check_settings(temperature, top_p, max_new_tokens=max_new_tokens)
+    config = _generation_config(model, tokenizer, temperature, top_p, max_new_tokens)
+    with _own_randomness(model, seed), evaluating(model), _only_config(model, config):
+        yield partial(_generate, model, config, synced)
+
+
+def check_settings(temperature: float, top_p: float, **counts: int) -> None:
+    """Raises: ValueError for a setting out of range."""
     if not temperature >= 0:
         raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-    config = _generation_config(model, tokenizer, temperature, top_p, max_new_tokens)
-    with _own_randomness(model, seed), _evaluating(model), _only_config(model, config):
-        yield partial(_generate, model, config)
-
-
-def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -136,12 +148,14 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int
     return {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
 
 
-def _generate(model: PreTrainedModel, config: GenerationConfig, batch: Sequence[list[int]]) -> list[list[int]]:
+def _generate(
+    model: PreTrainedModel, config: GenerationConfig, synced: bool | None, batch: Sequence[list[int]]
+) -> list[list[int]]:
     length = max(map(len, batch))
     device = model.get_input_embeddings().weight.device
     ids_BP = torch.tensor([[config.pad_token_id] * (length - len(ids)) + ids for ids in batch], device=device)
     mask_BP = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in batch], device=device)
-    output = model.generate(input_ids=ids_BP, attention_mask=mask_BP, generation_config=config)
+    output = model.generate(input_ids=ids_BP, attention_mask=mask_BP, generation_config=config, synced_gpus=synced)
     new_BT: Tensor = output[:, length:].cpu()
     ends = set(config.eos_token_id or [])
     return [_with_end(row, ends) for row in new_BT.tolist()]
@@ -163,7 +177,8 @@ def _own_randomness(model: PreTrainedModel, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards each of its modules is as it was."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

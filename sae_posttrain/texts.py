@@ -42,6 +42,11 @@ def load_texts(
     return texts
 
 
+def stream_texts(source: str | Path, *, column: str = "text", split: str = "train") -> Iterator[str]:
+    """The texts of one column, one after the other, without holding them all. Raises: as `load_texts`, while read."""
+    return _texts_of(_iterate_rows(source, split, streaming=True), source, column)
+
+
 def _texts_of(rows: Iterator[Row], source: str | Path, column: str) -> Iterator[str]:
     for number, row in enumerate(rows, start=1):
         if column not in row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,12 +22,13 @@ RANKS = 2
 LAYER = BLOCKS - 2
 
 
-def run(rank: int, worker: Worker, store: str) -> None:
+def run(rank: int, workers: Sequence[Worker], store: str) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
     try:
-        worker(rank)
+        for worker in workers:
+            worker(rank)
         # A process that leaves while its peer still talks to it takes the peer down.
         torch.distributed.barrier()
     finally:

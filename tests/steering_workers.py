@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from residual_workers import RANKS, Worker, run
+from residual_workers import RANKS, run
 from tiny_models import WIDTH, make, token_ids
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sae_posttrain import steer
 from sae_posttrain.residual import decoder_blocks, unwrap
 
-__all__ = ["RANKS", "Worker", "run"]
+__all__ = ["RANKS", "run"]
 
 
 def ddp(rank: int) -> None:

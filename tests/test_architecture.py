@@ -26,7 +26,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "metrics": frozenset({"languages"}),
     "steering": frozenset({"feature_set", "residual"}),
     "discovery": frozenset({"sae", "residual", "metrics", "languages", "feature_set", "generation", "steering"}),
-    "training": frozenset({"feature_set", "residual", "steering", "metrics", "languages"}),
+    "training": frozenset({"feature_set", "residual", "steering", "metrics", "languages", "generation"}),
     "report": frozenset({"metrics", "feature_set"}),
     "lab": ANY,
     "cli": ANY,
@@ -42,8 +42,16 @@ MAY_IMPORT_TRL = (
     "cli",
     "__main__",
 )
-# Within sae the formats build the object; the object knows no format.
-INSIDE_SAE = {"mapping": frozenset[str](), "model": frozenset({"mapping"}), "formats": frozenset({"model"})}
+# Within sae the formats build the object, out of what the catalogue names; the object knows no format. Training writes
+# files that a format reads, and knows neither.
+INSIDE_SAE = {
+    "mapping": frozenset[str](),
+    "activations": frozenset[str](),
+    "catalogue": frozenset[str](),
+    "training": frozenset[str](),
+    "model": frozenset({"activations", "mapping"}),
+    "formats": frozenset({"activations", "catalogue", "model"}),
+}
 
 
 @dataclass(frozen=True)

@@ -130,9 +130,10 @@ def test_capture_through_nested_wrappers() -> None:
     assert_agrees(residuals, oracle(base, ids), decoder(model).norm)
 
 
-@pytest.mark.parametrize("worker", [residual_workers.ddp, residual_workers.fsdp2], ids=["DDP", "FSDP2"])
-def test_capture_through_two_processes(worker: residual_workers.Worker, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(residual_workers.run, (worker, str(tmp_path / "store")), nprocs=residual_workers.RANKS)
+def test_capture_through_two_processes(tmp_path: Path) -> None:
+    """Under DDP and under FSDP2, in one launch."""
+    workers = (residual_workers.ddp, residual_workers.fsdp2)
+    torch.multiprocessing.spawn(residual_workers.run, (workers, str(tmp_path / "store")), nprocs=residual_workers.RANKS)
 
 
 def test_blocks_that_return_tuples() -> None:

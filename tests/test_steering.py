@@ -232,9 +232,10 @@ def test_what_is_compiled_is_steered_and_stays_compiled(whole: bool, before: boo
     assert len(runs) > done
 
 
-@pytest.mark.parametrize("worker", [steering_workers.ddp, steering_workers.fsdp2], ids=["DDP", "FSDP2"])
-def test_through_two_processes(worker: steering_workers.Worker, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(steering_workers.run, (worker, str(tmp_path / "store")), nprocs=steering_workers.RANKS)
+def test_through_two_processes(tmp_path: Path) -> None:
+    """Under DDP and under FSDP2, in one launch."""
+    workers = (steering_workers.ddp, steering_workers.fsdp2)
+    torch.multiprocessing.spawn(steering_workers.run, (workers, str(tmp_path / "store")), nprocs=steering_workers.RANKS)
 
 
 def test_blocks_that_return_tuples() -> None:

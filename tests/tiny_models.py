@@ -103,6 +103,7 @@ MODELS: dict[str, tuple[Callable[[], tf.PreTrainedModel], str]] = {
     "Gemma3ForCausalLM": (lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**TEXT, sliding_window=8)), "model.layers"),
     "Gemma3ForConditionalGeneration": (gemma3_multimodal, "model.language_model.layers"),
     "LlamaForCausalLM": (lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**TEXT)), "model.layers"),
+    "MistralForCausalLM": (lambda: tf.MistralForCausalLM(tf.MistralConfig(**TEXT, sliding_window=8)), "model.layers"),
 }
 
 

@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from .inputs import add_chat, load_model, read_rows, uses_chat
+from .inputs import add_chat, add_least, load_model, read_rows, uses_chat
 
 _SETTINGS = (
     *("alphas", "refine", "target_rate", "max_ratio", "max_new_tokens", "temperature", "top_p"),
@@ -22,8 +22,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
     parser.add_argument("--features", required=True, help="the feature set: file, folder or hub id")
     parser.add_argument("--prompts", required=True, metavar="FILE", help="rows with prompt (text or messages)")
-    parser.add_argument("--limit", type=int, default=64, help="prompts used (default: 64)")
-    parser.add_argument("--output", required=True, help="the .safetensors file to write; may be that of --features")
+    parser.add_argument("--limit", type=int, default=64, help="prompts used (default: %(default)s)")
+    parser.add_argument(
+        "--output",
+        required=True,
+        help="the .safetensors file to write; may be that of --features; the curve goes beside it",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     goal = parser.add_argument_group("what is looked for")
     goal.add_argument(
@@ -31,25 +35,28 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=float,
         nargs="+",
         default=[1.0, 2.0, 4.0, 8.0, 16.0, 32.0],
-        help="in units of typical strength (default: 1 2 4 8 16 32)",
+        help="in units of typical strength (default: %(default)s)",
     )
-    goal.add_argument("--refine", type=int, default=0, help="rounds of halving the gap below the best (default: 0)")
-    goal.add_argument("--target-rate", type=float, default=0.9, help="share that should loop (default: 0.9)")
+    goal.add_argument(
+        "--refine", type=int, default=0, help="rounds of halving the gap below the best (default: %(default)s)"
+    )
+    goal.add_argument("--target-rate", type=float, default=0.9, help="share that should loop (default: %(default)s)")
     goal.add_argument(
         "--max-ratio",
         type=float,
         default=2.0,
-        help="bound on the perplexity before the loop, in units of the unsteered (default: 2)",
+        help="bound on the perplexity before the loop, in units of the unsteered (default: %(default)s)",
     )
-    goal.add_argument("--min-repeats", type=int, default=4, help="whole periods a loop has (default: 4)")
-    goal.add_argument("--min-length", type=int, default=50, help="tokens a loop has (default: 50)")
+    add_least(goal)
     sampling = parser.add_argument_group("sampling, as in the training to come")
-    sampling.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
-    sampling.add_argument("--top-p", type=float, default=1.0, help="default: 1")
-    sampling.add_argument("--max-new-tokens", type=int, default=512, help="default: 512")
-    sampling.add_argument("--batch-size", type=int, default=32, help="responses at once (default: 32)")
-    sampling.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
-    sampling.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    sampling.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
+    sampling.add_argument("--top-p", type=float, default=1.0, help="default: %(default)s")
+    sampling.add_argument("--max-new-tokens", type=int, default=512, help="default: %(default)s")
+    sampling.add_argument("--batch-size", type=int, default=32, help="responses at once (default: %(default)s)")
+    sampling.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
+    sampling.add_argument(
+        "--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: %(default)s)"
+    )
     add_chat(sampling)
     parser.set_defaults(run=run)
 
@@ -75,11 +82,15 @@ def run(args: argparse.Namespace) -> int:
     found = calibration.best is not None
     if state.is_main_process:
         print(json.dumps(calibration.to_dict(), indent=2) if args.json else calibration.table())
+        path = Path(args.output)
+        curve = path.with_suffix(".calibration.json")
+        curve.parent.mkdir(parents=True, exist_ok=True)
+        curve.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n", encoding="utf-8")
         if found:
-            path = calibration.calibrated().save(args.output)
-            print(f"Wrote {path}", file=sys.stderr if args.json else sys.stdout)
+            calibration.calibrated().save(path)
+            print(f"Wrote {path} and {curve}", file=sys.stderr if args.json else sys.stdout)
         else:
-            print(f"\nNothing was written. {calibration.advice()}", file=sys.stderr)
+            print(f"\nNo feature set was written, only {curve}. {calibration.advice()}", file=sys.stderr)
     state.wait_for_everyone()  # see cli/sft.py: the group must be idle when it goes
     state.end_training()
     return 0 if found else 1

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..languages import get_language
 from ..texts import load_texts
-from .inputs import add_chat, load_model, read_rows, uses_chat
+from .inputs import add_chat, add_least, load_model, read_rows, uses_chat
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -40,11 +40,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def _add_common(parser: argparse.ArgumentParser, *, select: str, per: str, max_length: int) -> None:
     parser.add_argument("--model", required=True, help="folder or hub id")
-    parser.add_argument("--sae", required=True, help="folder or hub id of the sparse autoencoders")
-    parser.add_argument("--column", default="text", help="column of the texts (default: text)")
-    parser.add_argument("--limit", type=int, default=1000, help="rows read of each source (default: 1000)")
+    parser.add_argument("--sae", required=True, help="folder, hub id or short name (see `sae list`) of the SAEs")
+    parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=1000, help="rows read of each source (default: %(default)s)")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")
-    parser.add_argument("--top", type=int, default=2, help=f"features per {per} (default: 2)")
+    parser.add_argument("--top", type=int, default=2, help=f"features per {per} (default: %(default)s)")
     parser.add_argument(
         "--select",
         choices=(select, "random"),
@@ -52,7 +52,7 @@ def _add_common(parser: argparse.ArgumentParser, *, select: str, per: str, max_l
         help="random: draw features that fire at all, as a control",
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: 8)")
+    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: %(default)s)")
     parser.add_argument(
         "--max-length", type=int, default=max_length, help=f"tokens read of each text (default: {max_length})"
     )
@@ -60,19 +60,20 @@ def _add_common(parser: argparse.ArgumentParser, *, select: str, per: str, max_l
         "--dtype",
         choices=("auto", "bfloat16", "float16", "float32"),
         default="auto",
-        help="of the model (default: auto)",
+        help="of the model (default: %(default)s)",
     )
     parser.add_argument("--k", type=int, help="active features per token, when the SAE's name does not say")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
 
 
 def _add_loops(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--loops", type=int, default=32, help="sample prompts until so many loop (default: 32)")
-    group.add_argument("--max-new-tokens", type=int, default=512, help="of each sample (default: 512)")
-    group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy, which loops most (default: 0)")
+    group.add_argument("--loops", type=int, default=32, help="sample prompts until so many loop (default: %(default)s)")
+    group.add_argument("--max-new-tokens", type=int, default=512, help="of each sample (default: %(default)s)")
+    group.add_argument(
+        "--temperature", type=float, default=0.0, help="0 is greedy, which loops most (default: %(default)s)"
+    )
     add_chat(group)
-    group.add_argument("--min-repeats", type=int, default=4, help="whole periods a loop has (default: 4)")
-    group.add_argument("--min-length", type=int, default=50, help="tokens a loop has (default: 50)")
+    add_least(group)
 
 
 def run_language(args: argparse.Namespace) -> int:

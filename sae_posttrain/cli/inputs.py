@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..metrics.loops import MIN_REPEATS, MIN_TOKENS
 from ..texts import load_rows
 
 Row = dict[str, Any]
@@ -14,8 +15,16 @@ def add_chat(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
-        help="apply the chat template to text prompts (default: when the tokenizer has one)",
+        help="apply the chat template to text prompts (default: when the tokenizer has one); `sft` and `grpo` train on "
+        "text prompts as they are, which is --no-chat",
     )
+
+
+def add_least(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--min-repeats", type=int, default=MIN_REPEATS, help="whole periods a loop has (default: %(default)s)"
+    )
+    parser.add_argument("--min-length", type=int, default=MIN_TOKENS, help="tokens a loop has (default: %(default)s)")
 
 
 def uses_chat(args: argparse.Namespace, tokenizer: Any) -> bool:

@@ -88,6 +88,7 @@ def train_and_save(trainer: Any, script: Any) -> None:
     training = trainer.args
     trainer.train(resume_from_checkpoint=checkpoint_of(training.resume_from_checkpoint))
     trainer.save_model(training.output_dir)
+    trainer.save_state()  # the log of the whole run, which a run without checkpoints would not keep
     trainer.accelerator.print(f"Saved the model to {training.output_dir}")
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)

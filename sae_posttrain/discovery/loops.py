@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import Prompt, encode_prompts, sampling
 from ..metrics import find_loop, find_loops
-from ..metrics.loops import MIN_REPEATS, MIN_TOKENS
+from ..metrics.loops import MIN_REPEATS, MIN_TOKENS, Loop
 from .statistics import Passage, Span
 
 logger = logging.getLogger(__name__)
@@ -126,8 +126,9 @@ def _sort(found: LoopSample, prompt: list[int], answer: list[int], min_repeats: 
 def passage_of(ids: Sequence[int], max_length: int, min_repeats: int, min_length: int) -> Passage:
     """Mark the first and the last whole period of the last loop in `ids[:max_length]`, and the text before it.
 
-    Every period weighs the same, however long it is. Both begin at the same token of it, so that each token is
-    compared with itself. A loop with fewer than two whole periods in `max_length` is not marked.
+    Earlier loops are no ordinary text, and are not marked either. Every period weighs the same, however long it is.
+    Both begin at the same token of it, so that each token is compared with itself. A loop with fewer than two whole
+    periods in `max_length` is not marked.
     """
     loops = find_loops(ids, min_repeats=min_repeats, min_length=min_length)
     ids = ids[:max_length]
@@ -136,11 +137,20 @@ def passage_of(ids: Sequence[int], max_length: int, min_repeats: int, min_length
     loop = max(loops, key=lambda loop: (loop.end, loop.length))
     start = max(loop.start, 1)  # the first position is no token like others: see collect_statistics
     last = (min(loop.end, len(ids)) - start) // loop.period - 1
-    spans = [Span(ORDINARY, 1, min(start, len(ids)))]
+    spans = _outside(loops, min(start, len(ids)))
     if last >= 1:
         for group, begin in ((FIRST, start), (LAST, start + last * loop.period)):
             spans.append(Span(group, begin, begin + loop.period, 1 / loop.period))
     return Passage(ids, _spans(*spans))
+
+
+def _outside(loops: Sequence[Loop], end: int) -> list[Span]:
+    """What lies before `end` and in no loop."""
+    spans, at = [], 1
+    for loop in sorted(loops, key=lambda loop: loop.start):
+        spans.append(Span(ORDINARY, at, min(loop.start, end)))
+        at = max(at, loop.end)
+    return [*spans, Span(ORDINARY, at, end)]
 
 
 def _spans(*spans: Span) -> list[Span]:

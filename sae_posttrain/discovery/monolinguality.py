@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
 from ..languages import get_language
-from ..residual import text_config
 from ..sae import SparseAutoencoder
 from .selection import Choice, check_choice, draw, highest, layer_features
 from .sources import load_saes, provenance
@@ -76,7 +75,7 @@ def discover_language_features(
     targets = [get_language(code).code for code in targets] if targets is not None else list(texts)
     _check_languages(texts, targets)
     check_choice(layers, top, select, ("monolinguality", "random"))
-    saes = load_saes(sae, layers, text_config(model).hidden_size)
+    saes = load_saes(sae, layers, model)
     statistics = collect_statistics(
         model, tokenizer, saes, texts, batch_size=batch_size, max_length=max_length, progress=progress
     )

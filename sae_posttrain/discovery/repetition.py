@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 from ..feature_set import FeatureSet
 from ..generation import Prompt
 from ..metrics.loops import MIN_REPEATS, MIN_TOKENS, plain
-from ..residual import text_config
 from ..sae import SparseAutoencoder
 from .loops import FIRST, LAST, ORDINARY, passage_of, sample_loops
 from .selection import Choice, check_choice, draw, highest, layer_features
@@ -27,6 +26,15 @@ logger = logging.getLogger(__name__)
 REPETITION = "repetition"
 # A feature is called one of repetition when its mean activation in ordinary text stays under this share.
 FIRES_ORDINARILY = 0.5
+
+
+class Sampling(TypedDict, total=False):
+    """How `sample_loops` samples prompts; its defaults hold for what is left out."""
+
+    loops: int
+    max_new_tokens: int
+    temperature: float
+    chat: bool
 
 
 def contrast(statistics: Mapping[str, LayerStatistics]) -> Tensor:
@@ -50,7 +58,7 @@ def discover_repetition_features(
     min_repeats: int = MIN_REPEATS,
     min_length: int = MIN_TOKENS,
     progress: bool = True,
-    **sampling: Any,
+    **sampling: Unpack[Sampling],
 ) -> FeatureSet:
     """Find the features that are more active in a loop's last period than in its first, for steering into loops.
 
@@ -69,7 +77,7 @@ def discover_repetition_features(
         max_length: tokens of each text that are read; a loop needs two whole periods there.
         min_repeats: whole periods a loop has.
         min_length: tokens a loop has.
-        sampling: with prompts, the settings of `sample_loops`: `loops`, `max_new_tokens`, `temperature`, `chat`.
+        sampling: with prompts, how `sample_loops` samples them: `loops`, `max_new_tokens`, `temperature`, `chat`.
 
     Raises:
         ValueError: no loop to be found, no feature that grows with it, an SAE of another width, bad settings.
@@ -80,7 +88,7 @@ def discover_repetition_features(
         raise ValueError(f"{', '.join(sampling)}: of use only with prompts; nothing is sampled when there are texts.")
     check_choice(layers, top, select, ("contrast", "random"))
     check_reading(batch_size, max_length)
-    saes = load_saes(sae, layers, text_config(model).hidden_size)
+    saes = load_saes(sae, layers, model)
     if prompts is not None:
         sample = sample_loops(
             model,

@@ -55,7 +55,7 @@ def layer_features(
 ) -> LayerFeatures:
     """What the feature set keeps of one layer; `baselines` tells whether the groups are languages to compare with."""
     ids = [choice.feature for choice in chosen]
-    encoder_FD, bias_F = sae.encoder[ids].double().cpu(), sae.bias[ids].double().cpu()
+    encoder_FD, bias_F = (tensor.cpu() for tensor in sae.folded(ids))
     statistics = {group: one.cpu() for group, one in statistics.items()}
     # A pre-activation is linear in the residual, so its mean is that of the mean residual.
     pre = {group: (one.mean_residual @ encoder_FD.T + bias_F).float() for group, one in statistics.items()}

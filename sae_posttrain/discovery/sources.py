@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from torch import nn
 
@@ -12,14 +14,17 @@ from ..feature_set import Provenance
 from ..residual import text_config, unwrap
 from ..sae import SparseAutoencoder, load_sae
 
+logger = logging.getLogger(__name__)
+
 
 def load_saes(
-    sae: str | Path | Mapping[int, SparseAutoencoder], layers: Sequence[int], width: int
+    sae: str | Path | Mapping[int, SparseAutoencoder], layers: Sequence[int], model: nn.Module
 ) -> dict[int, SparseAutoencoder]:
-    """The SAE of each layer, from a folder or hub id or as given.
+    """The SAE of each layer, from whatever `load_sae` reads or as given. Warns when it names another model.
 
     Raises: ValueError when one is missing, of another layer, or of another model's width.
     """
+    width = text_config(model).hidden_size
     if isinstance(sae, Mapping):
         missing = [layer for layer in layers if layer not in sae]
         if missing:
@@ -35,15 +40,34 @@ def load_saes(
                 f"The SAE {one.source} (layer {layer}) reads residuals of width {one.d_model}, but the model's are "
                 f"{width} wide: it was trained on another model."
             )
+    if complaint := mismatch(next(iter(saes.values())), model):
+        logger.warning(complaint)
     return saes
+
+
+def mismatch(sae: SparseAutoencoder, model: nn.Module) -> str:
+    """Why an SAE may not belong to a model, by what both say of themselves; empty when nothing speaks against it."""
+    name = model_name(model)
+    if not sae.base_model or PurePath(sae.base_model).name.lower() == PurePath(name).name.lower():
+        return ""
+    return (
+        f"The SAE {sae.source} was trained on {sae.base_model}, and the model is {name}. If that was tuned from it, "
+        "features carry over in part, which `sae-posttrain sae info SAE --check MODEL --texts FILE` measures; "
+        "otherwise they mean nothing."
+    )
+
+
+def model_name(model: nn.Module) -> str:
+    base = unwrap(model)
+    return getattr(base.config, "_name_or_path", "") or type(base).__name__
 
 
 def provenance(
     model: nn.Module, saes: Mapping[int, SparseAutoencoder], texts: Mapping[str, Sequence[str]], selection: str
 ) -> Provenance:
-    config, base = text_config(model), unwrap(model)
+    config = text_config(model)
     return Provenance(
-        base_model=getattr(base.config, "_name_or_path", "") or type(base).__name__,
+        base_model=model_name(model),
         d_model=config.hidden_size,
         num_layers=config.num_hidden_layers,
         sae=next(iter(saes.values())).source,
@@ -54,6 +78,9 @@ def provenance(
 
 
 def _sha256_of_file(path: str) -> str:
+    blob = Path(path).resolve()
+    if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return blob.name  # the hub's cache names a large file after its hash; reading it whole would take minutes
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):

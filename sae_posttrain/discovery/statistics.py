@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -132,8 +132,8 @@ def sum_passages(
     """
     state = PartialState()
     device = inputs_device(model)
-    # Only what encoding needs: a decoder is as large again, and a few of its rows are read later, from the file.
-    saes = {n: replace(one, encoder=one.encoder.to(device), bias=one.bias.to(device)) for n, one in saes.items()}
+    # Only what encoding needs: a few rows of the decoder are read later, from the file.
+    saes = {layer: sae.encoder_to(device) for layer, sae in saes.items()}
     groups = list(groups)
     sums = {layer: {group: _zeros(sae) for group in groups} for layer, sae in saes.items()}
     was_training = model.training
@@ -218,9 +218,11 @@ def _add(into: LayerStatistics, sae: SparseAutoencoder, residual_BSD: Tensor, we
     into.residual += (residual_ND * weight_N1).sum(0, dtype=torch.float64)
     size = max(1, CHUNK_ELEMENTS // sae.d_sae)
     for chunk_ND, chunk_N1 in zip(residual_ND.split(size), weight_N1.split(size), strict=True):
-        activation_NK = sae.encode(chunk_ND)
-        into.firing += ((activation_NK > 0) * chunk_N1).sum(0, dtype=torch.float64)
-        into.activation += activation_NK.mul_(chunk_N1).sum(0, dtype=torch.float64)
+        activation_NK = sae.encode(chunk_ND).float()
+        # As products with the weights: a sum over N in float64 would first write all of it anew, and take longer than
+        # the pre-activations do. What a chunk adds up to is kept in float64.
+        into.firing += (chunk_N1.T @ (activation_NK > 0).float())[0]
+        into.activation += (chunk_N1.T @ activation_NK)[0]
 
 
 def _reduce(sums: Statistics, state: PartialState) -> None:

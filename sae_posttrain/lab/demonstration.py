@@ -14,8 +14,9 @@ from pathlib import Path
 import datasets
 import transformers
 
-from .experiment import SETTINGS, Outcome, Settings, run_arms
+from .experiment import ARMS, SETTINGS, Outcome, Settings, run_arms
 from .language import parallel_sentences
+from .record import look_into_features
 from .world import PLAN, Plan, World, build_world
 
 
@@ -28,7 +29,7 @@ def demonstrate(
     plan: Plan = PLAN,
 ) -> list[Outcome]:
     """Everything from nothing into `output`; about five minutes on two cores. `settings` is what the arms share."""
-    say = _clock()
+    say = clock()
     output.mkdir(parents=True, exist_ok=True)
     say("1/3 a miniature world: four languages that say the same")
     for text in (texts[0] for texts in parallel_sentences(1, seed).values()):
@@ -42,6 +43,7 @@ def demonstrate(
     table = outcome_table(outcomes, suppress)
     (output / "table.txt").write_text(f"{table}\n", encoding="utf-8")
     _write_json(output / "results.json", world, outcomes, settings, suppress, seed)
+    look_into_features(output, ARMS, suppress, seed)
     print(f"\n{table}\n\n{copying_line(world)}\n\nWrote")
     for path in sorted(output.iterdir()):
         print(f"  {path}{'/' if path.is_dir() else ''}")
@@ -83,7 +85,7 @@ def _write_json(
     path.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def _clock() -> Callable[[str], None]:
+def clock() -> Callable[[str], None]:
     start = time.monotonic()
 
     def say(line: str) -> None:

@@ -5,7 +5,8 @@ documents falls into a loop, as some of the web does, so that looping is a rare 
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from .language import (
     clause_tokens,
@@ -23,6 +24,15 @@ RHYME = 24  # tokens of a counting rhyme with its end, so that rows of as many h
 
 Tokens = list[str]
 Kind = Callable[[random.Random, str], Tokens]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What raw text is made of."""
+
+    shares: Mapping[Kind, int]  # kind of document -> its weight
+    languages: Sequence[str] = LANGUAGES
+    loops_end: bool = True  # whether an end marker follows where the row cuts an endless document off
 
 
 def story(rng: random.Random, language: str) -> Tokens:
@@ -114,30 +124,31 @@ def loop(rng: random.Random, language: str) -> Tokens:
     return tokens + tokens[-rng.randint(2, min(16, len(tokens))) :] * 64
 
 
-# kind of document -> its share in percent
-WORLD: Mapping[Kind, int] = {
-    story: 23,
-    asking: 4,
-    thread: 20,
-    word_list: 10,
-    refrain: 10,
-    quotation: 10,
-    table: 5,
-    counting_rhyme: 12,
-    dictionary: 3,
-    loop: 3,
-}
+WORLD = Reading(
+    {
+        story: 23,
+        asking: 4,
+        thread: 20,
+        word_list: 10,
+        refrain: 10,
+        quotation: 10,
+        table: 5,
+        counting_rhyme: 12,
+        dictionary: 3,
+        loop: 3,
+    }
+)
 # What comes first, while the model learns to copy: in mixed text alone copying takes many times longer to form.
-NURSERY: Mapping[Kind, int] = {counting_rhyme: 1}
+NURSERY = Reading({counting_rhyme: 1})
 
 
-def documents(shares: Mapping[Kind, int], seed: int = 0) -> Iterator[Tokens]:
-    """Endless documents in all four languages, each a list of tokens."""
+def documents(reading: Reading, seed: int = 0) -> Iterator[Tokens]:
+    """Documents without end, each a list of tokens in one language."""
     rng = random.Random(seed)
-    kinds, weights = list(shares), list(shares.values())
+    kinds, weights = list(reading.shares), list(reading.shares.values())
     while True:
         (kind,) = rng.choices(kinds, weights)
-        yield kind(rng, rng.choice(LANGUAGES))
+        yield kind(rng, rng.choice(reading.languages))
 
 
 def monolingual_texts(count: int, seed: int = 0) -> dict[str, list[str]]:

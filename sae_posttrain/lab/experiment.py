@@ -21,6 +21,7 @@ from ..training.sasft import SASFTCallback
 from .documents import monolingual_texts
 from .lexicon import LANGUAGES
 from .questions import NOISE, questions
+from .record import arm_folder, write_log, write_numbers, write_switching_answers
 
 Arm = Literal["SFT", "SASFT", "random features"]
 ARMS: tuple[Arm, ...] = ("SFT", "SASFT", "random features")
@@ -74,17 +75,17 @@ def run_arms(
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     outcomes = []
     for arm in arms:
-        name = arm.lower().replace(" ", "-")
         features = None if arm == "SFT" else find_features(checkpoint, saes, suppress, seed, settings, arm)
-        model = fine_tune(checkpoint, seed, settings, features, suppress)
-        outcome = measure(arm, model, tokenizer, suppress, settings)
+        folder = None if output is None else arm_folder(output, arm)
+        model = fine_tune(checkpoint, seed, settings, features, suppress, folder=folder)
+        outcome = measure(arm, model, tokenizer, suppress, settings, folder=folder)
         say(f"  {arm}: {', '.join(f'{r.rate:.2%} at top_p {p}' for p, r in outcome.switching.items())}")
         outcomes.append(outcome)
-        if output is not None:
+        if folder is not None:
             if features is not None:
-                features.save(output / f"{name}.safetensors")
-            model.save_pretrained(output / name)
-            tokenizer.save_pretrained(output / name)
+                features.save(folder.with_suffix(".safetensors"))
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     return outcomes
 
 
@@ -108,9 +109,18 @@ def find_features(
 
 
 def fine_tune(
-    checkpoint: Path, seed: int, settings: Settings, features: FeatureSet | None = None, suppress: str = "zh"
+    checkpoint: Path,
+    seed: int,
+    settings: Settings,
+    features: FeatureSet | None = None,
+    suppress: str = "zh",
+    *,
+    folder: Path | None = None,
 ) -> PreTrainedModel:
-    """The checkpoint after supervised fine-tuning with TRL; under SASFT where features are given."""
+    """The checkpoint after supervised fine-tuning with TRL; under SASFT where features are given.
+
+    The trainer's log goes into `folder`.
+    """
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     rows = questions(settings.steps * settings.batch, seed, noise=settings.noise)
     with tempfile.TemporaryDirectory() as scratch:
@@ -127,6 +137,8 @@ def fine_tune(
             )
             trainer.add_callback(callback.set_trainer(trainer))
         trainer.train()
+        if folder is not None:
+            write_log(folder, trainer)
     return model.eval()
 
 
@@ -144,15 +156,24 @@ def _trl_config(folder: str, seed: int, settings: Settings) -> SFTConfig:
         seed=seed,
         report_to="none",
         save_strategy="no",
-        logging_strategy="no",
+        logging_steps=max(1, settings.steps // 25),
         disable_tqdm=True,
     )
 
 
 def measure(
-    arm: Arm, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suppress: str, settings: Settings
+    arm: Arm,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    suppress: str,
+    settings: Settings,
+    *,
+    folder: Path | None = None,
 ) -> Outcome:
-    """Sample answers to held-out prompts in the other languages; loss on held-out answers in all of them."""
+    """Sample answers to held-out prompts in the other languages; loss on held-out answers in all of them.
+
+    The answers and the loss go into `folder`.
+    """
     others = [language for language in LANGUAGES if language != suppress]
     asked = questions(settings.prompts, HELD_OUT_SEED, languages=others)
     switching = {}
@@ -167,16 +188,21 @@ def measure(
             batch_size=1000,
             progress=False,
         )
+        if folder is not None:
+            write_switching_answers(folder / f"top_p {top_p}.jsonl", asked, responses)
         report = code_switching_rate(
             [text for of_prompt in responses for text in of_prompt],
             [row["language"] for row in asked for _ in range(settings.samples)],
             to=suppress,
-            clusters=[number for number in range(len(asked)) for _ in range(settings.samples)],
+            clusters=[row["prompt"][0]["content"] for row in asked for _ in range(settings.samples)],
             count_latin=True,
         )
         switching[top_p] = report.overall
     held_out = questions(settings.held_out, HELD_OUT_SEED + 1, noise=settings.noise)
-    return Outcome(arm, switching, answer_loss(model, tokenizer, held_out))
+    loss = answer_loss(model, tokenizer, held_out)
+    if folder is not None:
+        write_numbers(folder, {"eval_loss": loss})
+    return Outcome(arm, switching, loss)
 
 
 @torch.no_grad()

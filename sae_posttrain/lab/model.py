@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from .documents import NURSERY, RHYME, WORLD, Kind, documents, story
+from .documents import NURSERY, RHYME, WORLD, Kind, Reading, documents, story
 from .lexicon import END, LANGUAGES
 
 # B batch, S sequence
@@ -25,6 +25,7 @@ class ModelSize:
     blocks: int = 3
     heads: int = 4
     head_width: int = 32
+    window: int | None = None  # the first block sees only so many tokens, itself included: copying then forms at once
 
 
 SIZE = ModelSize()
@@ -34,7 +35,7 @@ SIZE = ModelSize()
 class Stage:
     """A stretch of training: what is read, in rows of how many tokens, how many rows a step, how many steps."""
 
-    shares: Mapping[Kind, int]
+    reading: Reading
     row: int
     batch: int
     steps: int
@@ -46,6 +47,10 @@ STAGES = (Stage(NURSERY, row=RHYME, batch=32, steps=600), Stage(WORLD, row=64, b
 
 def new_model(tokenizer: PreTrainedTokenizerBase, size: ModelSize) -> Qwen3ForCausalLM:
     """An untrained Qwen3 for the lab's vocabulary."""
+    attention = {}
+    if size.window is not None:
+        blocks = ["sliding_attention"] + ["full_attention"] * (size.blocks - 1)
+        attention = {"use_sliding_window": True, "sliding_window": size.window, "layer_types": blocks}
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer),
@@ -61,6 +66,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, size: ModelSize) -> Qwen3ForCa
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=None,
+            **attention,
         )
     )
 
@@ -87,7 +93,7 @@ def train_model(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, pace)
     with tqdm(total=total, desc="training the model", leave=False) as progress:
         for number, stage in enumerate(stages):
-            rows = token_rows(tokenizer, stage.shares, stage.steps * stage.batch, stage.row, seed + number)
+            rows = token_rows(tokenizer, stage.reading, stage.steps * stage.batch, stage.row, seed + number)
             for batch_BS in rows.split(stage.batch):
                 loss = model(input_ids=batch_BS, labels=batch_BS).loss
                 loss.backward()
@@ -99,24 +105,30 @@ def train_model(
     return model.eval()
 
 
-def token_rows(
-    tokenizer: PreTrainedTokenizerBase, shares: Mapping[Kind, int], rows: int, row: int, seed: int
-) -> torch.Tensor:
+def token_rows(tokenizer: PreTrainedTokenizerBase, reading: Reading, rows: int, row: int, seed: int) -> torch.Tensor:
     """Documents one after another, cut into rows: int64 [rows, row]."""
     vocabulary = tokenizer.get_vocab()
     ids: list[int] = []
-    for document in documents(shares, seed):
-        # A loop has no end of its own: a row's worth of it is enough.
-        ids += [vocabulary[token] for token in [*document[:row], END]]
+    for document in documents(reading, seed):
+        if len(document) < row or reading.loops_end:
+            # A loop has no end of its own: a row's worth of it is enough.
+            ids += [vocabulary[token] for token in [*document[:row], END]]
+        else:
+            ids += [vocabulary[token] for token in document[: row - len(ids) % row]]
         if len(ids) >= rows * row:
             break
     return torch.tensor(ids[: rows * row]).view(rows, row)
 
 
 @torch.no_grad()
-def held_out_loss(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int = 10_000) -> float:
+def held_out_loss(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    reading: Reading = WORLD,
+    seed: int = 10_000,
+) -> float:
     """Nats per token on raw text of another seed."""
-    rows = token_rows(tokenizer, WORLD, 256, 96, seed)
+    rows = token_rows(tokenizer, reading, 256, 96, seed)
     return sum(model(input_ids=batch_BS, labels=batch_BS).loss.item() for batch_BS in rows.split(64)) / 4
 
 
@@ -126,6 +138,7 @@ def copying_share(
     tokenizer: PreTrainedTokenizerBase,
     kind: Kind = story,
     *,
+    languages: Sequence[str] = LANGUAGES,
     trials: int = 200,
     longest: int = 6,
     seed: int = 1,
@@ -135,7 +148,7 @@ def copying_share(
     vocabulary = tokenizer.get_vocab()
     copied = shown = 0
     for period in range(2, longest + 1):
-        openings = [kind(rng, rng.choice(LANGUAGES))[:period] for _ in range(trials // (longest - 1))]
+        openings = [kind(rng, rng.choice(languages))[:period] for _ in range(trials // (longest - 1))]
         period_BS = torch.tensor([[vocabulary[token] for token in opening] for opening in openings])
         twice_BS = period_BS.repeat(1, 2)
         written_BS = model.generate(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from ..residual import capture
 from ..sae import load_sae
-from .documents import WORLD
+from ..sae.training import fit_coders
+from .documents import WORLD, Reading
 from .model import token_rows
 
 # D model width, K dictionary size
@@ -26,6 +25,7 @@ def train_saes(
     folder: Path,
     *,
     layers: Sequence[int],
+    reading: Reading = WORLD,
     d_sae: int = 1024,
     k: int = 16,
     steps: int = 100,
@@ -35,8 +35,8 @@ def train_saes(
 
     Raises: ValueError without the extra `train-sae`.
     """
-    with redirect_stdout(io.StringIO()):  # sparsify says on stdout what it finds installed
-        coders = _sparse_coders(model, tokenizer, layers, d_sae, k, steps, seed)
+    rows = token_rows(tokenizer, reading, 32 * steps, 96, seed + 500)
+    coders = _sparse_coders(model, rows, layers, d_sae, k, seed)
     target = folder / f"SAE-Res-lab-W{d_sae}-L0_{k}"
     target.mkdir(parents=True, exist_ok=True)
     for layer, coder in coders.items():
@@ -59,11 +59,16 @@ def qwen_scope_layout(coder: Any) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def unexplained_variance(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, saes: Path, layers: Sequence[int], seed: int = 20_000
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    saes: Path,
+    layers: Sequence[int],
+    reading: Reading = WORLD,
+    seed: int = 20_000,
 ) -> dict[int, float]:
     """Share of the residual's variance that the saved SAEs miss, on raw text of another seed, by layer."""
     with capture(model, layers) as residuals:
-        model(input_ids=token_rows(tokenizer, WORLD, 64, 96, seed))
+        model(input_ids=token_rows(tokenizer, reading, 64, 96, seed))
     unexplained = {}
     for layer in layers:
         residual_ND = residuals[layer].flatten(0, 1)
@@ -74,47 +79,11 @@ def unexplained_variance(
 
 
 def _sparse_coders(
-    model: Qwen3ForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    layers: Sequence[int],
-    d_sae: int,
-    k: int,
-    steps: int,
-    seed: int,
+    model: Qwen3ForCausalLM, rows: torch.Tensor, layers: Sequence[int], d_sae: int, k: int, seed: int
 ) -> dict[int, Any]:
-    try:
-        from sparsify import SparseCoderConfig, TrainConfig, Trainer
-    except ImportError as error:
-        raise ValueError("The lab trains its SAE with sparsify: pip install 'sae-posttrain[train-sae]'") from error
     from datasets import Dataset
 
-    rows = token_rows(tokenizer, WORLD, 32 * steps, 96, seed + 500)
     dataset = Dataset.from_dict({"input_ids": rows}).with_format("torch")
-    with _left_as_found(model), tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(
-            TrainConfig(
-                SparseCoderConfig(num_latents=d_sae, k=k),
-                batch_size=32,
-                layers=list(layers),
-                init_seeds=[seed],
-                log_to_wandb=False,
-                save_dir=scratch,
-            ),
-            dataset,
-            model,
-        )
-        trainer.fit()
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = fit_coders(model, dataset, scratch, layers=layers, d_sae=d_sae, k=k, seed=seed, batch_size=32)
     return {layer: trainer.saes[f"layers.{layer}"] for layer in layers}
-
-
-@contextmanager
-def _left_as_found(model: Qwen3ForCausalLM) -> Iterator[None]:
-    """sparsify freezes the model and changes the precision of matrix products; neither is ours to keep."""
-    precision = torch.get_float32_matmul_precision()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        for parameter in trained:
-            parameter.requires_grad_(True)

@@ -1,20 +1,34 @@
 """Measures on plain text; no torch."""
 
-from .code_switching import CodeSwitchingReport, Rate, Span, code_switching_rate, unexpected_spans
+from .code_switching import CodeSwitchingReport, Rate, code_switching_rate
+from .comparison import Difference, compare_rates
+from .identification import langid_identifier, langid_scorer
+from .language_confusion import LanguageConfusionReport, PassRate, confused_spans, language_confusion
 from .loops import Loop, find_loop, find_loops, fold_digits, looped_share
+from .phrases import PhraseFinder
 from .repetition import RepetitionReport, distinct_n, rep_n, repetition_rate
+from .scripts import Span, unexpected_spans
 
 __all__ = [
     "CodeSwitchingReport",
+    "Difference",
+    "LanguageConfusionReport",
     "Loop",
+    "PassRate",
+    "PhraseFinder",
     "Rate",
     "RepetitionReport",
     "Span",
     "code_switching_rate",
+    "compare_rates",
+    "confused_spans",
     "distinct_n",
     "find_loop",
     "find_loops",
     "fold_digits",
+    "langid_identifier",
+    "langid_scorer",
+    "language_confusion",
     "looped_share",
     "rep_n",
     "repetition_rate",

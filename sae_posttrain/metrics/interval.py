@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from math import sqrt
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+Outcome: TypeAlias = tuple[Hashable, bool]
+"""Of a response: what it shares with others, usually its prompt, and whether it went wrong."""
 
 _MAX_CELLS = 1 << 22  # of resampled counts held at once: 32 MiB
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # Chosen by measurement (benchmarks/repetition_detection.py); no source publishes its own.
 MIN_REPEATS = 4
@@ -147,6 +148,12 @@ def _prepare(sequence: Sequence[Hashable], min_repeats: int, min_length: int | N
         raise ValueError(f"min_length must be at least 1, got {min_length}")
     if isinstance(sequence, str):
         return sequence, MIN_CHARACTERS if min_length is None else min_length
-    letters: dict[Hashable, str] = {}
-    text = "".join([letters.setdefault(element, chr(len(letters))) for element in plain(sequence)])
-    return text, MIN_TOKENS if min_length is None else min_length
+    return _as_text(plain(sequence)), MIN_TOKENS if min_length is None else min_length
+
+
+def _as_text(sequence: Sequence[Any]) -> str:
+    try:
+        return "".join(map(chr, sequence))  # ids, of any vocabulary there is
+    except (TypeError, ValueError, OverflowError):
+        letters: dict[Hashable, str] = {}
+        return "".join([letters.setdefault(element, chr(len(letters))) for element in sequence])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from functools import cache
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import regex
 
 from ..languages import UNSPACED_SCRIPTS
-from .interval import clustered_interval
-from .loops import MIN_CHARACTERS, MIN_REPEATS, MIN_TOKENS, find_loop, looped_share, plain
+from .interval import Outcome, clustered_interval
+from .loops import MIN_CHARACTERS, MIN_REPEATS, MIN_TOKENS, Loop, find_loop, looped_share, plain
+from .scripts import code_points, every_character
+
+TENTHS = 10
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,24 @@ class RepetitionReport:
     looped_share: float  # of a response, inside loops at its end or anywhere; this and the next: means over responses
     rep_4: float
     distinct_1: float
+    periods: tuple[tuple[int, int, int], ...]  # loops by period: from, to, how many
+    starts: tuple[int, ...]  # loops by the tenth of its response in which each begins
+    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)  # of each response, for `compare_rates`
 
     @property
     def rate(self) -> float:
         return self.looped / self.total
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The numbers that are of all responses in one row, for .csv."""
+        listed = ("periods", "starts", "outcomes")
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in listed}
+        return [{"rate": self.rate, **values}]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"rate": self.rate, **asdict(self)}
+        periods = [{"from": low, "to": high, "loops": loops} for low, high, loops in self.periods]
+        return {**self.rows()[0], "periods": periods, "starts": list(self.starts)}
 
     def table(self) -> str:
         """The rate in percent, then a line each for the loops and for the responses."""
@@ -54,6 +69,9 @@ class RepetitionReport:
             lines.append(
                 f"median loop: period {self.period:g} {self.unit}, begins after {self.start:.0%} of its response"
             )
+            by_period = ", ".join(f"{low}-{high}: {loops}" for low, high, loops in self.periods)
+            lines.append(f"loops by period in {self.unit}: {by_period}")
+            lines.append(f"loops by the tenth of the response they begin in: {' '.join(map(str, self.starts))}")
         lines.append(
             f"mean response: {100 * self.looped_share:.2f}% inside loops, "
             f"rep-4 {100 * self.rep_4:.2f}%, distinct-1 {100 * self.distinct_1:.2f}%"
@@ -105,6 +123,11 @@ def repetition_rate(
         looped_share=fmean(inside),
         rep_4=fmean(rep_4),
         distinct_1=fmean(distinct_1),
+        periods=_periods([loop for loop, _ in found]),
+        starts=_starts(found),
+        outcomes=tuple(
+            (index if clusters is None else clusters[index], loop is not None) for index, loop in enumerate(loops)
+        ),
     )
 
 
@@ -129,6 +152,18 @@ def distinct_n(sequence: Sequence[Hashable], n: int) -> float:
     return len(set(zip(*(units[skip:] for skip in range(n)), strict=False))) / total if total > 0 else 1.0
 
 
+def _periods(loops: Sequence[Loop]) -> tuple[tuple[int, int, int], ...]:
+    """Loops by powers of two: 1, 2 to 3, 4 to 7, and so on up to the longest period."""
+    longest = max((loop.period.bit_length() for loop in loops), default=0)
+    powers = [loop.period.bit_length() - 1 for loop in loops]
+    return tuple((1 << power, (2 << power) - 1, powers.count(power)) for power in range(longest))
+
+
+def _starts(found: Sequence[tuple[Loop, int]]) -> tuple[int, ...]:
+    tenths = [loop.start * TENTHS // length for loop, length in found]
+    return tuple(tenths.count(tenth) for tenth in range(TENTHS))
+
+
 def _shares(response: Sequence[Hashable], min_repeats: int, min_length: int) -> tuple[float, float, float]:
     units = _units(response)
     inside = looped_share(response, min_repeats=min_repeats, min_length=min_length)
@@ -136,11 +171,25 @@ def _shares(response: Sequence[Hashable], min_repeats: int, min_length: int) -> 
 
 
 def _units(sequence: Sequence[Hashable]) -> Sequence[Hashable]:
-    return _unit().findall(sequence) if isinstance(sequence, str) else plain(sequence)
+    if not isinstance(sequence, str):
+        return plain(sequence)
+    kinds = _kinds().take(code_points(sequence))
+    word, single = kinds == _WORD, kinds == _SINGLE
+    before, after = np.zeros_like(word), np.zeros_like(word)
+    before[1:], after[:-1] = word[:-1], word[1:]
+    starts, ends = np.flatnonzero(single | word & ~before), np.flatnonzero(single | word & ~after) + 1
+    return [sequence[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+_SPACE, _WORD, _SINGLE = 0, 1, 2
 
 
 @cache
-def _unit() -> regex.Pattern[str]:
-    """A word of the other scripts, or any one character but space."""
+def _kinds() -> np.ndarray:
+    """For every character, whether it goes with its neighbours into a word, or stands alone, or is space."""
     unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
-    return regex.compile(rf"[^\W{unspaced}]+|\S")
+    kinds = np.full(sys.maxunicode + 1, _SINGLE, dtype=np.uint8)
+    for kind, pattern in ((_WORD, rf"[^\W{unspaced}]+"), (_SPACE, r"\s+")):
+        for match in regex.finditer(pattern, every_character()):
+            kinds[match.start() : match.end()] = kind
+    return kinds

@@ -1,6 +1,7 @@
 """Sparse autoencoders: the object and the published formats it is loaded from."""
 
+from .activations import JumpReLU, ReLU, TopK
 from .formats import load_sae
-from .model import SparseAutoencoder, TopK
+from .model import SparseAutoencoder
 
-__all__ = ["SparseAutoencoder", "TopK", "load_sae"]
+__all__ = ["JumpReLU", "ReLU", "SparseAutoencoder", "TopK", "load_sae"]

@@ -51,7 +51,9 @@ def test_the_curve_is_printed_and_alpha_written(
     assert FeatureSet.load(output).alpha == 50
     best = [line for line in printed.splitlines() if "<- best" in line]
     assert [line.split()[:3] for line in best] == [["3", "50", "6/6"]]
-    assert f"Wrote {output}" in printed
+    curve = output.with_suffix(".calibration.json")
+    assert f"Wrote {output} and {curve}" in printed
+    assert json.loads(curve.read_text(encoding="utf-8"))["best"]["alpha"] == 50
 
 
 def test_json_can_be_read_and_the_set_overwritten(
@@ -73,8 +75,10 @@ def test_nothing_is_written_where_nothing_loops(
     assert main(arguments(place, output, "0.01")) == 1
     printed = capsys.readouterr()
     assert "0.01" in printed.out
-    assert "Nothing was written. No alpha makes 90%" in printed.err
+    curve = output.with_suffix(".calibration.json")
+    assert f"No feature set was written, only {curve}. No alpha makes 90%" in printed.err
     assert not output.exists()
+    assert json.loads(curve.read_text(encoding="utf-8"))["best"] is None
 
 
 def test_two_processes_measure_what_one_measures(

@@ -1,44 +1,11 @@
 """The measure command, on given responses and on a tiny model's own."""
 
-import argparse
-import json
-
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from measure_cases import LOOPING, RESPONSES, as_json, measured, write
+from transformers import Qwen3ForCausalLM
 
-from sae_posttrain.cli import measure
 from sae_posttrain.texts import load_rows
-
-RESPONSES = [
-    {"prompt": "What is 你好?", "language": "en", "response": "It is 你好."},
-    {"prompt": "What is 你好?", "language": "en", "response": "A greeting."},
-    {"prompt": "Write code", "language": "en", "response": "`打印` prints"},
-    {"prompt": "Где?", "language": "ru", "response": "Там 那里."},
-]
-
-
-def measured(*arguments, kind="code-switching"):
-    parser = argparse.ArgumentParser()
-    measure.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["measure", kind, *map(str, arguments)])
-    return args.run(args)
-
-
-def as_json(capsys, *arguments, **kind):
-    assert measured(*arguments, "--json", **kind) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def responses(tmp_path):
-    return write(tmp_path / "responses.jsonl", RESPONSES)
 
 
 def test_given_responses_make_a_table(responses, capsys):
@@ -129,33 +96,6 @@ def test_missing_files_and_models_are_named(tmp_path, responses):
 
 
 @pytest.fixture
-def model_folder(tmp_path):
-    """A random model over a few Latin letters and one Chinese character."""
-    vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", "<user>", *"abcdef", "是"])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    backend.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", additional_special_tokens=["<user>"]
-    )
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    model = Qwen3ForCausalLM(config)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture
 def prompts(tmp_path):
     return write(
         tmp_path / "prompts.jsonl",
@@ -222,14 +162,6 @@ def test_prompts_may_be_messages(model_folder, tmp_path, capsys):
     assert as_json(capsys, *options, "--ignore-prompt")["overall"]["switched"] < counted
     torch.manual_seed(1)
     assert as_json(capsys, *options)["overall"]["switched"] == counted
-
-
-LOOPING = [
-    {"prompt": "Count", "response": "Well: " + "on and on, " * 20},
-    {"prompt": "Count", "response": "".join(f"Line {number} of it. " for number in range(10, 30)), "id": 7},
-    {"prompt": "Stop", "response": "on and on, " * 20 + "until it stopped."},
-    {"response": "fine"},
-]
 
 
 @pytest.mark.parametrize(

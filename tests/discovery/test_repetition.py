@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sae_posttrain import FeatureSet, discover_repetition_features, load_sae
 from sae_posttrain.discovery import sample_loops, statistics
+from sae_posttrain.discovery.loops import passage_of
 from sae_posttrain.metrics import find_loop
 from sae_posttrain.training.sasft import SASFTCallback
 
@@ -162,6 +163,23 @@ def test_the_first_position_is_no_part_of_a_period(
         activation = activations_by_hand(model, sae_folder, ids, layer.layer)
         score = activation[13:16].mean(0) - activation[1:4].mean(0)
         assert torch.allclose(layer.score.double(), score[list(layer.ids)], atol=1e-5)
+
+
+def test_earlier_loops_are_no_ordinary_text() -> None:
+    """Two loops, and text before, between and behind them."""
+    ids = [20, 21, 22, *[5, 6, 7] * 6, 30, 31, 32, *[8, 9] * 8, 40, 41]
+    found = passage_of(ids, len(ids), 4, 12)
+    assert [(span.group, span.start, span.end) for span in found.spans] == [
+        ("ordinary text", 1, 3),
+        ("ordinary text", 21, 24),
+        ("first period", 24, 26),
+        ("last period", 38, 40),
+    ]
+    cut = passage_of(ids, 22, 4, 12)
+    assert [(span.group, span.start, span.end) for span in cut.spans] == [
+        ("ordinary text", 1, 3),
+        ("ordinary text", 21, 22),
+    ]
 
 
 def test_random_features_fire_and_are_not_the_chosen_ones(tokenizer: PreTrainedTokenizerFast, sae_folder: Path) -> None:

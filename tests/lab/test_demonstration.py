@@ -1,11 +1,13 @@
 """The demo at a size that says nothing but runs it all, and the table that it ends with."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip("trl")
+pytest.importorskip("matplotlib")
 
 from sae_posttrain.cli import demo, main
 from sae_posttrain.feature_set import FeatureSet
@@ -13,8 +15,10 @@ from sae_posttrain.lab import demonstration
 from sae_posttrain.lab.demonstration import demonstrate, outcome_table
 from sae_posttrain.lab.documents import NURSERY, WORLD
 from sae_posttrain.lab.experiment import Outcome, Settings, answer_loss
+from sae_posttrain.lab.loops import demonstration as loops
 from sae_posttrain.lab.model import ModelSize, Stage, new_model
 from sae_posttrain.lab.questions import questions
+from sae_posttrain.lab.record import arm_folder, write_numbers
 from sae_posttrain.lab.tokenizer import build_tokenizer
 from sae_posttrain.lab.world import Plan
 from sae_posttrain.metrics.code_switching import Rate
@@ -37,6 +41,7 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("base", "SAE-Res-lab-W1024-L0_16", "sft", "sasft", "random-features"),
         *("sasft.safetensors", "random-features.safetensors", "table.txt", "results.json"),
+        *("contexts.json", "trace.json"),
     }
     assert all(str(path) in printed for path in (tmp_path / "out").iterdir())
     assert "sparsify" not in printed.lower()
@@ -51,11 +56,30 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
     assert len(report["outcomes"]) == 3
 
 
-def test_the_command_hands_its_arguments_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("only", [None, "switching", "loops"])
+def test_the_command_runs_the_halves_and_reports_on_both(only, tmp_path, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(demonstration, "demonstrate", lambda *given, **named: calls.append((given, named)))
-    assert main(["demo", "--output", str(tmp_path), "--suppress", "ru", "--seed", "3"]) == 0
-    assert calls == [((tmp_path,), {"suppress": "ru", "seed": 3})]
+
+    def stand_in(half, arms):
+        def run(output, **named):
+            calls.append((half, named))
+            for arm in arms:
+                folder = arm_folder(output, arm)
+                folder.mkdir(parents=True)
+                write_numbers(folder, {"eval_loss": 1.0})
+            return [SimpleNamespace(arm=arm) for arm in arms]
+
+        return run
+
+    monkeypatch.setattr(demonstration, "demonstrate", stand_in("switching", ["SFT", "SASFT"]))
+    monkeypatch.setattr(loops, "demonstrate", stand_in("loops", ["before RL", "DAPO"]))
+    given = ["demo", "--output", str(tmp_path), "--suppress", "ru", "--seed", "3"]
+    assert main([*given, "--only", only] if only else given) == 0
+    expected = {"switching": {"suppress": "ru", "seed": 3}, "loops": {"seed": 3}}
+    assert calls == [(half, named) for half, named in expected.items() if only in (None, half)]
+    assert f"Open {tmp_path / 'report.html'} in a browser" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("sasft" in page, "before-rl" in page) == (only != "loops", only != "switching")
 
 
 def test_table_sets_rates_and_losses_side_by_side():
@@ -90,5 +114,5 @@ def test_answer_loss_is_the_mean_over_answer_tokens_however_they_are_batched():
 def test_a_missing_library_is_named_before_anything_is_trained(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "sparsify" else object())
     assert main(["demo", "--output", str(tmp_path / "out")]) == 2
-    assert "needs sparsify: pip install 'sae-posttrain[trl,train-sae]'" in capsys.readouterr().err
+    assert "needs sparsify: pip install 'sae-posttrain[trl,train-sae,report]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -30,7 +30,9 @@ def test_spans_hold_their_place_script_and_text():
         ("ja", "東京でコーヒーを飲む。"),
         ("zh", "使用 Transformer 模型（约 10 亿参数）。"),
         ("ru", "Модель GPT обучена."),
+        ("ja", "二〇二五年、人々はﾃﾚﾋﾞを見る。"),
         ("ko", "모델은 GPU에서 학습한다."),
+        ("ko", "전(前) 점원, 한국(韓國)과 漢字(한자)"),
         ("vi", "Tiếng Việt, e\N{COMBINING ACUTE ACCENT}"),
         ("ar", "مرحبا، ١٢٣ GPU"),
         ("hi", "नमस्ते १२३।"),
@@ -54,7 +56,9 @@ def test_ordinary_text_has_no_unexpected_words(language, response):
         ("en", "日本の", ["日本", "の"]),
         ("en", "λόγος", ["λόγος"]),
         ("en", "a𠀀b", ["𠀀"]),
-        ("ko", "전(前) 점원", ["前"]),
+        ("ko", "이것은 重要합니다", ["重要"]),
+        ("ko", "말(大韓民國)", ["大韓民國"]),
+        ("zh", "한국(韓國)", ["한국"]),
         ("zh", "中文ひらがな", ["ひらがな"]),
         ("sr-Latn", "zdravo Здраво", ["Здраво"]),
     ],
@@ -77,6 +81,10 @@ def test_any_character_of_the_script_counts_as_published():
                     assert any(span.script == script for span in spans) == holds, (response, language)
 
 
+def test_a_cut_off_surrogate_is_no_error():
+    assert words("a \ud83d 中文", "en") == ["中文"]
+
+
 def test_latin_in_other_scripts_counts_on_request():
     assert words("使用 Transformer", "zh") == []
     assert words("使用 Transformer", "zh", count_latin=True) == ["Transformer"]
@@ -84,6 +92,7 @@ def test_latin_in_other_scripts_counts_on_request():
 
 
 def test_words_quoted_from_the_prompt_are_left_out():
+    assert words("Привет is hello", "en", prompt="What is “привет”?") == []
     response = "“你好” means hello, 再见 means goodbye"
     assert words(response, "en", prompt="What does 你好 mean?") == ["再见"]
     assert words(response, "en", prompt="") == ["你好", "再见"]
@@ -158,6 +167,17 @@ def test_only_switches_into_the_target_count_and_its_own_speakers_are_left_out()
     assert (both.overall.switched, both.overall.total, both.skipped) == (3, 5, 0)
     assert both.pairs["ja", "Cyrl"].switched == 1
     assert ("ja", "Hani") not in both.pairs
+
+
+def test_the_authors_definition_stands_beside_ours():
+    responses = ["`打印` prints", "you said 你好", "α and 中", "fine", "tomorrow и"]
+    prompts = ["", "What is 你好?", "", "", ""]
+    report = code_switching_rate(responses, "en", prompts=prompts, to="zh", compare_published=True)
+    assert (report.overall.switched, report.published.switched, report.published.total) == (1, 3, 5)
+    assert report.to_dict()["published"]["switched"] == 3
+    assert report.table().splitlines()[2].split()[:6] == ["all", "any,", "as", "published", "3", "5"]
+    assert code_switching_rate(responses, "en", compare_published=True).published.switched == 4
+    assert code_switching_rate(responses, "en").published is None
 
 
 def test_a_latin_target_counts_latin():

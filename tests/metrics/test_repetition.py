@@ -1,12 +1,16 @@
 """N-gram measures by hand, and the rate of responses that end in a loop."""
 
 import json
+import random
 
 import numpy as np
 import pytest
+import regex
 
+from sae_posttrain.languages import UNSPACED_SCRIPTS
 from sae_posttrain.metrics import distinct_n, looped_share, rep_n, repetition_rate
 from sae_posttrain.metrics.interval import share_interval
+from sae_posttrain.metrics.repetition import _units
 
 LOOP = "So we wait:" + "And then we wait again. " * 20
 FINE = "The train left at noon and nobody on the platform knew where it would go."
@@ -36,6 +40,16 @@ def test_repeated_and_distinct_n_grams_by_hand(sequence, n, expected):
     assert distinct_n(sequence, n) == pytest.approx(1 - expected)
 
 
+def test_units_are_words_and_single_characters():
+    """The oracle is the pattern that says it."""
+    unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
+    rng = random.Random(0)
+    alphabet = "abé ёж काम 中文 かな ไทย한국 _1²½,.!\n\t\u3000\u200d😀\ud83d"
+    for _ in range(300):
+        text = "".join(rng.choices(alphabet, k=rng.randint(0, 20)))
+        assert _units(text) == regex.findall(rf"[^\W{unspaced}]+|\S", text)
+
+
 def test_n_must_be_at_least_one():
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         rep_n("a b", 0)
@@ -51,6 +65,19 @@ def test_rate_counts_responses_that_end_in_a_loop():
     assert report.start == pytest.approx((11 / len(LOOP) + 11 / len(LOOP[:-7])) / 2)
     assert report.rep_4 == pytest.approx(sum(rep_n(text, 4) for text in (LOOP, FINE, LOOP + FINE, "", LOOP[:-7])) / 5)
     assert 0 < report.distinct_1 < 1
+
+
+def test_loops_are_told_apart_by_period_and_by_where_they_begin():
+    texts = ["x" * 200, "0123456789 " * 10 + "ab" * 300, "word by word " * 20, FINE + "abcdefg" * 20]
+    report = repetition_rate(texts)
+    assert report.periods == ((1, 1, 1), (2, 3, 1), (4, 7, 1), (8, 15, 1))
+    assert report.starts == (2, 1, 0, 1, 0, 0, 0, 0, 0, 0)
+    assert sum(report.starts) == report.looped
+    assert repetition_rate([FINE]).periods == ()
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert plain["periods"][1] == {"from": 2, "to": 3, "loops": 1}
+    assert plain["starts"] == list(report.starts)
+    assert "loops by period in characters: 1-1: 1, 2-3: 1" in report.table()
 
 
 def test_ids_are_measured_in_tokens():
@@ -82,7 +109,7 @@ def test_report_is_json_and_a_table():
     assert (plain["rate"], plain["looped"], plain["unit"], plain["period"]) == (0.5, 1, "characters", 24)
     lines = repetition_rate([LOOP, FINE]).table().splitlines()
     assert lines[1].split()[:3] == ["1", "2", "50.000"]
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert len(repetition_rate([FINE]).table().splitlines()) == 3
     assert repetition_rate([FINE]).period is None
 

@@ -6,16 +6,13 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import MagicMock
 
-import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import RemoteEntryNotFoundError
 from torch import Tensor
 from torch.testing import assert_close
 
-from sae_posttrain.sae import SparseAutoencoder, TopK, formats, load_sae
+from sae_posttrain.sae import SparseAutoencoder, TopK, load_sae
 
 K, D, ACTIVE = 24, 6, 5
 NAME = f"SAE-Res-Qwen3-1.7B-Base-W32K-L0_{ACTIVE}"
@@ -267,64 +264,3 @@ def test_a_malicious_file_is_refused_and_not_executed(folder: Path, as_torch_fil
     with pytest.raises(ValueError, match=r"layer3\.sae\.pt"):
         load_sae(folder, 3)
     assert not mark.exists()
-
-
-# From the hub
-
-REPO = f"Qwen/{NAME}"
-
-
-@pytest.fixture
-def downloads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str | None]]:
-    """Stands in for the hub; what is asked of it, in order."""
-    asked: list[tuple[str, str, str | None]] = []
-
-    def download(repo_id: str, filename: str, *, revision: str | None = None) -> str:
-        asked.append((repo_id, filename, revision))
-        if not (folder / filename).exists():
-            raise RemoteEntryNotFoundError("404: Entry Not Found", response=MagicMock())
-        return str(folder / filename)
-
-    def list_files(self: object, repo_id: str, *, revision: str | None = None) -> list[str]:
-        asked.append((repo_id, "listing", revision))
-        return ["README.md", *(path.name for path in folder.iterdir())]
-
-    monkeypatch.setattr(formats, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", list_files)
-    return asked
-
-
-def test_only_the_wanted_layer_is_downloaded(downloads: list[tuple[str, str, str | None]]) -> None:
-    sae = load_sae(REPO, 3, revision="v1")
-    assert downloads == [(REPO, "layer3.sae.pt", "v1")]
-    assert torch.equal(sae.encoder, published_tensors(3)["W_enc"])
-    assert (active(sae), sae.source) == (ACTIVE, REPO)
-
-
-def test_a_layer_the_repository_lacks_is_named(downloads: list[tuple[str, str, str | None]]) -> None:
-    with pytest.raises(FileNotFoundError, match=f"{REPO} has no SAE for layer 28; it has layers 2-3, 5"):
-        load_sae(REPO, 28)
-    assert downloads == [(REPO, "layer28.sae.pt", None), (REPO, "listing", None)]
-
-
-def test_a_file_in_the_cache_loads_offline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = folder.parent / "hub"
-    repo = cache / f"models--Qwen--{NAME}"
-    snapshot = repo / "snapshots" / ("0" * 40)
-    snapshot.parent.mkdir(parents=True)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("0" * 40, encoding="utf-8")
-    folder.rename(snapshot)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    sae = load_sae(REPO, 3)
-    assert torch.equal(sae.encoder, published_tensors(3)["W_enc"])
-    assert active(sae) == ACTIVE
-
-
-@pytest.mark.parametrize("source", ["Qwen/no-such-sae-L0_50", "./typo/in a path/L0_50"])
-def test_what_is_neither_a_folder_nor_reachable_is_refused(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="neither a local folder nor a Hugging Face repository"):
-        load_sae(source, 3)

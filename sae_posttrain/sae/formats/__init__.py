@@ -1,19 +1,26 @@
-"""Published SAE formats, one file each. `load_sae` picks by looking at the files."""
+"""Published SAE formats, one file each. `load_sae` picks by looking at the files.
+
+A format has NAME and FILES (what is looked for), `find(names, source)`, which picks its SAEs out of a listing of files,
+`load(weights, config, layer, source, k)`, and `layer_of(config)` when its settings say what the path may not.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import torch
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RemoteEntryNotFoundError
 
+from ..catalogue import RELEASES, resolve
 from ..model import SparseAutoencoder
-from . import qwen_scope
+from . import dictionary_learning, gemma_scope, gemma_scope_2, llama_scope, llamascopium, qwen_scope, saelens, sparsify
+from .listing import layers_in, locate
 
-# Each module has NAME, file_name(layer), layers_in(names) and load(path, layer, source, k).
-FORMATS: tuple[ModuleType, ...] = (qwen_scope,)
+FORMATS: tuple[ModuleType, ...] = (
+    *(qwen_scope, saelens, gemma_scope, gemma_scope_2),
+    *(llama_scope, llamascopium, sparsify, dictionary_learning),
+)
 
 
 def load_sae(
@@ -24,68 +31,56 @@ def load_sae(
     revision: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> SparseAutoencoder:
-    """Load one layer's SAE from a local folder or a Hugging Face repository.
+    """Load one layer's SAE from a local folder, a Hugging Face repository or the catalogue.
 
-    Tensors are memory-mapped: using a few features reads a few rows. From the hub only the layer's own file is
+    Tensors are memory-mapped: using a few features reads a few rows. From the hub only the layer's own files are
     downloaded.
 
     Args:
-        source: a folder, or a hub id such as `Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50`.
+        source: a folder; a hub id such as `Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50`, perhaps with a folder inside it,
+            as in `google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82`; or a short name that
+            `sae-posttrain sae list` shows. `{layer}` in it stands for the layer's number.
         layer: 0-based decoder block whose output residual the SAE reads.
-        k: active features per token; taken from the name of `source` when it stands there.
+        k: active features per token; taken from the settings or, in Qwen-Scope, from the name of `source`.
         revision: branch, tag or commit of a hub repository.
         dtype: cast the weights, which reads the file whole; by default they stay as stored.
 
     Raises:
         FileNotFoundError: no such folder or repository, or no SAE for this layer in it.
-        ValueError: a file that is damaged, of another layout, or asks to execute code; an unknown k.
+        ValueError: several SAEs for this layer; a file that is damaged, of another layout, or asks to execute code; an
+            SAE of something else than the residual stream; an unknown k.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        form = _format_of(str(source), layer, [path.name for path in folder.iterdir()])
-        path = folder / form.file_name(layer)
-    elif folder.exists():
-        raise FileNotFoundError(f"{source} is a file; pass the folder that holds it.")
-    else:
-        form, path = _download(str(source), layer, revision)
-    sae = form.load(path, layer, str(source), k)
+    source, base_model = resolve(str(source), layer)
+    form, weights, config = locate(source, layer, revision, FORMATS)
+    sae = form.load(weights, config, layer, source, k)
+    if sae.layer != layer:
+        raise ValueError(f"{config or weights} lies where layer {layer} is expected, but it says layer {sae.layer}.")
+    sae = replace(
+        _in_one_dtype(sae, weights),
+        source=source,
+        file=str(weights),
+        format=form.NAME,
+        base_model=base_model or sae.base_model,
+    )
     return sae if dtype is None else sae.to(dtype=dtype)
 
 
-def _format_of(source: str, layer: int, names: list[str]) -> ModuleType:
-    """The format whose files stand in a listing."""
-    for form in FORMATS:
-        if layers := form.layers_in(names):
-            if layer in layers:
-                return form
-            raise FileNotFoundError(f"{source} has no SAE for layer {layer}; it has layers {_ranges(layers)}.")
-    looked_for = "; ".join(f"{form.file_name(0)}, {form.file_name(1)}, … ({form.NAME})" for form in FORMATS)
-    raise FileNotFoundError(f"No SAE found in {source}: looked for {looked_for}.")
+def available_layers(source: str | Path, *, revision: str | None = None) -> list[int]:
+    """The layers for which a source has SAEs. Raises: FileNotFoundError when it has none at all."""
+    if str(source) in RELEASES:
+        return list(RELEASES[str(source)].layers)
+    return layers_in(str(source), revision, FORMATS)
 
 
-def _download(repo: str, layer: int, revision: str | None) -> tuple[ModuleType, Path]:
-    try:
-        for form in FORMATS:
-            try:
-                return form, Path(hf_hub_download(repo, form.file_name(layer), revision=revision))
-            except RemoteEntryNotFoundError:
-                continue
-        # Only after a miss is the listing worth a request: a cached file loads without any.
-        names = HfApi().list_repo_files(repo, revision=revision)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise FileNotFoundError(
-            f"{repo!r} is neither a local folder nor a Hugging Face repository that can be reached: {error}"
-        ) from error
-    form = _format_of(repo, layer, names)
-    raise FileNotFoundError(f"{repo} lists {form.file_name(layer)} but did not give it; try again.")
-
-
-def _ranges(numbers: list[int]) -> str:
-    """`[0, 1, 2, 5]` → `0-2, 5`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+def _in_one_dtype(sae: SparseAutoencoder, weights: Path) -> SparseAutoencoder:
+    """The SAE with its vectors in the dtype of its matrices, which alone are worth leaving in the file."""
+    dtype = sae.encoder.dtype
+    if sae.decoder.dtype != dtype:
+        raise ValueError(f"{weights}: the encoder is {dtype}, the decoder {sae.decoder.dtype}; expected the same.")
+    return replace(
+        sae,
+        bias=sae.bias.to(dtype),
+        decoder_bias=sae.decoder_bias.to(dtype),
+        activation=sae.activation.to(dtype=dtype),
+        feature_scale=None if sae.feature_scale is None else sae.feature_scale.to(dtype),
+    )

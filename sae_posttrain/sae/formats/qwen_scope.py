@@ -6,55 +6,43 @@ name, as `…-L0_50`. Source: Qwen-Scope, arXiv:2605.11887, and the model cards 
 
 from __future__ import annotations
 
-import pickle
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from ..model import SparseAutoencoder, TopK
+from ..activations import TopK
+from ..model import SparseAutoencoder
+from .found import Found
+from .reading import check_k, check_shapes, check_tensors, matrix_shape, read_pickle
 
 NAME = "Qwen-Scope"
+FILES = "layer0.sae.pt, layer1.sae.pt, …"
 KEYS = ("W_enc", "W_dec", "b_enc", "b_dec")
 
 
-def file_name(layer: int) -> str:
-    return f"layer{layer}.sae.pt"
+def find(names: Iterable[str], source: str) -> list[Found]:
+    return [Found(name, layer=int(match[1])) for name in names if (match := re.search(r"\blayer(\d+)\.sae\.pt$", name))]
 
 
-def layers_in(names: list[str]) -> list[int]:
-    """The layers for which a listing of file names holds an SAE in this format."""
-    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"layer(\d+)\.sae\.pt", name)))
-
-
-def load(path: Path, layer: int, source: str, k: int | None) -> SparseAutoencoder:
+def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
     """Map one layer's file into memory; nothing is read before it is used.
 
     Raises:
         ValueError: the file is truncated, holds other keys or shapes, or asks to execute code; or k is unknown.
     """
     k = k if k is not None else _k_from_name(source)
-    tensors = _read(path)
-    d_sae, d_model = tensors["W_enc"].shape
+    tensors = read_pickle(weights, KEYS, NAME)
+    check_tensors(weights, tensors, KEYS, NAME)
+    d_sae, d_model = matrix_shape(weights, tensors, "W_enc")
     expected = {"W_enc": (d_sae, d_model), "W_dec": (d_model, d_sae), "b_enc": (d_sae,), "b_dec": (d_model,)}
-    for key, shape in expected.items():
-        if tuple(tensors[key].shape) != shape:
-            raise ValueError(
-                f"{path}: {key} has shape {tuple(tensors[key].shape)}, but {shape} was expected from W_enc "
-                f"{(d_sae, d_model)}. The file is not in the Qwen-Scope layout."
-            )
-    if not 1 <= k <= d_sae:
-        raise ValueError(f"k={k} does not fit a dictionary of {d_sae} features; pass the k the SAE was trained with.")
+    check_shapes(weights, tensors, "W_enc", expected, NAME)
     return SparseAutoencoder(
         encoder=tensors["W_enc"],
         bias=tensors["b_enc"],
         decoder=tensors["W_dec"].T,
         decoder_bias=tensors["b_dec"],
-        activation=TopK(k),
+        activation=TopK(check_k(k, d_sae)),
         layer=layer,
-        source=source,
-        file=str(path),
     )
 
 
@@ -70,24 +58,3 @@ def _k_from_name(source: str) -> int:
             "as in Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50. Pass k=…"
         )
     return int(found[0])
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} was not loaded: it holds something other than tensors, and loading it could run code. "
-            f"Get the file again from its publisher. ({str(error).splitlines()[0]})"
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a complete PyTorch file ({str(error).splitlines()[0] if str(error) else error!r}); "
-            "download it again."
-        ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensors.get(key), Tensor) for key in KEYS):
-        found = sorted(map(str, tensors)) if isinstance(tensors, dict) else type(tensors).__name__
-        raise ValueError(f"{path} holds {found}, but a Qwen-Scope file holds the tensors {list(KEYS)}.")
-    if tensors["W_enc"].dim() != 2:
-        raise ValueError(f"{path}: W_enc has shape {tuple(tensors['W_enc'].shape)}, expected (dictionary, width).")
-    return tensors

@@ -8,7 +8,7 @@ from typing import Literal
 from packaging.version import Version
 
 try:
-    from trl import GRPOConfig, RLOOConfig
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig
     from trl import __version__ as trl_version
 except ImportError as error:
     raise ImportError("Steered rollouts run in TRL's trainers: pip install 'sae-posttrain[trl]'.") from error
@@ -25,7 +25,13 @@ DILUTED = ("dapo", "cispo", "vespo")
 
 @dataclass
 class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
-    """`trl.GRPOConfig` plus steered rollouts."""
+    """`trl.GRPOConfig` plus steered rollouts.
+
+    There is no dynamic sampling, as in the published runs. DAPO draws other prompts for groups whose rewards are all
+    equal; here they would have to come out of the Trainer's dataloader, whose place a resumed run finds by counting
+    steps, for a number of rounds that all processes agree on. Such a group has no gradient, and where loops are
+    punished a steered one is seldom such a group.
+    """
 
     off_policy: Literal["on_policy", "truncated_is", "shaped"] = field(
         default="on_policy",
@@ -46,6 +52,7 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check(self.num_generations)
+        self.warn_of_unseen_loops(self.max_completion_length)
         if not 0 < self.max_steered_token_share <= 1:
             raise ValueError(
                 f"max_steered_token_share must be above 0 and at most 1, got {self.max_steered_token_share}."
@@ -60,8 +67,14 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
                 f"off_policy={self.off_policy!r} weighs tokens; set importance_sampling_level='token', not "
                 f"{self.importance_sampling_level!r}."
             )
-        if self.off_policy != "on_policy" and self.use_liger_kernel:
-            raise ValueError(f"off_policy={self.off_policy!r} needs each token's loss; set use_liger_kernel to false.")
+        weighs_tokens = self.off_policy != "on_policy" or self.max_steered_token_share < 1
+        # Newer TRLs take Liger's layers only, and keep the loss their own.
+        if weighs_tokens and self.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"):
+            raise ValueError(
+                f"off_policy={self.off_policy!r} and max_steered_token_share={self.max_steered_token_share} need each "
+                f"token's loss, and this TRL ({trl_version}) leaves it to Liger. Set use_liger_kernel to false, or "
+                "off_policy='on_policy' and max_steered_token_share=1."
+            )
         if not self.steered_in_baseline and self.multi_objective_aggregation != "sum_then_normalize":
             raise ValueError(
                 "steered_in_baseline=False needs one reward to compare: set "
@@ -76,5 +89,6 @@ class SteeredRLOOConfig(SteeringSettings, RLOOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check(self.num_generations)
+        self.warn_of_unseen_loops(self.max_completion_length)
         if not self.steered_in_baseline and self.normalize_advantages:
             raise ValueError("steered_in_baseline=False cannot be had with normalize_advantages=True; choose one.")

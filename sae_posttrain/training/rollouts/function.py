@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,13 @@ def steered_rollout_func(
     return _SteeredRollouts(settings, features_for(settings, features))
 
 
+def _turn_settings(trainer: Any) -> dict[str, int]:
+    """What TRL's `_generate_single_turn` takes beside the prompts: newer ones the size of the groups."""
+    if "num_generations" not in inspect.signature(trainer._generate_single_turn).parameters:
+        return {}
+    return {"num_generations": trainer.num_generations if trainer.model.training else trainer.num_generations_eval}
+
+
 class _SteeredRollouts:
     """Callable and picklable; what depends on the trainer is found at its first call."""
 
@@ -54,10 +62,10 @@ class _SteeredRollouts:
             self.source = self._prepared(trainer)
         plan = plan_for(trainer, self.settings, len(prompts))
         prompt_ids, images, fields = trainer._tokenize_prompts(prompts)
-        groups = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
+        settings = _turn_settings(trainer)
 
         def turn(prompt_ids: Any, images: Any, fields: Any) -> Any:
-            return trainer._generate_single_turn(prompt_ids, images, fields, groups)
+            return trainer._generate_single_turn(prompt_ids, images, fields, **settings)
 
         if plan:
             completion_ids, logprobs = steered_turn(trainer, turn, self.source, plan, prompt_ids, images, fields)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ...metrics.loops import MIN_REPEATS, MIN_TOKENS
+
+logger = logging.getLogger(__name__)
 
 Control = Literal["features", "random_direction", "extra_plain"]
 
@@ -44,6 +47,15 @@ class SteeringSettings:
     loop_min_tokens: int = field(
         default=MIN_TOKENS, metadata={"help": "Tokens from which repetition is logged as a loop."}
     )
+
+    def warn_of_unseen_loops(self, max_completion_length: int | None) -> None:
+        """Warn where no completion has room for a loop, so that its rate and its penalty are 0 whatever is sampled."""
+        if max_completion_length is not None and max_completion_length < self.loop_min_tokens:
+            logger.warning(
+                "max_completion_length=%d leaves no room for a loop, which has at least loop_min_tokens=%d tokens: "
+                "loop rates will be 0, and so will a LoopPenalty of that length. Raise the one or lower the other.",
+                *(max_completion_length, self.loop_min_tokens),
+            )
 
     def check(self, num_generations: int) -> None:
         """Refuse settings that make no sense together, for groups of this size."""

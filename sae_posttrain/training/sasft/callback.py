@@ -26,7 +26,8 @@ class SASFTCallback(HookCallback):
     `SASFTTrainer` also packs it), else from `language_of`, else from the scripts of the segment's labelled tokens:
     among the languages that have a baseline, the one that uses them. Without `set_trainer` the callback finds its
     trainer when training begins; with a language column that is too late, and an error. An exception in that first
-    run is out of its sight: the hooks then stay on the model, idle, until the next run.
+    run is out of its sight: the hooks then stay on the model, idle, until the next run. Removed in the middle of a run,
+    it goes on to the run's end.
 
     Args:
         features: the feature set.

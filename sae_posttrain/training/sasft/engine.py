@@ -57,7 +57,7 @@ class SASFTEngine:
         self.penalties = list(self._start_penalties)
         self.meter = Meter(self.suppress)
         self._refresh: BaselineRefresh | None = None
-        self._refreshed_at = 0
+        self._ended = 0
         self._drift: dict[str, float] = {}
         self._identify: ScriptIdentifier | None = None
         self._has_segments = True
@@ -114,7 +114,7 @@ class SASFTEngine:
         self.meter = Meter(self.suppress, state.global_step)
         self.penalties, self._drift = list(self._start_penalties), {}
         self._refresh = BaselineRefresh(self.refresh_baselines, self.penalties) if self.refresh_baselines else None
-        self._refreshed_at = state.global_step
+        self._ended = state.global_step
         if self._refresh is not None and refreshed is not None:
             self.penalties = self._refresh.resume(self.penalties, refreshed, trainer)
         layers = [penalty.layer for penalty in self.penalties]
@@ -123,8 +123,11 @@ class SASFTEngine:
     def end_step(self, trainer: Trainer, state: TrainerState) -> None:
         """Refresh the baselines when it is time; a collective call on every rank."""
         step = state.global_step
-        if self._refresh is not None and step > self._refreshed_at and step % self.refresh_baselines == 0:
-            self._refreshed_at = step
+        if self._refresh is None or step <= self._ended:
+            return
+        self._ended = step
+        self._refresh.end_step()
+        if step % self.refresh_baselines == 0:
             self.penalties, self._drift = self._refresh.refresh(self.penalties, trainer)
 
     def before_save(self, trainer: Trainer) -> None:
@@ -180,8 +183,11 @@ class SASFTEngine:
         return (loss, *outputs) if outputs else loss
 
     def log(self, trainer: Trainer, logs: dict[str, float]) -> None:
-        """Add this period's metrics to the trainer's training logs; a collective call on every rank."""
-        if "loss" in logs and self._handles:
+        """Add this period's metrics to the trainer's training logs; a collective call on every rank.
+
+        Told from a log of somebody's own, perhaps on one rank alone, by the learning rate.
+        """
+        if {"loss", "learning_rate"} <= logs.keys() and self._handles:
             logs.update(self.meter.read(trainer))
             logs.update(self._drift)
             self._drift = {}

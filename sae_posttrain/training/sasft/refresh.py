@@ -39,6 +39,8 @@ class BaselineRefresh:
         # The last column counts tokens; the last row is of tokens whose language is unknown.
         self._sums = [torch.zeros(*penalty.baseline_LF.shape).double() for penalty in start]
         self._sums = [torch.cat([sums_LF, sums_LF[:, :1]], dim=1) for sums_LF in self._sums]
+        # Apart, since a checkpoint inside a step is resumed at the step's beginning, which counts its batches again.
+        self._of_step = [sums_LF.clone() for sums_LF in self._sums]
 
     def add_layer(self, index: int, pre_BSF: Tensor, language_BS: Tensor, labelled_BS: Tensor) -> None:
         """Count one layer's labelled tokens."""
@@ -47,8 +49,14 @@ class BaselineRefresh:
         values_BSF = torch.cat([pre_BSF.detach(), torch.ones_like(pre_BSF[..., :1])], dim=-1)
         # Chosen, not multiplied: what stands at positions that do not count may be anything, NaN too.
         values_BSF = values_BSF.where(labelled_BS[..., None], 0.0).to(dtype)
-        sums_LF = self._sums[index] = self._sums[index].to(device, dtype)
+        sums_LF = self._of_step[index] = self._of_step[index].to(device, dtype)
         sums_LF.index_add_(0, language_BS.flatten() % len(sums_LF), values_BSF.flatten(0, 1))
+
+    def end_step(self) -> None:
+        """Take in what this optimizer step counted."""
+        for index, of_step_LF in enumerate(self._of_step):
+            self._sums[index] = self._sums[index].to(of_step_LF.device, of_step_LF.dtype) + of_step_LF
+            of_step_LF.zero_()
 
     def refresh(self, penalties: Sequence[Penalty], trainer: Trainer) -> tuple[list[Penalty], dict[str, float]]:
         """Penalties with new baselines, and the drift to log; a collective call on every rank.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +21,11 @@ from .world import GROUP, Watched, lora, plain, steered
 COMPLETIONS = [[4, 5, 6, 1], [5, 6, 7, 8, 1]]
 SPLIT = {"per_device_train_batch_size": GROUP // 2, "max_steps": 2}  # one group over both processes
 WHOLE = {"per_device_train_batch_size": GROUP // 2, "gradient_accumulation_steps": 2}  # one on each
+SETTINGS: Mapping[str, dict[str, Any]] = {
+    "steered, split": {},
+    "truncated_is, split": {"off_policy": "truncated_is", "mask_truncated_completions": True},
+    "outside, capped, split": {"steered_in_baseline": False, "max_steered_token_share": 0.1},
+}
 CASES: Mapping[str, Callable[[Path, dict[str, Any]], Watched]] = {
     "plain, split": lambda folder, common: Watched(plain(folder, **SPLIT, **common)),
     "steered, split": lambda folder, common: Watched(steered(folder, **SPLIT, **common)),
@@ -28,10 +34,10 @@ CASES: Mapping[str, Callable[[Path, dict[str, Any]], Watched]] = {
     "steered, whole": lambda folder, common: Watched(steered(folder, **WHOLE, **common)),
     "LoRA, split": lambda folder, common: Watched(steered(folder, peft_config=lora(), **SPLIT, **common)),
     "truncated_is, split": lambda folder, common: Watched(
-        steered(folder, off_policy="truncated_is", mask_truncated_completions=True, **SPLIT, **common)
+        steered(folder, **SETTINGS["truncated_is, split"], **SPLIT, **common)
     ),
     "outside, capped, split": lambda folder, common: Watched(
-        steered(folder, steered_in_baseline=False, max_steered_token_share=0.1, **SPLIT, **common)
+        steered(folder, **SETTINGS["outside, capped, split"], **SPLIT, **common)
     ),
     "vLLM, split": lambda folder, common: as_if_vllm_had_generated(steered(folder, **SPLIT, **common), COMPLETIONS),
 }
@@ -58,12 +64,14 @@ def report(config: str, name: str, folder: Path) -> dict[str, Any]:
         "lengths": [output["completion_mask"].sum(dim=1).tolist() for output in watched.generated],
         "advantages": [output["advantages"].tolist() for output in watched.generated],
         "counted": [output["num_items_in_batch"].item() for output in watched.generated],
+        "first": {name: value.tolist() for name, value in watched.generated[0].items()},
         "weights": sum(parameter.detach().double().sum().item() for parameter in parameters),
         "logged": watched.trainer.state.log_history[0],
     }
 
 
 def main(config: str, output: Path) -> None:
+    gc.freeze()  # as in conftest.py
     with TemporaryDirectory() as folder:
         for name in CASES:
             found = report(config, name, Path(folder))

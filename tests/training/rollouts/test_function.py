@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas
 import pytest
+from trl import GRPOTrainer
 
 from sae_posttrain.training.rollouts import steered_rollout_func
 
@@ -59,6 +60,33 @@ def test_it_reaches_a_spawned_worker(tmp_path: Path) -> None:
     function = ForkingPickler.loads(ForkingPickler.dumps(steered_rollout_func(path, alpha=ALPHA)))
     found = Watched(plain(tmp_path, rollout_func=function)).trained()
     assert found.texts[0] == LOOP
+
+
+def test_a_turn_of_an_older_trl_is_not_told_of_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until TRL 1.12 the parameter after the prompts was another, `has_tool_images`."""
+
+    def turn(self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, has_tool_images: bool = False) -> Any:
+        told.append(has_tool_images)
+        return [[4, 5, 1]] * len(prompt_ids), None
+
+    told: list[bool] = []
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", turn)
+    with_function(tmp_path, control="extra_plain").once()
+    assert told == [False]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_turn_is_told_of_the_groups(training: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def turn(self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int) -> Any:
+        told.append(num_generations)
+        return [[4, 5, 1]] * len(prompt_ids), None
+
+    told: list[int] = []
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", turn)
+    changes = {"num_generations_eval": 2, "eval_dataset": dataset(2), "per_device_eval_batch_size": 4}
+    found = with_function(tmp_path, changes, control="extra_plain")
+    found.once() if training else found.trainer.evaluate()
+    assert told == [GROUP if training else 2]
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from two_processes import launch
 
-from .ranks import CASES, COMPLETIONS
-from .world import GROUP, LENGTH, LOOP, tokenizer, varied
+from .ranks import COMPLETIONS, SETTINGS
+from .world import GROUP, LENGTH, LOOP, Watched, steered, tokenizer, varied
 
 Outcome = tuple[dict[tuple[str, int], dict[str, Any]], str]
 """What a case reported on a process, and what the run wrote to stderr."""
@@ -46,6 +49,20 @@ def of(request: pytest.FixtureRequest, outcome_of: Callable[[str], Outcome]) -> 
     return both
 
 
+def together(parts: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """The batches of both processes as one: prompts are padded on the left, completions on the right."""
+    joined = {}
+    for name in parts[0]:
+        values = [torch.tensor(part[name]) for part in parts]
+        if values[0].ndim == 2:
+            side = "left" if name.startswith("prompt") else "right"
+            rows = [row for value in values for row in value]
+            joined[name] = pad_sequence(rows, batch_first=True, padding_side=side)
+        else:
+            joined[name] = torch.cat(values) if values[0].ndim else values[0]
+    return joined
+
+
 def batches(case: list[dict[str, Any]], field: str = "texts") -> list[list[Any]]:
     """Each generation's rows in their global order."""
     return [first + second for first, second in zip(*(part[field] for part in case), strict=True)]
@@ -70,10 +87,18 @@ def test_without_steered_rollouts_it_is_plain_grpo(of: Callable[[str], list[dict
     assert [part["weights"] for part in found] == [part["weights"] for part in expected]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_processes_end_with_the_same_weights(case: str, of: Callable[[str], list[dict[str, Any]]]) -> None:
-    first, second = of(case)
-    assert first["weights"] == second["weights"]
+@pytest.mark.parametrize("case", ["steered, split", "truncated_is, split", "outside, capped, split"])
+def test_two_processes_take_the_step_of_one(
+    case: str, of: Callable[[str], list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """The gradient of the same rollouts, in one process and one batch."""
+    found = of(case)
+    alone = Watched(steered(tmp_path, **SETTINGS[case]))
+    alone.trainer.current_gradient_accumulation_steps = 1
+    alone.trainer.model.train()
+    alone.generated = [together([part["first"] for part in found])]
+    norm = alone.gradient(range(GROUP)).norm().item()
+    assert [part["logged"]["grad_norm"] for part in found] == pytest.approx([norm] * 2, rel=1e-4)
 
 
 def test_what_is_logged_is_of_all_processes(of: Callable[[str], list[dict[str, Any]]]) -> None:

@@ -10,13 +10,27 @@ from typing import Any
 import pytest
 import trl
 from tiny_models import make, qwen3
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from sae_posttrain.training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer, SteeredRLOOConfig, config
 from sae_posttrain.training.rollouts.plan import plan_for
 from sae_posttrain.training.rollouts.turn import prepare, steered_turn
 
-from .world import ALPHA, GROUP, LOOP, WORDS, Watched, dataset, features, model, settings, steered, tokenizer, varied
+from .world import (
+    ALPHA,
+    GROUP,
+    LENGTH,
+    LOOP,
+    WORDS,
+    Watched,
+    dataset,
+    features,
+    model,
+    settings,
+    steered,
+    tokenizer,
+    varied,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +48,6 @@ from .world import ALPHA, GROUP, LOOP, WORDS, Watched, dataset, features, model,
         ({"loop_min_tokens": 0}, "loop_min_repeats=4, loop_min_tokens=0: expected"),
         ({"max_steered_token_share": 0.0}, "above 0 and at most 1, got 0.0"),
         ({"max_steered_token_share": 0.2, "loss_type": "grpo"}, "takes no weight from the others"),
-        ({"off_policy": "shaped", "use_liger_kernel": True}, "set use_liger_kernel to false"),
         ({"off_policy": "shaped", "importance_sampling_level": "sequence"}, "importance_sampling_level='token'"),
         (
             {"steered_in_baseline": False, "multi_objective_aggregation": "normalize_then_sum"},
@@ -45,6 +58,25 @@ from .world import ALPHA, GROUP, LOOP, WORDS, Watched, dataset, features, model,
 def test_configurations(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         SteeredGRPOConfig(**settings(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("kind", [SteeredGRPOConfig, SteeredRLOOConfig])
+def test_a_warning_of_completions_too_short_for_a_loop(kind: Any, tmp_path: Path, caplog: Any) -> None:
+    kind(**settings(tmp_path, loop_min_tokens=LENGTH))
+    assert not caplog.messages
+    kind(**settings(tmp_path, loop_min_tokens=LENGTH + 1))
+    assert len(caplog.messages) == 1
+    assert f"max_completion_length={LENGTH} leaves no room for a loop" in caplog.text
+
+
+@pytest.mark.parametrize("changes", [{"off_policy": "shaped"}, {"max_steered_token_share": 0.2}])
+def test_ligers_loss(changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only older TRLs have it; with newer ones Liger does the layers alone."""
+    monkeypatch.delattr(GRPOTrainer, "compute_liger_loss", raising=False)
+    SteeredGRPOConfig(**settings(tmp_path, use_liger_kernel=True, **changes))
+    monkeypatch.setattr(GRPOTrainer, "compute_liger_loss", None, raising=False)
+    with pytest.raises(ValueError, match="Set use_liger_kernel to false"):
+        SteeredGRPOConfig(**settings(tmp_path, use_liger_kernel=True, **changes))
 
 
 def test_rloos_normalised_advantages_know_nothing_of_a_baseline(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The exactness rows of several processes, and what each process runs: `python -m training.sasft.ranks CONFIG FILE`."""
 
+import gc
 import json
 import sys
 from collections.abc import Mapping
@@ -94,6 +95,7 @@ def error(world: World, config: str, route: Route, row: Row) -> float:
 
 
 def main(config: str, output: Path) -> None:
+    gc.freeze()  # as in conftest.py
     with TemporaryDirectory() as folder:
         world = build_world(Path(folder))
         for name, row in ROWS[config].items():

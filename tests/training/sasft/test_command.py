@@ -14,7 +14,7 @@ import yaml
 from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-from two_processes import launch
+from two_processes import TIMEOUT, launch
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
@@ -69,6 +69,8 @@ def test_a_run_trains_logs_and_saves(config: dict[str, Any], tmp_path: Path) -> 
     before = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), before.parameters(), strict=True))
     assert "SASFT" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    log = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    assert "train_runtime" in log[-1], "what comes after the last checkpoint is in it too"
 
 
 def test_a_lora_adapter_loads_in_plain_peft(config: dict[str, Any], tmp_path: Path) -> None:
@@ -113,6 +115,7 @@ def test_what_to_resume_from(given: Any, meant: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * TIMEOUT + 20)  # of two launches
 @pytest.mark.parametrize("way", ["ddp", "fsdp2", "zero2", "zero3"])
 def test_ready_configurations_train_resume_and_save(way: str, config: dict[str, Any], tmp_path: Path) -> None:
     """A checkpoint of two processes, continued, gives the weights of the uninterrupted run; transformers loads them."""

@@ -220,6 +220,22 @@ class TestWithoutTraining:
         assert ours == theirs
 
 
+@both_routes
+def test_a_log_of_ones_own_is_left_alone(route: Route, world: World) -> None:
+    """On one rank alone it would wait for the others for ever; on all, take the coming log's numbers away."""
+    trainer = world.run(route)
+
+    class Own(TrainerCallback):
+        def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            trainer.log({"loss": 1.0})
+
+    trainer.add_callback(Own())
+    trainer.train()
+    own, trainers = trainer.state.log_history[:2]
+    assert "sasft_loss" not in own
+    assert trainers["sasft_loss"] > 0
+
+
 def test_context_parallelism_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SFTTrainer, "get_cp_size", lambda self: 2)
     with pytest.raises(ValueError, match="cannot run under context or sequence parallelism"):

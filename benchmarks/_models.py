@@ -1,0 +1,77 @@
+"""Random Qwen3 models by size, and what a trainer wants beside one: a tokenizer, and features."""
+
+# D model width
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from sae_posttrain import FeatureSet
+from sae_posttrain.feature_set import LayerFeatures, Provenance
+
+# Name → width, blocks, vocabulary. Named by their parameters, embeddings counted once.
+SIZES = {
+    "0.4M": (64, 2, 4096),
+    "4M": (256, 4, 4096),
+    "40M": (512, 10, 16384),
+    "150M": (768, 16, 32768),
+}
+HEAD = 64
+
+
+def qwen3(size: str, **changes: Any) -> Any:
+    width, blocks, vocabulary = SIZES[size]
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        **{
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "intermediate_size": 3 * width,
+            "num_hidden_layers": blocks,
+            "num_attention_heads": max(1, width // HEAD),
+            "num_key_value_heads": max(1, width // HEAD // 2),
+            "head_dim": HEAD,
+            "eos_token_id": None,  # so that every answer is as long as the others
+            "bos_token_id": None,
+            "pad_token_id": 0,
+            "tie_word_embeddings": True,
+            **changes,
+        }
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """`w1 w2 …`: one word for each id but that of padding, which also stands for an end that never comes."""
+    words = ["<pad>", *(f"w{number}" for number in range(1, vocabulary))]
+    backend = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<pad>")
+
+
+def features(
+    width: int, blocks: int, layers: Sequence[int], count: int, target: str, languages: Sequence[str] = ()
+) -> FeatureSet:
+    """`count` random features of `target` in each layer, with baselines for `languages`."""
+    torch.manual_seed(1)
+    found = tuple(
+        LayerFeatures(
+            layer=layer,
+            ids=tuple(range(count)),
+            targets=(target,) * count,
+            encoder=torch.randn(count, width) / width**0.5,
+            bias=torch.zeros(count),
+            direction=torch.randn(count, width) / width**0.5,
+            score=torch.ones(count),
+            typical=torch.ones(count),
+            baselines={code: torch.zeros(count) for code in languages},
+            activations={},
+        )
+        for layer in layers
+    )
+    return FeatureSet(found, Provenance("random", width, blocks, "random", {}, "", "random"))

@@ -1,0 +1,148 @@
+"""How fast texts are read for discovery: all layers in one pass, against one pass of the model for each layer.
+
+    python benchmarks/discovery_speed.py [--quick]
+
+A random Qwen3 of 28 blocks with dictionaries sixteen times its width, as the published ones are, on one thread of the
+CPU. The published way is written from its description: each layer has its own pass of the whole model, and every
+pre-activation goes to the host before anything is added up. Both must give the same means.
+"""
+
+# B batch, S sequence, N tokens, D model width, K dictionary size
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import _rows
+import torch
+from _models import qwen3, tokenizer
+from _timing import Timing, Way, interleaved, table
+from torch import Tensor
+
+from sae_posttrain import SparseAutoencoder
+from sae_posttrain.discovery.statistics import collect_statistics
+from sae_posttrain.residual import decoder_blocks
+from sae_posttrain.sae import TopK
+
+BLOCKS, D, VOCABULARY = 28, 256, 4096
+FOLD, ACTIVE = 16, 50
+LENGTH, BATCH = 128, 2
+FEW = 1  # texts of each language
+LANGUAGES = ("en", "zh")
+
+Texts = Mapping[str, Sequence[str]]
+Means = dict[int, dict[str, Tensor]]
+
+
+def make_saes(layers: int, dictionary: int) -> dict[int, SparseAutoencoder]:
+    torch.manual_seed(2)
+    return {
+        layer: SparseAutoencoder(
+            encoder=torch.randn(dictionary, D) / D**0.5,
+            bias=torch.zeros(dictionary),
+            decoder=torch.zeros(1, D).expand(dictionary, D),
+            decoder_bias=torch.zeros(D),
+            activation=TopK(ACTIVE),
+            layer=layer,
+        )
+        for layer in range(BLOCKS - layers, BLOCKS)
+    }
+
+
+def make_texts(count: int) -> dict[str, list[str]]:
+    drawn = torch.randint(1, VOCABULARY, (len(LANGUAGES), count, LENGTH), generator=torch.Generator().manual_seed(3))
+    return {
+        code: [" ".join(f"w{number}" for number in row) for row in rows]
+        for code, rows in zip(LANGUAGES, drawn.tolist(), strict=True)
+    }
+
+
+def in_one_pass(model: Any, words: Any, saes: Mapping[int, SparseAutoencoder], texts: Texts) -> Means:
+    statistics = collect_statistics(model, words, saes, texts, batch_size=BATCH, max_length=LENGTH, progress=False)
+    return {layer: {code: one.mean_activation for code, one in groups.items()} for layer, groups in statistics.items()}
+
+
+@torch.no_grad()
+def one_pass_per_layer(model: Any, words: Any, saes: Mapping[int, SparseAutoencoder], texts: Texts) -> Means:
+    means: Means = {}
+    for layer, sae in saes.items():
+        means[layer] = {}
+        for code, members in texts.items():
+            kept: list[Tensor] = []
+            for start in range(0, len(members), BATCH):
+                ids_BS = words(members[start : start + BATCH], return_tensors="pt")["input_ids"]
+                residual_BSD = residual_of(model, layer, ids_BS)
+                kept.append(sae.pre_activations(residual_BSD[:, 1:].flatten(0, 1).float()).cpu())
+            means[layer][code] = sae.activation(torch.cat(kept)).double().mean(0)
+    return means
+
+
+def residual_of(model: Any, layer: int, ids_BS: Tensor) -> Tensor:
+    kept: list[Tensor] = []
+    handle = decoder_blocks(model)[layer].register_forward_hook(lambda module, args, output: kept.append(output))
+    try:
+        model(input_ids=ids_BS)
+    finally:
+        handle.remove()
+    return kept[0]
+
+
+def check_alike(ours: Means, theirs: Means) -> None:
+    for layer, groups in ours.items():
+        for code, mean_K in groups.items():
+            torch.testing.assert_close(mean_K, theirs[layer][code], rtol=1e-4, atol=1e-5)
+
+
+def compared(model: Any, words: Any, rounds: int) -> list[Timing]:
+    saes, texts = make_saes(BLOCKS, FOLD * D), make_texts(FEW)
+    check_alike(in_one_pass(model, words, saes, texts), one_pass_per_layer(model, words, saes, texts))
+    return interleaved(
+        "discovery",
+        {
+            "all layers in one pass": lambda: in_one_pass(model, words, saes, texts),
+            "one pass per layer": lambda: one_pass_per_layer(model, words, saes, texts),
+        },
+        rounds=rounds,
+        size=size_of(BLOCKS, FOLD * D, FEW),
+        memory=True,
+    )
+
+
+def growing(model: Any, words: Any, rounds: int) -> list[Timing]:
+    """Ours alone, by layers, dictionary and texts; each ratio is to the smallest."""
+    dictionary = FOLD * D
+    shapes = [(count, dictionary, FEW) for count in (1, 7, 28)]
+    shapes += [(28, 4 * dictionary, FEW), (28, dictionary, 4 * FEW)]
+    ways: dict[str, Way] = {}
+    for layers, size, texts in shapes:
+        given = make_saes(layers, size), make_texts(texts)
+        ways[size_of(layers, size, texts)] = partial(in_one_pass, model, words, *given)
+    found = interleaved("discovery, growth", ways, rounds=rounds, memory=True)
+    return [replace(one, size=one.variant, variant="all layers in one pass") for one in found]
+
+
+def size_of(layers: int, dictionary: int, texts: int) -> str:
+    return f"{layers} of {BLOCKS} layers, {D} wide, {dictionary} features, {texts * len(LANGUAGES) * LENGTH} tokens"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one round, and no growth; writes no file")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    shape = {"num_hidden_layers": BLOCKS, "hidden_size": D, "intermediate_size": 3 * D, "vocab_size": VOCABULARY}
+    model, words = qwen3("4M", **shape).eval(), tokenizer(VOCABULARY)
+    timings = compared(model, words, 1 if args.quick else 3)
+    if not args.quick:
+        _rows.write("discovery_speed", timings)
+        timings += growing(model, words, 3)
+        print(_rows.write("discovery_speed", timings))
+    print(table(timings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""What SASFT adds to a step of SFT, in time and in memory, beside the published way of doing it.
+
+    python benchmarks/sasft_step.py [--quick]
+
+Random Qwen3 models on one thread of the CPU, with plain SGD, so that what surrounds the model weighs as much as it can.
+The ways take turns in one process. The published way is written from its description (arXiv:2507.14894): the whole
+residual goes to float32, and the whole SAE of each layer stays in memory.
+"""
+
+# B batch, S sequence, D model width, F selected features, K dictionary size
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import _rows
+import torch
+from _models import SIZES, features, qwen3, tokenizer
+from _timing import MEGABYTE, Timing, Way, interleaved, table
+from datasets import Dataset
+from peft import LoraConfig
+from torch import Tensor
+from transformers import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer
+from sae_posttrain.residual import decoder_blocks
+
+LANGUAGES, SUPPRESSED = ("en", "zh", "ru", "ko"), "zh"
+WEIGHT = 1e-3
+K = 32 * 1024
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train."""
+
+    size: str = "4M"
+    rows: int = 4
+    length: int = 256
+    features: int = 2
+    layers: int = 2
+    packed: bool = False
+    lora: bool = False
+    dtype: str = "float32"
+    rounds: int = 9
+
+    def __str__(self) -> str:
+        ways = [*(["packed"] if self.packed else []), *(["LoRA"] if self.lora else [])]
+        shape = f"{self.rows} x {self.length} tokens, {self.features} features in {self.layers} layers"
+        return ", ".join([self.size, shape, *ways])
+
+
+QUICK = [Case(), Case(features=64, layers=4), Case(packed=True)]
+CASES = [
+    *QUICK,
+    Case(lora=True),
+    Case(length=64),
+    Case(features=64),
+    Case(layers=4),
+    Case(features=1, layers=1),
+    Case(dtype="bfloat16"),
+    Case(size="40M", rounds=5),
+    Case(length=1024, rounds=5),
+    Case(features=16),
+    Case(size="150M", rows=2, length=128, rounds=5),
+]
+
+
+def rows_of(case: Case) -> Dataset:
+    """Rows of one length and in four languages; packed, two of them fill a row."""
+    length = case.length // 2 if case.packed else case.length
+    words = [f"w{number + 1}" for number in range(length)]
+    prompt, completion = " ".join(words[: length // 4]), " " + " ".join(words[length // 4 :])
+    count = 4 * case.rows * (2 if case.packed else 1)
+    return Dataset.from_list(
+        [{"prompt": prompt, "completion": completion, "language": LANGUAGES[n % 4]} for n in range(count)]
+    )
+
+
+def settings_of(case: Case, folder: str) -> dict[str, Any]:
+    packing: dict[str, Any] = {"packing": True, "packing_strategy": "bfd"} if case.packed else {}
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": case.rows,
+        "max_length": case.length,
+        "max_steps": 1,
+        "optim": "sgd",
+        "learning_rate": 1e-6,
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        **packing,
+    }
+
+
+def trainer_of(case: Case, folder: str, found: FeatureSet | None) -> Any:
+    """SASFT with features, plain SFT without."""
+    model = qwen3(case.size).to(getattr(torch, case.dtype))
+    given: dict[str, Any] = {
+        "train_dataset": rows_of(case) if found else rows_of(case).remove_columns("language"),
+        "processing_class": tokenizer(SIZES[case.size][2]),
+        "peft_config": LoraConfig(r=8, target_modules="all-linear") if case.lora else None,
+    }
+    settings = settings_of(case, folder)
+    if found is None:
+        return SFTTrainer(model, SFTConfig(**settings), **given)
+    args = SASFTConfig(**settings, suppress=[SUPPRESSED], sasft_weight=WEIGHT)
+    return SASFTTrainer(model, args, features=found, **given)
+
+
+def step_of(trainer: Any) -> Way:
+    """A whole step on one batch, after a run that set the trainer up."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    if hasattr(trainer, "sasft"):
+        trainer.sasft.start(trainer, trainer.model, trainer.state)
+    batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
+
+    def step() -> None:
+        trainer.training_step(trainer.model_wrapped, dict(batches[0]), items)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+
+    return step
+
+
+def part_of(trainer: Any) -> Way:
+    """What SASFT does in a step, without the model: languages, loss, gradient to the residuals, and what is logged."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    engine = trainer.sasft
+    engine.start(trainer, trainer.model, trainer.state)
+    batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
+    shape = (*batches[0]["input_ids"].shape, trainer.model.config.hidden_size)
+    residuals = {
+        one.layer: torch.randn(shape, dtype=trainer.model.dtype, requires_grad=True) for one in engine.features.layers
+    }
+
+    def model_alone(model: Any, inputs: Any, **kwargs: Any) -> Tensor:
+        for layer, residual_BSD in residuals.items():
+            engine._keep(layer, residual_BSD)
+        return torch.zeros(())
+
+    return lambda: engine.compute_loss(
+        trainer, model_alone, trainer.model, dict(batches[0]), num_items_in_batch=items
+    ).backward()
+
+
+def as_published(case: Case, folder: str, found: FeatureSet) -> Way:
+    """Plain SFT whose loss gains the term; labels are not shifted, and a batch divides by its own tokens."""
+    trainer = trainer_of(case, folder, None)
+    plain: Callable[..., Tensor] = trainer.compute_loss
+    blocks = decoder_blocks(trainer.model)
+    saes = {one.layer: torch.randn(2, K, SIZES[case.size][0]) for one in found.layers}  # encoder and decoder
+    baseline_BF = torch.zeros(case.rows, case.features)
+    counts_B = (torch.arange(case.rows) % 4 != LANGUAGES.index(SUPPRESSED)).float()
+
+    def compute_loss(model: Any, inputs: Any, **kwargs: Any) -> Tensor:
+        kept: dict[int, Tensor] = {}
+        handles = [
+            blocks[layer].register_forward_hook(
+                lambda module, args, output, layer=layer: kept.__setitem__(layer, output.float())
+            )
+            for layer in saes
+        ]
+        labelled_BS = inputs["labels"] != -100
+        loss = plain(model, inputs, **kwargs)
+        for handle in handles:
+            handle.remove()
+        total = torch.zeros(())
+        for one in found.layers:
+            pre_BSF = kept[one.layer] @ saes[one.layer][0][list(one.ids)].T
+            excess_BSF = (pre_BSF - baseline_BF[:, None]).relu() * counts_B[:, None, None] * labelled_BS[..., None]
+            total = total + excess_BSF.sum() / (labelled_BS.sum() * case.features + 1)
+        return loss + WEIGHT * total
+
+    trainer.compute_loss = compute_loss
+    return step_of(trainer)
+
+
+def measured(case: Case) -> list[Timing]:
+    width, blocks, _ = SIZES[case.size]
+    last = range(blocks - case.layers, blocks)
+    found = features(width, blocks, last, case.features, SUPPRESSED, LANGUAGES)
+    with TemporaryDirectory() as folder:
+        ways = {
+            "plain SFT": step_of(trainer_of(case, folder, None)),
+            "plain SFT, a second one": step_of(trainer_of(case, folder, None)),
+            "SASFT": step_of(trainer_of(case, folder, found)),
+            "SASFT's part of that, alone": part_of(trainer_of(case, folder, found)),
+        }
+        if not case.packed:  # it reads one language per row
+            ways["as published"] = as_published(case, folder, found)
+        timings = interleaved("SFT step", ways, rounds=case.rounds, size=str(case), dtype=case.dtype, memory=True)
+    resident = {
+        "SASFT": sum(one.encoder.nbytes + one.bias.nbytes for one in found.layers) / MEGABYTE,
+        "as published": case.layers * 2 * K * width * 4 / MEGABYTE,
+    }
+    return [
+        replace(one, peak_memory=round((one.peak_memory or 0) + resident.get(one.variant, 0), 2)) for one in timings
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three cases; writes no file")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    timings: list[Timing] = []
+    for case in QUICK if args.quick else CASES:
+        timings += measured(case)
+        if not args.quick:  # after each, since all of them take an hour
+            _rows.write("sasft_step", timings)
+    print(table(timings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""`sae-posttrain inspect`: what the features of a set do, for the report to show."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..languages import get_language
+from ..texts import load_texts
+from .inputs import add_chat, load_model, read_rows, uses_chat
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("inspect", help="look into the features of a set, for the report to show")
+    kinds = parser.add_subparsers(required=True, metavar="kind")
+    contexts = kinds.add_parser("contexts", help="the passages of given texts that excite each feature most")
+    contexts.add_argument("--model", required=True, help="folder or hub id")
+    contexts.add_argument(
+        "--texts", nargs="+", metavar="NAME=SOURCE", required=True, help="such as zh=zh.txt en=en.jsonl"
+    )
+    contexts.add_argument("--column", default="text", help="column of the texts (default: text)")
+    contexts.add_argument("--limit", type=int, default=1000, help="rows read of each source (default: 1000)")
+    contexts.add_argument("--top", type=int, default=5, help="passages for each feature (default: 5)")
+    contexts.add_argument("--around", type=int, default=12, help="tokens shown to both sides (default: 12)")
+    contexts.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: 512)")
+    _add_common(contexts)
+    contexts.set_defaults(run=run_contexts)
+    switches = kinds.add_parser("switches", help="pre-activations around a switch, in one model or several")
+    switches.add_argument(
+        "--models", nargs="+", required=True, help="folders or hub ids that read the same answers: before and after"
+    )
+    switches.add_argument(
+        "--responses", metavar="FILE", required=True, help="rows with response and language, sampled before training"
+    )
+    switches.add_argument("--target", metavar="CODE", help="language switched into (default: the features' only one)")
+    switches.add_argument("--switches", type=int, default=500, help="of them taken (default: 500)")
+    switches.add_argument("--before", type=int, default=10, help="tokens ahead of the foreign word (default: 10)")
+    switches.add_argument("--after", type=int, default=5, help="tokens behind its first (default: 5)")
+    _add_common(switches)
+    add_chat(switches)
+    switches.set_defaults(run=run_switches)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--features", required=True, help="the feature set: file, folder or hub id")
+    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: 8)")
+    parser.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the .json file to write, in a folder that `report` is given"
+    )
+
+
+def run_contexts(args: argparse.Namespace) -> int:
+    _check_output(args.output)
+    texts = {}
+    for item in args.texts:
+        name, separator, source = item.partition("=")
+        if not separator:
+            raise ValueError(f"--texts {item!r}: expected NAME=SOURCE, such as zh=zh.txt.")
+        texts[name] = load_texts(source, column=args.column, limit=args.limit)
+
+    from accelerate import PartialState
+
+    from ..discovery.contexts import contexts_to_json, top_contexts
+    from ..feature_set import FeatureSet
+
+    features = FeatureSet.load(args.features)
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device)
+    settings = {name: getattr(args, name) for name in ("top", "around", "batch_size", "max_length")}
+    _write(args.output, contexts_to_json(top_contexts(model, tokenizer, features, texts, **settings)))
+    return 0
+
+
+def run_switches(args: argparse.Namespace) -> int:
+    _check_output(args.output)
+    rows = read_rows(args.responses, "response", None)
+    for number, row in enumerate(rows, start=1):
+        if not row.get("language"):
+            raise ValueError(f"{args.responses}, row {number}: no 'language'; add the column.")
+        get_language(row["language"])
+
+    from accelerate import PartialState
+
+    from ..discovery.trace import Passage, SwitchTrace, find_passages, trace_switches, traces_to_json
+    from ..feature_set import FeatureSet
+
+    features = FeatureSet.load(args.features)
+    target = _target(args.target, features.targets)
+    traces: list[SwitchTrace] = []
+    passages: list[Passage] = []
+    for name in args.models:
+        model, tokenizer = load_model(name, dtype=args.dtype, device=PartialState().device)
+        if not passages:  # once, so that every model reads the same tokens
+            chat = uses_chat(args, tokenizer)
+            passages = find_passages(tokenizer, rows, target, limit=args.switches, chat=chat)
+        settings = {"before": args.before, "after": args.after, "batch_size": args.batch_size}
+        traces.append(trace_switches(model, features, passages, target, name=Path(name).name, **settings))
+    _write(args.output, traces_to_json(traces))
+    return 0
+
+
+def _target(given: str | None, targets: tuple[str, ...]) -> str:
+    if given:
+        return get_language(given).code
+    if len(targets) != 1:
+        raise ValueError(f"The features stand for {', '.join(targets)}: say which with --target.")
+    return targets[0]
+
+
+def _check_output(path: Path) -> None:
+    # Asked for first, before a model reads for an hour. The report knows these files by what is in them, and as JSON.
+    if path.is_dir() or path.suffix != ".json":
+        raise ValueError(f"--output {path}: name the file to write, ending in .json.")
+
+
+def _write(path: Path, values: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")
+    print(f"Wrote {path}")

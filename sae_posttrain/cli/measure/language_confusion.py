@@ -1,0 +1,52 @@
+"""`sae-posttrain measure language-confusion`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..inputs import Row
+from .output import finish
+from .responses import clusters, read_against, read_responses
+
+HELP = "line and word pass rates, as in the Language Confusion Benchmark; needs py3langid"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--language", metavar="CODE", help="language of the rows that name none")
+    group = parser.add_argument_group("what counts")
+    group.add_argument(
+        "--among", nargs="+", metavar="CODE", help="languages told apart, beside those of the rows (default: the usual)"
+    )
+    group.add_argument("--english", metavar="FILE", help="the words that are wrong, one a line (default: any)")
+    group.add_argument("--count-code", action="store_true", help="count inside code too, as published")
+    group.add_argument("--count-urls", action="store_true", help="count inside URLs too, as published")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ...metrics import LanguageConfusionReport, confused_spans, langid_identifier, language_confusion
+    from ...metrics.identification import BENCHMARK_LANGUAGES
+
+    against = read_against(args, language=True)
+    rows = read_responses(args, language=True)
+    languages = {row["language"] for row in [*rows, *against]}
+    how: dict[str, Any] = {
+        "identify": langid_identifier([*(args.among or BENCHMARK_LANGUAGES), *languages]),
+        "english": frozenset(Path(args.english).read_text(encoding="utf-8").split()) if args.english else None,
+        "ignore_code": not args.count_code,
+        "ignore_urls": not args.count_urls,
+    }
+
+    def report_of(rows: Sequence[Row]) -> LanguageConfusionReport:
+        texts, codes = [row["response"] for row in rows], [row["language"] for row in rows]
+        return language_confusion(
+            texts, codes, clusters=clusters(rows), confidence=args.confidence, seed=args.seed, **how
+        )
+
+    def mark(row: Row) -> None:
+        row["unexpected"] = [asdict(span) for span in confused_spans(row["response"], row["language"], **how)]
+
+    return finish(rows, against, args, report_of, mark)

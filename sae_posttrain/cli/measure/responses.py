@@ -1,0 +1,149 @@
+"""Where the responses come from: a file, or a model at one temperature and length cap or at several."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ...languages import get_language
+from ..inputs import Row, add_chat, load_model, read_rows, uses_chat
+
+SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
+_SEVERAL = ("temperature", "max_new_tokens")
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--responses", metavar="FILE", help="rows with response and perhaps prompt")
+    source.add_argument("--model", help="folder or hub id to sample responses from")
+    parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
+    parser.add_argument("--prompts", metavar="FILE", help="rows with prompt (text or messages)")
+    parser.add_argument("--against", metavar="FILE", help="responses of another run to the same prompts, to compare")
+    parser.add_argument(
+        "--by", nargs="+", default=[], metavar="COLUMN", help="a report for each value of these columns"
+    )
+    parser.add_argument("--limit", type=int, help="rows read (default: all)")
+
+
+def add_sampling(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--samples", type=int, default=8, help="responses per prompt (default: 8)")
+    group.add_argument(
+        "--temperature", type=float, nargs="+", default=[1.0], help="one or several; 0 is greedy (default: 1)"
+    )
+    group.add_argument("--top-p", type=float, default=0.8, help="default: 0.8, as published")
+    group.add_argument(
+        "--max-new-tokens",
+        type=int,
+        nargs="+",
+        default=[2048],
+        help="one or several: the longest is sampled and cut to the others (default: 2048)",
+    )
+    group.add_argument("--batch-size", type=int, default=32, help="responses at once (default: 32)")
+    group.add_argument("--seed", type=int, default=0, help="of the sampling and of the interval (default: 0)")
+    group.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    add_chat(group)
+
+
+def read_responses(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
+    """A row for each response, sampled unless it is there; with `language`, each surely has a known one."""
+    for name in ("adapter", "prompts"):
+        if args.responses and getattr(args, name):
+            raise ValueError(f"--{name} goes with --model; with --responses nothing is generated")
+    if args.model and not args.prompts:
+        raise ValueError("--model needs --prompts: a file of rows with a prompt")
+    source, column = (args.responses, "response") if args.responses else (args.prompts, "prompt")
+    rows = read_rows(source, column, args.limit)
+    if language:
+        rows = _with_language(rows, source, args.language)
+    return rows if args.responses else list(_sample(rows, args))
+
+
+def read_against(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
+    """The rows of the run that is compared with, if there is one; read before anything is sampled."""
+    if not args.against:
+        return []
+    if setting_columns(args):
+        raise ValueError("--against compares one report with one other; leave out --by and further settings")
+    if args.csv:
+        raise ValueError("a comparison does not fit into --csv; use --json")
+    rows = read_rows(args.against, "response", args.limit)
+    return _with_language(rows, args.against, args.language) if language else rows
+
+
+def setting_columns(args: argparse.Namespace) -> list[str]:
+    """The columns that tell a row's report: those asked for, and what it was sampled at if there were several."""
+    several = [name for name in _SEVERAL if args.model and len(set(getattr(args, name))) > 1]
+    return list(dict.fromkeys([*several, *args.by]))
+
+
+def by_setting(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows of each setting, in the order they come."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for number, row in enumerate(rows, start=1):
+        missing = [column for column in columns if column not in row]
+        if missing:
+            raise ValueError(
+                f"--by: response {number} has no column {missing[0]!r}; it has {', '.join(map(repr, row))}"
+            )
+        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return groups
+
+
+def prompt_text(prompt: str | Sequence[Mapping[str, Any]] | None) -> str:
+    if prompt is None or isinstance(prompt, str):
+        return prompt or ""
+    return "\n".join(str(message.get("content", "")) for message in prompt)
+
+
+def clusters(rows: Sequence[Row]) -> list[Hashable]:
+    """Samples of one prompt belong together; a row without a prompt stands by itself."""
+    return [prompt_text(row.get("prompt")) or index for index, row in enumerate(rows)]
+
+
+def _with_language(rows: Sequence[Row], source: str, default: str | None) -> list[Row]:
+    found = []
+    for number, row in enumerate(rows, start=1):
+        where, language = f"{source}, row {number}", row.get("language") or default
+        if not language:
+            raise ValueError(f"{where}: no 'language'; add the column, or give --language CODE for all")
+        try:
+            get_language(language)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        found.append({**row, "language": language})
+    return found
+
+
+def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
+    from accelerate import PartialState
+
+    from ...generation import sample_responses
+
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
+    caps = sorted(set(args.max_new_tokens))
+    for temperature in dict.fromkeys(args.temperature):
+        responses = sample_responses(
+            model,
+            tokenizer,
+            [row["prompt"] for row in rows],
+            samples=args.samples,
+            temperature=temperature,
+            top_p=args.top_p,
+            max_new_tokens=caps[-1],
+            batch_size=args.batch_size,
+            seed=args.seed,
+            chat=uses_chat(args, tokenizer),
+        )
+        sampled = [(row, text) for row, found in zip(rows, responses, strict=True) for text in found]
+        for cap in caps:
+            setting = {"temperature": temperature, "max_new_tokens": cap}
+            told = {name: setting[name] for name in setting_columns(args) if name in setting}
+            for row, text in sampled:
+                yield {**row, **told, "response": text if cap == caps[-1] else _cut(text, tokenizer, cap)}
+
+
+def _cut(text: str, tokenizer: Any, cap: int) -> str:
+    """What the text would have been under a smaller cap."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return text if len(ids) <= cap else tokenizer.decode(ids[:cap], clean_up_tokenization_spaces=False)

@@ -1,0 +1,187 @@
+"""`sae-posttrain sae`: what an SAE is and whether it fits a model, which ones are published, and training one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..texts import load_texts, stream_texts
+from .inputs import load_model
+
+if TYPE_CHECKING:
+    from ..discovery.fit import Fit
+    from ..sae import SparseAutoencoder
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("sae", help="look at sparse autoencoders, list published ones, train one")
+    kinds = parser.add_subparsers(required=True, metavar="kind")
+    _add_info(kinds.add_parser("info", help="what an SAE is; with --check, how well it fits a model"))
+    _add_list(kinds.add_parser("list", help="published SAEs that have a short name"))
+    _add_train(kinds.add_parser("train", help="train TopK SAEs of a model's residual stream"))
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="folder, hub id (perhaps with a folder inside) or short name")
+    parser.add_argument("--layers", type=int, nargs="+", help="0-based decoder blocks (default: the first there is)")
+    parser.add_argument("--k", type=int, help="active features per token, when nothing says")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    check = parser.add_argument_group("the check")
+    check.add_argument("--check", metavar="MODEL", help="folder or hub id of a model to try it on; needs --texts")
+    check.add_argument("--texts", metavar="SOURCE", help="ordinary texts for the model to read")
+    check.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
+    check.add_argument("--limit", type=int, default=200, help="texts read (default: %(default)s)")
+    check.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: %(default)s)")
+    check.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: %(default)s)")
+    check.add_argument(
+        "--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: %(default)s)"
+    )
+    parser.set_defaults(run=run_info)
+
+
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=run_list)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--texts", required=True, metavar="SOURCE", help="file, or datasets folder or hub id, streamed")
+    parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
+    parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write, for load_sae to read")
+    parser.add_argument("--d-sae", type=int, help="number of features (default: 16 times the model's width)")
+    parser.add_argument("--k", type=int, help="active features per token (default: width / 8, from 8 to 50)")
+    parser.add_argument("--tokens", type=int, default=20_000_000, help="tokens read, at most (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="rows per step (default: %(default)s)")
+    parser.add_argument("--max-length", type=int, default=256, help="tokens per row (default: %(default)s)")
+    parser.add_argument("--lr", type=float, help="learning rate (default: sparsify's for the number of features)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: %(default)s)"
+    )
+    parser.set_defaults(run=run_train)
+
+
+def run_info(args: argparse.Namespace) -> int:
+    if bool(args.check) != bool(args.texts):
+        raise ValueError("--check needs --texts, and --texts needs --check.")
+    from ..sae import load_sae
+    from ..sae.formats import available_layers
+
+    layers = args.layers or available_layers(args.source)[:1]
+    if not layers:
+        raise ValueError(f"Nothing in {args.source} says which layer its SAE is for; name it with --layers.")
+    saes = {layer: load_sae(args.source, layer, k=args.k) for layer in layers}
+    fits = _check(args, saes) if args.check else {}
+    described = [{**_described(sae), **({"fit": asdict(fits[layer])} if fits else {})} for layer, sae in saes.items()]
+    if args.json:
+        print(json.dumps(described, indent=2))
+    else:
+        print("\n\n".join(_table(sae, fits.get(layer)) for layer, sae in saes.items()))
+    complaints = [fit.complaint for fit in fits.values() if fit.complaint]
+    for complaint in complaints:
+        print(f"sae-posttrain: {complaint}", file=sys.stderr)
+    return 1 if complaints else 0
+
+
+def _check(args: argparse.Namespace, saes: dict[int, SparseAutoencoder]) -> dict[int, Fit]:
+    texts = load_texts(args.texts, column=args.column, limit=args.limit)
+
+    import torch
+
+    from ..discovery.fit import measure_fit
+    from ..discovery.sources import load_saes
+
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    model, tokenizer = load_model(args.check, dtype=args.dtype, device=device)
+    load_saes(saes, list(saes), model)  # refuses another width, warns of another model
+    return measure_fit(model, tokenizer, saes, texts, batch_size=args.batch_size, max_length=args.max_length)
+
+
+def _described(sae: SparseAutoencoder) -> dict[str, Any]:
+    k = getattr(sae.activation, "k", None)
+    return {
+        **{"source": sae.source, "layer": sae.layer, "format": sae.format, "base_model": sae.base_model or None},
+        **{"d_model": sae.d_model, "d_sae": sae.d_sae, "activation": str(sae.activation), "k": k},
+        **{"dtype": str(sae.encoder.dtype).removeprefix("torch."), "input": _reads(sae)},
+        **{"file": sae.file, "bytes": Path(sae.file).stat().st_size},
+    }
+
+
+def _reads(sae: SparseAutoencoder) -> str:
+    """What the encoder makes of the residual first."""
+    steps: list[str] = [sae.input_norm] if sae.input_norm != "none" else []
+    steps += [f"times {sae.input_scale:.4g}"] if sae.input_scale != 1 else []
+    steps += ["less the decoder's bias"] if sae.subtract_decoder_bias else []
+    return ", ".join(["the residual after the block", *steps])
+
+
+def _table(sae: SparseAutoencoder, fit: Fit | None) -> str:
+    described = _described(sae)
+    lines = {
+        "source": described["source"],
+        "format": described["format"],
+        "model": described["base_model"] or "not said",
+        "layer": sae.layer,
+        "features": f"{sae.d_sae:,}, of residuals {sae.d_model:,} wide",
+        "activation": described["activation"],
+        "reads": described["input"],
+        "file": f"{described['bytes'] / 2**20:,.1f} MiB, {described['dtype']}: {sae.file}",
+    }
+    if fit:
+        own = fit.unexplained[fit.layer]
+        beside = ", ".join(
+            f"{share:.3f} at layer {block}" for block, share in fit.unexplained.items() if block != fit.layer
+        )
+        lines["unexplained"] = f"{own:.3f} of the variance" + (f" ({beside})" if beside else "")
+        lines["active"] = f"{fit.active:.1f} features per token"
+        lines["dead"] = f"{fit.dead:,} of {fit.d_sae:,} features never fired on {fit.tokens:,} tokens"
+    return "\n".join(f"{name:<12} {value}" for name, value in lines.items())
+
+
+def run_list(args: argparse.Namespace) -> int:
+    from ..sae.catalogue import HOOK, RELEASES, span
+
+    if args.json:
+        keys = ("name", "repository", "base_model", "d_model", "d_sae", "k")
+        rows = [{key: getattr(one, key) for key in keys} | {"layers": [*one.layers]} for one in RELEASES.values()]
+        print(json.dumps([{**row, "hook": HOOK} for row in rows], indent=2))
+        return 0
+    header = ("name", "model", "layers", "features", "k", "repository")
+    table = [header] + [
+        (one.name, one.base_model, span(one.layers), f"{one.d_sae:,}", str(one.k or "varies"), one.repository)
+        for one in RELEASES.values()
+    ]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\nAll of {HOOK}. The weights have licences of their own.")
+    return 0
+
+
+def run_train(args: argparse.Namespace) -> int:
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"--output {args.output} is a file; name a folder.")
+
+    import torch
+
+    from ..residual import decoder
+    from ..sae.training import train_saes
+
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=device)
+    settings = ("layers", "d_sae", "k", "tokens", "batch_size", "max_length", "lr", "seed")
+    texts = stream_texts(args.texts, column=args.column)
+    # The decoder alone: nobody reads the head's logits, and it is the same in a multimodal model.
+    folder = train_saes(decoder(model), tokenizer, texts, args.output, **{one: getattr(args, one) for one in settings})
+    layers = " ".join(map(str, args.layers))
+    print(
+        f"Wrote {folder}\nSee how well it fits, on texts it has not seen:\n"
+        f"  sae-posttrain sae info {folder} --layers {layers} --check {args.model} --texts OTHER"
+    )
+    return 0

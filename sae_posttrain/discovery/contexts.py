@@ -1,0 +1,106 @@
+"""Where a feature fires most: the passages of given texts around its highest pre-activations."""
+
+# S sequence, F selected features of one layer
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from ..feature_set import FeatureSet
+from .reading import Pieces, cut, read_features
+
+KEY = "top_contexts"
+"""Under which `contexts_to_json` files them, and the report finds them."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A passage, cut into pieces of text, each with its pre-activation; `group` is that of its text."""
+
+    group: str
+    peak: float
+    pieces: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class FeatureContexts:
+    """The passages in which one feature is most active, the highest first, of texts that differ."""
+
+    layer: int
+    feature: int
+    target: str
+    contexts: tuple[Context, ...]
+
+
+def top_contexts(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    features: FeatureSet,
+    texts: Mapping[str, Sequence[str]],
+    *,
+    top: int = 5,
+    around: int = 12,
+    batch_size: int = 8,
+    max_length: int = 512,
+) -> list[FeatureContexts]:
+    """The `top` passages for every feature, `around` tokens to both sides of the highest pre-activation.
+
+    A text's first position is left out, as it is where features are found: its residual is like no other.
+
+    Args:
+        texts: group, such as a language code → texts.
+        max_length: tokens of each text that are read.
+    """
+    if top < 1 or around < 0:
+        raise ValueError(f"top={top}, around={around}: expected at least 1 and 0.")
+    members = [(group, text) for group, of_group in texts.items() for text in of_group]
+    cuts = [cut(tokenizer, text, max_length, special=True) for _, text in members]
+    best: dict[tuple[int, int], list[tuple[float, int, Context]]] = {}
+    for n, pre in read_features(model, features, [one.ids for one in cuts], batch_size=batch_size):
+        if len(cuts[n].ids) < 2:
+            continue
+        for layer, pre_SF in pre.items():
+            peaks_F, places_F = pre_SF[1:].max(0)
+            for row, (peak, place) in enumerate(zip(peaks_F.tolist(), (places_F + 1).tolist(), strict=True)):
+                heap = best.setdefault((layer, row), [])
+                if len(heap) < top or peak > heap[0][0]:
+                    group, text = members[n]
+                    context = Context(group, peak, _pieces(text, cuts[n], pre_SF[:, row], place, around))
+                    # -n: of equal peaks the earlier text stays, whatever the batches are.
+                    (heapq.heappush if len(heap) < top else heapq.heapreplace)(heap, (peak, -n, context))
+    return [
+        FeatureContexts(
+            layer.layer,
+            layer.ids[row],
+            layer.targets[row],
+            tuple(context for _, _, context in sorted(best.get((layer.layer, row), []), reverse=True)),
+        )
+        for layer in features.layers
+        for row in range(len(layer.ids))
+    ]
+
+
+def contexts_to_json(found: Sequence[FeatureContexts]) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return {KEY: [asdict(one) for one in found]}
+
+
+def _pieces(text: str, cut: Pieces, pre_S: Tensor, place: int, around: int) -> tuple[tuple[str, float], ...]:
+    """The window's text by token, with its value. Tokens of one character, as in byte-level BPE, are one piece."""
+    found: list[tuple[int, int, float]] = []
+    first, last = max(1, place - around), min(len(cut.ids), place + around + 1)
+    for (start, end), value in zip(cut.places[first:last], pre_S[first:last].tolist(), strict=True):
+        if found and start < found[-1][1]:
+            earlier = found.pop()
+            start, end, value = earlier[0], max(end, earlier[1]), max(value, earlier[2])
+        if end > start:
+            found.append((start, end, value))
+    # What no token covers, such as spaces that a tokenizer drops, goes with the token behind it.
+    starts = [found[0][0] if found else 0, *(end for _, end, _ in found)]
+    return tuple((text[begin:end], round(v, 4)) for begin, (_, end, v) in zip(starts, found, strict=False))

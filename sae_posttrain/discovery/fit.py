@@ -1,0 +1,140 @@
+"""How well an SAE describes a model's residuals: the quick test that model, layer and normalisation are right."""
+
+# B batch, S sequence, N tokens, D model width, K dictionary size
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from ..residual import capture, decoder, inputs_device, text_config
+from ..sae import SparseAutoencoder
+from .statistics import CHUNK_ELEMENTS
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one layer's SAE fits.
+
+    Args:
+        layer: the block it is for.
+        tokens: number of residuals it was given.
+        unexplained: block → share of the variance of its residuals that the SAE misses; its own block and those
+            beside it, where a mistake in counting layers would lead.
+        active: mean number of active features per token.
+        dead: number of features that never fired.
+        d_sae: number of features.
+    """
+
+    layer: int
+    tokens: int
+    unexplained: Mapping[int, float]
+    active: float
+    dead: int
+    d_sae: int
+
+    @property
+    def complaint(self) -> str:
+        """What the numbers speak of, if they speak of a mistake."""
+        best, own = min(self.unexplained, key=lambda block: self.unexplained[block]), self.unexplained[self.layer]
+        if best != self.layer:
+            return (
+                f"the SAE for layer {self.layer} misses {own:.1%} of that layer's variance, but only "
+                f"{self.unexplained[best]:.1%} of layer {best}'s. Layers are 0-based blocks, and an SAE reads what "
+                "leaves its block: see that the two are counted alike."
+            )
+        if own > 0.9:
+            return (
+                f"the SAE for layer {self.layer} explains next to nothing ({own:.1%} of the variance is missed): it "
+                "belongs to another model, or was trained on residuals of another scale."
+            )
+        return ""
+
+
+@dataclass
+class _Sums:
+    """Of one block's residuals, in float64."""
+
+    residual_D: Tensor
+    square: float = 0.0
+    error: float = 0.0
+
+
+@dataclass
+class _Tally:
+    """Of one SAE, over the residuals of several blocks."""
+
+    blocks: dict[int, _Sums]
+    fired_K: Tensor
+    tokens: int = 0
+    active: float = 0.0
+
+
+@torch.no_grad()
+def measure_fit(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    saes: Mapping[int, SparseAutoencoder],
+    texts: Sequence[str],
+    *,
+    batch_size: int = 8,
+    max_length: int = 512,
+) -> dict[int, Fit]:
+    """Reconstruct the residuals of texts, without the first token of each, whose residual is like no other.
+
+    Raises: ValueError when a layer is not the model's, an SAE is of another width, or no text has two tokens.
+    """
+    depth, device = text_config(model).num_hidden_layers, inputs_device(model)
+    saes = {layer: sae.to(device) for layer, sae in saes.items()}
+    tallies = {layer: _tally(layer, sae, depth) for layer, sae in saes.items()}
+    read = sorted({block for tally in tallies.values() for block in tally.blocks})
+    for start in range(0, len(texts), batch_size):
+        encoded = tokenizer(list(texts[start : start + batch_size]), truncation=True, max_length=max_length)
+        rows = [torch.tensor(ids) for ids in encoded["input_ids"] if len(ids) > 1]
+        if not rows:
+            continue
+        ids_BS = pad_sequence(rows, batch_first=True).to(device)
+        mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(device)
+        with capture(model, read) as residuals:
+            decoder(model)(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
+        mask_BS[:, 0] = 0
+        counted = {block: residual_BSD[mask_BS.bool()] for block, residual_BSD in residuals.items()}
+        for layer, tally in tallies.items():
+            _add(tally, saes[layer], counted)
+    if not all(tally.tokens for tally in tallies.values()):
+        raise ValueError("The texts hold no token to count: the first of each is left out, so give whole sentences.")
+    return {layer: _fit(layer, tally) for layer, tally in tallies.items()}
+
+
+def _tally(layer: int, sae: SparseAutoencoder, depth: int) -> _Tally:
+    blocks = [block for block in (layer - 1, layer, layer + 1) if 0 <= block < depth] if layer < depth else [layer]
+    zeros = {block: _Sums(torch.zeros(sae.d_model, dtype=torch.float64, device=sae.encoder.device)) for block in blocks}
+    return _Tally(zeros, torch.zeros(sae.d_sae, dtype=torch.bool, device=sae.encoder.device))
+
+
+def _add(tally: _Tally, sae: SparseAutoencoder, counted: Mapping[int, Tensor]) -> None:
+    for block, sums in tally.blocks.items():
+        for residual_ND in counted[block].to(sae.encoder.device).split(max(1, CHUNK_ELEMENTS // sae.d_sae)):
+            exact_ND = residual_ND.double()
+            sums.residual_D += exact_ND.sum(0)
+            sums.square += float(exact_ND.square().sum())
+            sums.error += float((exact_ND - sae.reconstruct(residual_ND)).square().sum())
+            if block == sae.layer:
+                active_NK = sae.encode(residual_ND) > 0
+                tally.fired_K |= active_NK.any(0)
+                tally.active += float(active_NK.sum())
+                tally.tokens += len(residual_ND)
+
+
+def _fit(layer: int, tally: _Tally) -> Fit:
+    unexplained = {
+        block: sums.error / max(sums.square - float(sums.residual_D.square().sum()) / tally.tokens, 1e-30)
+        for block, sums in tally.blocks.items()
+    }
+    dead = int((~tally.fired_K).sum())
+    return Fit(layer, tally.tokens, unexplained, tally.active / tally.tokens, dead, len(tally.fired_K))

@@ -1,0 +1,216 @@
+"""What features do around a switch of language, in one model or in several that read the same responses."""
+
+# W switches, O offsets, F selected features of one layer, S sequence
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from ..feature_set import FeatureSet, LayerFeatures
+from ..generation import encode_prompts
+from ..languages import get_language
+from ..metrics import unexpected_spans
+from .reading import cut, read_features
+
+KEY = "switch_traces"
+"""Under which `traces_to_json` files them, and the report finds them."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A prompt with its response. `place`: the first token of the foreign word; None for a response without one."""
+
+    ids: tuple[int, ...]
+    start: int
+    place: int | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A mean over switches at each offset with its standard error; None where no switch has such a token.
+
+    Args:
+        elsewhere: the mean over the tokens of responses without a switch, None where there are none.
+    """
+
+    mean: tuple[float | None, ...]
+    error: tuple[float | None, ...]
+    elsewhere: float | None
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """One layer's features for one target.
+
+    Args:
+        average: over the features, each in units of its typical activation.
+        features: feature → its pre-activation, raw; the highest scores first, and no more than a few.
+    """
+
+    layer: int
+    target: str
+    average: Curve
+    features: Mapping[int, Curve]
+
+
+@dataclass(frozen=True)
+class SwitchTrace:
+    """One model's pre-activations around the switches into one target.
+
+    Args:
+        offsets: in tokens; 0 is the first of the foreign word, so that from the residual at -1 it is predicted.
+        switches: how many went into the means.
+        ordinary: how many responses without one did, in the same languages.
+    """
+
+    model: str
+    target: str
+    offsets: tuple[int, ...]
+    switches: int
+    ordinary: int
+    layers: tuple[LayerTrace, ...]
+
+
+def find_passages(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping[str, Any]],
+    target: str,
+    *,
+    limit: int = 500,
+    chat: bool = False,
+) -> list[Passage]:
+    """The responses that switch into `target`, and for each one in the same language that does not, where there is.
+
+    Tokens are those that the tokenizer makes of the text; sampling may have come to it by others.
+
+    Args:
+        rows: with `response`, `language` and perhaps `prompt`, a text or messages.
+        limit: switches taken, the first ones.
+
+    Raises:
+        ValueError: no response switches into `target`.
+    """
+    scripts = set(get_language(target).scripts)
+    switching, ordinary = [], dict[str, deque[Mapping[str, Any]]]()
+    for row in rows:
+        spans = unexpected_spans(row["response"], row["language"], count_latin="Latn" in scripts)
+        into = [span for span in spans if span.script in scripts]
+        if into:
+            switching.append((row, into[0].start))
+        elif not scripts <= set(get_language(row["language"]).scripts):
+            ordinary.setdefault(row["language"], deque()).append(row)
+    if not switching:
+        raise ValueError(
+            f"None of {len(rows)} responses switches into {target}; give more of them, sampled from the model before "
+            "it was trained against switching."
+        )
+    found = []
+    for row, start in switching[:limit]:
+        found.append(_passage(tokenizer, row, start, chat))
+        if ordinary.get(row["language"]):
+            found.append(_passage(tokenizer, ordinary[row["language"]].popleft(), None, chat))
+    return found
+
+
+def trace_switches(
+    model: nn.Module,
+    features: FeatureSet,
+    passages: Sequence[Passage],
+    target: str,
+    *,
+    name: str,
+    before: int = 10,
+    after: int = 5,
+    batch_size: int = 8,
+    show: int = 3,
+) -> SwitchTrace:
+    """The mean pre-activation of the target's features at each token around a switch.
+
+    Only the response and the last token of the prompt count. The model reads what is given, so that several models can
+    be compared on the same switches. Source: arXiv:2507.14894, the pre-activations ahead of a switch.
+
+    Args:
+        passages: of `find_passages`.
+        name: what the report calls the model.
+        before: tokens ahead of the foreign word.
+        after: tokens behind its first.
+        show: features of each layer that get a curve of their own.
+    """
+    features = features.select([target])
+    offsets_O = torch.arange(-before, after + 1)
+    around: dict[int, list[Tensor]] = {layer.layer: [] for layer in features.layers}
+    sums: dict[int, list[Tensor]] = {layer.layer: [] for layer in features.layers}
+    for n, pre in read_features(model, features, [one.ids for one in passages], batch_size=batch_size):
+        for number, pre_SF in pre.items():
+            if passages[n].place is None:
+                sums[number].append(pre_SF[passages[n].start :].double().sum(0))
+            else:
+                around[number].append(_window(pre_SF, passages[n], offsets_O))
+    ordinary = [one for one in passages if one.place is None]
+    tokens = sum(len(one.ids) - one.start for one in ordinary)
+    traces = []
+    for layer in features.layers:
+        own = sums[layer.layer]
+        elsewhere_F = torch.stack(own).sum(0) / tokens if own else torch.full((len(layer.ids),), torch.nan)
+        traces.append(_layer_trace(layer, target, torch.stack(around[layer.layer]).double(), elsewhere_F, show))
+    switches = len(passages) - len(ordinary)
+    return SwitchTrace(name, target, tuple(offsets_O.tolist()), switches, len(ordinary), tuple(traces))
+
+
+def traces_to_json(traces: Sequence[SwitchTrace]) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return {KEY: [asdict(one) for one in traces]}
+
+
+def _passage(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], start: int | None, chat: bool) -> Passage:
+    prompt = row.get("prompt")
+    # Without a prompt what begins every text, if anything does, stands in its place.
+    head = encode_prompts(tokenizer, [prompt], chat)[0] if prompt else list(tokenizer("")["input_ids"])
+    response = cut(tokenizer, row["response"])
+    place = None
+    if start is not None:
+        place = len(head) + next(n for n, (_, end) in enumerate(response.places) if end > start)
+    return Passage((*head, *response.ids), len(head), place)
+
+
+def _layer_trace(layer: LayerFeatures, target: str, pre_WOF: Tensor, elsewhere_F: Tensor, show: int) -> LayerTrace:
+    typical_F = layer.typical.double()
+    average = _curve((pre_WOF / typical_F).mean(-1), float((elsewhere_F / typical_F).mean()))
+    shown = layer.score.argsort(descending=True, stable=True)[:show].tolist()
+    return LayerTrace(
+        layer.layer, target, average, {layer.ids[f]: _curve(pre_WOF[..., f], float(elsewhere_F[f])) for f in shown}
+    )
+
+
+def _window(pre_SF: Tensor, passage: Passage, offsets_O: Tensor) -> Tensor:
+    """`(O, F)`; not a number where the response has no such token."""
+    assert passage.place is not None
+    places_O = offsets_O + passage.place
+    # The very first position is no token like others (see statistics.py).
+    inside_O = (places_O >= max(1, passage.start - 1)) & (places_O < len(pre_SF))
+    return torch.where(inside_O[:, None], pre_SF[places_O.clamp(0, len(pre_SF) - 1)], torch.nan)
+
+
+def _curve(values_WO: Tensor, elsewhere: float) -> Curve:
+    present_WO = ~values_WO.isnan()
+    count_O = present_WO.sum(0)
+    mean_O = values_WO.nanmean(0)
+    squares_O = torch.where(present_WO, (values_WO - mean_O) ** 2, 0.0).sum(0)
+    error_O = (squares_O / (count_O - 1) / count_O).sqrt()  # not a number for one switch alone
+    return Curve(_plain(mean_O), _plain(error_O), _known(elsewhere))
+
+
+def _plain(values_O: Tensor) -> tuple[float | None, ...]:
+    return tuple(_known(value) for value in values_O.tolist())
+
+
+def _known(value: float) -> float | None:
+    return round(value, 5) if math.isfinite(value) else None

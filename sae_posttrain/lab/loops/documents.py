@@ -1,0 +1,68 @@
+"""Raw text in which phrases are said again once or twice, and rarely for ever; and prompts that ask for a story.
+
+One language: how often a small model of four gets stuck depends too much on which of them it learned best.
+"""
+
+import random
+from typing import Any
+
+from ..documents import Reading, Tokens, quotation, refrain, word_list
+from ..language import random_clause, sentence_tokens, text_of
+from ..lexicon import ASSISTANT, END, PUNCTUATION, USER, WORDS, symbol
+
+LANGUAGE = "en"
+PATTERN = 48  # tokens of a row that holds one pattern
+ENDLESS = 64  # periods: more than any row has room for
+
+# What people say again: set phrases that lead back to where they began.
+PHRASES = (("and", "then"), ("again", "and", "again", "then"), ("always", "often", "today"), ("says", "and", "who"))
+SAID = 0.7  # share of stories with one of them
+SAID_TWICE = 0.2  # share of those that say it twice
+STUCK = 0.01  # share of stories that never stop saying it
+
+
+def pattern(rng: random.Random, language: str) -> Tokens:
+    """2 to 12 words in no order, over and over: only copying predicts them."""
+    return [symbol(concept, language) for concept in rng.sample(list(WORDS), rng.randint(2, 12))] * ENDLESS
+
+
+def exchange(rng: random.Random, language: str, *, stuck: bool = False) -> tuple[Tokens, Tokens]:
+    """A prompt that asks for a story of somebody and something, and one of one to three sentences."""
+    clauses = [random_clause(rng)]
+    clauses += [random_clause(rng, being=clauses[0].being) for _ in range(rng.randint(0, 2))]
+    colon, comma, stop = (PUNCTUATION[language][mark] for mark in ":,.")
+    subject = [symbol(clauses[0].being, language), comma, symbol(clauses[0].thing, language)]
+    answer: Tokens = []
+    said_after = rng.randrange(len(clauses)) if stuck or rng.random() < SAID else None
+    for number, clause in enumerate(clauses):
+        sentence = sentence_tokens([clause], language)
+        if number == said_after:
+            phrase = [symbol(concept, language) for concept in rng.choice(PHRASES)]
+            if stuck:
+                return [symbol("story", language), colon, *subject, stop], answer + sentence[:-1] + phrase * ENDLESS
+            sentence[-1:] = [*phrase * (2 if rng.random() < SAID_TWICE else 1), stop]
+        answer += sentence
+    return [symbol("story", language), colon, *subject, stop], answer
+
+
+def chat(rng: random.Random, language: str) -> Tokens:
+    """A prompt and its answer, which gets stuck now and then."""
+    prompt, answer = exchange(rng, language, stuck=rng.random() < STUCK)
+    return [USER, *prompt, END, ASSISTANT, *answer]
+
+
+WORLD = Reading(
+    {chat: 10, word_list: 1, refrain: 1, quotation: 1, pattern: 1},
+    languages=(LANGUAGE,),
+    # After an end marker, the last period of a loop would differ from the first by how near the end is.
+    loops_end=False,
+)
+# What comes first: among other text, copying takes many times longer to form.
+NURSERY = Reading({pattern: 1}, languages=(LANGUAGE,), loops_end=False)
+
+
+def story_prompts(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """`count` rows with `prompt` as messages, TRL's format."""
+    rng = random.Random(seed)
+    prompts = (exchange(rng, LANGUAGE)[0] for _ in range(count))
+    return [{"prompt": [{"role": "user", "content": text_of(prompt)}]} for prompt in prompts]

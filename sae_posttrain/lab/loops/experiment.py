@@ -1,0 +1,184 @@
+"""DAPO in four arms from one checkpoint, at equal rollout budget: how often each still loops, and its task reward."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+
+from ...feature_set import FeatureSet
+from ...generation import encode_prompts, sampling
+from ...metrics.repetition import RepetitionReport, repetition_rate
+from ...training.rewards import LoopPenalty
+from ...training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
+from ..lexicon import CONCEPTS, PUNCTUATION, symbol
+from ..record import arm_folder, write_log, write_looping_answers, write_numbers
+from .documents import LANGUAGE, story_prompts
+from .world import MAX_TOKENS
+
+Arm = Literal["DAPO", "steered DAPO", "random direction", "extra plain"]
+# The settings of `SteeredGRPOConfig` that make an arm what it is.
+ARMS: dict[Arm, dict[str, Any]] = {
+    "DAPO": {"steered_per_group": 0},
+    "steered DAPO": {"steering_control": "features"},
+    "random direction": {"steering_control": "random_direction"},
+    "extra plain": {"steering_control": "extra_plain"},
+}
+IN_DEMO: tuple[Arm, ...] = ("DAPO", "steered DAPO", "random direction")
+BEFORE = "before RL"
+HELD_OUT_SEED = 90_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the arms share."""
+
+    steps: int = 20
+    prompts: int = 16  # a step
+    group: int = 8
+    learning_rate: float = 1e-4
+    measured: int = 1000  # held-out prompts
+    samples: int = 4
+    temperatures: tuple[float, ...] = (0.6, 1.0)  # the last is that of training
+
+
+SETTINGS = Settings()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One arm, measured on held-out prompts, by temperature."""
+
+    arm: str
+    repetition: dict[float, RepetitionReport]
+    task_reward: dict[float, float]
+    unfinished: dict[float, float]  # share of answers that ran into the length limit, looping or not
+
+
+def described(prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float]:
+    """Whether a story's first sentence names a place and a quality, half each: the task, which no length helps with."""
+    stories = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+    firsts = [story.split(PUNCTUATION[LANGUAGE]["."])[0] for story in stories]
+    return [(_names("place", first) + _names("quality", first)) / 2 for first in firsts]
+
+
+def _names(role: str, sentence: str) -> bool:
+    return any(symbol(concept, LANGUAGE) in sentence for concept in CONCEPTS[role])
+
+
+def run_arms(
+    checkpoint: Path,
+    features: FeatureSet,
+    seed: int,
+    settings: Settings,
+    *,
+    arms: Sequence[Arm] = IN_DEMO,
+    output: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Outcome]:
+    """Measure the base model, then train and measure every arm from it; keep the models in `output`."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    outcomes = []
+
+    def keep(arm: str, model: PreTrainedModel, folder: Path | None) -> None:
+        outcomes.append(measure(arm, model, tokenizer, settings, folder=folder))
+        say(f"  {outcome_line(outcomes[-1])}")
+        if folder is not None:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+    def place(arm: str) -> Path | None:
+        return None if output is None else arm_folder(output, arm)
+
+    keep(BEFORE, AutoModelForCausalLM.from_pretrained(checkpoint).eval(), place(BEFORE))
+    for arm in arms:
+        keep(arm, reinforce(checkpoint, arm, features, seed, settings, folder=place(arm)), place(arm))
+    return outcomes
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """Its rates in one line."""
+    rates = ", ".join(f"{report.rate:.2%} at temperature {t}" for t, report in outcome.repetition.items())
+    return f"{outcome.arm}: {rates} end in a loop"
+
+
+def reinforce(
+    checkpoint: Path, arm: Arm, features: FeatureSet, seed: int, settings: Settings, *, folder: Path | None = None
+) -> PreTrainedModel:
+    """The checkpoint after DAPO on the task, with loops punished, as the arm has it. The log goes into `folder`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = SteeredGRPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(checkpoint),
+            args=trl_config(scratch, arm, seed, settings),
+            reward_funcs=[described, LoopPenalty()],
+            train_dataset=Dataset.from_list(story_prompts(settings.steps * settings.prompts, seed)),
+            processing_class=AutoTokenizer.from_pretrained(checkpoint),
+            features=features,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    if folder is not None:
+        write_log(folder, trainer)
+    return trainer.model.eval()
+
+
+def trl_config(folder: str, arm: Arm, seed: int, settings: Settings) -> SteeredGRPOConfig:
+    """DAPO by TRL's names, without dynamic sampling, which TRL lacks."""
+    return SteeredGRPOConfig(
+        output_dir=folder,
+        loss_type="dapo",
+        epsilon=0.2,
+        epsilon_high=0.28,
+        beta=0.0,
+        num_generations=settings.group,
+        temperature=settings.temperatures[-1],
+        max_completion_length=MAX_TOKENS,
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.prompts * settings.group,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=5,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        seed=seed,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+        **ARMS[arm],
+    )
+
+
+def measure(
+    arm: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Settings,
+    *,
+    folder: Path | None = None,
+) -> Outcome:
+    """Sample answers to held-out prompts, unsteered. Answers and numbers go into `folder`."""
+    rows = [row for row in story_prompts(settings.measured, HELD_OUT_SEED) for _ in range(settings.samples)]
+    ids = encode_prompts(tokenizer, [row["prompt"] for row in rows], chat=False)
+    outcome = Outcome(arm, {}, {}, {})
+    for temperature in settings.temperatures:
+        drawing = sampling(model, tokenizer, temperature=temperature, top_p=1.0, max_new_tokens=MAX_TOKENS, seed=0)
+        with drawing as sample:
+            answers = [answer for start in range(0, len(ids), 1000) for answer in sample(ids[start : start + 1000])]
+        outcome.repetition[temperature] = repetition_rate(answers, clusters=[tuple(prompt) for prompt in ids])
+        stories = tokenizer.batch_decode(answers, skip_special_tokens=True)
+        outcome.task_reward[temperature] = fmean(described(ids, stories))
+        outcome.unfinished[temperature] = fmean(answer[-1] != tokenizer.eos_token_id for answer in answers)
+        if folder is not None:
+            write_looping_answers(folder / f"temperature {temperature}.jsonl", rows, answers, tokenizer)
+    if folder is not None:
+        rewards = {f"eval_task_reward, temperature {t}": reward for t, reward in outcome.task_reward.items()}
+        write_numbers(folder, rewards)
+    return outcome

@@ -1,0 +1,107 @@
+"""The second world on disk: a base model that copies and rarely gets stuck, its SAEs, and the features that do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+from ...discovery import Calibration, calibrate, discover_repetition_features
+from ...discovery.loops import LoopSample, sample_loops
+from ...generation import Prompt
+from ..model import ModelSize, Stage, copying_share, train_model
+from ..sae import train_saes, unexplained_variance
+from ..tokenizer import build_tokenizer
+from ..world import Plan
+from .documents import LANGUAGE, NURSERY, PATTERN, WORLD, pattern, story_prompts
+
+PLAN = Plan(
+    ModelSize(width=64, blocks=4, heads=2, head_width=32, window=2),
+    (Stage(NURSERY, row=PATTERN, batch=32, steps=200), Stage(WORLD, row=96, batch=16, steps=900)),
+    sae_steps=80,
+)
+LAYERS = (1, 2)  # the first only looks one token back; what is added to the last, no block can act on
+TOP = 4
+ALPHAS = (0.5, 0.75, 1.0, 1.25, 1.5)
+TARGET = 0.25  # share of steered answers that should loop; steered harder, this small model only babbles
+RATIO = 5.0  # it is sure of most words: a single odd one before the loop doubles the perplexity
+MAX_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class World:
+    """Where it lies and what was measured of it."""
+
+    base: Path
+    saes: Path
+    vocabulary: int
+    parameters: int
+    copies_patterns: float  # given two periods of 2 to 6 tokens, share that is continued by a third
+    unexplained: dict[int, float]  # layer -> share of variance that its SAE misses
+
+
+def build_world(folder: Path, *, plan: Plan = PLAN, seed: int = 0, say: Callable[[str], None] = print) -> World:
+    """Train the base model and its SAEs into `folder`; a minute on two cores."""
+    tokenizer = build_tokenizer()
+    model = train_model(tokenizer, plan.size, plan.stages, learning_rate=3e-3, seed=seed)
+    base = folder / "base"
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    say(f"  saved a Qwen3 of {model.num_parameters() / 1e6:.2f} M parameters and {len(tokenizer)} symbols in {base}")
+    saes = train_saes(
+        model, tokenizer, folder, layers=LAYERS, reading=WORLD, d_sae=256, k=8, steps=plan.sae_steps, seed=seed
+    )
+    say(f"  saved SAEs of its layers {', '.join(map(str, LAYERS))} in {saes}")
+    return World(
+        base=base,
+        saes=saes,
+        vocabulary=len(tokenizer),
+        parameters=model.num_parameters(),
+        copies_patterns=copying_share(model, tokenizer, pattern, languages=(LANGUAGE,)),
+        unexplained=unexplained_variance(model, tokenizer, saes, LAYERS, reading=WORLD),
+    )
+
+
+def find_features(world: World, *, seed: int = 0, say: Callable[[str], None] = print) -> Calibration:
+    """The features that grow while the model's own loops go on, and what steering along them does."""
+    model = Qwen3ForCausalLM.from_pretrained(world.base).eval()
+    tokenizer = AutoTokenizer.from_pretrained(world.base)
+    loops = find_own_loops(model, tokenizer, seed)
+    say(f"  {loops}")
+    features = discover_repetition_features(
+        model, tokenizer, world.saes, loops.texts, layers=LAYERS, top=TOP, batch_size=100, progress=False
+    )
+    return calibrate(
+        model,
+        tokenizer,
+        features,
+        _prompts(150, 60_000 + seed),
+        alphas=ALPHAS,
+        target_rate=TARGET,
+        max_ratio=RATIO,
+        max_new_tokens=MAX_TOKENS,
+        batch_size=500,
+        seed=seed,
+        progress=False,
+    )
+
+
+def find_own_loops(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int) -> LoopSample:
+    """Answers at the temperature of training, until 40 of them end in a loop."""
+    return sample_loops(
+        model,
+        tokenizer,
+        _prompts(10_000, 50_000 + seed),
+        loops=40,
+        temperature=1.0,
+        max_new_tokens=MAX_TOKENS,
+        batch_size=500,
+        seed=seed,
+        progress=False,
+    )
+
+
+def _prompts(count: int, seed: int) -> list[Prompt]:
+    return [row["prompt"] for row in story_prompts(count, seed)]

@@ -1,0 +1,144 @@
+"""Two runs on the same prompts: how much their rates differ, how sure that is, and whether chance would do it."""
+
+# P prompts
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any, Protocol
+
+import numpy as np
+
+from .interval import Outcome, clustered_interval
+
+RESAMPLES = 10_000
+
+
+class Measured(Protocol):
+    """A report whose responses went wrong or did not."""
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]: ...
+
+    @property
+    def confidence(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run's rate less that of the run it is compared with; negative is better."""
+
+    rate: float
+    against: float
+    low: float  # of the difference
+    high: float
+    p_value: float  # of a difference at least so large either way, if the runs were alike
+    prompts: int
+    confidence: float
+
+    @property
+    def difference(self) -> float:
+        return self.rate - self.against
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"difference": self.difference, **asdict(self)}
+
+    def table(self) -> str:
+        """The rates and their difference, in percent and in points."""
+        return (
+            f"against {100 * self.against:.3f}%: {100 * self.difference:+.3f} points, {self.confidence:.0%} interval "
+            f"{100 * self.low:+.3f} to {100 * self.high:+.3f}, p = {self.p_value:.2g} ({self.prompts} prompts)"
+        )
+
+
+def compare_rates(report: Measured, against: Measured, *, seed: int = 0) -> Difference:
+    """The difference between two reports on responses to the same prompts, told by their `clusters`.
+
+    The interval joins the two runs' own (`share_interval`) by how far they go wrong on the same prompts (Newcombe 1998,
+    square and add): it stays honest where neither, or hardly any, went wrong. The p-value swaps the runs' answers to
+    each prompt at random, as they could be if the runs were alike, and counts how often that makes as large a
+    difference. Numbers of samples may differ.
+
+    Raises: ValueError when the prompts differ.
+    """
+    counts, against_counts = _by_prompt(report.outcomes), _by_prompt(against.outcomes)
+    if counts.keys() != against_counts.keys() or not counts:
+        only, missing = counts.keys() - against_counts.keys(), against_counts.keys() - counts.keys()
+        raise ValueError(
+            f"the runs must have answered the same prompts: {len(only)} are in the first only (such as "
+            f"{_example(only)}), {len(missing)} in the second only (such as {_example(missing)})"
+        )
+    hits_2P, sizes_2P = np.array(
+        [[counts[prompt] for prompt in counts], [against_counts[prompt] for prompt in counts]], dtype=np.int64
+    ).transpose(2, 0, 1)
+    rates = hits_2P.sum(axis=1) / sizes_2P.sum(axis=1)
+    low, high = _square_and_add(rates, [_interval(report), _interval(against)], _correlation(hits_2P, sizes_2P, rates))
+    return Difference(
+        rate=float(rates[0]),
+        against=float(rates[1]),
+        low=low,
+        high=high,
+        p_value=_swapping(hits_2P, sizes_2P, np.random.default_rng(seed)),
+        prompts=len(counts),
+        confidence=report.confidence,
+    )
+
+
+def _by_prompt(outcomes: Iterable[Outcome]) -> dict[Any, tuple[int, int]]:
+    counts: dict[Any, tuple[int, int]] = {}
+    for prompt, hit in outcomes:
+        hits, size = counts.get(prompt, (0, 0))
+        counts[prompt] = hits + hit, size + 1
+    return counts
+
+
+def _example(prompts: Iterable[Any]) -> str:
+    return repr(next(iter(prompts), None))[:80]
+
+
+def _interval(report: Measured) -> tuple[float, float]:
+    prompts, hits = zip(*report.outcomes, strict=True)
+    return clustered_interval(hits, prompts, confidence=report.confidence)
+
+
+def _square_and_add(
+    rates: np.ndarray, intervals: Sequence[tuple[float, float]], correlation: float
+) -> tuple[float, float]:
+    (low, high), (against_low, against_high) = intervals
+    rate, against = (float(one) for one in rates)
+
+    def distance(one: float, other: float) -> float:
+        return sqrt(max(0.0, one * one - 2 * correlation * one * other + other * other))
+
+    difference = rate - against
+    return (
+        max(-1.0, difference - distance(rate - low, against_high - against)),
+        min(1.0, difference + distance(high - rate, against - against_low)),
+    )
+
+
+def _correlation(hits_2P: np.ndarray, sizes_2P: np.ndarray, rates: np.ndarray) -> float:
+    """Between the two rates, as prompts come and go."""
+    excess_2P = hits_2P - rates[:, None] * sizes_2P
+    norms = np.sqrt((excess_2P**2).sum(axis=1))
+    return float(excess_2P[0] @ excess_2P[1] / norms.prod()) if norms.all() else 0.0
+
+
+def _swapping(hits_2P: np.ndarray, sizes_2P: np.ndarray, rng: np.random.Generator) -> float:
+    """Prompts of like counts are swapped together: exact, and small whatever their number is."""
+    kinds, numbers = np.unique(np.concatenate([hits_2P, sizes_2P]).T, axis=0, return_counts=True)
+    hits_K2, sizes_K2 = kinds[:, :2], kinds[:, 2:]
+    swapped_RK = rng.binomial(numbers, 0.5, size=(RESAMPLES, len(kinds)))
+    kept_RK = numbers - swapped_RK
+    first = (kept_RK @ hits_K2[:, 0] + swapped_RK @ hits_K2[:, 1]) / (
+        kept_RK @ sizes_K2[:, 0] + swapped_RK @ sizes_K2[:, 1]
+    )
+    second = (kept_RK @ hits_K2[:, 1] + swapped_RK @ hits_K2[:, 0]) / (
+        kept_RK @ sizes_K2[:, 1] + swapped_RK @ sizes_K2[:, 0]
+    )
+    rates = hits_2P.sum(axis=1) / sizes_2P.sum(axis=1)
+    as_large = np.abs(first - second) >= abs(rates[0] - rates[1]) - 1e-12
+    return float((as_large.sum() + 1) / (RESAMPLES + 1))

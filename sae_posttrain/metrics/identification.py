@@ -1,0 +1,76 @@
+"""Which language a text is in: py3langid, restricted to the languages expected; or any callable of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from functools import cache
+from typing import Any, TypeAlias
+
+from ..languages import get_language
+
+Identifier: TypeAlias = Callable[[str], str | None]
+"""From a text to the code of its language, or None where it cannot tell."""
+
+Scorer: TypeAlias = Callable[[str], Mapping[str, float]]
+"""From a text to how likely it is in each language, as log-probabilities up to a constant."""
+
+BENCHMARK_LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "id", "it", "ja", "ko", "pt", "ru", "tr", "vi", "zh")
+"""Those of the Language Confusion Benchmark, arXiv:2406.20052."""
+
+
+def langid_scorer(languages: Iterable[str] = BENCHMARK_LANGUAGES) -> Scorer:
+    """py3langid's log-probabilities of these languages; 0 for each where a text holds nothing that it knows.
+
+    Raises: ValueError for fewer than two languages, or one that it does not know; ImportError when not installed.
+    """
+    identifier = _restricted(languages)
+
+    def score(text: str) -> dict[str, float]:
+        scores = dict(identifier.rank(text))
+        return scores if max(scores.values()) > _FLOOR else dict.fromkeys(scores, 0.0)
+
+    return score
+
+
+def langid_identifier(languages: Iterable[str] = BENCHMARK_LANGUAGES) -> Identifier:
+    """py3langid's choice among these languages; None for a text without anything that it knows.
+
+    Raises: as `langid_scorer`.
+    """
+    score = langid_scorer(languages)
+
+    def identify(text: str) -> str | None:
+        scores = score(text)
+        return max(scores, key=scores.__getitem__) if any(scores.values()) else None
+
+    return identify
+
+
+_FLOOR = -1e30  # py3langid's score of a text without features lies below
+
+
+def _restricted(languages: Iterable[str]) -> Any:
+    codes = sorted({get_language(code).code for code in languages})
+    if len(codes) < 2:
+        raise ValueError(f"got {codes} to tell apart; name at least two languages")
+    identifier = copy(_whole())  # restricting one must not restrict the others
+    unknown = sorted(set(codes) - set(identifier.labels))
+    if unknown:
+        raise ValueError(
+            f"py3langid does not know {', '.join(unknown)}; leave them out, or bring an identifier of your own"
+        )
+    identifier.set_languages(codes)
+    return identifier
+
+
+@cache
+def _whole() -> Any:
+    """Read once: it takes more than a second."""
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        raise ImportError(
+            'telling languages of one script apart needs py3langid: pip install "sae-posttrain[langid]"'
+        ) from error
+    return LanguageIdentifier.from_model_file(MODEL_FILE)

@@ -1,0 +1,143 @@
+"""Phrases in another language of the same writing: a French clause inside English, which no script gives away."""
+
+# N words, K other languages
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+import regex
+
+from ..languages import get_language
+from .identification import BENCHMARK_LANGUAGES, Scorer, langid_scorer
+from .scripts import Span, blank
+
+# Chosen on half of the texts of benchmarks/code_switching_detection.py; its results are of the other half.
+MIN_WORDS = 4
+MIN_EVIDENCE = 20.0  # nats
+_PER_WORD = 8.0  # at most, so that no single word decides
+_PER_CAPITALISED = 2.0  # names, mostly
+_LOST = 15.0  # so much evidence to the contrary ends a phrase
+_WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*(?:['’\-]\p{L}[\p{L}\p{M}]*)*")
+
+
+class PhraseFinder:
+    """Finds the phrases of a response that are in another language than they should be.
+
+    Each word votes by how much likelier it is in the other language than in the response's own; a phrase is a stretch
+    of words whose votes add up. Names and terms hardly count: capitalised words little, those with a capital inside not
+    at all. A phrase's ends can be off by a word or two.
+
+    Args:
+        among: the other languages looked for, where they are written in the response's script or in Latin letters.
+        scorer: how likely a word is in each language; default: py3langid. It is asked once for each distinct word.
+        min_words, min_evidence: what a phrase has at least; evidence is a log-likelihood ratio, in nats.
+
+    Raises: ValueError for an unknown language.
+    """
+
+    def __init__(
+        self,
+        among: Iterable[str] = BENCHMARK_LANGUAGES,
+        *,
+        scorer: Scorer | None = None,
+        min_words: int = MIN_WORDS,
+        min_evidence: float = MIN_EVIDENCE,
+    ) -> None:
+        self.among = tuple(sorted({get_language(code).code for code in among}))
+        self.scorer = scorer
+        self.min_words = min_words
+        self.min_evidence = min_evidence
+        self._voters: dict[str, Callable[[str], np.ndarray]] = {}
+
+    def find(
+        self,
+        response: str,
+        language: str,
+        *,
+        prompt: str | None = None,
+        ignore_code: bool = True,
+        ignore_urls: bool = True,
+        allowed: Iterable[str] = (),
+    ) -> list[Span]:
+        """The phrases of `response` in other languages than `language`, in order; options as in `unexpected_spans`.
+
+        Words that stand in the prompt have no vote.
+
+        Raises: ValueError, ImportError: as `langid_scorer`.
+        """
+        own = get_language(language)
+        others = self.others(own.code)
+        terms = (allowed,) if isinstance(allowed, str) else tuple(allowed)
+        words = list(_WORD.finditer(blank(response, ignore_code, ignore_urls, terms)))
+        if not others or len(words) < self.min_words:
+            return []
+        vote = self._voter(own.code, others)
+        quoted = {word.casefold() for word in _WORD.findall(prompt)} if prompt else ()
+        silent = np.zeros(len(others), dtype=np.float32)
+        votes_NK = np.stack([silent if word[0].casefold() in quoted else vote(word[0]) for word in words])
+        spans = []
+        for first, last, which in self._phrases(votes_NK):
+            start, end = words[first].start(), words[last].end()
+            other = get_language(others[which])
+            spans.append(Span(start, end, other.scripts[0], response[start:end], other.code))
+        return spans
+
+    def others(self, language: str) -> tuple[str, ...]:
+        """The languages looked for in responses in `language`: what writing alone does not tell."""
+        written = {*get_language(language).scripts, "Latn"}
+        return tuple(code for code in self.among if code != language and get_language(code).scripts[0] in written)
+
+    def _voter(self, own: str, others: Sequence[str]) -> Callable[[str], np.ndarray]:
+        if own not in self._voters:
+            scorer = self.scorer or langid_scorer([own, *others])
+
+            @lru_cache(maxsize=1 << 17)
+            def vote(word: str) -> np.ndarray:
+                if any(char.isupper() for char in word[1:]):
+                    return np.zeros(len(others), dtype=np.float32)
+                scores = scorer(f" {word} ")
+                limit = _PER_CAPITALISED if word[0].isupper() else _PER_WORD
+                try:
+                    votes = [scores[code] - scores[own] for code in others]
+                except KeyError as error:
+                    raise ValueError(f"the scorer gave {sorted(scores)}, but no score for {error}") from error
+                return np.clip(np.asarray(votes, dtype=np.float32), -limit, limit)
+
+            self._voters[own] = vote
+        return self._voters[own]
+
+    def _phrases(self, votes_NK: np.ndarray) -> list[tuple[int, int, int]]:
+        """First word, last word and language of each phrase; of those that overlap, the one with most evidence."""
+        total_NK = np.concatenate([np.zeros_like(votes_NK[:1]), votes_NK.cumsum(axis=0)])
+        rise_K = (total_NK - np.minimum.accumulate(total_NK)).max(axis=0)
+        found = [
+            (evidence, first, last, int(which))
+            for which in np.flatnonzero(rise_K >= self.min_evidence)
+            for evidence, first, last in _stretches(votes_NK[:, which].tolist())
+            if evidence >= self.min_evidence and last - first + 1 >= self.min_words
+        ]
+        kept: list[tuple[int, int, int]] = []
+        for _, first, last, which in sorted(found, reverse=True):
+            if all(last < other_first or first > other_last for other_first, other_last, _ in kept):
+                kept.append((first, last, which))
+        return sorted(kept)
+
+
+def _stretches(votes: Sequence[float]) -> Iterator[tuple[float, int, int]]:
+    """Stretches with more votes for than against, each from its start to where it had most; evidence, first, last."""
+    running = best = 0.0
+    first = last = 0
+    for place, vote in enumerate(votes):
+        if running <= 0:
+            running, best, first = 0.0, 0.0, place
+        running += vote
+        if running > best:
+            best, last = running, place
+        elif best > 0 and (running <= 0 or best - running > _LOST):
+            yield best, first, last
+            running = best = 0.0
+    if best > 0:
+        yield best, first, last

@@ -1,0 +1,6 @@
+"""One self-contained HTML page about one or more runs: numbers, curves, features, examples."""
+
+from .page import write_report
+from .run import Run, read_runs
+
+__all__ = ["Run", "read_runs", "write_report"]

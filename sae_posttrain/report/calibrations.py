@@ -1,0 +1,90 @@
+"""The curve over alpha that `calibrate` measured, as charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .charts import Line, Mark, Panel, known, line_chart
+from .run import Row, Run, damaged
+
+
+@dataclass(frozen=True)
+class CalibrationFigure:
+    """The curves over alpha of one feature set; `layers` → colour."""
+
+    name: str
+    layers: Mapping[str, int]
+    verdict: str
+    panels: tuple[Panel, ...]
+
+
+def calibration_figures(runs: Sequence[Run]) -> list[CalibrationFigure]:
+    """A figure for each curve that `calibrate` measured."""
+    found: list[CalibrationFigure] = []
+    for run in runs:
+        for name, curve in run.calibrations.items():
+            with damaged(f"The calibration {name!r} in {run.folder}"):
+                found.append(_calibration_figure(len(found), name, curve))
+    return found
+
+
+def _calibration_figure(number: int, name: str, curve: Row) -> CalibrationFigure:
+    by_layers: dict[str, list[Row]] = {}
+    for point in curve["points"]:
+        by_layers.setdefault(_layers(point), []).append(point)
+    colours = {layers: colour for colour, layers in enumerate(by_layers)}
+    rates, ratios = [], []
+    for layers, points in by_layers.items():
+        points = sorted(points, key=lambda point: float(point["alpha"]))
+        alphas = [float(point["alpha"]) for point in points]
+        low, high, rate = ([float(point[part]) for point in points] for part in ("low", "high", "rate"))
+        rates.append(Line(layers, alphas, rate, colours[layers], low, high))
+        ratios.append(Line(layers, alphas, [known(point["ratio"]) for point in points], colours[layers]))
+    best, goal, bound = curve["best"], float(curve["target_rate"]), float(curve["max_ratio"])
+    looks: dict[str, Any] = {"x_label": "alpha, in typical strengths", "dots": True, "powers": True}
+    spots = [None, None] if best is None else [(float(best["alpha"]), float(best[part])) for part in ("rate", "ratio")]
+    panels = [
+        Panel(
+            "How often it loops",
+            "share of answers that end in a loop, with 95% intervals",
+            line_chart(
+                rates,
+                key=f"alpha{number}-rate",
+                about="Share of answers that loop, by alpha.",
+                marks=[Mark("wanted", y=goal)],
+                ring=spots[0],
+                percent=True,
+                **looks,
+            ),
+        ),
+        Panel(
+            "How much it garbles",
+            "perplexity of the text before the loop, over that without steering",
+            line_chart(
+                ratios,
+                key=f"alpha{number}-ratio",
+                about="Perplexity before the loop over the unsteered, by alpha.",
+                marks=[Mark("bound", y=bound)],
+                ring=spots[1],
+                **looks,
+            ),
+        ),
+    ]
+    return CalibrationFigure(name, colours, _verdict(best, goal, bound), tuple(panels))
+
+
+def _verdict(best: Row | None, goal: float, bound: float) -> str:
+    wanted = f"{goal:.0%} of the answers loop at no more than {bound:g} times the unsteered perplexity"
+    if best is None:
+        return f"At no alpha that was tried do {wanted}."
+    return (
+        f"The smallest alpha at which {wanted} is {float(best['alpha']):g}, at {_layers(best)}: "
+        f"{float(best['rate']):.0%} loop there, at {float(best['ratio']):.2f} times."
+    )
+
+
+def _layers(point: Row) -> str:
+    layers = [int(layer) for layer in point["layers"]]
+    return f"layer {layers[0]}" if len(layers) == 1 else f"layers {' '.join(map(str, layers))}"

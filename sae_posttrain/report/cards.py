@@ -1,0 +1,139 @@
+"""The feature cards: what each selected feature stands for, how active it is where, and the passages that excite it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..feature_set import FeatureSet, LayerFeatures
+from .run import Row, Run, damaged
+
+SHOWN = 6
+PASSAGES = 5
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Mean activation in one group of texts; `width` is its share of the card's largest."""
+
+    group: str
+    activation: float
+    width: float
+    baseline: float | None
+    own: bool
+
+
+@dataclass(frozen=True)
+class Token:
+    """A piece of text; `heat` from 0 to 1, its pre-activation as a share of the highest."""
+
+    text: str
+    heat: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Passage:
+    group: str
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One feature."""
+
+    layer: int
+    feature: int
+    target: str
+    score: float
+    typical: float
+    bars: tuple[Bar, ...]
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True)
+class Deck:
+    """The features of one set: the first ones as cards, all of them as a table."""
+
+    name: str
+    runs: tuple[str, ...]
+    selection: str
+    base_model: str
+    sae: str
+    alpha: float | None
+    cards: tuple[Card, ...]
+    rest: tuple[Card, ...]
+
+    @property
+    def has_baselines(self) -> bool:
+        return any(bar.baseline is not None for card in self.cards for bar in card.bars)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(sorted({bar.group for card in (*self.cards, *self.rest) for bar in card.bars}))
+
+
+def decks(runs: Sequence[Run]) -> list[Deck]:
+    """A deck for each feature set; the same set in several runs is one deck. Controls drawn at random come last."""
+    sets: dict[str, tuple[str, FeatureSet, list[str]]] = {}
+    for run in runs:
+        for name, features in run.features.items():
+            sets.setdefault(features.sha256, (name, features, []))[2].append(run.name)
+    passages = _passages(runs)
+    found = [_deck(name, features, owners, passages) for name, features, owners in sets.values()]
+    return sorted(found, key=lambda deck: deck.selection == "random")
+
+
+def _deck(
+    name: str, features: FeatureSet, owners: Sequence[str], passages: dict[tuple[int, int, str], tuple[Passage, ...]]
+) -> Deck:
+    cards = [_card(layer, row, passages) for layer in features.layers for row in range(len(layer.ids))]
+    cards.sort(key=lambda card: -card.score)
+    source = features.provenance
+    about = (source.selection, _public(source.base_model), _public(source.sae))
+    return Deck(name, tuple(owners), *about, features.alpha, tuple(cards[:SHOWN]), tuple(cards[SHOWN:]))
+
+
+def _public(name: str) -> str:
+    """A hub id as it is; of a local folder only its own name, since a page is for sending to others."""
+    return name if re.fullmatch(r"[\w-]+/[\w.-]+", name) else Path(name).name
+
+
+def _card(layer: LayerFeatures, row: int, passages: dict[tuple[int, int, str], tuple[Passage, ...]]) -> Card:
+    target, feature = layer.targets[row], layer.ids[row]
+    means = {group: float(values[row]) for group, values in layer.activations.items()}
+    largest = max(means.values(), default=0.0) or 1.0
+    own = {target, "last period"}
+    bars = tuple(
+        Bar(group, mean, max(0.0, mean / largest), _baseline(layer, group, row), group in own)
+        for group, mean in sorted(means.items(), key=lambda pair: -pair[1])
+    )
+    found = passages.get((layer.layer, feature, target), ())
+    return Card(layer.layer, feature, target, float(layer.score[row]), float(layer.typical[row]), bars, found)
+
+
+def _baseline(layer: LayerFeatures, group: str, row: int) -> float | None:
+    return float(layer.baselines[group][row]) if group in layer.baselines else None
+
+
+def _passages(runs: Sequence[Run]) -> dict[tuple[int, int, str], tuple[Passage, ...]]:
+    found: dict[tuple[int, int, str], tuple[Passage, ...]] = {}
+    for run in runs:
+        for one in run.contexts:
+            with damaged(f"A file of feature contexts in {run.folder}"):
+                key = int(one["layer"]), int(one["feature"]), str(one["target"])
+                found.setdefault(key, _with_heat(one["contexts"][:PASSAGES]))
+    return found
+
+
+def _with_heat(contexts: Sequence[Row]) -> tuple[Passage, ...]:
+    """The passages, each piece's heat its share of the highest value in any of them."""
+    read = [(str(one["group"]), [(str(text), float(value)) for text, value in one["pieces"]]) for one in contexts]
+    highest = max((value for _, pieces in read for _, value in pieces), default=0.0)
+
+    def heat(value: float) -> float:
+        return max(0.0, value / highest) if highest > 0 else 0.0
+
+    return tuple(Passage(group, tuple(Token(text, heat(v), v) for text, v in pieces)) for group, pieces in read)

@@ -1,0 +1,115 @@
+"""The curves during training: which of a Trainer's logged numbers are shown, in what order, under what name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from markupsafe import Markup
+
+from .charts import Line, line_chart
+from .run import Row, Run, is_number
+
+_POLICY = "policy "
+# Logged name → title and what it says; `*` stands for anything.
+_TITLES = {
+    "eval_code_switching": ("Code-switching", "share of sampled answers that leave their language"),
+    "eval_repetition": ("Endless repetition", "share of sampled answers that end in a loop"),
+    "loss": ("Training loss", "what the trainer minimises"),
+    "eval_loss": ("Held-out loss", "nats per token"),
+    "sasft_loss": ("SASFT loss", "excess of the features over their baselines, before its weight"),
+    "sasft_pre_activation_*": ("Pre-activation: {}", "mean of its features where they are penalised"),
+    "reward": ("Reward", "mean over all rollouts"),
+    f"{_POLICY}loss": ("Policy loss", "of reinforcement learning: around 0 by its making"),
+    "rewards/*/mean": ("Reward: {}", "mean over all rollouts"),
+    "loop_rate/ordinary": ("Loops, ordinary rollouts", "share that end in a loop"),
+    "loop_rate/steered": ("Loops, steered rollouts", "share that end in a loop, as they are meant to"),
+    "steering/reward": ("Reward of steered rollouts", "mean"),
+    "steering/advantage": ("Advantage of steered rollouts", "negative: what they do is unlearned"),
+    "steering/token_share": ("Tokens of steered rollouts", "share of all tokens in the loss"),
+    "steering/*": ("Steering: {}", "of the steered rollouts"),
+    "loop_rate/*": ("Loops: {}", "share of rollouts"),
+    "completions/mean_length": ("Length of rollouts", "tokens, mean"),
+    "completions/clipped_ratio": ("Cut off at the limit", "share of rollouts"),
+    "entropy": ("Entropy", "of the next token, in nats"),
+    "sasft_penalised_share": ("Penalised tokens", "share of the labelled"),
+    "sasft_unknown_share": ("Tokens of unknown language", "share of the labelled; not penalised"),
+    "sasft_no_baseline_share": ("Tokens without a baseline", "share of the labelled; not penalised"),
+    "sasft_drift_layer_*": ("Drift of layer {}", "cosine distance of its mean pre-activations from the base model's"),
+    "sasft_*": ("SASFT: {}", ""),
+}
+_SHARES = ("_share", "_ratio", "eval_code_switching", "eval_repetition", "loop_rate/")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric's chart."""
+
+    name: str
+    title: str
+    says: str
+    chart: Markup
+
+
+def training_curves(runs: Sequence[Run], colours: dict[str, int]) -> list[Curve]:
+    """A chart for each known metric that some run has logged more than never, in the order of what matters."""
+    runs = [replace(run, log=_with_policy_loss(run.log)) for run in runs]
+    logged = {name for run in runs for row in run.log for name, value in row.items() if is_number(value)}
+    curves = []
+    for number, name in enumerate(_in_order(logged)):
+        lines = [line for run in runs if (line := _line(run, name, colours[run.name])).y]
+        if any(value is not None for line in lines for value in line.y) and not _all_zero(name, lines):
+            title, says = _called(name)
+            share = any(part in name for part in _SHARES)
+            chart = line_chart(
+                lines, key=f"curve{number}", about=f"{title} by training step.", x_label="step", percent=share
+            )
+            curves.append(Curve(name.removeprefix(_POLICY), title, says, chart))
+    return curves
+
+
+def _with_policy_loss(log: Sequence[Row]) -> list[Row]:
+    """The loss of reinforcement learning says little, and would squash the cross-entropies beside it."""
+    if not any("reward" in row for row in log):
+        return list(log)
+    return [{f"{_POLICY}{name}" if name == "loss" else name: value for name, value in row.items()} for row in log]
+
+
+def _in_order(logged: Iterable[str]) -> list[str]:
+    known = [(rank, name) for name in logged if (rank := _rank(name)) is not None]
+    return [name for _, name in sorted(known)]
+
+
+def _rank(name: str) -> int | None:
+    return next((rank for rank, pattern in enumerate(_TITLES) if _rest(name, pattern) is not None), None)
+
+
+def _rest(name: str, pattern: str) -> str | None:
+    """What of the name stands where the pattern has its `*`; None where it does not fit."""
+    match = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)"), name)
+    return None if match is None else "".join(match.groups())
+
+
+def _called(name: str) -> tuple[str, str]:
+    for pattern, (title, says) in _TITLES.items():
+        rest = _rest(name, pattern)
+        if rest is not None:
+            return title.replace("{}", rest.replace("_", " ")), says
+    raise AssertionError(f"{name} was ranked")
+
+
+def _line(run: Run, name: str, colour: int) -> Line:
+    points = [
+        (float(row.get("step", number)), float(row[name]))
+        for number, row in enumerate(run.log)
+        if is_number(row.get(name)) and is_number(row.get("step", number))
+    ]
+    finite = [value if math.isfinite(value) else None for _, value in points]
+    return Line(run.name, [step for step, _ in points], finite, colour)
+
+
+def _all_zero(name: str, lines: Sequence[Line]) -> bool:
+    """A share of what went wrong that is nought throughout is no news."""
+    return name.startswith("sasft_") and name.endswith("_share") and not any(v for line in lines for v in line.y)

@@ -1,0 +1,131 @@
+"""The page: all sections of some runs, in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from .. import __version__
+from .calibrations import calibration_figures
+from .cards import decks
+from .charts import dash, short
+from .curves import training_curves
+from .examples import loops, switches
+from .rates import PAIRS, comparisons
+from .run import Run, read_runs
+from .traces import trace_figures
+
+# Part → what writes it, for who misses it.
+_PARTS = {
+    "rates": ("rates and examples of answers", "sae-posttrain measure"),
+    "curves": ("curves during training", "sae-posttrain sft"),
+    "decks": ("the features", "sae-posttrain discover"),
+    "passages": ("the passages that excite each feature", "sae-posttrain inspect contexts"),
+    "traces": ("the features around a switch", "sae-posttrain inspect switches"),
+    "calibrations": ("the curve over alpha", "sae-posttrain calibrate"),
+}
+
+
+def write_report(runs: Sequence[str | Path], path: str | Path) -> Path:
+    """Write the page about these runs, and return its path. What is picked up of a run: see `read_runs`.
+
+    Raises:
+        FileNotFoundError: no such run.
+        ValueError: nothing in a run is for a report, or a file of it is damaged.
+        ImportError: the charts' library is missing; names the extra to install.
+    """
+    path = Path(path)
+    page = render(read_runs(runs))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A text from elsewhere may hold halves of characters, which no file can.
+    path.write_text(page, encoding="utf-8", errors="replace", newline="\n")
+    return path
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page as text; the same runs always make the same."""
+    compared = [run for run in runs if run.log or run.answers or run.results]
+    colours = {run.name: number for number, run in enumerate(compared)}
+    parts: dict[str, Any] = {
+        "rates": comparisons(compared),
+        "curves": training_curves(compared, colours),
+        "decks": decks(runs),
+        "traces": trace_figures(runs, colours),
+        "calibrations": calibration_figures(runs),
+    }
+    parts["passages"] = any(card.passages for deck in parts["decks"] for card in deck.cards)
+    results = _results(compared)
+    examples = [(run.name, found) for run in compared if (found := [*switches(run), *loops(run)])]
+    shown = {
+        "rates": ("How often it goes wrong", parts["rates"] or results),
+        "examples": ("Examples", examples),
+        "curves": ("During training", parts["curves"]),
+        "traces": ("Around a switch", parts["traces"]),
+        "features": ("Features", parts["decks"]),
+        "alpha": ("Steering strength", parts["calibrations"]),
+    }
+    page = _environment().get_template("page.html")
+    return page.render(
+        **parts,
+        heading=_listed([run.name for run in compared or runs]),
+        sections=[(key, title) for key, (title, content) in shown.items() if content],
+        runs=compared,
+        colours=colours,
+        results=results,
+        examples=examples,
+        missing=[what for part, what in _PARTS.items() if not parts[part]],
+        only_some=_only_some(compared),
+        version=__version__,
+    )
+
+
+def _results(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """Number → run → value, of those that say something of the model."""
+    names = dict.fromkeys(name for run in runs for name in run.results)
+    told = [name for name in names if not name.endswith(("_runtime", "_per_second", "_num_tokens"))]
+    return {name: {run.name: run.results[name] for run in runs if name in run.results} for name in told}
+
+
+def _only_some(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Part → the runs that lack it, though others have it."""
+    parts = {"training curves": "log", "measured answers": "answers"}
+    lacking = {name: [run.name for run in runs if not getattr(run, part)] for name, part in parts.items()}
+    return {name: without for name, without in lacking.items() if 0 < len(without) < len(runs)}
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first ones, and how many more."""
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("sae_posttrain.report"),
+        autoescape=True,  # whatever the file is called: all that is shown was written by others
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "short": short, "chance": chance, "points": points}
+    environment.globals |= {"dash": dash, "most": PAIRS}
+    environment.globals["style"] = Markup(environment.get_template("style.css").render())
+    return environment
+
+
+def percent(share: float) -> str:
+    """A share with as many digits as it has news."""
+    return f"{share:.0%}" if share in (0, 1) else f"{share:.1%}" if share >= 0.1 else f"{share:.2%}"
+
+
+def chance(p_value: float) -> str:
+    """A p-value, which nobody needs more exactly."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares."""
+    return f"{100 * difference:+.2f} points".replace("-", "−")

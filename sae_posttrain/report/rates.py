@@ -1,0 +1,232 @@
+"""Rates of measured answers with their intervals, side by side for the runs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..metrics import Difference, code_switching_rate, compare_rates
+from ..metrics.interval import Outcome, clustered_interval
+from .run import Row, Run, damaged
+
+# What a newcomer calls the scripts; others go by their ISO 15924 code.
+SCRIPTS = {
+    "Arab": "Arabic script",
+    "Beng": "Bengali script",
+    "Cyrl": "Cyrillic",
+    "Deva": "Devanagari",
+    "Grek": "Greek",
+    "Hang": "Hangul (Korean)",
+    "Hani": "Chinese characters",
+    "Hebr": "Hebrew script",
+    "Hira": "Hiragana (Japanese)",
+    "Kana": "Katakana (Japanese)",
+    "Latn": "Latin letters",
+    "Thai": "Thai script",
+}
+PAIRS = 40
+# In which columns `measure` says what it sampled at, where that was more than one setting.
+_SETTINGS = ("temperature", "max_new_tokens")
+_AXES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 0.75, 1.0)
+
+Judge = Callable[[Row], bool]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`hits` of `total` answers, with the interval of their share; `outcomes` are what `compare_rates` takes."""
+
+    hits: int
+    total: int
+    low: float
+    high: float
+    outcomes: tuple[Outcome, ...] = field(repr=False)
+    confidence: float = 0.95
+
+    @property
+    def share(self) -> float:
+        return self.hits / self.total
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measurement of several runs.
+
+    Args:
+        title: what is counted.
+        name: of the file, and the setting where it holds several.
+        overall: run → rate.
+        against: the run that the others are compared with.
+        differences: run → how its rate differs from that; None where the two answered other prompts.
+        details: kind of answer → run → rate, of no more than `PAIRS` kinds.
+        scale: where the axis of the intervals ends.
+    """
+
+    title: str
+    name: str
+    overall: Mapping[str, Rate]
+    against: str
+    differences: Mapping[str, Difference | None]
+    details: Mapping[str, Mapping[str, Rate]]
+    scale: float
+
+
+class Answers(NamedTuple):
+    """A run's rows of one file, or of one setting in it."""
+
+    run: Run
+    rows: Sequence[Row]
+    path: Path
+
+
+def comparisons(runs: Sequence[Run]) -> list[Comparison]:
+    """Comparisons for each file name that some run has, of each kind of measurement that its rows hold.
+
+    Switches into the languages that SASFT kept out of some run come first, then those into any.
+    """
+    suppressed = list(dict.fromkeys(code for run in runs for code in run.suppress))
+    found: list[Comparison] = []
+    for name, answers in sorted(_by_name(runs).items()):
+        switching = [one for one in answers if all("unexpected" in row for row in one.rows)]
+        looping = [one for one in answers if all("loop" in row for row in one.rows)]
+        if switching:
+            found += [one for code in suppressed if (one := _into(switching, name, code))]
+            title = f"Answers that leave their language{' for any other' if suppressed else ''}"
+            found.append(_comparison(title, name, switching, _switched, _by_pair(switching)))
+        if looping:
+            found.append(
+                _comparison("Answers that end in an endless loop", name, looping, _looped, _by_language(looping))
+            )
+    return found
+
+
+def into(span: Mapping[str, Any]) -> str:
+    """What a foreign span is in: its script by its name, or the language of a phrase that its script does not tell."""
+    language, script = span.get("language"), str(span["script"])
+    return f"{language} phrases" if language else SCRIPTS.get(script, script)
+
+
+@cache
+def written_in(language: str, script: str) -> bool:
+    """Whether the language's own texts are in that script, so that it is no switch there; False for unknown ones."""
+    elsewhere = "ru" if script == "Latn" else "en"
+    try:
+        return code_switching_rate(["", ""], [language, elsewhere], to=script).skipped > 0
+    except ValueError:
+        return False
+
+
+def _by_name(runs: Sequence[Run]) -> dict[str, list[Answers]]:
+    found: dict[str, list[Answers]] = {}
+    for run in runs:
+        for name, rows in run.answers.items():
+            for setting, own in _by_setting(rows).items():
+                answers = Answers(run, own, run.answers_file(name))
+                found.setdefault(", ".join([name, *setting]), []).append(answers)
+    return found
+
+
+def _by_setting(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        told = tuple(f"{name} {row[name]}" for name in _SETTINGS if name in row)
+        found.setdefault(told, []).append(row)
+    return found
+
+
+def _comparison(
+    title: str, name: str, answers: Sequence[Answers], judge: Judge, details: Mapping[str, Mapping[str, Rate]]
+) -> Comparison:
+    overall = {one.run.name: _rate(one, judge) for one in answers}
+    highest = max(rate.high for rate in overall.values())
+    # The baseline, wherever it stands: a run without SASFT, if there is one.
+    against = next((one.run.name for one in answers if not one.run.suppress), answers[0].run.name)
+    differences = {run: _difference(rate, overall[against]) for run, rate in overall.items() if run != against}
+    scale = next(end for end in _AXES if highest <= end)
+    return Comparison(title, name, overall, against, differences, details, scale)
+
+
+def _difference(rate: Rate, against: Rate) -> Difference | None:
+    try:
+        return compare_rates(rate, against)
+    except ValueError:  # other prompts
+        return None
+
+
+def _rate(answers: Answers, judge: Judge) -> Rate:
+    with damaged(answers.path):
+        hits = [judge(row) for row in answers.rows]
+        # Samples of one prompt belong together; an answer without a prompt stands by itself.
+        prompts = [json.dumps(row["prompt"]) if row.get("prompt") else n for n, row in enumerate(answers.rows)]
+        low, high = clustered_interval(hits, prompts)
+        return Rate(sum(hits), len(hits), low, high, tuple(zip(prompts, hits, strict=True)))
+
+
+def _switched(row: Row) -> bool:
+    return bool(row["unexpected"])
+
+
+def _looped(row: Row) -> bool:
+    return row["loop"] is not None
+
+
+def _into(answers: Sequence[Answers], name: str, code: str) -> Comparison | None:
+    """Switches into one language's scripts, of the answers in languages that are not written in all of them."""
+    with damaged(answers[0].path):
+        spans = {str(span["script"]) for one in answers for row in one.rows for span in row["unexpected"]}
+        scripts = {script for script in spans | set(SCRIPTS) if written_in(code, script)}
+        eligible = [
+            one._replace(rows=rows)
+            for one in answers
+            if (rows := [row for row in one.rows if not all(written_in(_language(row), s) for s in scripts)])
+        ]
+    if not eligible:
+        return None
+    title = f"Answers that slip into {code}"
+    return _comparison(title, name, eligible, lambda row: any(s["script"] in scripts for s in row["unexpected"]), {})
+
+
+def _by_pair(answers: Sequence[Answers]) -> dict[str, dict[str, Rate]]:
+    """`from → into` → run → rate, for the pairs that occur at all, the most frequent first."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    for one in answers:
+        with damaged(one.path):
+            for row in one.rows:
+                pairs.update((_language(row), target) for target in {into(span) for span in row["unexpected"]})
+    of_language = _split(answers)
+    found = {}
+    for language, target in sorted(pairs, key=lambda pair: (-pairs[pair], pair))[:PAIRS]:
+
+        def judge(row: Row, target: str = target) -> bool:
+            return any(into(span) == target for span in row["unexpected"])
+
+        found[f"{language} → {target}"] = {one.run.name: _rate(one, judge) for one in of_language[language]}
+    return found
+
+
+def _by_language(answers: Sequence[Answers]) -> dict[str, dict[str, Rate]]:
+    of_language = _split(answers)
+    if len(of_language) < 2:
+        return {}
+    return {code: {one.run.name: _rate(one, _looped) for one in of_language[code]} for code in sorted(of_language)}
+
+
+def _split(answers: Sequence[Answers]) -> dict[str, list[Answers]]:
+    """The answers by language."""
+    found: dict[str, list[Answers]] = {}
+    for one in answers:
+        rows: dict[str, list[Row]] = {}
+        for row in one.rows:
+            rows.setdefault(_language(row), []).append(row)
+        for language, own in rows.items():
+            found.setdefault(language, []).append(one._replace(rows=own))
+    return found
+
+
+def _language(row: Row) -> str:
+    return str(row.get("language") or "?")

@@ -1,0 +1,199 @@
+"""A run, as far as a report goes: which files of its folder are picked up, and what they hold."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ..feature_set import FeatureSet
+
+Row = Mapping[str, Any]
+
+STATE = "trainer_state.json"
+RESULTS = "eval_results.json"
+# What a JSON file is, is told by the one key that only its kind has.
+KINDS = {"switch_traces": "traces", "top_contexts": "contexts", "target_rate": "calibrations"}
+
+
+@dataclass
+class Run:
+    """What was found of one run; a part that is empty was not there. `suppress`: the languages that SASFT kept out."""
+
+    name: str
+    folder: Path
+    log: list[Row] = field(default_factory=list)
+    suppress: list[str] = field(default_factory=list)
+    results: dict[str, float] = field(default_factory=dict)
+    answers: dict[str, list[Row]] = field(default_factory=dict)
+    features: dict[str, FeatureSet] = field(default_factory=dict)
+    contexts: list[Row] = field(default_factory=list)
+    traces: list[Row] = field(default_factory=list)
+    calibrations: dict[str, Row] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        parts = (self.log, self.results, self.answers, self.features, self.contexts, self.traces, self.calibrations)
+        return any(parts)
+
+    def answers_file(self, name: str) -> Path:
+        return self.folder if self.folder.is_file() else self.folder / f"{name}.jsonl"
+
+
+def read_runs(paths: Sequence[str | Path]) -> list[Run]:
+    """The runs that lie in these folders, in their order; of each are picked up, where they are there:
+
+    - `trainer_state.json`, or that of the last `checkpoint-*`: the curves during training;
+    - `eval_results.json`, as the Trainer's `save_metrics` writes it: numbers to compare;
+    - every `*.jsonl` that `sae-posttrain measure --output` wrote: rates and examples. Files of the same name in several
+      runs are compared with each other;
+    - every `*.safetensors` that is a feature set: the features' cards;
+    - every `*.json` that `sae-posttrain inspect` or `calibrate` wrote, by its content: the features' passages, the
+      traces around a switch, the curves over alpha.
+
+    All else is left alone. A folder stands for itself and for those directly in it, checkpoints apart. A path may also
+    name one of these files by itself.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: nothing in a folder is for a report, or a file is damaged.
+    """
+    found: list[Run] = []
+    seen: set[Path] = set()
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"There is no run at {path}; a run is a folder, such as the output_dir of `sft`.")
+        places = [path, *sorted(path.iterdir())] if path.is_dir() else [path]
+        runs = [_read(place) for place in places if place == path or (place.is_dir() and not _is_checkpoint(place))]
+        if not any(runs):
+            raise ValueError(
+                f"{path} holds nothing for a report. Expected {STATE} or a checkpoint of training, a .jsonl file of "
+                "`sae-posttrain measure --output`, or a feature set."
+            )
+        for run in runs:
+            if run and run.folder.resolve() not in seen:
+                seen.add(run.folder.resolve())
+                found.append(run)
+    _name(found)
+    return found
+
+
+def _read(place: Path) -> Run:
+    run = Run(place.stem, place)
+    if place.is_file():
+        _add(run, place)
+        return run
+    for path in sorted(place.iterdir()):
+        if path.is_file():
+            _add(run, path)
+    if not run.log:
+        checkpoints = [path for path in place.glob("checkpoint-*") if _is_checkpoint(path) and (path / STATE).is_file()]
+        if checkpoints:
+            _add(run, max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2])) / STATE)
+    return run
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.name.startswith("checkpoint-") and path.name.rpartition("-")[2].isdigit()
+
+
+def _add(run: Run, path: Path) -> None:
+    """Put the file into the part that it belongs to, if it does to any."""
+    if path.suffix == ".safetensors":
+        if _is_feature_set(path):
+            run.features[path.stem] = FeatureSet.load(path)
+    elif path.suffix == ".jsonl":
+        if rows := _measured_rows(path):
+            run.answers[path.stem] = rows
+    elif path.name == STATE:
+        state = _read_json(path, dict)
+        with damaged(path):
+            run.log = [row for row in state.get("log_history", []) if isinstance(row, dict)]
+            run.suppress = [
+                str(code) for code in state.get("stateful_callbacks", {}).get("SASFT", {}).get("suppress", [])
+            ]
+    elif path.name == RESULTS:
+        numbers = {name: value for name, value in _read_json(path, dict).items() if is_number(value)}
+        run.results = {name: float(value) for name, value in numbers.items() if name.startswith("eval_")}
+    elif path.suffix == ".json":
+        _add_json(run, path)
+
+
+def _add_json(run: Run, path: Path) -> None:
+    with path.open(encoding="utf-8") as file:
+        # A tokenizer's file may hold many megabytes, and none of these keys near its start.
+        if not any(f'"{key}"' in file.read(4096) for key in KINDS) and path.stat().st_size > 2**20:
+            return
+    content = _read_json(path)
+    kind = next((KINDS[key] for key in KINDS if isinstance(content, dict) and key in content), None)
+    if kind == "calibrations":
+        run.calibrations[path.name.removesuffix(".json").removesuffix(".calibration")] = content
+    elif kind is not None:
+        key = next(key for key in KINDS if key in content)
+        getattr(run, kind).extend(content[key])
+
+
+def _is_feature_set(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="np") as file:
+            return "sae_posttrain" in (file.metadata() or {})
+    except SafetensorError:
+        return False  # not ours to complain about: weights in the same folder, perhaps still being written
+
+
+def _measured_rows(path: Path) -> list[Row]:
+    """The rows, if the first one is of `measure --output`."""
+    rows: list[Row] = []
+    with path.open(encoding="utf-8-sig") as lines, damaged(path):
+        for line in lines:
+            if line.strip():
+                row = json.loads(line)
+                if not rows and not (isinstance(row, dict) and "response" in row and _is_measured(row)):
+                    return []
+                if not (isinstance(row, dict) and isinstance(row["response"], str)):
+                    raise TypeError(f"row {len(rows) + 1} has no text in 'response'")
+                rows.append(row)
+    return rows
+
+
+def _is_measured(row: Row) -> bool:
+    return "unexpected" in row or "loop" in row
+
+
+def _read_json(path: Path, expected: type = object) -> Any:
+    with damaged(path):
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, expected):
+            raise TypeError(f"a JSON {type(content).__name__}")
+        return content
+
+
+@contextmanager
+def damaged(path: Path | str) -> Iterator[None]:
+    """What goes wrong inside is the file's fault."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{path} is damaged, or written by another version ({type(error).__name__}: {error}). Write it anew, or "
+            "move it out of the run's folder."
+        ) from error
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _name(runs: Sequence[Run]) -> None:
+    """Call runs by the ends of their paths, as short as tells them apart."""
+    parts = [run.folder.resolve().with_suffix("" if run.folder.is_file() else run.folder.suffix).parts for run in runs]
+    for run, own in zip(runs, parts, strict=True):
+        for length in range(1, len(own) + 1):
+            if sum(other[-length:] == own[-length:] for other in parts) == 1:
+                break
+        run.name = os.sep.join(own[-length:])

@@ -1,0 +1,68 @@
+"""What turns pre-activations `(..., K)` into activations of the same shape."""
+
+# K dictionary size, ... any leading dimensions
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Activation(Protocol):
+    def __call__(self, pre: Tensor) -> Tensor: ...
+
+    def to(self, **where: Any) -> Activation:
+        """A copy whose tensors are elsewhere; takes `device` and `dtype`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TopK:
+    """Keep the `k` largest pre-activations of each token, then ReLU (Gao et al., arXiv:2406.04093).
+
+    With `weight` `(K,)`, largest means after multiplication by it.
+    """
+
+    k: int
+    weight: Tensor | None = None
+
+    def __call__(self, pre: Tensor) -> Tensor:
+        indices = (pre if self.weight is None else pre * self.weight).topk(self.k, dim=-1).indices
+        return torch.zeros_like(pre).scatter_(-1, indices, pre.gather(-1, indices).relu())
+
+    def to(self, **where: Any) -> TopK:
+        return self if self.weight is None else replace(self, weight=self.weight.to(**where))
+
+    def __str__(self) -> str:
+        return f"TopK, k={self.k}"
+
+
+@dataclass(frozen=True, eq=False)
+class JumpReLU:
+    """Keep what is above `threshold`, a `(K,)` or scalar, and above zero (Rajamanoharan et al., arXiv:2407.14435)."""
+
+    threshold: Tensor
+
+    def __call__(self, pre: Tensor) -> Tensor:
+        return pre.relu() * (pre > self.threshold)
+
+    def to(self, **where: Any) -> JumpReLU:
+        return replace(self, threshold=self.threshold.to(**where))
+
+    def __str__(self) -> str:
+        return f"JumpReLU, thresholds {float(self.threshold.min()):.3g} to {float(self.threshold.max()):.3g}"
+
+
+@dataclass(frozen=True)
+class ReLU:
+    def __call__(self, pre: Tensor) -> Tensor:
+        return pre.relu()
+
+    def to(self, **where: Any) -> ReLU:
+        return self
+
+    def __str__(self) -> str:
+        return "ReLU"

@@ -1,0 +1,53 @@
+"""Gemma Scope 2: `config.json` and `params.safetensors`, Gemma Scope's tensors in lower case; JumpReLU.
+
+A repository holds SAEs of several places, at `resid_post/layer_12_width_16k_l0_small/` and the like; only those of the
+residual stream can be used. Source: the model cards of google/gemma-scope-2-*, and sae_lens 6.54's loader of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..activations import JumpReLU
+from ..model import SparseAutoencoder
+from .found import Found, layer_in, layer_of_hook, pairs
+from .reading import check_shapes, check_tensors, matrix_shape, no_k, one_of, read_config, read_safetensors
+
+NAME = "Gemma Scope 2"
+FILES = "config.json beside params.safetensors"
+KEYS = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
+
+
+def find(names: Iterable[str], source: str) -> list[Found]:
+    return [
+        Found(weights, config, layer_in(f"{source}/{folder}", r"layer_(\d+)"))
+        for folder, weights, config in pairs(names, "params.safetensors", "config.json")
+    ]
+
+
+def layer_of(config: Path) -> int:
+    """The layer that the settings name."""
+    return layer_of_hook(read_config(config).get("hf_hook_point_in"), str(config))
+
+
+def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
+    """Raises: ValueError for files that are damaged, or of an SAE of something else than the residual stream."""
+    assert config is not None
+    no_k(k, NAME)
+    settings = read_config(config, ["hf_hook_point_in"])
+    one_of(settings, "architecture", {"jump_relu": "jump_relu"}, config)
+    tensors = read_safetensors(weights)
+    check_tensors(weights, tensors, KEYS, NAME)
+    d_model, d_sae = matrix_shape(weights, tensors, "w_enc")
+    expected = {"w_enc": (d_model, d_sae), "w_dec": (d_sae, d_model), "b_dec": (d_model,)}
+    check_shapes(weights, tensors, "w_enc", {**expected, "b_enc": (d_sae,), "threshold": (d_sae,)}, NAME)
+    return SparseAutoencoder(
+        encoder=tensors["w_enc"].T,
+        bias=tensors["b_enc"],
+        decoder=tensors["w_dec"],
+        decoder_bias=tensors["b_dec"],
+        activation=JumpReLU(tensors["threshold"]),
+        layer=layer_of_hook(settings["hf_hook_point_in"], str(config)),
+        base_model=str(settings.get("model_name") or ""),
+    )

@@ -1,0 +1,162 @@
+"""From a source and a layer to files on this machine: look at what is there, and fetch only what is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from .found import Found
+
+DEPTH = 4  # folders below the source; no published layout lies deeper
+MAX_NAMES = 200_000
+MAX_CONFIGS = 200
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds: the names of its files, and how to have one on this machine."""
+
+    source: str
+    names: Sequence[str]
+    fetch: Callable[[str], Path]
+
+    def present(self, formats: Sequence[ModuleType]) -> list[tuple[ModuleType, Found]]:
+        """Every SAE of a known format. Raises: FileNotFoundError when there is none."""
+        found = [(form, one) for form in formats for one in form.find(self.names, self.source)]
+        if not found:
+            looked_for = "; ".join(f"{form.FILES} ({form.NAME})" for form in formats)
+            raise FileNotFoundError(f"No SAE found in {self.source}: looked for {looked_for}.")
+        return found
+
+
+def locate(
+    source: str, layer: int, revision: str | None, formats: Sequence[ModuleType]
+) -> tuple[ModuleType, Path, Path | None]:
+    """The format, the file of weights and the file of settings of a layer's SAE.
+
+    Raises: FileNotFoundError when there is none; ValueError when there are several.
+    """
+    listing = _list(source, revision)
+    form, found = _choose(listing, layer, formats)
+    return form, listing.fetch(found.weights), listing.fetch(found.config) if found.config else None
+
+
+def layers_in(source: str, revision: str | None, formats: Sequence[ModuleType]) -> list[int]:
+    """The layers a source has SAEs for, as far as paths and settings say. Raises: FileNotFoundError."""
+    listing = _list(source, revision)
+    present = listing.present(formats)
+    return sorted({layer for layer in _layers(listing, present).values() if layer is not None})
+
+
+def _list(source: str, revision: str | None) -> Listing:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return _list_folder(source, folder)
+    if folder.exists():
+        raise FileNotFoundError(f"{source} is a file; pass the folder that holds it.")
+    return _list_hub(source, revision)
+
+
+def _list_folder(source: str, folder: Path) -> Listing:
+    return Listing(source, list(islice(_names_in(folder), MAX_NAMES)), folder.joinpath)
+
+
+def _names_in(folder: Path) -> Iterator[str]:
+    """Paths of the files in a folder and below, relative to it."""
+    for parent, folders, files in os.walk(folder):
+        inner = Path(parent).relative_to(folder)
+        folders[:] = sorted(folders) if len(inner.parts) < DEPTH else []
+        yield from ((inner / name).as_posix() for name in sorted(files))
+
+
+def _list_hub(source: str, revision: str | None) -> Listing:
+    repo, inner = "/".join(source.split("/")[:2]), "/".join(source.split("/")[2:])
+
+    def fetch(name: str) -> Path:
+        try:
+            return Path(hf_hub_download(repo, f"{inner}/{name}" if inner else name, revision=revision))
+        except (HfHubHTTPError, OSError) as error:
+            raise FileNotFoundError(f"{repo} lists {name} but did not give it ({error}); try again.") from error
+
+    try:
+        names = [file.rfilename for file in HfApi().model_info(repo, revision=revision).siblings or ()]
+    except Exception as error:  # without a network, of a kind that differs between versions of the hub's library
+        if cached := _cached(repo, revision):  # what was downloaded before is there all the same
+            return _list_folder(source, cached / inner)
+        raise FileNotFoundError(
+            f"{source!r} is neither a local folder nor a Hugging Face repository that can be reached, nor a name that "
+            f"`sae-posttrain sae list` shows: {error}"
+        ) from error
+    within = [name.removeprefix(f"{inner}/") for name in names if not inner or name.startswith(f"{inner}/")]
+    return Listing(source, within, fetch)
+
+
+def _cached(repo: str, revision: str | None) -> Path | None:
+    try:
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except (HfHubHTTPError, HFValidationError, OSError):
+        return None
+
+
+def _choose(listing: Listing, layer: int, formats: Sequence[ModuleType]) -> tuple[ModuleType, Found]:
+    """The one SAE of the layer in a listing."""
+    present = listing.present(formats)
+    layers = {found: found.layer for _, found in present}
+    if layer not in layers.values():
+        layers = _layers(listing, present)
+    fitting = [(form, found) for form, found in present if layers[found] == layer]
+    if len(present) == 1 and not _says_layer(*present[0]):
+        fitting = present  # neither path nor settings say the layer: whoever asks for it knows
+    if not fitting:
+        known = sorted({number for number in layers.values() if number is not None})
+        raise FileNotFoundError(
+            f"{listing.source} has no SAE for layer {layer}; it has layers {ranges(known) or 'unknown'}."
+        )
+    if len(fitting) > 1:
+        listed = ", ".join(f"{found.weights} ({form.NAME})" for form, found in fitting[:12])
+        raise ValueError(
+            f"{listing.source} holds {len(fitting)} SAEs for layer {layer}; add the folder of one of them to the "
+            f"source: {listed}{', …' if len(fitting) > 12 else ''}"
+        )
+    return fitting[0]
+
+
+def _layers(listing: Listing, present: Sequence[tuple[ModuleType, Found]]) -> dict[Found, int | None]:
+    """The layer of each SAE by its path or, of some, by its settings, which are fetched for that."""
+    unsaid = [(form, found) for form, found in present if found.layer is None][:MAX_CONFIGS]
+    said: dict[Found, int | None] = {found: found.layer for _, found in present}
+    return said | {found: _layer_in_config(form, found, listing.fetch, len(present) == 1) for form, found in unsaid}
+
+
+def _says_layer(form: ModuleType, found: Found) -> bool:
+    return found.layer is not None or hasattr(form, "layer_of")
+
+
+def _layer_in_config(form: ModuleType, found: Found, fetch: Callable[[str], Path], alone: bool) -> int | None:
+    """What the settings say; of one SAE among many that reads something else, nothing."""
+    if not _says_layer(form, found) or not found.config:
+        return None
+    try:
+        return form.layer_of(fetch(found.config))
+    except ValueError:
+        if alone:
+            raise
+        return None
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """`[0, 1, 2, 5]` → `0-2, 5`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

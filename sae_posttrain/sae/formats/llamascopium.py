@@ -1,0 +1,113 @@
+"""Llama Scope since llamascopium: `config.json` and `sae_weights.safetensors`; ReLU, JumpReLU or top-k.
+
+`W_E (D, K)`, `b_E`, `W_D (K, D)`, `b_D`, or in Llama-Scope-R1-Distill `encoder.weight (K, D)`, `decoder.weight (D, K)`
+and biases. Residuals are scaled to the length sqrt(D); an activation function sees pre-activations times their
+directions' norms, and its result is divided by them again. Source: llamascopium 2.0.0b34, `models/sae.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..activations import Activation, JumpReLU, ReLU, TopK
+from ..model import SparseAutoencoder
+from .found import Found, layer_in, layer_of_hook, pairs
+from .reading import (
+    Tensors,
+    check_k,
+    check_shapes,
+    check_tensors,
+    matrix_shape,
+    no_k,
+    number,
+    one_of,
+    read_config,
+    read_safetensors,
+)
+
+NAME = "llamascopium"
+FILES = "config.json beside sae_weights.safetensors"
+KEYS = ("W_E", "b_E", "W_D", "b_D")
+OLDER = {"encoder.weight": "W_E", "encoder.bias": "b_E", "decoder.weight": "W_D", "decoder.bias": "b_D"}
+THRESHOLD = "log_jumprelu_threshold"
+
+
+def find(names: Iterable[str], source: str) -> list[Found]:
+    return [
+        Found(weights, config, layer_in(f"{source}/{folder}", r"(?:^|[/-])L(\d+)R(?=[/-]|$)"))
+        for folder, weights, config in pairs(names, "sae_weights.safetensors", "config.json")
+    ]
+
+
+def layer_of(config: Path) -> int:
+    """The layer that the settings name."""
+    return layer_of_hook(read_config(config).get("hook_point_in"), str(config))
+
+
+def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
+    """Raises: ValueError for files that are damaged, or of an SAE this library has no place for."""
+    assert config is not None
+    settings = read_config(config, ["hook_point_in", "hook_point_out"])
+    one_of(settings, "sae_type", {"sae": "sae"}, config, "sae")
+    if settings["hook_point_in"] != settings["hook_point_out"] or settings.get("use_glu_encoder"):
+        raise ValueError(f"{config}: this is a transcoder, or has a gated encoder; only autoencoders can be used.")
+    tensors = _renamed(read_safetensors(weights))
+    if not settings.get("use_decoder_bias", True) and "W_D" in tensors and tensors["W_D"].dim() == 2:
+        tensors["b_D"] = tensors["W_D"].new_zeros(tensors["W_D"].shape[1])
+    check_tensors(weights, tensors, KEYS, NAME)
+    d_model, d_sae = matrix_shape(weights, tensors, "W_E")
+    expected = {"W_D": (d_sae, d_model), "b_E": (d_sae,), "b_D": (d_model,)}
+    check_shapes(weights, tensors, "W_E", expected, NAME)
+    norms = tensors["W_D"].norm(dim=1).clamp(min=1e-8) if settings.get("sparsity_include_decoder_norm", True) else None
+    scale = one_of(settings, "norm_activation", {"dataset-wise": True, "inference": False}, config, "dataset-wise")
+    return SparseAutoencoder(
+        encoder=tensors["W_E"].T,
+        bias=tensors["b_E"],
+        decoder=tensors["W_D"],
+        decoder_bias=tensors["b_D"],
+        activation=_activation(settings, tensors, weights, config, norms, k),
+        layer=layer_of_hook(settings["hook_point_in"], str(config)),
+        input_scale=_scale(settings, tensors, config, d_model) if scale else 1.0,
+    )
+
+
+def _renamed(tensors: Tensors) -> Tensors:
+    """Tensors under their present names, in their present orientation."""
+    turned = {
+        new: tensors[old].mT if tensors[old].dim() == 2 else tensors[old]
+        for old, new in OLDER.items()
+        if old in tensors
+    }
+    if f"activation_function.{THRESHOLD}" in tensors:
+        turned[THRESHOLD] = tensors[f"activation_function.{THRESHOLD}"]
+    return {**tensors, **turned}
+
+
+def _activation(
+    settings: Mapping[str, Any], tensors: Tensors, weights: Path, config: Path, norms: Tensor | None, k: int | None
+) -> Activation:
+    d_sae = tensors["W_E"].shape[1]
+    kind = one_of(settings, "act_fn", {name: name for name in ("relu", "jumprelu", "topk")}, config, "relu")
+    if kind == "topk":
+        return TopK(check_k(k if k is not None else number(settings, "top_k", config, int, 1), d_sae), weight=norms)
+    no_k(k, f"{NAME} {kind}")
+    if kind == "relu":  # a positive factor changes no sign
+        return ReLU()
+    check_tensors(weights, tensors, (THRESHOLD,), f"{NAME} jumprelu")
+    check_shapes(weights, tensors, "W_E", {THRESHOLD: (d_sae,)}, NAME)
+    threshold_K = tensors[THRESHOLD].exp()
+    return JumpReLU(threshold_K if norms is None else threshold_K / norms)
+
+
+def _scale(settings: Mapping[str, Any], tensors: Tensors, config: Path, d_model: int) -> float:
+    key = f"dataset_average_activation_norm.{settings['hook_point_in']}"
+    if key in tensors and tensors[key].numel() == 1:
+        norm: Any = float(tensors[key])
+    else:
+        norms = settings.get("dataset_average_activation_norm")
+        norm = norms.get("in", norms.get(settings["hook_point_in"])) if isinstance(norms, dict) else None
+    return d_model**0.5 / float(number({key: norm}, key, config, float, 1e-9))

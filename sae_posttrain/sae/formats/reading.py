@@ -1,0 +1,179 @@
+"""Reading files that nobody vouches for: mapped, checked, and refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+CONFIG_BYTES = 10 * 2**20
+INFLATION = 16  # weights hardly compress: a member that grows more than this was made to fill the memory
+
+
+def read_config(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
+    """A JSON object. Raises: ValueError when it is none, is huge, or lacks a required key."""
+    try:
+        if path.stat().st_size > CONFIG_BYTES:
+            raise ValueError(f"{path} is {path.stat().st_size} bytes; a configuration has a few hundred")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise ValueError(f"{path} is not a JSON file ({error}); download it again.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a JSON {type(config).__name__}; expected an object of settings.")
+    missing = [key for key in required if key not in config]
+    if missing:
+        raise ValueError(f"{path} lacks {missing}; it has {sorted(config)}.")
+    return config
+
+
+def number(config: Mapping[str, Any], key: str, path: Path, kind: type = int, least: float = 0) -> Any:
+    """A setting that must be a number of at least so much."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 2**53:
+        raise ValueError(f"{path}: {key} is {value!r}; expected a number of at least {least}.")
+    return kind(value)
+
+
+def one_of(config: Mapping[str, Any], key: str, allowed: Mapping[Any, Any], path: Path, default: Any = None) -> Any:
+    """What a setting stands for, of those this library knows."""
+    value = config.get(key, default)
+    try:
+        return allowed[value]
+    except (KeyError, TypeError):
+        raise ValueError(f"{path}: {key} is {value!r}; this library reads {', '.join(map(repr, allowed))}.") from None
+
+
+def read_safetensors(path: Path, keys: Sequence[str] | None = None) -> Tensors:
+    """Tensors by name, mapped: nothing is read before it is used. All of them, or those of `keys` that are there."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys() if keys is None or key in keys}  # noqa: SIM118
+    except (SafetensorError, RuntimeError, ValueError, OverflowError) as error:
+        raise damaged(path, "safetensors", error) from error
+
+
+def read_pickle(path: Path, keys: Sequence[str], format_name: str) -> Tensors:
+    """The dict of tensors in a PyTorch file, mapped; whatever would run code is refused."""
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} was not loaded: it holds something other than tensors, and loading it could run code. "
+            f"Get the file again from its publisher. ({_first_line(error)})"
+        ) from error
+    except Exception as error:  # whatever a damaged pickle makes its reader stumble over
+        raise damaged(path, "PyTorch", error) from error
+    if not isinstance(tensors, dict):
+        raise ValueError(
+            f"{path} holds a {type(tensors).__name__}, but a {format_name} file holds the tensors {list(keys)}."
+        )
+    return {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)}
+
+
+def read_npz(path: Path, keys: Sequence[str]) -> Tensors:
+    """The named arrays of an .npz file, mapped when they are stored uncompressed, as `numpy.savez` stores them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = path.stat().st_size
+            members = {name: archive.getinfo(f"{name}.npy") for name in keys if f"{name}.npy" in archive.namelist()}
+            if sum(member.file_size for member in members.values()) > INFLATION * size + 2**20:
+                raise ValueError(f"its arrays claim to be more than {INFLATION} times the file's {size} bytes")
+            return {name: torch.from_numpy(_array(path, archive, member)) for name, member in members.items()}
+    except Exception as error:
+        raise damaged(path, ".npz", error) from error
+
+
+def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = read_header[version](file)
+        length = file.tell()
+    if dtype.hasobject or length + int(np.prod(shape, dtype=object)) * dtype.itemsize != member.file_size:
+        raise ValueError(f"{member.filename} does not hold the {shape} numbers it claims")
+    if member.compress_type != zipfile.ZIP_STORED:
+        with archive.open(member) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    with path.open("rb") as raw:  # the name and extra fields before the data may differ from those in the directory
+        raw.seek(member.header_offset + 26)
+        lengths = raw.read(4)
+    start = member.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+    # Copy on write: torch wants memory it could write to, and the file stays as it is.
+    return np.memmap(path, dtype, "c", start + length, shape, "F" if fortran else "C")
+
+
+def check_tensors(path: Path, tensors: Tensors, keys: Sequence[str], format_name: str) -> None:
+    """Every key is there, and is real numbers in the file, none of them claimed twice.
+
+    Raises: ValueError.
+    """
+    missing = [key for key in keys if key not in tensors]
+    if missing:
+        raise ValueError(
+            f"{path} holds {sorted(tensors)}, but a {format_name} file holds the tensors {list(keys)}: "
+            f"{', '.join(missing)} not found."
+        )
+    for key in keys:
+        tensor = tensors[key]
+        # A stride of zero would make a few bytes look like any number of rows.
+        if (
+            tensor.layout != torch.strided
+            or tensor.device.type != "cpu"
+            or not (tensor.is_floating_point() or tensor.numel() == 1)
+            or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+        ):
+            raise ValueError(
+                f"{path}: {key} is a {tensor.dtype} tensor {tuple(tensor.shape)} on {tensor.device} with strides "
+                f"{tensor.stride() if tensor.layout == torch.strided else tensor.layout}; expected plain numbers."
+            )
+
+
+def check_shapes(path: Path, tensors: Tensors, first: str, expected: Mapping[str, tuple[int, ...]], name: str) -> None:
+    """The shapes agree with each other, and the small tensors are finite. Raises: ValueError."""
+    for key, shape in expected.items():
+        if tuple(tensors[key].shape) != shape:
+            raise ValueError(
+                f"{path}: {key} has shape {tuple(tensors[key].shape)}, but {shape} was expected from {first} "
+                f"{tuple(tensors[first].shape)}. The file is not in the {name} layout."
+            )
+        if len(shape) < 2 and not torch.isfinite(tensors[key]).all():
+            raise ValueError(f"{path}: {key} holds numbers that are not finite. Get the file again.")
+
+
+def matrix_shape(path: Path, tensors: Tensors, key: str) -> tuple[int, int]:
+    """The two sizes of a matrix. Raises: ValueError when it is none, or is empty."""
+    shape = tuple(tensors[key].shape)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"{path}: {key} has shape {shape}; expected dictionary and width.")
+    return shape
+
+
+def check_k(k: int, d_sae: int) -> int:
+    if not 1 <= k <= d_sae:
+        raise ValueError(f"k={k} does not fit a dictionary of {d_sae} features; pass the k the SAE was trained with.")
+    return k
+
+
+def no_k(k: int | None, format_name: str) -> None:
+    if k is not None:
+        raise ValueError(
+            f"k={k} was passed, but this {format_name} SAE has no number of active features; leave it out."
+        )
+
+
+def damaged(path: Path, kind: str, error: BaseException) -> ValueError:
+    return ValueError(f"{path} is not a complete {kind} file ({_first_line(error)}); download it again.")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)

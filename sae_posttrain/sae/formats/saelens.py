@@ -1,0 +1,134 @@
+"""SAELens: `cfg.json` and `sae_weights.safetensors` with `W_enc (D, K)`, `W_dec (K, D)`, `b_enc`, `b_dec`; five kinds.
+
+What is done to the residual, in this order, as the settings say: normalisation per token, a scale, `b_dec` subtracted;
+top-k SAEs may multiply pre-activations by the norm of their directions and divide by it when decoding. A BatchTopK SAE
+is saved as a JumpReLU one. Source: sae_lens 6.54, `sae_lens.saes` and `handle_pre_6_0_config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..activations import Activation, JumpReLU, ReLU, TopK
+from ..model import InputNorm, SparseAutoencoder
+from .found import Found, layer_in, layer_of_hook, pairs
+from .reading import (
+    Tensors,
+    check_k,
+    check_shapes,
+    check_tensors,
+    matrix_shape,
+    no_k,
+    number,
+    one_of,
+    read_config,
+    read_safetensors,
+)
+
+NAME = "SAELens"
+FILES = "cfg.json beside sae_weights.safetensors"
+# What a kind needs besides W_enc, W_dec and b_dec.
+OWN = {
+    "standard": ("b_enc",),
+    "topk": ("b_enc",),
+    "jumprelu": ("b_enc", "threshold"),
+    "gated": ("b_gate", "b_mag", "r_mag"),
+}
+NORMS: Mapping[Any, InputNorm] = {
+    None: "none",
+    "none": "none",
+    False: "none",
+    "layer_norm": "layer_norm",
+    "constant_norm_rescale": "constant_norm",
+}
+SCALED = (True, "expected_average_only_in")
+SCALER = "activation_scaler.json"
+
+
+def find(names: Iterable[str], source: str) -> list[Found]:
+    return [
+        Found(weights, config, layer_in(f"{source}/{folder}", r"blocks\.(\d+)\.hook_resid_post"))
+        for folder, weights, config in pairs(names, "sae_weights.safetensors", "cfg.json")
+    ]
+
+
+def layer_of(config: Path) -> int:
+    """The layer that the settings name."""
+    return layer_of_hook(_metadata(read_config(config)).get("hook_name"), str(config))
+
+
+def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
+    """Raises: ValueError for files that are damaged, or of an SAE this library has no place for."""
+    assert config is not None
+    settings = _current(read_config(config, ["d_in", "d_sae"]))
+    kind = one_of(settings, "architecture", {kind: kind for kind in OWN}, config, "standard")
+    if settings.get("reshape_activations", "none") != "none" or _metadata(settings).get("hook_head_index") is not None:
+        raise ValueError(f"{config}: this SAE reads attention heads; only SAEs of the residual stream can be used.")
+    tensors = read_safetensors(weights)
+    check_tensors(weights, tensors, ("W_enc", "W_dec", "b_dec", *OWN[kind]), f"SAELens {kind}")
+    d_model, d_sae = matrix_shape(weights, tensors, "W_enc")
+    expected = {"W_enc": (d_model, d_sae), "W_dec": (d_sae, d_model), "b_dec": (d_model,)}
+    check_shapes(weights, tensors, "W_enc", {**expected, **dict.fromkeys(OWN[kind], (d_sae,))}, NAME)
+    if (settings["d_in"], settings["d_sae"]) != (d_model, d_sae):
+        raise ValueError(f"{config} says d_in={settings['d_in']}, d_sae={settings['d_sae']}; the weights {expected}.")
+    scaled = settings.get("normalize_activations") in SCALED
+    encoder, bias, activation = _encoder(kind, tensors, settings, config, d_sae, k)
+    return SparseAutoencoder(
+        encoder=encoder,
+        bias=bias,
+        decoder=tensors["W_dec"],
+        decoder_bias=tensors["b_dec"],
+        activation=activation,
+        layer=layer_of_hook(_metadata(settings).get("hook_name"), str(config)),
+        base_model=str(_metadata(settings).get("model_name") or ""),
+        subtract_decoder_bias=bool(settings.get("apply_b_dec_to_input", True)),
+        input_scale=_scale(weights.parent / SCALER) if scaled else 1.0,
+        input_norm="none" if scaled else one_of(settings, "normalize_activations", NORMS, config),
+        feature_scale=tensors["W_dec"].norm(dim=-1).clamp(min=1e-8)
+        if settings.get("rescale_acts_by_decoder_norm")
+        else None,
+    )
+
+
+def _encoder(
+    kind: str, tensors: Tensors, settings: Mapping[str, Any], config: Path, d_sae: int, k: int | None
+) -> tuple[Tensor, Tensor, Activation]:
+    if kind == "topk":
+        k = k if k is not None else number(settings, "k", config, int, 1)
+        return tensors["W_enc"].T, tensors["b_enc"], TopK(check_k(k, d_sae))
+    no_k(k, f"SAELens {kind}")
+    if kind == "gated":
+        # Gate and magnitude share a product: the gate opens where the magnitude's pre-activation passes a threshold.
+        magnitude_K = tensors["r_mag"].exp()
+        threshold_K = tensors["b_mag"] - magnitude_K * tensors["b_gate"]
+        return tensors["W_enc"].T * magnitude_K[:, None], tensors["b_mag"], JumpReLU(threshold_K)
+    activation = JumpReLU(tensors["threshold"]) if kind == "jumprelu" else ReLU()
+    return tensors["W_enc"].T, tensors["b_enc"], activation
+
+
+def _current(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings under the names that SAELens 6 gives them."""
+    function = settings.get("activation_fn_str", settings.get("activation_fn"))
+    if function == "topk" and isinstance(settings.get("activation_fn_kwargs"), dict):
+        return {**settings, "architecture": "topk", "k": settings["activation_fn_kwargs"].get("k")}
+    return settings
+
+
+def _metadata(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the SAE was trained on; before SAELens 6 it stood among the settings."""
+    inner = settings.get("metadata")
+    found = {**settings, **inner} if isinstance(inner, dict) else dict(settings)
+    return {**found, "hook_name": found.get("hook_name", found.get("hook_point"))}
+
+
+def _scale(path: Path) -> float:
+    if not path.exists():
+        raise ValueError(
+            f"This SAE reads activations scaled to an expected norm, but the scale is not there: looked for {path}. "
+            "Fold it in with SAELens (fold_activation_norm_scaling_factor) and save the SAE again."
+        )
+    return float(number(read_config(path), "scaling_factor", path, float, 1e-9))

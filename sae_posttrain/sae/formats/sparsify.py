@@ -1,0 +1,62 @@
+"""EleutherAI's sparsify: `layers.{n}/cfg.json` and `sae.safetensors`; `b_dec` is subtracted; top-k.
+
+`encoder.weight (K, D)`, `encoder.bias`, `W_dec (K, D)`, `b_dec`. The folder is named after the hookpoint, which is
+written nowhere else. Source: eai-sparsify 1.3.3, `sparse_coder.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from ..activations import TopK
+from ..model import SparseAutoencoder
+from .found import Found, layer_of_hook, pairs
+from .reading import check_k, check_shapes, check_tensors, matrix_shape, number, one_of, read_config, read_safetensors
+
+NAME = "sparsify"
+FILES = "layers.*/cfg.json beside layers.*/sae.safetensors"
+KEYS = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
+
+
+def find(names: Iterable[str], source: str) -> list[Found]:
+    return [
+        Found(weights, config, _layer(PurePosixPath(source, folder).name))
+        for folder, weights, config in pairs(names, "sae.safetensors", "cfg.json")
+    ]
+
+
+def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
+    """Raises: ValueError for files that are damaged, or of a coder this library has no place for."""
+    assert config is not None
+    settings = read_config(config, ["k", "d_in"])
+    unfit = [name for name in ("transcode", "skip_connection", "signed") if settings.get(name)]
+    if unfit:
+        raise ValueError(f"{config}: {unfit[0]} is set; only plain sparse autoencoders can be used.")
+    one_of(settings, "activation", {"topk": "topk"}, config, "topk")
+    if re.search(r"\b(layers|h|blocks)\.\d", weights.parent.name):  # named after a hookpoint, as sparsify does
+        layer_of_hook(weights.parent.name, str(config))
+    tensors = read_safetensors(weights)
+    check_tensors(weights, tensors, KEYS, NAME)
+    d_sae, d_model = matrix_shape(weights, tensors, "encoder.weight")
+    expected = {"W_dec": (d_sae, d_model), "encoder.bias": (d_sae,), "b_dec": (d_model,)}
+    check_shapes(weights, tensors, "encoder.weight", expected, NAME)
+    return SparseAutoencoder(
+        encoder=tensors["encoder.weight"],
+        bias=tensors["encoder.bias"],
+        decoder=tensors["W_dec"],
+        decoder_bias=tensors["b_dec"],
+        activation=TopK(check_k(k if k is not None else number(settings, "k", config, int, 1), d_sae)),
+        layer=layer,
+        base_model=str(settings.get("model") or ""),  # which `sae train` adds
+        subtract_decoder_bias=True,
+    )
+
+
+def _layer(hookpoint: str) -> int | None:
+    """The block that a folder's name says, if it does; `layers.3.mlp` is not the residual stream."""
+    try:
+        return layer_of_hook(hookpoint, hookpoint)
+    except ValueError:
+        return None

@@ -1,0 +1,235 @@
+"""Code-switching and repetition measured while a model trains, on its own answers to a fixed set of prompts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+
+from ..generation import Prompt, check_settings, encode_prompts, evaluating, sample_responses
+from ..metrics import PhraseFinder, code_switching_rate, repetition_rate
+from .sasft.callback import _calling_trainer
+
+logger = logging.getLogger(__name__)
+
+Answers = dict[int, list[str]]
+"""By the prompt's place."""
+
+
+class RateEvaluationCallback(TrainerCallback):
+    """Measures both rates before the first step, every so many steps, and after the last, in any `Trainer`.
+
+    >>> trainer.add_callback(RateEvaluationCallback(prompts, every=100))
+
+    Logged, so that every tracker shows them: `eval_code_switching` and `eval_repetition`, the shares of answers that
+    leave their language's script and that end in a loop; `eval_code_switching_count` and `eval_repetition_count`, how
+    many these are; and `eval_responses`, of how many. The model answers as it is trained, adapters included; each
+    process answers its part of the prompts, always with the same random numbers. The run itself does not change in any
+    bit: random states, training mode and settings of the model are put back.
+
+    An error while generating does not end the run: it is logged as a warning, nothing is measured this time, and the
+    next time it is tried again. Where the weights are split over processes (FSDP2) it does end the run, as it would in
+    a step, since the others would wait forever for the one that failed. ZeRO-3 and FSDP1 are refused.
+
+    Args:
+        prompts: rows with `prompt`, a text or messages, and `language`, the code of the language of its answer.
+            Without any language only repetition is measured.
+        every: optimizer steps from one measurement to the next.
+        to, phrases: what counts as code-switching, as in `code_switching_rate`.
+        samples, temperature, top_p, max_new_tokens, batch_size, seed: as in `sample_responses`; batch_size is of each
+            process.
+        chat: whether texts go through the chat template; default: when the tokenizer has one.
+
+    Raises:
+        ValueError: no prompts, a row without one or with an unknown language, a setting out of range; and, when
+            training begins, a model that cannot generate as it is trained, or prompts that the tokenizer cannot take.
+    """
+
+    def __init__(
+        self,
+        prompts: Iterable[Mapping[str, Any]],
+        every: int,
+        *,
+        to: str | Sequence[str] | None = None,
+        phrases: PhraseFinder | None = None,
+        samples: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 0.8,
+        max_new_tokens: int = 256,
+        batch_size: int = 32,
+        seed: int = 0,
+        chat: bool | None = None,
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1 step, got {every}")
+        check_settings(temperature, top_p, samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        rows = list(prompts)
+        self.every = every
+        self.prompts = _prompts(rows)
+        self.languages = _languages(rows)
+        self.counting: dict[str, Any] = {"to": to, "phrases": phrases}
+        self.sampling: dict[str, Any] = {
+            "samples": samples,
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+        }
+        self.seed = seed
+        self.chat = chat
+        self.trainer: Trainer | None = None
+        self._measured_at: int | None = None
+        if self.languages is not None:
+            code_switching_rate(["a b c d e"] * len(rows), self.languages, **self.counting)  # refuses what cannot be
+
+    def set_trainer(self, trainer: Trainer) -> RateEvaluationCallback:
+        """Check that this trainer's model can answer these prompts; returns the callback. Not needed: without it, that
+        happens when training begins.
+
+        Raises: ValueError: the message says what to change.
+        """
+        _check(trainer)
+        encode_prompts(_tokenizer(trainer), self.prompts, self._uses_chat(trainer))
+        self.trainer = trainer
+        return self
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        trainer = _calling_trainer() or self.trainer
+        if trainer is None:
+            raise ValueError("RateEvaluationCallback found no trainer: call .set_trainer(trainer) before training.")
+        self.set_trainer(trainer)
+        self._measured_at = state.global_step or None
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # Not when training begins: by now every callback has put its hooks where it wants them.
+        if state.global_step == 0:
+            self._measure(state, control)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+            self._measure(state, control)
+
+    def _measure(self, state: TrainerState, control: TrainerControl) -> None:
+        """Answer, count and log, once a step; a collective call on every process."""
+        if self._measured_at == state.global_step:
+            return
+        self._measured_at = state.global_step
+        trainer = self.trainer
+        assert trainer is not None
+        answers: Answers = {}
+        problem = ""
+        try:
+            answers = self._answer(trainer)
+        except Exception as error:
+            if _is_sharded(trainer.model):
+                raise
+            logger.warning("Generating for the evaluation failed", exc_info=True)
+            problem = f"{type(error).__name__}: {error}"
+        gathered: list[tuple[Answers, str]] = gather_object([(answers, problem)])
+        problems = [one for _, one in gathered if one]
+        if not problems:
+            self._log(trainer, control, {place: texts for part, _ in gathered for place, texts in part.items()})
+        elif trainer.is_world_process_zero():
+            logger.warning("Step %d is not evaluated; training goes on. %s", state.global_step, problems[0])
+
+    def _answer(self, trainer: Trainer) -> Answers:
+        """This process's part of the prompts, filled up so that each process has as many."""
+        rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
+        places = range(rank, rank + world * -(-len(self.prompts) // world), world)
+        with _usable(trainer) as model:
+            texts = sample_responses(
+                model,
+                _tokenizer(trainer),
+                [self.prompts[place % len(self.prompts)] for place in places],
+                **self.sampling,
+                seed=self.seed + rank,
+                chat=self._uses_chat(trainer),
+                progress=False,
+                synced=_is_sharded(trainer.model) or None,
+            )
+        return {place: found for place, found in zip(places, texts, strict=True) if place < len(self.prompts)}
+
+    def _log(self, trainer: Trainer, control: TrainerControl, answers: Answers) -> None:
+        texts = [text for place in range(len(self.prompts)) for text in answers[place]]
+        looped = repetition_rate(texts)
+        logs: dict[str, float] = {}
+        if self.languages is not None:
+            codes = [code for code in self.languages for _ in range(self.sampling["samples"])]
+            switched = code_switching_rate(texts, codes, **self.counting)
+            logs = {"eval_code_switching": switched.rate, "eval_code_switching_count": switched.overall.switched}
+        logs |= {"eval_repetition": looped.rate, "eval_repetition_count": looped.looped, "eval_responses": len(texts)}
+        should_log = control.should_log
+        # The class's own: TRL's trainers would put the training metrics of this step into ours and forget them.
+        Trainer.log(trainer, logs)
+        control.should_log = should_log  # logging takes it back, and the trainer would not log its loss
+
+    def _uses_chat(self, trainer: Trainer) -> bool:
+        return bool(_tokenizer(trainer).chat_template) if self.chat is None else self.chat
+
+
+def _prompts(rows: Sequence[Mapping[str, Any]]) -> list[Prompt]:
+    if not rows:
+        raise ValueError("prompts is empty: give at least one row with a prompt")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping) or not isinstance(row.get("prompt"), (str, list)):
+            raise ValueError(
+                f"prompts, row {number}: expected a row with 'prompt', a text or messages, got {row!r:.80}"
+            )
+    return [row["prompt"] for row in rows]
+
+
+def _languages(rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    languages = [row.get("language") for row in rows]
+    if not any(languages):
+        return None
+    if not all(languages):
+        raise ValueError(
+            f"prompts, row {languages.index(None) + 1} has no 'language' where others do; give it to all or to none"
+        )
+    return [str(language) for language in languages]
+
+
+def _tokenizer(trainer: Trainer) -> Any:
+    return getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+
+
+def _check(trainer: Trainer) -> None:
+    if _tokenizer(trainer) is None:
+        raise ValueError("The trainer has no processing_class: pass it the tokenizer, to read prompts and answers.")
+    if not hasattr(trainer.model, "generate"):
+        raise ValueError(f"{type(trainer.model).__name__} cannot generate; use a causal language model.")
+    if isinstance(trainer.model, FullyShardedDataParallel):
+        raise ValueError("FSDP1 cannot generate while it trains: set fsdp_version: 2 in the accelerate configuration.")
+    if any(hasattr(parameter, "ds_status") for parameter in trainer.model.parameters()):
+        # With adapters the processes ended up waiting for each other, in DeepSpeed 0.19.
+        raise ValueError("ZeRO-3 cannot generate safely while it trains: use ZeRO-2 or FSDP2, or measure afterwards.")
+    if trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1 or trainer.get_tp_size() > 1:
+        raise ValueError("Context, sequence and tensor parallelism are not supported: processes share their batches.")
+
+
+@contextmanager
+def _usable(trainer: Trainer) -> Iterator[Any]:
+    """The model without what is around it for training."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    if not _is_sharded(model):
+        yield model
+        return
+    with evaluating(model), torch.no_grad():
+        # FSDP2 takes the module that runs first for its root, and `generate` of an adapted model starts further down.
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=trainer.accelerator.device))
+    model.unshard()
+    try:
+        yield model
+    finally:
+        for module in filter(_is_sharded, model.modules()):
+            module.reshard()
+
+
+def _is_sharded(module: Any) -> bool:
+    return isinstance(module, FSDPModule)

@@ -1,0 +1,46 @@
+"""What a command assumes is what the function behind it assumes: a number stands in both."""
+
+import argparse
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sae_posttrain import discover_language_features, discover_repetition_features
+from sae_posttrain.cli import calibrate, discover
+from sae_posttrain.discovery import calibrate as calibrate_function
+from sae_posttrain.discovery import sample_loops
+
+FILES = {
+    "calibrate": ["--model", "m", "--features", "f", "--prompts", "p", "--output", "o"],
+    "discover repetition": ["--model", "m", "--sae", "s", "--prompts", "p", "--layers", "1", "--output", "o"],
+    "discover language": ["--model", "m", "--sae", "s", "--texts", "t", "--layers", "1", "--output", "o"],
+}
+# The tokenizer decides on chat; progress is always shown; and what to read has to be given.
+APART = {"chat", "progress", "select", "prompts", "texts"}
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        ("calibrate", calibrate_function),
+        ("discover repetition", sample_loops),
+        ("discover repetition", discover_repetition_features),
+        ("discover language", discover_language_features),
+    ],
+)
+def test_defaults_are_the_functions(command: str, function: Callable[..., Any]) -> None:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    for module in (calibrate, discover):
+        module.add_parser(commands)
+    given = vars(parser.parse_args([*command.split(), *FILES[command]]))
+    assumed = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not parameter.empty and name in given and name not in APART
+    }
+    found = {name: given[name] for name in assumed}
+    assert len(assumed) > 2
+    assert {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()} == assumed

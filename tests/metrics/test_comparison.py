@@ -1,0 +1,102 @@
+"""Two runs on the same prompts: the difference, its interval and its p-value, against slower ways to get them."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from sae_posttrain.metrics import code_switching_rate, compare_rates, repetition_rate
+from sae_posttrain.metrics.interval import share_interval
+
+
+@dataclass
+class Run:
+    outcomes: tuple
+    confidence: float = 0.95
+
+
+def run(*prompts):
+    """One letter per sample: x went wrong."""
+    return Run(tuple((number, letter == "x") for number, samples in enumerate(prompts) for letter in samples))
+
+
+def test_p_value_is_that_of_every_way_to_swap():
+    first, second = run("x.", "..", "xx", ".", "x."), run("xx", "x.", "xx", "x", "xx")
+    by_prompt = [
+        [(samples.count("x"), len(samples)) for samples in prompts]
+        for prompts in (("x.", "..", "xx", ".", "x."), ("xx", "x.", "xx", "x", "xx"))
+    ]
+
+    def difference(swapped):
+        sums = [[0, 0], [0, 0]]
+        for prompt, swap in enumerate(swapped):
+            for side in (0, 1):
+                hits, size = by_prompt[side ^ swap][prompt]
+                sums[side][0] += hits
+                sums[side][1] += size
+        return sums[0][0] / sums[0][1] - sums[1][0] / sums[1][1]
+
+    observed = difference([0] * 5)
+    exact = np.mean([abs(difference(s)) >= abs(observed) - 1e-9 for s in itertools.product((0, 1), repeat=5)])
+    found = compare_rates(first, second)
+    assert found.difference == pytest.approx(observed)
+    assert found.p_value == pytest.approx(exact, abs=0.02)
+
+
+def test_runs_that_are_alike_do_not_differ():
+    same = run(*["x."] * 5, *[".."] * 20)
+    found = compare_rates(same, same)
+    assert (found.difference, found.p_value, found.prompts) == (0, 1, 25)
+    low, high = share_interval([1] * 5 + [0] * 20, [2] * 25)
+    assert found.low <= 0 <= found.high
+    assert found.high - found.low < high - low  # the same prompts go wrong in both
+
+
+def test_interval_agrees_with_drawing_prompts_one_by_one():
+    rng = np.random.default_rng(0)
+    hard = rng.beta(0.5, 1, size=400)
+    hits = np.stack([rng.binomial(8, hard), rng.binomial(8, hard * 0.7)])
+    runs = [run(*("x" * n + "." * (8 - n) for n in row)) for row in hits]
+    drawn = rng.integers(0, 400, size=(4000, 400))
+    shares = hits[:, drawn].sum(-1) / (8 * 400)
+    low, high = np.quantile(shares[0] - shares[1], [0.025, 0.975])
+    found = compare_rates(*runs)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.005)
+    assert found.p_value < 0.001
+    apart = share_interval(hits[0], [8] * 400)
+    assert found.high - found.low < apart[1] - apart[0]  # pairing tells more than two runs by themselves
+
+
+def test_neither_going_wrong_is_no_certainty():
+    found = compare_rates(run(*"." * 100), run(*"." * 100))
+    assert found.difference == 0
+    assert found.high == -found.low > 0.02
+    assert found.p_value == 1
+
+
+def test_chance_alone_is_seldom_called_a_difference():
+    rng = np.random.default_rng(1)
+    called = 0
+    for _ in range(40):
+        hits = rng.binomial(4, rng.beta(0.3, 3, size=60), size=(2, 60))
+        found = compare_rates(*(run(*("x" * n + "." * (4 - n) for n in row)) for row in hits))
+        called += found.p_value < 0.05 or not found.low <= 0 <= found.high
+    assert called <= 6
+
+
+def test_reports_compare():
+    clusters = ["a", "a", "b", "b"]
+    worse = code_switching_rate(["ok 中", "中", "ok", "中"], "en", clusters=clusters)
+    better = code_switching_rate(["ok", "中", "ok", "ok"], "en", clusters=clusters)
+    found = compare_rates(better, worse)
+    assert (found.rate, found.against, found.difference) == (0.25, 0.75, -0.5)
+    assert found.to_dict()["difference"] == -0.5
+    assert found.table().startswith("against 75.000%: -50.000 points, 95% interval")
+    loop = "and so on, " * 20
+    assert compare_rates(repetition_rate([loop, "a"]), repetition_rate(["a", "b"])).difference == 0.5
+
+
+def test_runs_on_other_prompts_are_refused():
+    with pytest.raises(ValueError, match=r"1 are in the first only \(such as 2\), 0 in the second only"):
+        compare_rates(run("x", ".", "."), run("x", "."))

@@ -1,0 +1,146 @@
+"""Line and word pass rates against the published definition, and the identifiers behind them."""
+
+import json
+import sys
+
+import pytest
+
+from sae_posttrain.metrics import (
+    Span,
+    compare_rates,
+    confused_spans,
+    langid_identifier,
+    langid_scorer,
+    language_confusion,
+)
+
+ENGLISH = "The cat sees a small house today"
+RUSSIAN = "Кошка видит очень маленький дом сегодня"
+CHINESE = "今天那只猫看见了一个小房子"
+
+
+def identify(line):
+    """By the first letter; what starts otherwise cannot be told."""
+    return {"T": "en", "К": "ru", "今": "zh"}.get(line[0])
+
+
+def confusion(responses, languages, **options):
+    return language_confusion(responses, languages, identify=identify, **options)
+
+
+def passed(report):
+    return {
+        code: ((lines.passed, lines.total), (words.passed, words.total))
+        for code, (lines, words) in {"all": (report.lines, report.words), **report.by_language}.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("language", "response", "line", "word"),
+    [
+        ("en", ENGLISH, True, None),
+        ("en", f"{ENGLISH}\n{RUSSIAN}", False, None),
+        ("en", f"{ENGLISH}\nКошка видит дом", True, None),  # too short to be looked at
+        ("en", "Unknown words are never in the right language", False, None),
+        ("ru", RUSSIAN, True, True),
+        ("ru", f"{RUSSIAN} today", True, False),
+        ("ru", f"{RUSSIAN} API GPUs fast", True, False),
+        ("ru", f"{RUSSIAN} API Python the", True, True),  # capitals, and three letters
+        ("ru", f"{RUSSIAN}\nok today", True, True),  # too short a line
+        ("ru", f"{RUSSIAN} `print` https://example.com/today", True, True),
+        ("ru", ENGLISH, False, None),
+        ("zh", CHINESE, True, True),
+        ("zh", f"{CHINESE} today", True, False),
+    ],
+)
+def test_lines_and_words_pass_or_fail(language, response, line, word):
+    report = confusion([response], language)
+    expected = (int(bool(word)), int(word is not None))
+    assert passed(report)["all"] == ((int(line), 1), expected)
+    assert report.rate == float(not line or word is False)
+
+
+def test_what_fails_is_shown_in_its_place():
+    response = f"  {ENGLISH}\n{RUSSIAN} today"
+    assert confused_spans(response, "ru", identify=identify) == [Span(2, 34, "Latn", ENGLISH, "en")]
+    (word,) = confused_spans(f"{RUSSIAN} today", "ru", identify=identify)
+    assert (word.text, word.language) == ("today", "en")
+    (unknown,) = confused_spans("Neither one nor the other", "en", identify=identify)
+    assert (unknown.text, unknown.language) == ("Neither one nor the other", None)
+    assert confused_spans(RUSSIAN, "ru", identify=identify) == []
+
+
+def test_rates_are_of_the_responses_that_could_be_judged():
+    responses = [ENGLISH, RUSSIAN, f"{RUSSIAN} today", ENGLISH, "Коротко", CHINESE]
+    report = confusion(responses, ["en", "ru", "ru", "ru", "ru", "zh"])
+    assert passed(report) == {
+        "all": ((4, 5), (2, 3)),
+        "en": ((1, 1), (0, 0)),
+        "ru": ((2, 3), (1, 2)),
+        "zh": ((1, 1), (1, 1)),
+    }
+    assert (report.skipped, report.rate) == (1, 2 / 5)
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert (plain["lpr"]["rate"], plain["wpr"]["rate"], plain["languages"]["en"]["wpr"]["rate"]) == (0.8, 2 / 3, None)
+    lines = [line.split() for line in report.table().splitlines()]
+    assert lines[1][:5] == ["all", "LPR", "4", "5", "80.000"]
+    assert ["en", "WPR"] not in [line[:2] for line in lines]
+
+
+def test_a_list_of_english_words_decides_as_published():
+    response = f"{RUSSIAN} iphone"
+    assert confusion([response], "ru").words.passed == 0
+    assert confusion([response], "ru", english={"today"}).words.passed == 1
+
+
+def test_code_counts_only_as_published():
+    fenced = f"{RUSSIAN}\n```\n{ENGLISH}\n```"
+    assert confusion([fenced], "ru").lines.passed == 1
+    assert confusion([fenced], "ru", ignore_code=False).lines.passed == 0
+
+
+def test_runs_on_the_same_prompts_compare():
+    better, worse = confusion([RUSSIAN] * 6, "ru"), confusion([ENGLISH] * 6, "ru")
+    assert compare_rates(better, worse).difference == -1
+
+
+@pytest.mark.parametrize(
+    ("responses", "options", "message"),
+    [
+        ([], {}, "nothing to measure among 0 responses: no line has at least 5 words"),
+        (["too short"], {}, "nothing to measure among 1 responses"),
+        ([ENGLISH] * 2, {"clusters": [1]}, "2 responses but 1 clusters"),
+    ],
+)
+def test_bad_input_is_named(responses, options, message):
+    with pytest.raises(ValueError, match=message):
+        confusion(responses, "en", **options)
+    with pytest.raises(ValueError, match="unknown language 'xx'"):
+        confusion([ENGLISH], "xx")
+
+
+def test_py3langid_tells_expected_languages_apart_and_says_what_it_does_not_know():
+    pytest.importorskip("py3langid")
+    identify = langid_identifier(["en", "fr", "pt"])
+    assert identify(ENGLISH) == "en"
+    assert identify("Nous avons vu une petite maison dans la ville") == "fr"
+    assert identify("") is None
+    narrow = langid_identifier(["fr", "de"])
+    assert identify(ENGLISH) == "en"  # restricting one leaves the other as it was
+    assert narrow(ENGLISH) in ("fr", "de")
+    assert set(langid_scorer(["en", "fr"])("house")) == {"en", "fr"}
+    with pytest.raises(ValueError, match="name at least two languages"):
+        langid_identifier(["en", "english"])
+    with pytest.raises(ValueError, match="py3langid does not know tpi"):
+        langid_identifier(["en", "tpi"])
+    report = language_confusion([ENGLISH, RUSSIAN], ["en", "ru"])
+    assert passed(report)["all"] == ((2, 2), (1, 1))
+
+
+def test_a_missing_py3langid_names_the_extra(monkeypatch):
+    from sae_posttrain.metrics import identification
+
+    identification._whole.cache_clear()
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    with pytest.raises(ImportError, match=r"sae-posttrain\[langid\]"):
+        langid_identifier()

@@ -1,0 +1,178 @@
+"""Folders of runs as the commands leave them, with every part that a report shows, made of a few numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae_posttrain.feature_set import FeatureSet, LayerFeatures, Provenance
+from sae_posttrain.metrics import find_loop, unexpected_spans
+
+Wrap = Callable[[str], str]
+
+ANSWERS = {
+    "en": ("Where does the tea come from?", "The tea that you like comes from a small {} near the river.", "village"),
+    "ru": ("Откуда этот чай?", "Этот чай привозят из маленькой {} у реки, и он очень хорош.", "деревни"),
+    "ko": ("이 차는 어디에서 와요?", "이 차는 강 옆의 작은 {}에서 와요.", "마을"),
+}
+STRAY = ["村庄", "деревня", "마을"]
+LOOP = "and then we walk to the river, "
+PASSAGES = {"zh": "老师在小村庄里看见一块大石头。", "en": "The teacher sees a big stone in the village."}
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_run(folder: Path, share: float, *, level: float, wrap: Wrap = str, prompts: int = 60) -> Path:
+    """A run whose answers switch that often; `level` moves its curves, `wrap` changes every text in it."""
+    state = {"stateful_callbacks": {"SASFT": {"suppress": ["zh"]}}, "log_history": log(share, level)}
+    write_json(folder / "trainer_state.json", state)
+    write_json(folder / "eval_results.json", {"eval_loss": 1.2 + level, "eval_runtime": 3.0})
+    write_rows(folder / "answers.jsonl", answers(share, wrap, prompts))
+    return folder
+
+
+def log(share: float, level: float, steps: int = 40) -> list[dict[str, Any]]:
+    draw = random.Random(share)
+    rows: list[dict[str, Any]] = []
+    for step in range(5, 5 * steps + 1, 5):
+        fall = math.exp(-step / 60)
+        noise = draw.gauss(0, 0.03)
+        rows.append({"step": step, "epoch": step / 200, "loss": 1.2 + level + 1.5 * fall + noise, "grad_norm": 1.0})
+        rows[-1] |= {"sasft_loss": (2 + level) * fall + 0.3 + abs(noise), "sasft_pre_activation_zh": -1 - level + fall}
+        rows[-1] |= {"loop_rate/ordinary": max(0, share * fall + noise / 4), "loop_rate/steered": 0.9 + noise}
+        rows[-1] |= {"steering/reward": -0.8 + noise, "steering/advantage": -1.6 + noise, "reward": 0.7 - fall / 2}
+        if step % 50 == 0:
+            rows.append({"step": step, "eval_code_switching": share * (1 + fall), "eval_repetition": share * fall})
+    rows.append({"step": 5 * steps, "train_runtime": 12.0, "train_loss": 1.4})
+    rows[3]["loss"] = math.nan
+    return rows
+
+
+def answers(share: float, wrap: Wrap, prompts: int) -> list[dict[str, Any]]:
+    draw = random.Random(share)
+    rows = []
+    for number in range(prompts):
+        language = list(ANSWERS)[number % len(ANSWERS)]
+        prompt, frame, word = ANSWERS[language]
+        for _ in range(4):
+            stray = draw.random() < share
+            foreign = [one for one in STRAY if (language, one) not in (("ru", "деревня"), ("ko", "마을"))]
+            response = wrap(frame.format(draw.choice(foreign) if stray else word))
+            if draw.random() < share / 2:
+                response += " " + LOOP * draw.randint(5, 20)
+            spans = unexpected_spans(response, language)
+            loop = find_loop(response)
+            rows.append(
+                {
+                    "prompt": [{"role": "user", "content": wrap(f"{prompt} ({number})")}],
+                    "language": wrap(language),
+                    "response": response,
+                    "unexpected": [{**vars(span), "script": wrap(span.script)} for span in spans],
+                    "loop": loop and {**vars(loop), "text": wrap(LOOP)},
+                }
+            )
+    return rows
+
+
+def features(wrap: Wrap = str, *, selection: str = "monolinguality", layers: tuple[int, ...] = (26, 27)) -> FeatureSet:
+    generator = torch.Generator().manual_seed(len(selection))
+    found = []
+    for layer in layers:
+        vectors = {name: torch.randn(4, 8, generator=generator) for name in ("encoder", "direction")}
+        numbers = {name: torch.rand(4, generator=generator) * 3 + 0.2 for name in ("bias", "score", "typical")}
+        means = {wrap(code): torch.rand(4, generator=generator) * (3 if code == "zh" else 0.4) for code in ("zh", "en")}
+        means |= {wrap(code): torch.rand(4, generator=generator) * 0.2 for code in ("ru", "ko")}
+        base = {code: -mean - 0.5 for code, mean in means.items()}
+        ids = tuple(range(100 + layer, 104 + layer))
+        found.append(
+            LayerFeatures(layer, ids, (wrap("zh"),) * 4, **vectors, **numbers, baselines=base, activations=means)
+        )
+    source = Provenance(wrap("Qwen/Qwen3-1.7B-Base"), 8, 28, wrap("Qwen/SAE-Res-W32K"), {}, "", wrap(selection))
+    return FeatureSet(tuple(found), source, alpha=2.5)
+
+
+def contexts(feature_set: FeatureSet, wrap: Wrap = str) -> dict[str, Any]:
+    found = []
+    for layer in feature_set.layers:
+        for row, feature in enumerate(layer.ids):
+            passages = [
+                {
+                    "group": wrap(group),
+                    "peak": 3.0,
+                    "pieces": [[wrap(piece), 3 * abs(math.sin(n * (row + 1)))] for n, piece in enumerate(text)],
+                }
+                for group, text in PASSAGES.items()
+            ]
+            found.append({"layer": layer.layer, "feature": feature, "target": layer.targets[row], "contexts": passages})
+    return {"top_contexts": found}
+
+
+def traces(levels: dict[str, float], wrap: Wrap = str) -> dict[str, Any]:
+    offsets = list(range(-10, 6))
+
+    def curve(level: float, height: float) -> dict[str, Any]:
+        mean = [None if offset == -10 else height * level / (1 + abs(offset)) - 0.5 for offset in offsets]
+        return {"mean": mean, "error": [None if m is None else 0.05 for m in mean], "elsewhere": -0.5 - level / 9}
+
+    return {
+        "switch_traces": [
+            {
+                "model": wrap(model),
+                "target": wrap("zh"),
+                "offsets": offsets,
+                "switches": 131,
+                "ordinary": 131,
+                "layers": [
+                    {
+                        "layer": layer,
+                        "target": wrap("zh"),
+                        "average": curve(level, 1.0),
+                        "features": {str(feature): curve(level, 2.0 + feature % 3) for feature in (126, 127)},
+                    }
+                    for layer in (26, 27)
+                ],
+            }
+            for model, level in levels.items()
+        ]
+    }
+
+
+def calibration(*, reached: bool = True) -> dict[str, Any]:
+    def point(layers: list[int], alpha: float, rate: float, ratio: float | None) -> dict[str, Any]:
+        counts = {"looped": round(64 * rate), "total": 64, "low": max(0.0, rate - 0.1), "high": min(1.0, rate + 0.1)}
+        return {"layers": layers, "alpha": alpha, "rate": rate, "ratio": ratio, **counts}
+
+    points = [
+        point(layers, alpha, min(1.0, alpha / high), None if alpha / high < 0.2 else 1 + alpha / 12)
+        for layers, high in (([14], 16.0), ([18], 10.0), ([14, 18], 7.0))
+        for alpha in (1.0, 2.0, 4.0, 8.0, 16.0)
+    ]
+    best = points[-2] if reached else None
+    return {"target_rate": 0.9, "max_ratio": 2.0, "best": best, "plain": point([], 0.0, 0.0, None), "points": points}
+
+
+def write_runs(folder: Path, wrap: Wrap = str) -> list[Path]:
+    """Two runs with all there is."""
+    sft = write_run(folder / "sft", 0.12, level=0.1, wrap=wrap)
+    sasft = write_run(folder / "sasft", 0.04, level=0.0, wrap=wrap)
+    chosen = features(wrap)
+    chosen.save(sasft / "features.safetensors")
+    features(selection="random").save(sasft / "control.safetensors")
+    write_json(sasft / "contexts.json", contexts(chosen, wrap))
+    write_json(sasft / "trace.json", traces({"base model": 1.4, "sft": 1.2, "sasft": 0.3}, wrap))
+    write_json(sasft / "repetition.calibration.json", calibration())
+    return [sft, sasft]
