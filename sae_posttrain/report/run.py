@@ -191,7 +191,10 @@ def is_number(value: Any) -> bool:
 
 def _name(runs: Sequence[Run]) -> None:
     """Call runs by the ends of their paths, as short as tells them apart."""
-    parts = [run.folder.resolve().with_suffix("" if run.folder.is_file() else run.folder.suffix).parts for run in runs]
+    paths = [run.folder.resolve() for run in runs]
+    parts = [(path.with_suffix("") if path.is_file() else path).parts for path in paths]
+    if len(set(parts)) < len(parts):  # `sft` and `sft.jsonl` side by side
+        parts = [path.parts for path in paths]
     for run, own in zip(runs, parts, strict=True):
         for length in range(1, len(own) + 1):
             if sum(other[-length:] == own[-length:] for other in parts) == 1:

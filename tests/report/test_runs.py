@@ -45,6 +45,17 @@ def test_names_are_as_short_as_tells_runs_apart(tmp_path: Path) -> None:
     assert [run.name for run in runs] == ["one/sft", "two/sft", "plain"]
 
 
+def test_runs_of_like_names_all_keep_one_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (write_run(tmp_path / name, 0.1, level=0, prompts=3) for name in ("v-1.7", "v-1.8"))
+    (tmp_path / "l1").symlink_to(one)
+    (tmp_path / "l2").symlink_to(two)
+    assert [run.name for run in read_runs([tmp_path / "l1", tmp_path / "l2"])] == ["v-1.7", "v-1.8"]
+    shutil.copy(one / "answers.jsonl", tmp_path / "v-1.7.jsonl")
+    assert [run.name for run in read_runs([one, tmp_path / "v-1.7.jsonl"])] == ["v-1.7", "v-1.7.jsonl"]
+    monkeypatch.chdir(one)
+    assert [run.name for run in read_runs(["."])] == ["v-1.7"]
+
+
 def test_the_log_is_the_last_checkpoints_where_the_run_has_none_of_its_own(tmp_path: Path) -> None:
     for step in (20, 100, 3):
         state = {"log_history": [{"step": step, "loss": 1.0}]}
