@@ -256,6 +256,15 @@ def test_curves_come_in_the_order_of_what_matters_and_leave_out_the_rest(tmp_pat
     assert curves[2].title == "Drift of layer 26"
 
 
+def test_numbers_too_large_for_an_axis_are_gaps(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    log = [{"step": step, "loss": loss} for step, loss in enumerate((2.0, 1e308, -1e308, 9e299, -9e299, 1.0))]
+    write_json(tmp_path / "trainer_state.json", {"log_history": [*log, {"step": 1e308, "loss": 5.0}]})
+    (run,) = read_runs([tmp_path])
+    (curve,) = training_curves([run], {run.name: 0})
+    assert ": 2 to 1." in str(curve.chart)
+
+
 def test_the_loss_of_reinforcement_learning_has_a_chart_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for name, more in (("sft", {}), ("grpo", {"reward": 0.5, "rewards/correct/mean": 0.4})):
