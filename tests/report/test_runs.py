@@ -80,6 +80,11 @@ def test_what_is_not_for_a_report_is_left_alone(tmp_path: Path) -> None:
     (run / "tokenizer.json").write_text("{" + " " * 2**21 + "}", encoding="utf-8")
     write_json(run / "config.json", {"model_type": "qwen3"})
     write_json(run / "list.json", [1, 2])
+    (run / "note.json").write_bytes('{"name": "é"}'.encode("latin-1"))
+    (run / "deep.json").write_text("[" * 100_000, encoding="utf-8")
+    (run / "words.jsonl").write_text("no JSON\n", encoding="utf-8")
+    (run / "words-latin-1.jsonl").write_bytes('{"name": "é"}\n'.encode("latin-1"))
+    (run / "deep.jsonl").write_text("[" * 100_000, encoding="utf-8")
     (found,) = read_runs([run])
     assert list(found.answers) == ["answers"]
     assert not found.features
@@ -102,6 +107,14 @@ def test_a_folder_with_nothing_for_a_report_is_refused(tmp_path: Path) -> None:
         ("trainer_state.json", '{"log_history": 5}'),
         ("answers.jsonl", '{"response": "one", "loop": null}\n{"response": 3, "loop": null}'),
         ("answers.jsonl", '{"response": "one", "loop": null}\nnot json'),
+        ("answers.jsonl", '{"response": "one", "loop": null}\n' + "[" * 100_000),
+        ("answers.jsonl", '{"response": "one", "loop": null}\n{"response": "two", "temperature": 1' + "0" * 400 + "}"),
+        ("x.json", '{"switch_traces": 5}'),
+        ("x.json", '{"top_contexts": null}'),
+        ("x.json", '{"target_rate": ' + "[" * 100_000),
+        ("trainer_state.json", "[" * 100_000),
+        ("trainer_state.json", '{"log_history": [{"step": 1, "loss": 1' + "0" * 400 + "}]}"),
+        ("eval_results.json", '{"eval_loss": 1' + "0" * 400 + "}"),
     ],
 )
 def test_a_damaged_file_is_named(name: str, content: str, tmp_path: Path) -> None:
