@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -277,7 +278,7 @@ class FeatureSet:
 
 
 def _locate(source: str | Path, revision: str | None) -> Path:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # leaves as it is what Path.expanduser refuses: a user unknown here
     if path.is_dir():
         path = path / FILE_NAME
     if path.is_file():

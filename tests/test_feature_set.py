@@ -236,9 +236,10 @@ class TestHub:
         assert FeatureSet.load("owner/features", revision="v1").summary() == features.summary()
         assert asked == [("owner/features", "features.safetensors", "v1")]
 
-    def test_a_repository_out_of_reach(self) -> None:
+    @pytest.mark.parametrize("source", ["owner/no-such-features", "~no-such-user/features"])
+    def test_a_repository_out_of_reach(self, source: str) -> None:
         with pytest.raises(FileNotFoundError, match="neither a file nor a Hugging Face repository"):
-            FeatureSet.load("owner/no-such-features")
+            FeatureSet.load(source)
 
     def test_pushing_uploads_the_file_and_a_card(self, features: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
         uploaded: dict[str, bytes] = {}

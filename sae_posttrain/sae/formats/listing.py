@@ -56,7 +56,7 @@ def layers_in(source: str, revision: str | None, formats: Sequence[ModuleType]) 
 
 
 def _list(source: str, revision: str | None) -> Listing:
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))  # leaves as it is what Path.expanduser refuses: a user unknown here
     if folder.is_dir():
         return _list_folder(source, folder)
     if folder.exists():
