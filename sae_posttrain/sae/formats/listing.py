@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from types import ModuleType
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from ..catalogue import RELEASES
 from .found import Found
 
 DEPTH = 4  # folders below the source; no published layout lies deeper
@@ -92,10 +94,16 @@ def _list_hub(source: str, revision: str | None) -> Listing:
             return _list_folder(source, cached / inner)
         raise FileNotFoundError(
             f"{source!r} is neither a local folder nor a Hugging Face repository that can be reached, nor a name that "
-            f"`sae-posttrain sae list` shows: {error}"
+            f"`sae-posttrain sae list` shows{_nearest(source)}: {error}"
         ) from error
     within = [name.removeprefix(f"{inner}/") for name in names if not inner or name.startswith(f"{inner}/")]
     return Listing(source, within, fetch)
+
+
+def _nearest(source: str) -> str:
+    """The short name that was perhaps meant."""
+    near = [] if "/" in source else get_close_matches(source.lower(), RELEASES, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:
