@@ -72,7 +72,7 @@ def _list_folder(source: str, folder: Path) -> Listing:
 
 def _names_in(folder: Path) -> Iterator[str]:
     """Paths of the files in a folder and below, relative to it."""
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, followlinks=True):  # DEPTH ends a circle of links
         inner = Path(parent).relative_to(folder)
         folders[:] = sorted(folders) if len(inner.parts) < DEPTH else []
         yield from ((inner / name).as_posix() for name in sorted(files))
