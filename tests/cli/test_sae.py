@@ -173,6 +173,14 @@ def test_a_wrong_scale_shows(
     assert "misses" in capsys.readouterr().err
 
 
+def test_an_sae_of_another_width_is_refused(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PUBLISHED["SAELens topk"].write(tmp_path)
+    assert main(["sae", "info", str(tmp_path), "--check", str(model_folder), "--texts", str(texts["held_out"])]) == 2
+    assert f"reads residuals of width {D}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "text", "message"),
     [
@@ -202,14 +210,6 @@ def test_what_the_check_refuses(
     command = ["sae", "info", str(trained), "--check", str(model_folder), "--texts", str(path), *arguments]
     assert main(command) == 2
     assert message in capsys.readouterr().err
-
-
-def test_an_sae_of_another_width_is_refused(
-    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    PUBLISHED["SAELens topk"].write(tmp_path)
-    assert main(["sae", "info", str(tmp_path), "--check", str(model_folder), "--texts", str(texts["held_out"])]) == 2
-    assert f"reads residuals of width {D}" in capsys.readouterr().err
 
 
 # List
