@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -178,8 +179,13 @@ class FeatureSet:
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> Path:
-        """Write one `.safetensors` file; the same features always make the same bytes."""
+        """Write one `.safetensors` file; the same features always make the same bytes.
+
+        Raises:
+            ValueError: `load` would refuse it, as of numbers that are not finite.
+        """
         path = Path(path)
+        _check(self, f"{path} was not written")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self._serialise())
         return path
@@ -267,12 +273,12 @@ class FeatureSet:
                 "written by `sae-posttrain discover` or FeatureSet.save; in a git clone run `git lfs pull` first."
             ) from error
         loaded = cls(layers, provenance, description.get("alpha"))
-        _check(loaded, path)
+        _check(loaded, f"{path} is damaged")
         return loaded
 
 
 def _locate(source: str | Path, revision: str | None) -> Path:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # leaves as it is what Path.expanduser refuses: a user unknown here
     if path.is_dir():
         path = path / FILE_NAME
     if path.is_file():
@@ -304,16 +310,16 @@ def _read_layer(file: Any, entry: Mapping[str, Any]) -> LayerFeatures:
     return LayerFeatures(layer=layer, ids=tuple(entry["ids"]), targets=tuple(entry["targets"]), **read)
 
 
-def _check(features: FeatureSet, path: Path) -> None:
+def _check(features: FeatureSet, complaint: str) -> None:
     width = features.provenance.d_model
     numbers = [layer.layer for layer in features.layers]
     if len(set(numbers)) != len(numbers) or not all(0 <= n < features.provenance.num_layers for n in numbers):
         raise ValueError(
-            f"{path} is damaged: layers {numbers}, but the model has {features.provenance.num_layers}, each once."
+            f"{complaint}: layers {numbers}, but the model has {features.provenance.num_layers}, each once."
         )
     alpha = features.alpha
     if alpha is not None and not (isinstance(alpha, int | float) and math.isfinite(alpha)):
-        raise ValueError(f"{path} is damaged: alpha is {alpha!r}; a finite number was expected.")
+        raise ValueError(f"{complaint}: alpha is {alpha!r}; a finite number was expected.")
     for layer in features.layers:
         count = len(layer.ids)
         expected = {"encoder": (count, width), "direction": (count, width), "bias": (count,), "score": (count,)}
@@ -323,11 +329,11 @@ def _check(features: FeatureSet, path: Path) -> None:
         for name, values in vectors.items():
             if tuple(values.shape) != expected.get(name, (count,)) or not bool(torch.isfinite(values).all()):
                 raise ValueError(
-                    f"{path} is damaged: {name} of layer {layer.layer} has shape {tuple(values.shape)} or values that "
+                    f"{complaint}: {name} of layer {layer.layer} has shape {tuple(values.shape)} or values that "
                     f"are not finite; {expected.get(name, (count,))} finite numbers were expected."
                 )
         if len(layer.targets) != count or not all(math.isfinite(t) and t > 0 for t in layer.typical.tolist()):
-            raise ValueError(f"{path} is damaged: typical activations of layer {layer.layer} must be positive.")
+            raise ValueError(f"{complaint}: typical activations of layer {layer.layer} must be positive.")
 
 
 def _public(name: str) -> str:

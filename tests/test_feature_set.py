@@ -193,9 +193,26 @@ class TestDamage:
     @pytest.mark.parametrize("numbers", [(2, 4), (-1, 3), (3, 3)])
     def test_impossible_layers(self, numbers: tuple[int, int], features: FeatureSet, tmp_path: Path) -> None:
         moved = (replace(layer, layer=number) for layer, number in zip(features.layers, numbers, strict=True))
-        path = replace(features, layers=tuple(moved)).save(tmp_path / "features.safetensors")
+        path = tmp_path / "features.safetensors"
+        path.write_bytes(replace(features, layers=tuple(moved))._serialise())
         with pytest.raises(ValueError, match="is damaged: layers"):
             FeatureSet.load(path)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"direction": torch.full((3, 8), float("nan"))}, "direction of layer 2"),
+            ({"typical": torch.zeros(3)}, "must be positive"),
+            ({"layer": 4}, "layers"),
+        ],
+    )
+    def test_what_could_not_be_loaded_is_not_saved(
+        self, change: dict[str, Any], message: str, features: FeatureSet, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "features.safetensors"
+        with pytest.raises(ValueError, match=f"was not written: .*{message}"):
+            replace(features, layers=(replace(features.layers[0], **change),)).save(path)
+        assert not path.exists()
 
     def test_a_description_without_a_layer(self, features: FeatureSet, tmp_path: Path) -> None:
         path = features.save(tmp_path / "features.safetensors")
@@ -219,9 +236,10 @@ class TestHub:
         assert FeatureSet.load("owner/features", revision="v1").summary() == features.summary()
         assert asked == [("owner/features", "features.safetensors", "v1")]
 
-    def test_a_repository_out_of_reach(self) -> None:
+    @pytest.mark.parametrize("source", ["owner/no-such-features", "~no-such-user/features"])
+    def test_a_repository_out_of_reach(self, source: str) -> None:
         with pytest.raises(FileNotFoundError, match="neither a file nor a Hugging Face repository"):
-            FeatureSet.load("owner/no-such-features")
+            FeatureSet.load(source)
 
     def test_pushing_uploads_the_file_and_a_card(self, features: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
         uploaded: dict[str, bytes] = {}

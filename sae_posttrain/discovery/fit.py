@@ -95,8 +95,12 @@ def measure_fit(
 ) -> dict[int, Fit]:
     """Reconstruct the residuals of texts, without the first token of each, whose residual is like no other.
 
-    Raises: ValueError when a layer is not the model's, an SAE is of another width, or no text has two tokens.
+    Raises: ValueError when a layer is not the model's, an SAE is of another width, or the texts are too few tokens.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; a batch has at least 1 text.")
+    if max_length < 2:
+        raise ValueError(f"max_length={max_length}; at least 2 tokens are read of a text, since the first is left out.")
     device = inputs_device(model)
     # One after the other: all at once may not fit beside the model, and reading the texts again costs less than that.
     return {
@@ -152,9 +156,16 @@ def _add(tally: _Tally, sae: SparseAutoencoder, counted: Mapping[int, Tensor]) -
 
 
 def _fit(layer: int, tally: _Tally) -> Fit:
-    unexplained = {
-        block: sums.error / max(sums.square - float(sums.residual_D.square().sum()) / tally.tokens, 1e-30)
-        for block, sums in tally.blocks.items()
-    }
+    unexplained = {block: sums.error / _variance(sums, block, tally.tokens) for block, sums in tally.blocks.items()}
     dead = int((~tally.fired_K).sum())
     return Fit(layer, tally.tokens, unexplained, tally.active / tally.tokens, dead, len(tally.fired_K))
+
+
+def _variance(sums: _Sums, block: int, tokens: int) -> float:
+    variance = sums.square - float(sums.residual_D.square().sum()) / tokens
+    if variance <= 1e-9 * sums.square:  # no more than rounding leaves
+        raise ValueError(
+            f"The texts hold too few different tokens: {tokens} counted, and their residuals at layer {block} are all "
+            "alike. Give more texts, of whole sentences."
+        )
+    return variance

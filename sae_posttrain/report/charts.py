@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 COLOURS = 6
+LARGEST = 1e300
 # Told apart without colour too: in print, and by who sees fewer colours.
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.4)), (0, (7, 1.6, 1.6, 1.6)), (0, (3, 3)), (0, (9, 2)))
 _SIZE = (360, 216)
@@ -174,8 +175,8 @@ def _dash(colour: int) -> Any:
 
 
 def known(value: Any) -> float | None:
-    """A number of a file; None where it is none, or not finite."""
-    return None if value is None or not math.isfinite(float(value)) else float(value)
+    """A number of a file; None where it is none, or so large that the range of an axis could not be a number."""
+    return None if value is None or not abs(float(value)) < LARGEST else float(value)
 
 
 def short(value: float) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from .charts import Line, line_chart
+from .charts import Line, known, line_chart
 from .run import Row, Run, is_number
 
 _POLICY = "policy "
@@ -102,12 +101,13 @@ def _called(name: str) -> tuple[str, str]:
 
 def _line(run: Run, name: str, colour: int) -> Line:
     points = [
-        (float(row.get("step", number)), float(row[name]))
+        (step, known(row[name]))
         for number, row in enumerate(run.log)
-        if is_number(row.get(name)) and is_number(row.get("step", number))
+        if is_number(row.get(name))
+        and is_number(row.get("step", number))
+        and (step := known(row.get("step", number))) is not None
     ]
-    finite = [value if math.isfinite(value) else None for _, value in points]
-    return Line(run.name, [step for step, _ in points], finite, colour)
+    return Line(run.name, [step for step, _ in points], [value for _, value in points], colour)
 
 
 def _all_zero(name: str, lines: Sequence[Line]) -> bool:

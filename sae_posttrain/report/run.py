@@ -125,17 +125,21 @@ def _add(run: Run, path: Path) -> None:
 
 
 def _add_json(run: Run, path: Path) -> None:
-    with path.open(encoding="utf-8") as file:
-        # A tokenizer's file may hold many megabytes, and none of these keys near its start.
-        if not any(f'"{key}"' in file.read(4096) for key in KINDS) and path.stat().st_size > 2**20:
-            return
+    with path.open("rb") as file:
+        # A tokenizer's file may hold many megabytes, and none of these keys near its start; what has none of them need
+        # not even be JSON.
+        start = file.read(2**20)
+    if not any(f'"{key}"'.encode() in start for key in KINDS):
+        return
     content = _read_json(path)
-    kind = next((KINDS[key] for key in KINDS if isinstance(content, dict) and key in content), None)
-    if kind == "calibrations":
+    key = next((key for key in KINDS if isinstance(content, dict) and key in content), None)
+    if key == "target_rate":
         run.calibrations[path.name.removesuffix(".json").removesuffix(".calibration")] = content
-    elif kind is not None:
-        key = next(key for key in KINDS if key in content)
-        getattr(run, kind).extend(content[key])
+    elif key is not None:
+        with damaged(path):
+            if not isinstance(content[key], list):
+                raise TypeError(f"{key} is a JSON {type(content[key]).__name__}, not a list")
+            getattr(run, KINDS[key]).extend(content[key])
 
 
 def _is_feature_set(path: Path) -> bool:
@@ -149,10 +153,15 @@ def _is_feature_set(path: Path) -> bool:
 def _measured_rows(path: Path) -> list[Row]:
     """The rows, if the first one is of `measure --output`."""
     rows: list[Row] = []
-    with path.open(encoding="utf-8-sig") as lines, damaged(path):
+    with path.open("rb") as lines, damaged(path):
         for line in lines:
             if line.strip():
-                row = json.loads(line)
+                try:
+                    row = _parse(line)
+                except (ValueError, ArithmeticError, RecursionError):
+                    if rows:
+                        raise
+                    return []  # not ours to complain about, as the first row shows
                 if not rows and not (isinstance(row, dict) and "response" in row and _is_measured(row)):
                     return []
                 if not (isinstance(row, dict) and isinstance(row["response"], str)):
@@ -167,10 +176,20 @@ def _is_measured(row: Row) -> bool:
 
 def _read_json(path: Path, expected: type = object) -> Any:
     with damaged(path):
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = _parse(path.read_bytes())
         if not isinstance(content, expected):
             raise TypeError(f"a JSON {type(content).__name__}")
         return content
+
+
+def _parse(content: bytes) -> Any:
+    return json.loads(content.decode("utf-8-sig"), parse_int=_as_int)
+
+
+def _as_int(digits: str) -> int:
+    """Raises: OverflowError when it is too large for the float that a chart needs."""
+    float(number := int(digits))
+    return number
 
 
 @contextmanager
@@ -178,7 +197,7 @@ def damaged(path: Path | str) -> Iterator[None]:
     """What goes wrong inside is the file's fault."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged, or written by another version ({type(error).__name__}: {error}). Write it anew, or "
             "move it out of the run's folder."
@@ -191,7 +210,10 @@ def is_number(value: Any) -> bool:
 
 def _name(runs: Sequence[Run]) -> None:
     """Call runs by the ends of their paths, as short as tells them apart."""
-    parts = [run.folder.resolve().with_suffix("" if run.folder.is_file() else run.folder.suffix).parts for run in runs]
+    paths = [run.folder.resolve() for run in runs]
+    parts = [(path.with_suffix("") if path.is_file() else path).parts for path in paths]
+    if len(set(parts)) < len(parts):  # `sft` and `sft.jsonl` side by side
+        parts = [path.parts for path in paths]
     for run, own in zip(runs, parts, strict=True):
         for length in range(1, len(own) + 1):
             if sum(other[-length:] == own[-length:] for other in parts) == 1:

@@ -212,6 +212,37 @@ def test_an_sae_of_another_width_is_refused(
     assert f"reads residuals of width {D}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text", "message"),
+    [
+        (["--batch-size", "0"], None, "batch_size=0; a batch has at least 1 text"),
+        (["--batch-size", "-1"], None, "batch_size=-1; a batch has at least 1 text"),
+        (["--max-length", "-1"], None, "max_length=-1; at least 2 tokens are read"),
+        (["--max-length", "0"], None, "max_length=0; at least 2 tokens are read"),
+        (["--max-length", "1"], None, "max_length=1; at least 2 tokens are read"),
+        ([], "w1 w2", "too few different tokens: 1 counted"),
+        ([], "w1 w2\nw1 w2", "too few different tokens: 2 counted"),
+    ],
+)
+def test_what_the_check_refuses(
+    arguments: list[str],
+    text: str | None,
+    message: str,
+    trained: Path,
+    model_folder: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = texts["held_out"]
+    if text is not None:
+        path = tmp_path / "few.txt"
+        path.write_text(text, encoding="utf-8")
+    command = ["sae", "info", str(trained), "--check", str(model_folder), "--texts", str(path), *arguments]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+
+
 # List
 
 

@@ -45,6 +45,17 @@ def test_names_are_as_short_as_tells_runs_apart(tmp_path: Path) -> None:
     assert [run.name for run in runs] == ["one/sft", "two/sft", "plain"]
 
 
+def test_runs_of_like_names_all_keep_one_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (write_run(tmp_path / name, 0.1, level=0, prompts=3) for name in ("v-1.7", "v-1.8"))
+    (tmp_path / "l1").symlink_to(one)
+    (tmp_path / "l2").symlink_to(two)
+    assert [run.name for run in read_runs([tmp_path / "l1", tmp_path / "l2"])] == ["v-1.7", "v-1.8"]
+    shutil.copy(one / "answers.jsonl", tmp_path / "v-1.7.jsonl")
+    assert [run.name for run in read_runs([one, tmp_path / "v-1.7.jsonl"])] == ["v-1.7", "v-1.7.jsonl"]
+    monkeypatch.chdir(one)
+    assert [run.name for run in read_runs(["."])] == ["v-1.7"]
+
+
 def test_the_log_is_the_last_checkpoints_where_the_run_has_none_of_its_own(tmp_path: Path) -> None:
     for step in (20, 100, 3):
         state = {"log_history": [{"step": step, "loss": 1.0}]}
@@ -69,6 +80,11 @@ def test_what_is_not_for_a_report_is_left_alone(tmp_path: Path) -> None:
     (run / "tokenizer.json").write_text("{" + " " * 2**21 + "}", encoding="utf-8")
     write_json(run / "config.json", {"model_type": "qwen3"})
     write_json(run / "list.json", [1, 2])
+    (run / "note.json").write_bytes('{"name": "é"}'.encode("latin-1"))
+    (run / "deep.json").write_text("[" * 100_000, encoding="utf-8")
+    (run / "words.jsonl").write_text("no JSON\n", encoding="utf-8")
+    (run / "words-latin-1.jsonl").write_bytes('{"name": "é"}\n'.encode("latin-1"))
+    (run / "deep.jsonl").write_text("[" * 100_000, encoding="utf-8")
     (found,) = read_runs([run])
     assert list(found.answers) == ["answers"]
     assert not found.features
@@ -91,6 +107,14 @@ def test_a_folder_with_nothing_for_a_report_is_refused(tmp_path: Path) -> None:
         ("trainer_state.json", '{"log_history": 5}'),
         ("answers.jsonl", '{"response": "one", "loop": null}\n{"response": 3, "loop": null}'),
         ("answers.jsonl", '{"response": "one", "loop": null}\nnot json'),
+        ("answers.jsonl", '{"response": "one", "loop": null}\n' + "[" * 100_000),
+        ("answers.jsonl", '{"response": "one", "loop": null}\n{"response": "two", "temperature": 1' + "0" * 400 + "}"),
+        ("x.json", '{"switch_traces": 5}'),
+        ("x.json", '{"top_contexts": null}'),
+        ("x.json", '{"target_rate": ' + "[" * 100_000),
+        ("trainer_state.json", "[" * 100_000),
+        ("trainer_state.json", '{"log_history": [{"step": 1, "loss": 1' + "0" * 400 + "}]}"),
+        ("eval_results.json", '{"eval_loss": 1' + "0" * 400 + "}"),
     ],
 )
 def test_a_damaged_file_is_named(name: str, content: str, tmp_path: Path) -> None:
@@ -243,6 +267,15 @@ def test_curves_come_in_the_order_of_what_matters_and_leave_out_the_rest(tmp_pat
         *("eval_repetition", "loss", "sasft_drift_layer_26", "sasft_new_number")
     ]
     assert curves[2].title == "Drift of layer 26"
+
+
+def test_numbers_too_large_for_an_axis_are_gaps(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    log = [{"step": step, "loss": loss} for step, loss in enumerate((2.0, 1e308, -1e308, 9e299, -9e299, 1.0))]
+    write_json(tmp_path / "trainer_state.json", {"log_history": [*log, {"step": 1e308, "loss": 5.0}]})
+    (run,) = read_runs([tmp_path])
+    (curve,) = training_curves([run], {run.name: 0})
+    assert ": 2 to 1." in str(curve.chart)
 
 
 def test_the_loss_of_reinforcement_learning_has_a_chart_of_its_own(tmp_path: Path) -> None:

@@ -129,10 +129,28 @@ def test_a_file_in_the_cache_loads_offline(error: Exception, hub: Path, monkeypa
     assert (sae.activation.k, sae.source) == (ACTIVE, REPO)
 
 
-@pytest.mark.parametrize("source", ["Qwen/no-such-sae-L0_50", "./typo/in a path/L0_50", "qwen-scope-typo"])
+@pytest.mark.parametrize("source", ["Qwen/no-such-sae-L0_50", "./typo/in a path/L0_50", "typo", "~no-such-user/x"])
 def test_what_is_neither_a_folder_nor_reachable_is_refused(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="neither a local folder nor a Hugging Face repository"):
+        load_sae(source, LAYER)
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("qwen-scope-3-1.7b-base-w32k-l05", r" \(did you mean qwen-scope-3-1\.7b-base-w32k-l50\?\)"),
+        ("Gemma-Scope-2b-pt-res-16k", r" \(did you mean gemma-scope-2b-pt-res-16k\?\)"),
+        ("nothing like any", ""),
+        ("someone/gemma-scope-2b-pt-res-16k", ""),
+    ],
+)
+def test_the_nearest_short_name_is_told(
+    source: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", MagicMock(side_effect=ConnectError("no network")))
+    with pytest.raises(FileNotFoundError, match=f"`sae-posttrain sae list` shows{hint}: no network"):
         load_sae(source, LAYER)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from types import ModuleType
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from ..catalogue import RELEASES
 from .found import Found
 
 DEPTH = 4  # folders below the source; no published layout lies deeper
@@ -73,7 +75,7 @@ def layers_of(pattern: str, revision: str | None, formats: Sequence[ModuleType])
 
 
 def _list(source: str, revision: str | None) -> Listing:
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))  # leaves as it is what Path.expanduser refuses: a user unknown here
     if folder.is_dir():
         return _list_folder(source, folder)
     if folder.exists():
@@ -87,7 +89,7 @@ def _list_folder(source: str, folder: Path) -> Listing:
 
 def _names_in(folder: Path) -> Iterator[str]:
     """Paths of the files in a folder and below, relative to it."""
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, followlinks=True):  # DEPTH ends a circle of links
         inner = Path(parent).relative_to(folder)
         folders[:] = sorted(folders) if len(inner.parts) < DEPTH else []
         yield from ((inner / name).as_posix() for name in sorted(files))
@@ -109,10 +111,16 @@ def _list_hub(source: str, revision: str | None) -> Listing:
             return _list_folder(source, cached / inner)
         raise FileNotFoundError(
             f"{source!r} is neither a local folder nor a Hugging Face repository that can be reached, nor a name that "
-            f"`sae-posttrain sae list` shows: {error}"
+            f"`sae-posttrain sae list` shows{_nearest(source)}: {error}"
         ) from error
     within = [name.removeprefix(f"{inner}/") for name in names if not inner or name.startswith(f"{inner}/")]
     return Listing(source, within, fetch)
+
+
+def _nearest(source: str) -> str:
+    """The short name that was perhaps meant."""
+    near = [] if "/" in source else get_close_matches(source.lower(), RELEASES, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 
+COMPUTABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CONFIG_BYTES = 10 * 2**20
 INFLATION = 16  # weights hardly compress: a member that grows more than this was made to fill the memory
 
@@ -131,12 +132,13 @@ def check_tensors(path: Path, tensors: Tensors, keys: Sequence[str], format_name
         if (
             tensor.layout != torch.strided
             or tensor.device.type != "cpu"
-            or not (tensor.is_floating_point() or tensor.numel() == 1)
+            or not (tensor.dtype in COMPUTABLE or (tensor.numel() == 1 and not tensor.is_floating_point()))
             or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
         ):
             raise ValueError(
                 f"{path}: {key} is a {tensor.dtype} tensor {tuple(tensor.shape)} on {tensor.device} with strides "
-                f"{tensor.stride() if tensor.layout == torch.strided else tensor.layout}; expected plain numbers."
+                f"{tensor.stride() if tensor.layout == torch.strided else tensor.layout}; expected plain numbers "
+                "in float16, bfloat16, float32 or float64."
             )
 
 
