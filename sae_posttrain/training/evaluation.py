@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..generation import Prompt, check_settings, encode_prompts, evaluating, sample_responses
 from ..metrics import PhraseFinder, code_switching_rate, repetition_rate
-from .sasft.callback import _calling_trainer
+from .calling import calling_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class RateEvaluationCallback(TrainerCallback):
         return self
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        trainer = _calling_trainer() or self.trainer
+        trainer = calling_trainer() or self.trainer
         if trainer is None:
             raise ValueError("RateEvaluationCallback found no trainer: call .set_trainer(trainer) before training.")
         self.set_trainer(trainer)
