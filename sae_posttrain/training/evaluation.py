@@ -188,10 +188,9 @@ def _languages(rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
     languages = [row.get("language") for row in rows]
     if not any(languages):
         return None
-    if not all(languages):
-        raise ValueError(
-            f"prompts, row {languages.index(None) + 1} has no 'language' where others do; give it to all or to none"
-        )
+    for number, language in enumerate(languages, start=1):
+        if not language:
+            raise ValueError(f"prompts, row {number} has no 'language' where others do; give it to all or to none")
     return [str(language) for language in languages]
 
 

@@ -218,6 +218,7 @@ def test_a_resumed_run_is_measured_where_it_would_have_been(world: World) -> Non
         (["the cat"], {}, "row 1: expected a row with 'prompt'"),
         ([{"text": "the cat"}], {}, "row 1: expected a row with 'prompt'"),
         ([PROMPTS[0], {"prompt": "a"}], {}, "row 2 has no 'language' where others do"),
+        ([PROMPTS[0], {"prompt": "a", "language": ""}], {}, "row 2 has no 'language' where others do"),
         ([{"prompt": "a", "language": "xx"}], {}, "unknown language 'xx'"),
         ([{"prompt": "a", "language": "zh"}], {"to": "zh"}, "nothing to measure"),
         (PROMPTS, {"every": 0}, "every must be at least 1"),
