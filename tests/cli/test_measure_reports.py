@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import pytest
 from measure_cases import LOOPING, RESPONSES, as_json, measured, write
@@ -87,6 +88,19 @@ def test_a_report_for_each_value_of_a_column(tmp_path, capsys):
     assert [row["times"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == ["1", "3"]
     with pytest.raises(ValueError, match="response 1 has no column 'temperature'; it has 'prompt'"):
         measured("--responses", path, "--by", "temperature", kind="repetition")
+
+
+def test_a_report_for_each_prompt_of_messages(tmp_path, capsys):
+    prompts = [[{"role": "user", "content": content}] for content in ("Счёт", "Stop")]
+    rows = [{**row, "prompt": prompts[number // 2]} for number, row in enumerate(LOOPING)]
+    path = write(tmp_path / "a.jsonl", rows)
+    report = as_json(capsys, "--responses", path, "--by", "prompt", kind="repetition")
+    assert [(json.loads(one["prompt"]), one["looped"]) for one in report["settings"]] == [
+        (prompts[0], 1),
+        (prompts[1], 0),
+    ]
+    assert measured("--responses", path, "--by", "prompt", kind="repetition") == 0
+    assert '"Счёт"' in capsys.readouterr().out
 
 
 def test_a_model_is_measured_at_several_temperatures_and_length_caps(model_folder, tmp_path, capsys):
