@@ -65,6 +65,7 @@ def test_what_is_not_for_a_report_is_left_alone(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 0.1, level=0, prompts=3)
     write_rows(run / "prompts.jsonl", [{"prompt": "no response"}])
     write_rows(run / "unmeasured.jsonl", [{"response": "by no measure"}])
+    write_rows(run / "confused.jsonl", [{"response": "in a wrong language", "language": "fr", "confused": []}])
     (run / "model.safetensors").write_bytes(b"not even a header")
     (run / "tokenizer.json").write_text("{" + " " * 2**21 + "}", encoding="utf-8")
     write_json(run / "config.json", {"model_type": "qwen3"})
