@@ -27,7 +27,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "steering": frozenset({"feature_set", "residual"}),
     "discovery": frozenset({"sae", "residual", "metrics", "languages", "feature_set", "generation", "steering"}),
     "training": frozenset({"feature_set", "residual", "steering", "metrics", "languages", "generation"}),
-    "report": frozenset({"metrics", "feature_set"}),
+    "report": frozenset({"metrics", "languages", "feature_set"}),
     "lab": ANY,
     "cli": ANY,
     "__main__": ANY,
