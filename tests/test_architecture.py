@@ -27,7 +27,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "steering": frozenset({"feature_set", "residual"}),
     "discovery": frozenset({"sae", "residual", "metrics", "languages", "feature_set", "generation", "steering"}),
     "training": frozenset({"feature_set", "residual", "steering", "metrics", "languages", "generation"}),
-    "report": frozenset({"metrics", "feature_set"}),
+    "report": frozenset({"metrics", "languages", "feature_set"}),
     "lab": ANY,
     "cli": ANY,
     "__main__": ANY,
@@ -112,6 +112,8 @@ def _complaint(found: Import, room: str, inner: str) -> str | None:
         return "peft is optional: import it inside the function that needs it"
     if top == "torch" and room == "metrics":
         return "metrics are text in, numbers out, without torch"
+    if top == PACKAGE and any(part.startswith("_") and not part.startswith("__") for part in rest.split(".")):
+        return "a name with an underscore is its module's own; give it a place for both, and a name without"
     if top != PACKAGE or ROOMS[room] == ANY:
         return None
     target = rest.split(".")[0]
@@ -232,6 +234,7 @@ def test_imports_without_what_should_not_be_needed(absent: list[str], names: lis
         ("sae.model", "from .formats import load_sae", "formats"),
         ("sae.formats.qwen_scope", "from .. import load_sae", "formats may import"),
         ("attic", "import math", "new room"),
+        ("training.evaluation", "from .sasft.callback import _carry", "its module's own"),
     ],
 )
 def test_a_planted_import_is_caught(module: str, source: str, names: str) -> None:

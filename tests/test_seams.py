@@ -24,7 +24,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from versions import HOOKS_LIE_INSIDE_CHECKPOINTS
 
 from sae_posttrain.residual import decoder_blocks
-from sae_posttrain.training.sasft.callback import _calling_trainer
+from sae_posttrain.training.calling import calling_trainer
 
 TEXTS = ["the cat sees a house", "a house", "the small cat sings today", "the house"]
 ROWS = Dataset.from_list([{"text": text, "language": "en"} for text in TEXTS])
@@ -135,7 +135,7 @@ class Watcher(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         note = state.stateful_callbacks.get("note")
-        self.found |= {"trainer": _calling_trainer(), "model": kwargs.get("model"), "note": note}
+        self.found |= {"trainer": calling_trainer(), "model": kwargs.get("model"), "note": note}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         state.stateful_callbacks["note"] = {"step": state.global_step}

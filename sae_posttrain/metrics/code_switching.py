@@ -130,7 +130,7 @@ def code_switching_rate(
     codes = [languages] * len(responses) if isinstance(languages, str) else list(languages)
     _check_lengths(responses, languages=codes, prompts=prompts, clusters=clusters)
     targets = _targets(to)
-    latin = count_latin or (targets is not None and "Latn" in targets.scripts)
+    latin = count_latin or counts_latin(to)
     ignored: dict[str, Any] = {
         "ignore_code": ignore_code,
         "ignore_urls": ignore_urls,
@@ -160,6 +160,15 @@ def code_switching_rate(
         published=_rate([row.published for row in judged], judged, interval) if compare_published else None,
         outcomes=tuple((row.cluster, bool(row.into)) for row in judged),
     )
+
+
+def counts_latin(to: str | Sequence[str] | None) -> bool:
+    """Whether Latin words inside other scripts are switches into these languages or scripts, asked for or not.
+
+    Raises: ValueError for an unknown one.
+    """
+    targets = _targets(to)
+    return targets is not None and "Latn" in targets.scripts
 
 
 def _report(

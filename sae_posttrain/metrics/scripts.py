@@ -15,16 +15,19 @@ from ..languages import SCRIPTS, get_language, script_counts
 _FENCE = r"(?ms)^[ \t]*(?P<fence>`{3,}|~{3,}).*?(?:^[ \t]*(?P=fence)|\Z)"
 _INLINE = r"(?<!`)(?P<ticks>`{1,2})(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`)"
 _CODE = regex.compile(f"{_FENCE}|{_INLINE}")
-# The host is plain ASCII, so that text written right behind a bare domain is still looked at.
+# The host is plain ASCII, so that text written right behind a bare domain is still looked at. A scheme is of bounded
+# length: it may begin at each dot of a long run, and would be looked for to the run's end from each.
 _URL = regex.compile(
-    r"(?i)\b(?:[a-z][a-z0-9+.-]*://|www\.)[a-z0-9.:@_~-]+(?:[/?#][^\s<>\"`，。、；：！？（）「」『』《》]*)?"
+    r"(?i)\b(?:[a-z][a-z0-9+.-]{0,20}://|www\.)[a-z0-9.:@_~-]+(?:[/?#][^\s<>\"`，。、；：！？（）「」『』《》]*)?"
 )
 # Inside a word: marks and joiners that belong to no script, the kana length mark, dots and hyphens in names.
 _CARRIED = r"[\p{Script=Zinh}[\p{Lm}&&\p{Script=Zyyy}]]"
 _JOINT = r"[·・‧'’\-‐]"
-# Korean spells out what a word is in Hanja, and reads one syllable for each of them.
+# Korean spells out what a word is in Hanja, and reads one syllable for each of them. A run of Hanja is tried once, from
+# its start, and not from each of its characters.
 _HANJA = regex.compile(
-    r"(?<=(?P<hangul>\p{Hang}+))[(（](?P<hanja>\p{Hani}+)[)）]|(?P<hanja>\p{Hani}+)[(（](?P<hangul>\p{Hang}+)[)）]"
+    r"(?<=(?P<hangul>\p{Hang}+))[(（](?P<hanja>\p{Hani}+)[)）]"
+    r"|(?<!\p{Hani})(?P<hanja>\p{Hani}++)[(（](?P<hangul>\p{Hang}+)[)）]"
 )
 _NOWHERE = np.empty(0, dtype=np.intp)
 

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..metrics import Difference, code_switching_rate, compare_rates
+from ..languages import get_language
+from ..metrics import Difference, compare_rates
 from ..metrics.interval import Outcome, clustered_interval
 from .run import Row, Run, damaged
 
@@ -112,13 +113,12 @@ def into(span: Mapping[str, Any]) -> str:
 
 
 @cache
-def written_in(language: str, script: str) -> bool:
-    """Whether the language's own texts are in that script, so that it is no switch there; False for unknown ones."""
-    elsewhere = "ru" if script == "Latn" else "en"
+def scripts_of(language: str) -> frozenset[str]:
+    """What the language's own texts are written in, so that it is no switch there; nothing for unknown ones."""
     try:
-        return code_switching_rate(["", ""], [language, elsewhere], to=script).skipped > 0
+        return frozenset(get_language(language).scripts)
     except ValueError:
-        return False
+        return frozenset()
 
 
 def _by_name(runs: Sequence[Run]) -> dict[str, list[Answers]]:
@@ -177,14 +177,12 @@ def _looped(row: Row) -> bool:
 
 def _into(answers: Sequence[Answers], name: str, code: str) -> Comparison | None:
     """Switches into one language's scripts, of the answers in languages that are not written in all of them."""
-    with damaged(answers[0].path):
-        spans = {str(span["script"]) for one in answers for row in one.rows for span in row["unexpected"]}
-        scripts = {script for script in spans | set(SCRIPTS) if written_in(code, script)}
-        eligible = [
-            one._replace(rows=rows)
-            for one in answers
-            if (rows := [row for row in one.rows if not all(written_in(_language(row), s) for s in scripts)])
-        ]
+    scripts = scripts_of(code)
+    eligible = [
+        one._replace(rows=rows)
+        for one in answers
+        if (rows := [row for row in one.rows if not scripts <= scripts_of(_language(row))])
+    ]
     if not eligible:
         return None
     title = f"Answers that slip into {code}"

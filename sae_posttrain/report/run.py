@@ -50,8 +50,8 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
 
     - `trainer_state.json`, or that of the last `checkpoint-*`: the curves during training;
     - `eval_results.json`, as the Trainer's `save_metrics` writes it: numbers to compare;
-    - every `*.jsonl` that `sae-posttrain measure --output` wrote: rates and examples. Files of the same name in several
-      runs are compared with each other;
+    - every `*.jsonl` that `sae-posttrain measure code-switching` or `measure repetition` wrote with --output: rates and
+      examples. Files of the same name in several runs are compared with each other;
     - every `*.safetensors` that is a feature set: the features' cards;
     - every `*.json` that `sae-posttrain inspect` or `calibrate` wrote, by its content: the features' passages, the
       traces around a switch, the curves over alpha.
@@ -73,7 +73,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
         if not any(runs):
             raise ValueError(
                 f"{path} holds nothing for a report. Expected {STATE} or a checkpoint of training, a .jsonl file of "
-                "`sae-posttrain measure --output`, or a feature set."
+                "`sae-posttrain measure code-switching` or `repetition` with --output, or a feature set."
             )
         for run in runs:
             if run and run.folder.resolve() not in seen:
@@ -151,7 +151,7 @@ def _is_feature_set(path: Path) -> bool:
 
 
 def _measured_rows(path: Path) -> list[Row]:
-    """The rows, if the first one is of `measure --output`."""
+    """The rows, if the first one is of `measure code-switching` or `measure repetition`, with --output."""
     rows: list[Row] = []
     with path.open("rb") as lines, damaged(path):
         for line in lines:

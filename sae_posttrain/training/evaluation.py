@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..generation import Prompt, check_settings, encode_prompts, evaluating, sample_responses
 from ..metrics import PhraseFinder, code_switching_rate, repetition_rate
-from .sasft.callback import _calling_trainer
+from .calling import calling_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,10 @@ class RateEvaluationCallback(TrainerCallback):
 
     Logged, so that every tracker shows them: `eval_code_switching` and `eval_repetition`, the shares of answers that
     leave their language's script and that end in a loop; `eval_code_switching_count` and `eval_repetition_count`, how
-    many these are; and `eval_responses`, of how many. The model answers as it is trained, adapters included; each
-    process answers its part of the prompts, always with the same random numbers. The run itself does not change in any
-    bit: random states, training mode and settings of the model are put back.
+    many these are; and `eval_code_switching_responses` and `eval_responses`, of how many: with `to`, answers in a
+    language that is written so itself are not looked at for switches. The model answers as it is trained, adapters
+    included; each process answers its part of the prompts, always with the same random numbers. The run itself does not
+    change in any bit: random states, training mode and settings of the model are put back.
 
     An error while generating does not end the run: it is logged as a warning, nothing is measured this time, and the
     next time it is tried again. Where the weights are split over processes (FSDP2) it does end the run, as it would in
@@ -100,7 +101,7 @@ class RateEvaluationCallback(TrainerCallback):
         return self
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        trainer = _calling_trainer() or self.trainer
+        trainer = calling_trainer() or self.trainer
         if trainer is None:
             raise ValueError("RateEvaluationCallback found no trainer: call .set_trainer(trainer) before training.")
         self.set_trainer(trainer)
@@ -163,6 +164,7 @@ class RateEvaluationCallback(TrainerCallback):
             codes = [code for code in self.languages for _ in range(self.sampling["samples"])]
             switched = code_switching_rate(texts, codes, **self.counting)
             logs = {"eval_code_switching": switched.rate, "eval_code_switching_count": switched.overall.switched}
+            logs["eval_code_switching_responses"] = switched.overall.total
         logs |= {"eval_repetition": looped.rate, "eval_repetition_count": looped.looped, "eval_responses": len(texts)}
         should_log = control.should_log
         # The class's own: TRL's trainers would put the training metrics of this step into ours and forget them.
@@ -188,10 +190,9 @@ def _languages(rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
     languages = [row.get("language") for row in rows]
     if not any(languages):
         return None
-    if not all(languages):
-        raise ValueError(
-            f"prompts, row {languages.index(None) + 1} has no 'language' where others do; give it to all or to none"
-        )
+    for number, language in enumerate(languages, start=1):
+        if not language:
+            raise ValueError(f"prompts, row {number} has no 'language' where others do; give it to all or to none")
     return [str(language) for language in languages]
 
 

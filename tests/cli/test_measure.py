@@ -59,6 +59,15 @@ def test_output_holds_the_unexpected_words(responses, tmp_path, capsys):
     assert found == RESPONSES
 
 
+@pytest.mark.parametrize("target", ["en", "Latn"])
+def test_what_is_marked_is_what_a_latin_target_counts(tmp_path, capsys, target):
+    path = write(tmp_path / "a.jsonl", [{"language": "ru", "response": text} for text in ("Там today.", "Там.")])
+    output = tmp_path / "out.jsonl"
+    report = as_json(capsys, "--responses", path, "--to", target, "--output", output)
+    assert report["overall"]["switched"] == 1
+    assert [[word["text"] for word in row["unexpected"]] for row in load_rows(output)] == [["today"], []]
+
+
 def test_plain_text_needs_only_the_language(tmp_path, capsys):
     path = tmp_path / "responses.txt"
     path.write_text("fine\nso 是\n", encoding="utf-8")

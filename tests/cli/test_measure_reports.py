@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import pytest
 from measure_cases import LOOPING, RESPONSES, as_json, measured, write
@@ -89,6 +90,19 @@ def test_a_report_for_each_value_of_a_column(tmp_path, capsys):
         measured("--responses", path, "--by", "temperature", kind="repetition")
 
 
+def test_a_report_for_each_prompt_of_messages(tmp_path, capsys):
+    prompts = [[{"role": "user", "content": content}] for content in ("Счёт", "Stop")]
+    rows = [{**row, "prompt": prompts[number // 2]} for number, row in enumerate(LOOPING)]
+    path = write(tmp_path / "a.jsonl", rows)
+    report = as_json(capsys, "--responses", path, "--by", "prompt", kind="repetition")
+    assert [(json.loads(one["prompt"]), one["looped"]) for one in report["settings"]] == [
+        (prompts[0], 1),
+        (prompts[1], 0),
+    ]
+    assert measured("--responses", path, "--by", "prompt", kind="repetition") == 0
+    assert '"Счёт"' in capsys.readouterr().out
+
+
 def test_a_model_is_measured_at_several_temperatures_and_length_caps(model_folder, tmp_path, capsys):
     prompts, output = write(tmp_path / "p.jsonl", [{"prompt": "abc"}, {"prompt": "fed"}]), tmp_path / "out.jsonl"
     several = ["--samples", 2, "--max-new-tokens", 150, 2, "--temperature", 0, 1, "--output", output]
@@ -126,7 +140,8 @@ def test_phrases_and_pass_rates_are_measured(tmp_path, capsys):
     assert as_json(capsys, "--responses", path, "--phrases", "de")["overall"]["switched"] == 0
     report = as_json(capsys, "--responses", path, "--output", output, kind="language-confusion")
     assert (report["lpr"]["rate"], report["wpr"]["rate"], report["rate"]) == (2 / 4, 0, 3 / 4)
-    assert [[span["text"] for span in row["unexpected"]] for row in load_rows(output)] == [
+    assert not any("unexpected" in row for row in load_rows(output))
+    assert [[span["text"] for span in row["confused"]] for row in load_rows(output)] == [
         [rows[0]["response"]],
         [],
         ["today"],

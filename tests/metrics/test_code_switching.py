@@ -134,6 +134,25 @@ def test_what_follows_a_url_or_a_lone_backtick_is_still_read(response, found):
     assert words(response, "en") == found
 
 
+@pytest.mark.timeout(60)  # a search that starts anew at each character takes hours
+@pytest.mark.parametrize(
+    ("language", "response", "found"),
+    [
+        ("ko", "한 " + "一" * 1_000_000, 1),
+        ("en", "и ://" + "a." * 1_000_000, 1),
+        ("en", "и ://" + "a-" * 1_000_000, 1),
+    ],
+    ids=["Hanja", "dots", "hyphens"],
+)
+def test_a_long_run_is_read_once(language, response, found):
+    assert len(unexpected_spans(response, language)) == found
+
+
+def test_a_scheme_may_stand_behind_dots_and_be_long():
+    assert words("и a.b.http://x.org/да", "en") == ["и"]
+    assert words("chrome-extension://x/да, view-source+x.y://x/да", "en") == []
+
+
 def test_allowed_scripts_and_terms():
     response = "東京 and Токио and 京都"
     assert words(response, "en", allowed=["Hani"]) == ["Токио"]

@@ -10,7 +10,7 @@ import pytest
 
 from sae_posttrain.report import read_runs
 from sae_posttrain.report.curves import training_curves
-from sae_posttrain.report.rates import comparisons, written_in
+from sae_posttrain.report.rates import comparisons, scripts_of
 
 from .runs import calibration, features, traces, write_json, write_rows, write_run, write_runs
 
@@ -76,6 +76,7 @@ def test_what_is_not_for_a_report_is_left_alone(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 0.1, level=0, prompts=3)
     write_rows(run / "prompts.jsonl", [{"prompt": "no response"}])
     write_rows(run / "unmeasured.jsonl", [{"response": "by no measure"}])
+    write_rows(run / "confused.jsonl", [{"response": "in a wrong language", "language": "fr", "confused": []}])
     (run / "model.safetensors").write_bytes(b"not even a header")
     (run / "tokenizer.json").write_text("{" + " " * 2**21 + "}", encoding="utf-8")
     write_json(run / "config.json", {"model_type": "qwen3"})
@@ -206,6 +207,27 @@ def test_switches_into_what_was_kept_out_come_first_and_leave_out_its_own_writer
     assert list(overall.details) == ["en → Chinese characters", "en → Cyrillic"]
 
 
+@pytest.mark.parametrize(("code", "total"), [("hy", 2), ("ja", 3), ("sr-Latn", 1)])
+def test_what_was_kept_out_is_told_of_where_nothing_switched(code: str, total: int, tmp_path: Path) -> None:
+    """Armenian has no display name, Japanese three scripts, and a tag may name the one."""
+    rows = [{"response": "…", "language": language, "unexpected": []} for language in ("en", "hy", "zh")]
+    write_rows(tmp_path / "answers.jsonl", rows if code != "sr-Latn" else rows[:2])
+    state = {"stateful_callbacks": {"SASFT": {"suppress": [code]}}, "log_history": []}
+    write_json(tmp_path / "trainer_state.json", state)
+    kept_out, _ = comparisons(read_runs([tmp_path]))
+    (slipped,) = kept_out.overall.values()
+    assert kept_out.title == f"Answers that slip into {code}"
+    assert (slipped.hits, slipped.total) == (0, total)
+
+
+def test_a_language_nobody_knows_has_no_comparison_of_its_own(tmp_path: Path) -> None:
+    write_rows(tmp_path / "answers.jsonl", [{"response": "…", "language": "en", "unexpected": []}])
+    state = {"stateful_callbacks": {"SASFT": {"suppress": ["no such"]}}, "log_history": []}
+    write_json(tmp_path / "trainer_state.json", state)
+    (left,) = comparisons(read_runs([tmp_path]))
+    assert left.title == "Answers that leave their language for any other"
+
+
 def test_runs_are_compared_with_the_plain_one_on_the_same_prompts(tmp_path: Path) -> None:
     def rows(hits: int, prompts: int = 40) -> list[dict[str, object]]:
         span = {"start": 0, "end": 1, "script": "Hani"}
@@ -246,14 +268,11 @@ def test_phrases_in_a_language_of_the_same_script_go_by_their_language(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("language", "script", "expected"),
-    [
-        *(("zh", "Hani", True), ("ja", "Hani", True), ("en", "Latn", True), ("en", "Hani", False)),
-        *(("ru", "Latn", False), ("no such", "Hani", False), ("en", "No such", False)),
-    ],
+    ("language", "scripts"),
+    [("zh", {"Hani"}), ("ja", {"Hani", "Hira", "Kana"}), ("en", {"Latn"}), ("sr-Latn", {"Latn"}), ("no such", set())],
 )
-def test_what_a_language_is_written_in(language: str, script: str, expected: bool) -> None:
-    assert written_in(language, script) is expected
+def test_what_a_language_is_written_in(language: str, scripts: set[str]) -> None:
+    assert scripts_of(language) == scripts
 
 
 def test_curves_come_in_the_order_of_what_matters_and_leave_out_the_rest(tmp_path: Path) -> None:

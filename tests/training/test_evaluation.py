@@ -31,6 +31,7 @@ SAMPLING = {"samples": 4, "top_p": 1.0, "max_new_tokens": 12, "batch_size": 5, "
 OURS = {
     "eval_code_switching",
     "eval_code_switching_count",
+    "eval_code_switching_responses",
     "eval_repetition",
     "eval_repetition_count",
     "eval_responses",
@@ -113,6 +114,7 @@ def test_what_is_logged_is_what_the_model_answers(world: World) -> None:
     last = logs(trainer, ours=True)[-1]
     assert last["eval_code_switching"] == switched.rate > 0
     assert last["eval_code_switching_count"] == switched.overall.switched
+    assert last["eval_code_switching_responses"] == 12
     assert (last["eval_repetition"], last["eval_responses"]) == (repetition_rate(flat).rate, 12)
     assert last.keys() > OURS
 
@@ -129,14 +131,19 @@ def test_loops_are_counted_and_languages_may_be_left_out(world: World, monkeypat
     }
 
 
-@pytest.mark.parametrize(("to", "switched"), [(None, 3), ("zh", 2), (["ru", "ko"], 1)])
+@pytest.mark.parametrize(
+    ("to", "switched", "total"), [(None, 3, 6), ("zh", 2, 6), (["ru", "ko"], 1, 6), ("ru", 1, 4), ("en", 0, 2)]
+)
 def test_only_switches_into_the_target_count(
-    to: Any, switched: int, world: World, monkeypatch: pytest.MonkeyPatch
+    to: Any, switched: int, total: int, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = [["the 猫", "the cat"], ["видит", "видит 猫"], ["a дом", "a"]]
     monkeypatch.setattr("sae_posttrain.training.evaluation.sample_responses", lambda *args, **settings: answers)
     trainer = trained(sft(world, world.make_model(), max_steps=1), evaluation(to=to, samples=2))
-    assert logs(trainer, ours=True)[0]["eval_code_switching_count"] == switched
+    log = logs(trainer, ours=True)[0]
+    assert (log["eval_code_switching_count"], log["eval_code_switching_responses"]) == (switched, total)
+    assert log["eval_code_switching"] == switched / total
+    assert log["eval_responses"] == 6
 
 
 def test_sasft_goes_on_as_without(world: World) -> None:
@@ -218,6 +225,7 @@ def test_a_resumed_run_is_measured_where_it_would_have_been(world: World) -> Non
         (["the cat"], {}, "row 1: expected a row with 'prompt'"),
         ([{"text": "the cat"}], {}, "row 1: expected a row with 'prompt'"),
         ([PROMPTS[0], {"prompt": "a"}], {}, "row 2 has no 'language' where others do"),
+        ([PROMPTS[0], {"prompt": "a", "language": ""}], {}, "row 2 has no 'language' where others do"),
         ([{"prompt": "a", "language": "xx"}], {}, "unknown language 'xx'"),
         ([{"prompt": "a", "language": "zh"}], {"to": "zh"}, "nothing to measure"),
         (PROMPTS, {"every": 0}, "every must be at least 1"),

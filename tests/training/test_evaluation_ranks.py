@@ -78,7 +78,7 @@ def test_every_process_logs_the_rates_of_all_prompts(
     assert [log["step"] for log in first["rates"]] == [0, 1, 2]
     for log in first["rates"]:
         assert log["eval_responses"] == 2 * len(PROMPTS)
-        assert log["eval_code_switching"] == log["eval_code_switching_count"] / log["eval_responses"] > 0
+        assert log["eval_code_switching"] == log["eval_code_switching_count"] / log["eval_code_switching_responses"] > 0
 
 
 def test_an_error_on_one_process_costs_one_measurement(

@@ -35,8 +35,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ...metrics import CodeSwitchingReport, PhraseFinder, code_switching_rate, unexpected_spans
+    from ...metrics.code_switching import counts_latin
 
     finder = None if args.phrases is None else PhraseFinder(args.phrases) if args.phrases else PhraseFinder()
+    latin = args.count_latin or counts_latin(args.to)
     ignored: dict[str, Any] = {
         "ignore_code": not args.count_code,
         "ignore_urls": not args.count_urls,
@@ -54,13 +56,13 @@ def run(args: argparse.Namespace) -> int:
             clusters=clusters(rows),
             confidence=args.confidence,
             seed=args.seed,
-            count_latin=args.count_latin,
+            count_latin=latin,
             **ignored,
         )
 
     def mark(row: Row) -> None:
         given = {"prompt": prompt_text(row.get("prompt")) if args.ignore_prompt else None, **ignored}
-        spans = unexpected_spans(row["response"], row["language"], count_latin=args.count_latin, **given)
+        spans = unexpected_spans(row["response"], row["language"], count_latin=latin, **given)
         if finder is not None:
             spans = sorted([*spans, *finder.find(row["response"], row["language"], **given)], key=attrgetter("start"))
         row["unexpected"] = [asdict(span) for span in spans]

@@ -47,6 +47,6 @@ def run(args: argparse.Namespace) -> int:
         )
 
     def mark(row: Row) -> None:
-        row["unexpected"] = [asdict(span) for span in confused_spans(row["response"], row["language"], **how)]
+        row["confused"] = [asdict(span) for span in confused_spans(row["response"], row["language"], **how)]
 
     return finish(rows, against, args, report_of, mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ def setting_columns(args: argparse.Namespace) -> list[str]:
 
 
 def by_setting(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
-    """The rows of each setting, in the order they come."""
+    """The rows of each setting, in the order they come; a list or an object, such as messages, goes by its JSON."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for number, row in enumerate(rows, start=1):
         missing = [column for column in columns if column not in row]
@@ -86,8 +87,12 @@ def by_setting(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[Any, .
             raise ValueError(
                 f"--by: response {number} has no column {missing[0]!r}; it has {', '.join(map(repr, row))}"
             )
-        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+        groups.setdefault(tuple(_hashable(row[column]) for column in columns), []).append(row)
     return groups
+
+
+def _hashable(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else value
 
 
 def prompt_text(prompt: str | Sequence[Mapping[str, Any]] | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import wraps
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from transformers import Trainer
 
 from ...feature_set import FeatureSet
+from ..calling import calling_trainer
 from .engine import HookCallback, SASFTEngine
 from .loss import Baseline, Scale
 from .segments import LanguageCollator, LanguageOf, columns_of
@@ -105,7 +105,7 @@ class SASFTCallback(HookCallback):
         return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = _calling_trainer() or self.trainer
+        trainer = calling_trainer() or self.trainer
         if trainer is None:
             raise ValueError("SASFTCallback found no trainer: call .set_trainer(trainer) before trainer.train().")
         if trainer is not self.trainer:
@@ -124,14 +124,3 @@ def _carry(trainer: Trainer, column: str) -> None:
     trainer._set_signature_columns_if_needed()
     trainer._signature_columns = [*trainer._signature_columns, column]
     trainer.data_collator = LanguageCollator(trainer.data_collator, column)
-
-
-def _calling_trainer() -> Trainer | None:
-    """The trainer whose `train` is running: callbacks are not told, so look up the call stack."""
-    frame = sys._getframe()
-    while frame is not None:
-        candidate = frame.f_locals.get("self")
-        if isinstance(candidate, Trainer):
-            return candidate
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
