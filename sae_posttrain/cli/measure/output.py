@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..inputs import Row
-from .responses import SAMPLING, by_setting, setting_columns
+from ..outputs import check_file, replacing
+from .responses import SAMPLING, by_setting, check_sampling, sample, setting_columns, stand_ins
 
 ABOVE = 1
 """Exit code when a rate is above what is allowed; 2 is that of every error."""
@@ -36,9 +37,12 @@ def finish(
     mark: Callable[[Row], None],
     **options: Any,
 ) -> int:
-    """Report on the rows of each setting, write and print what was asked for; returns the exit code.
+    """Sample what is not there yet, report on the rows of each setting, write and print; returns the exit code.
+
+    What can be told before sampling, which takes hours, is refused before it.
 
     Args:
+        rows: with their responses, or with the prompts to sample them for.
         against: rows of the run to compare with, if there is one.
         mark: puts what was found in a response into its row.
         options: printed with the report, as JSON.
@@ -46,15 +50,22 @@ def finish(
     from ...metrics import compare_rates
 
     columns = setting_columns(args)
-    if args.output:  # first, so that nothing sampled is lost to an error below
+    output = check_file(args.output) if args.output else None
+    other = report_of(against) if args.against else None
+    if args.model:
+        check_sampling(args)
+        for group in by_setting(stand_ins(rows, args), columns).values():
+            report_of(group)
+            mark(group[0])
+        rows = sample(rows, args)
+    if output:  # first, so that nothing sampled is lost to an error below
         for row in rows:
             mark(row)
-        _write(rows, Path(args.output))
+        _write(rows, output)
     found = [
         (dict(zip(columns, setting, strict=True)), report_of(group))
         for setting, group in by_setting(rows, columns).items()
     ]
-    other = report_of(against) if args.against else None
     difference = None if other is None else compare_rates(found[0][1], other, seed=args.seed)
     if args.json:
         print(json.dumps(_as_json(found, other, difference, args, options), ensure_ascii=False, indent=2))
@@ -118,7 +129,6 @@ def _share(text: str) -> float:
 
 
 def _write(rows: Sequence[Row], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -45,8 +45,8 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     add_chat(group)
 
 
-def read_responses(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
-    """A row for each response, sampled unless it is there; with `language`, each surely has a known one."""
+def read_source(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
+    """A row for each response, or for each prompt of a model; with `language`, each surely has a known one."""
     for name in ("adapter", "prompts"):
         if args.responses and getattr(args, name):
             raise ValueError(f"--{name} goes with --model; with --responses nothing is generated")
@@ -54,9 +54,7 @@ def read_responses(args: argparse.Namespace, *, language: bool = False) -> list[
         raise ValueError("--model needs --prompts: a file of rows with a prompt")
     source, column = (args.responses, "response") if args.responses else (args.prompts, "prompt")
     rows = read_rows(source, column, args.limit)
-    if language:
-        rows = _with_language(rows, source, args.language)
-    return rows if args.responses else list(_sample(rows, args))
+    return _with_language(rows, source, args.language) if language else rows
 
 
 def read_against(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
@@ -115,6 +113,28 @@ def _with_language(rows: Sequence[Row], source: str, default: str | None) -> lis
     return found
 
 
+def check_sampling(args: argparse.Namespace) -> None:
+    """Raises: ValueError for a setting out of range, be it the last of several."""
+    from ...generation import check_settings
+
+    for temperature in args.temperature:
+        for cap in args.max_new_tokens:
+            check_settings(
+                temperature, args.top_p, samples=args.samples, batch_size=args.batch_size, max_new_tokens=cap
+            )
+
+
+def stand_ins(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
+    """Rows as `sample` gives them, one for each prompt, with a response that anything can be counted in."""
+    told = _told(args, args.temperature[0], args.max_new_tokens[0])
+    return [{**row, **told, "response": "a b c d e"} for row in rows]
+
+
+def sample(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
+    """A row for each response of the model to the prompts in `rows`."""
+    return list(_sample(rows, args))
+
+
 def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
     from accelerate import PartialState
 
@@ -137,10 +157,15 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
         )
         sampled = [(row, text) for row, found in zip(rows, responses, strict=True) for text in found]
         for cap in caps:
-            setting = {"temperature": temperature, "max_new_tokens": cap}
-            told = {name: setting[name] for name in setting_columns(args) if name in setting}
+            told = _told(args, temperature, cap)
             for row, text in sampled:
                 yield {**row, **told, "response": text if cap == caps[-1] else _cut(text, tokenizer, cap)}
+
+
+def _told(args: argparse.Namespace, temperature: float, cap: int) -> Row:
+    """What a row says of how it was sampled."""
+    setting = {"temperature": temperature, "max_new_tokens": cap}
+    return {name: setting[name] for name in setting_columns(args) if name in setting}
 
 
 def _cut(text: str, tokenizer: Any, cap: int) -> str:
