@@ -6,9 +6,9 @@ import argparse
 import json
 import logging
 import sys
-from pathlib import Path
 
 from .inputs import add_chat, add_least, load_model, read_rows, uses_chat
+from .outputs import check_file
 
 _SETTINGS = (
     *("alphas", "refine", "target_rate", "max_ratio", "max_new_tokens", "temperature", "top_p"),
@@ -62,8 +62,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if Path(args.output).is_dir():
-        raise ValueError(f"--output {args.output} is a folder; name the file to write, ending in .safetensors.")
+    path = check_file(args.output)
     prompts = [row["prompt"] for row in read_rows(args.prompts, "prompt", args.limit)]
 
     from accelerate import Accelerator
@@ -82,7 +81,6 @@ def run(args: argparse.Namespace) -> int:
     found = calibration.best is not None
     if state.is_main_process:
         print(json.dumps(calibration.to_dict(), indent=2) if args.json else calibration.table())
-        path = Path(args.output)
         curve = path.with_suffix(".calibration.json")
         curve.parent.mkdir(parents=True, exist_ok=True)
         curve.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n", encoding="utf-8")

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..languages import get_language
 from ..texts import load_texts
 from .inputs import add_chat, add_least, load_model, read_rows, uses_chat
+from .outputs import check_file
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -77,6 +77,7 @@ def _add_loops(group: argparse._ArgumentGroup) -> None:
 
 
 def run_language(args: argparse.Namespace) -> int:
+    check_file(args.output)
     texts = {}
     for item in args.texts:
         code, separator, source = item.partition("=")
@@ -97,6 +98,7 @@ def run_language(args: argparse.Namespace) -> int:
 
 
 def run_repetition(args: argparse.Namespace) -> int:
+    check_file(args.output)
     if args.texts:
         texts = load_texts(args.texts, column=args.column, limit=args.limit)
     else:
@@ -154,9 +156,6 @@ class _Setting:
 
 @contextmanager
 def _setting(args: argparse.Namespace) -> Iterator[_Setting]:
-    if Path(args.output).is_dir():
-        raise ValueError(f"--output {args.output} is a folder; name the file to write, ending in .safetensors.")
-
     from accelerate import Accelerator
 
     from ..sae import load_sae
