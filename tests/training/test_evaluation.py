@@ -103,6 +103,18 @@ def test_the_run_does_not_change_in_any_bit(make: Callable[[World], nn.Module], 
     assert all(module.training for module in watched.model.modules())
 
 
+def test_rotary_frequencies_that_grew_with_an_answer_are_put_back(world: World) -> None:
+    def run(*callbacks: TrainerCallback) -> SFTTrainer:
+        rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+        return trained(sft(world, world.make_model(max_position_embeddings=8, rope_parameters=rope)), *callbacks)
+
+    plain, watched = run(), run(evaluation(max_new_tokens=24))
+    assert_same_run(watched, plain)
+    ours, theirs = watched.model.model.rotary_emb, plain.model.model.rotary_emb
+    assert ours.max_seq_len_cached == theirs.max_seq_len_cached > 8
+    assert torch.equal(ours.inv_freq, theirs.inv_freq)
+
+
 def test_what_is_logged_is_what_the_model_answers(world: World) -> None:
     trainer = trained(sft(world, adapted(world)), evaluation())
     texts = sample_responses(
