@@ -70,7 +70,7 @@ def finish(
     if args.json:
         print(json.dumps(_as_json(found, other, difference, args, options), ensure_ascii=False, indent=2))
     elif args.csv:
-        _print_csv([{**setting, **row} for setting, report in found for row in report.rows()])
+        _print_csv([_beside(setting, row) for setting, report in found for row in report.rows()])
     else:
         tables = [_titled(setting, report.table()) for setting, report in found]
         print("\n\n".join([*tables, *([] if difference is None else [difference.table()])]))
@@ -84,7 +84,7 @@ def _as_json(
     args: argparse.Namespace,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    plain = [{**setting, **report.to_dict()} for setting, report in found]
+    plain = [_beside(setting, report.to_dict()) for setting, report in found]
     whole = plain[0] if not setting_columns(args) else {"settings": plain}
     if other is not None:
         whole = {**whole, "against": other.to_dict(), "comparison": difference.to_dict()}
@@ -92,6 +92,11 @@ def _as_json(
         sampling = {name: getattr(args, name) for name in ("model", "adapter", *SAMPLING)}
         options = {**options, **{name: _only(value) for name, value in sampling.items()}}
     return {**whole, **options}
+
+
+def _beside(setting: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Both in one, where a column that is called as something found is `by_` that."""
+    return {**{f"by_{name}" if name in found else name: value for name, value in setting.items()}, **found}
 
 
 def _only(value: Any) -> Any:
