@@ -38,6 +38,24 @@ def test_a_mistake_is_refused_before_sampling(unsampled, kind, options, message)
         measured(*unsampled, *options, kind=kind)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": 5}, "row 2: 'prompt' holds a int; expected a text or a list of messages"),
+        ({"prompt": True}, "row 2: 'prompt' holds a bool"),
+        ({"prompt": {"a": 1}}, "row 2: 'prompt' holds a dict"),
+        ({"prompt": ["a"]}, "row 2: 'prompt' holds a list with 'a'; expected messages"),
+        ({"language": 5}, "row 2: 'language' holds 5; expected a code"),
+        ({"language": 0}, "row 2: 'language' holds 0; expected a code"),
+        ({"language": ["en"]}, r"row 2: 'language' holds \['en'\]; expected a code"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_with_its_row(tmp_path, changes, message):
+    path = write(tmp_path / "a.jsonl", [RESPONSES[0], {**RESPONSES[1], **changes}])
+    with pytest.raises(ValueError, match=f"a.jsonl, {message}"):
+        measured("--responses", path)
+
+
 @pytest.mark.parametrize("kind", ["code-switching", "repetition"])
 def test_a_place_that_cannot_be_written_is_refused_before_sampling(unsampled, tmp_path, kind):
     (tmp_path / "file").write_text("")

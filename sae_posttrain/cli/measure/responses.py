@@ -102,7 +102,10 @@ def clusters(rows: Sequence[Row]) -> list[Hashable]:
 def _with_language(rows: Sequence[Row], source: str, default: str | None) -> list[Row]:
     found = []
     for number, row in enumerate(rows, start=1):
-        where, language = f"{source}, row {number}", row.get("language") or default
+        where, language = f"{source}, row {number}", row.get("language")
+        language = default if language in (None, "") else language
+        if not isinstance(language, str | None):
+            raise ValueError(f"{where}: 'language' holds {language!r:.40}; expected a code such as \"en\"")
         if not language:
             raise ValueError(f"{where}: no 'language'; add the column, or give --language CODE for all")
         try:
