@@ -115,6 +115,15 @@ class RateEvaluationCallback(TrainerCallback):
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
             self._measure(state, control)
 
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if control.should_training_stop:  # before its time, since `on_step_end`
+            self._measure(state, control)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        replaced = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if not replaced or state.best_global_step == state.global_step:  # else these are another step's weights
+            self._measure(state, control)
+
     def _measure(self, state: TrainerState, control: TrainerControl) -> None:
         """Answer, count and log, once a step; a collective call on every process."""
         if self._measured_at == state.global_step:

@@ -193,6 +193,42 @@ def test_grpo_goes_on_as_without(tmp_path: Path) -> None:
     assert len(logs(watched, ours=True)) == 3
 
 
+class Stop(TrainerCallback):
+    """Ends the run early, perhaps as one whose best weights were those of its first step."""
+
+    def __init__(self, event: str, step: int, best: str | None = None) -> None:
+        self.step, self.best = step, best
+        setattr(self, event, self.stop)
+
+    def stop(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop |= state.global_step >= self.step
+        if self.best:
+            state.best_model_checkpoint, state.best_global_step = self.best, 1
+
+
+@pytest.mark.parametrize(
+    ("stop", "settings", "measured"),
+    [
+        (("on_step_end", 3), {}, [0, 2, 3]),
+        (("on_step_end", 2), {}, [0, 2]),
+        (("on_log", 3), {"logging_steps": 1}, [0, 2, 3]),
+        (("on_epoch_end", 3), {"per_device_train_batch_size": 3}, [0, 2, 3]),
+        (("on_log", 3, "checkpoint-1"), {"logging_steps": 1}, [0, 2, 3]),
+        (("on_epoch_end", 3, "checkpoint-1"), {"per_device_train_batch_size": 3}, [0, 2]),
+    ],
+)
+def test_a_run_that_stops_early_is_measured_after_its_last_step(
+    stop: Any, settings: dict[str, Any], measured: list[int], world: World
+) -> None:
+    if len(stop) == 3:
+        settings = {**settings, "load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    args = SFTConfig(**world.arguments(**{"per_device_train_batch_size": 2, "max_steps": 9, **settings}))
+    data = {"train_dataset": world.dataset, "eval_dataset": world.dataset}
+    trainer = SFTTrainer(world.make_model(), args, processing_class=world.tokenizer, **data)
+    trained(trainer, evaluation(), Stop(*stop))
+    assert [log["step"] for log in logs(trainer, ours=True)] == measured
+
+
 def test_an_error_while_generating_costs_one_measurement_and_not_the_run(
     world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
