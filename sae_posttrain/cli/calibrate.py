@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 
-from .inputs import add_chat, add_least, load_model, read_rows, uses_chat
+from .inputs import add_chat, add_dtype, add_least, load_model, read_rows, uses_chat
 from .outputs import check_file
 
 _SETTINGS = (
@@ -54,9 +54,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     sampling.add_argument("--max-new-tokens", type=int, default=512, help="default: %(default)s")
     sampling.add_argument("--batch-size", type=int, default=32, help="responses at once (default: %(default)s)")
     sampling.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
-    sampling.add_argument(
-        "--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: %(default)s)"
-    )
+    add_dtype(sampling)
     add_chat(sampling)
     parser.set_defaults(run=run)
 

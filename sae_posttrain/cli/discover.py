@@ -11,7 +11,7 @@ from typing import Any
 
 from ..languages import get_language
 from ..texts import load_texts
-from .inputs import add_chat, add_least, load_model, read_rows, uses_chat
+from .inputs import add_chat, add_dtype, add_least, load_model, read_rows, uses_chat
 from .outputs import check_file
 
 
@@ -56,12 +56,7 @@ def _add_common(parser: argparse.ArgumentParser, *, select: str, per: str, max_l
     parser.add_argument(
         "--max-length", type=int, default=max_length, help=f"tokens read of each text (default: {max_length})"
     )
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "bfloat16", "float16", "float32"),
-        default="auto",
-        help="of the model (default: %(default)s)",
-    )
+    add_dtype(parser)
     parser.add_argument("--k", type=int, help="active features per token, when the SAE's name does not say")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
 

@@ -20,6 +20,15 @@ def add_chat(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_dtype(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "bfloat16", "float16", "float32", "float64"),
+        default="auto",
+        help="of the model (default: %(default)s)",
+    )
+
+
 def add_least(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--min-repeats", type=int, default=MIN_REPEATS, help="whole periods a loop has (default: %(default)s)"

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...languages import get_language
-from ..inputs import Row, add_chat, load_model, read_rows, uses_chat
+from ..inputs import Row, add_chat, add_dtype, load_model, read_rows, uses_chat
 
 SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
 _SEVERAL = ("temperature", "max_new_tokens")
@@ -41,7 +41,7 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--batch-size", type=int, default=32, help="responses at once (default: 32)")
     group.add_argument("--seed", type=int, default=0, help="of the sampling and of the interval (default: 0)")
-    group.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    add_dtype(group)
     add_chat(group)
 
 
