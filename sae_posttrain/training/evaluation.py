@@ -66,21 +66,16 @@ class RateEvaluationCallback(TrainerCallback):
         seed: int = 0,
         chat: bool | None = None,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"every must be at least 1 step, got {every}")
-        check_settings(temperature, top_p, samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        counts = {"samples": samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        check_settings(temperature, top_p, every=every, **counts)
+        if not isinstance(phrases, PhraseFinder | None):
+            raise ValueError(f"phrases must be a PhraseFinder or None, got {phrases!r}")
         rows = list(prompts)
         self.every = every
         self.prompts = _prompts(rows)
         self.languages = _languages(rows)
         self.counting: dict[str, Any] = {"to": to, "phrases": phrases}
-        self.sampling: dict[str, Any] = {
-            "samples": samples,
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_new_tokens": max_new_tokens,
-            "batch_size": batch_size,
-        }
+        self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, **counts}
         self.seed = seed
         self.chat = chat
         self.trainer: Trainer | None = None
@@ -213,6 +208,8 @@ def _check(trainer: Trainer) -> None:
         raise ValueError("The trainer has no processing_class: pass it the tokenizer, to read prompts and answers.")
     if not hasattr(trainer.model, "generate"):
         raise ValueError(f"{type(trainer.model).__name__} cannot generate; use a causal language model.")
+    if getattr(getattr(trainer.model, "config", None), "is_encoder_decoder", False):
+        raise ValueError(f"{type(trainer.model).__name__} is an encoder with a decoder; use a causal language model.")
     if isinstance(trainer.model, FullyShardedDataParallel):
         raise ValueError("FSDP1 cannot generate while it trains: set fsdp_version: 2 in the accelerate configuration.")
     if any(hasattr(parameter, "ds_status") for parameter in trainer.model.parameters()):

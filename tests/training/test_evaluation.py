@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import RateEvaluationCallback, SASFTCallback, code_switching_rate, repetition_rate
@@ -269,6 +269,12 @@ def test_a_resumed_run_is_measured_where_it_would_have_been(world: World) -> Non
         ([{"prompt": "a", "language": "xx"}], {}, "unknown language 'xx'"),
         ([{"prompt": "a", "language": "zh"}], {"to": "zh"}, "nothing to measure"),
         (PROMPTS, {"every": 0}, "every must be at least 1"),
+        (PROMPTS, {"every": 2.5}, "every must be a whole number, got 2.5"),
+        (PROMPTS, {"every": float("nan")}, "every must be a whole number, got nan"),
+        (PROMPTS, {"every": "5"}, "every must be a whole number, got '5'"),
+        (PROMPTS, {"every": True}, "every must be a whole number, got True"),
+        (PROMPTS, {"samples": 1.5}, "samples must be a whole number, got 1.5"),
+        (PROMPTS, {"phrases": True}, "phrases must be a PhraseFinder or None, got True"),
         (PROMPTS, {"temperature": -1}, "temperature must be 0"),
         (PROMPTS, {"samples": 0}, "samples must be at least 1"),
         (PROMPTS, {"phrases": PhraseFinder(["en", "fr"], scorer=lambda word: {"en": 0.0})}, "no score for 'fr'"),
@@ -292,6 +298,9 @@ def test_what_cannot_answer_is_refused_before_the_first_step(world: World) -> No
     with pytest.raises(ValueError, match="ZeRO-3 cannot generate safely"):
         evaluation().set_trainer(trainer)
     trainer = sft(world, world.make_model())
+    trainer.model = T5ForConditionalGeneration(T5Config(vocab_size=8, d_model=4, d_ff=4, d_kv=2, num_layers=1))
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration is an encoder with a decoder"):
+        evaluation().set_trainer(trainer)
     trainer.model = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="Linear cannot generate"):
         evaluation().set_trainer(trainer)
