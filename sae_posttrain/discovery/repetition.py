@@ -150,7 +150,7 @@ def _statistics(
         logger.warning("All texts loop from their start, so what the features do in ordinary text is not measured.")
     ordered = sorted((passage for passage in passages if passage.spans), key=lambda passage: len(passage.ids))
     batches = share_of_process(ordered, batch_size)
-    return sum_passages(model, saes, sorted(groups), batches, total=len(batches), progress=progress)
+    return sum_passages(model, saes, sorted(groups), lambda: batches, total=len(batches), progress=progress)
 
 
 def _choose(layer: int, statistics: Mapping[str, LayerStatistics], top: int, select: str, seed: int) -> list[Choice]:

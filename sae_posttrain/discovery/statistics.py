@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -102,7 +102,7 @@ def collect_statistics(
             encoded = tokenizer(members, truncation=True, max_length=max_length)["input_ids"]
             yield [Passage(ids, [Span(group, 1, len(ids))]) for ids in encoded if ids]
 
-    sums = sum_passages(model, saes, texts, passages(), total=len(batches), progress=progress)
+    sums = sum_passages(model, saes, texts, passages, total=len(batches), progress=progress)
     short = [group for group in texts if not all(sums[layer][group].tokens > 0 for layer in saes)]
     if short:
         raise ValueError(
@@ -117,30 +117,50 @@ def sum_passages(
     model: nn.Module,
     saes: Mapping[int, SparseAutoencoder],
     groups: Iterable[str],
-    batches: Iterable[Sequence[Passage]],
+    batches: Callable[[], Iterable[Sequence[Passage]]],
     *,
     total: int,
     progress: bool,
 ) -> Statistics:
     """Sum residuals and activations per group, for every layer that has an SAE, in one pass of the model.
 
-    Memory does not grow with the number of batches. Each process reads its own batches, `total` of them, and the sums
-    are added up over processes.
+    Memory does not grow with the number of batches. Encoders that do not fit beside the model on its accelerator are
+    taken in blocks of layers, with a pass for each. Each process reads its own batches, `total` of them a pass, and the
+    sums are added up over processes.
 
     Raises:
         ValueError: residuals or activations that are not finite.
     """
     state = PartialState()
-    device = inputs_device(model)
-    # Only what encoding needs: a few rows of the decoder are read later, from the file.
-    saes = {layer: sae.encoder_to(device) for layer, sae in saes.items()}
     groups = list(groups)
+    sums: Statistics = {}
+    for layers in blocks_of_layers(saes, encoder_room(inputs_device(model))):
+        # Only what encoding needs: a few rows of the decoder are read later, from the file.
+        block = {layer: saes[layer].encoder_to(inputs_device(model)) for layer in layers}
+        bar = tqdm(batches(), "reading texts", total=total, disable=not (progress and state.is_main_process))
+        sums |= _sum_block(model, block, groups, bar)
+    _reduce(sums, state)
+    for layer, of_group in sums.items():
+        if not all(
+            torch.isfinite(one.residual).all() and torch.isfinite(one.activation).all() for one in of_group.values()
+        ):
+            raise ValueError(
+                f"Residuals or activations of layer {layer} are not finite. Run the model in float32 or bfloat16, and "
+                "check its weights and the SAE's."
+            )
+    return sums
+
+
+def _sum_block(
+    model: nn.Module, saes: Mapping[int, SparseAutoencoder], groups: list[str], batches: Iterable[Sequence[Passage]]
+) -> Statistics:
+    """One pass of the model, for the layers whose encoders are given."""
+    device = inputs_device(model)
     sums = {layer: {group: _zeros(sae) for group in groups} for layer, sae in saes.items()}
     was_training = model.training
     model.eval()
     try:
-        bar = tqdm(batches, "reading texts", total=total, disable=not (progress and state.is_main_process))
-        for batch in filter(None, bar):
+        for batch in filter(None, batches):
             # Padded here: base models' tokenizers may have no padding token, and a masked position may hold any.
             rows = [torch.tensor(passage.ids) for passage in batch]
             ids_BS = pad_sequence(rows, batch_first=True).to(device)
@@ -153,16 +173,26 @@ def sum_passages(
                     _add(sums[layer][group], saes[layer], residual_BSD, weight_BS)
     finally:
         model.train(was_training)
-    _reduce(sums, state)
-    for layer, of_group in sums.items():
-        if not all(
-            torch.isfinite(one.residual).all() and torch.isfinite(one.activation).all() for one in of_group.values()
-        ):
-            raise ValueError(
-                f"Residuals or activations of layer {layer} are not finite. Run the model in float32 or bfloat16, and "
-                "check its weights and the SAE's."
-            )
     return sums
+
+
+def encoder_room(device: torch.device) -> int | None:
+    """Bytes that encoders may take on a device: half of what is free there. None where they stay in their files."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else None
+
+
+def blocks_of_layers(saes: Mapping[int, SparseAutoencoder], room: int | None) -> list[list[int]]:
+    """Layers in blocks whose encoders fit into `room` bytes together; a larger one stands alone."""
+    blocks: list[list[int]] = [[]]
+    taken = 0
+    for layer, sae in saes.items():
+        size = sae.encoder.nbytes
+        if blocks[-1] and room is not None and taken + size > room:
+            blocks.append([])
+            taken = 0
+        blocks[-1].append(layer)
+        taken += size
+    return blocks
 
 
 def check_reading(batch_size: int, max_length: int) -> None:
