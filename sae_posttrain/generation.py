@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -108,6 +109,8 @@ def check_settings(temperature: float, top_p: float, **counts: int) -> None:
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
     for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
@@ -180,12 +183,22 @@ def _own_randomness(model: PreTrainedModel, seed: int) -> Iterator[None]:
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """The model in evaluation mode; afterwards each of its modules is as it was."""
     training = [module for module in model.modules() if module.training]
+    rotary = [(module, *_plain_state(module)) for module in model.modules() if "max_seq_len_cached" in vars(module)]
     model.eval()
     try:
         yield
     finally:
         for module in training:
             module.training = True
+        for module, attributes, buffers in rotary:  # dynamic RoPE has grown with the longest text it met
+            vars(module).update(attributes)
+            module._buffers.update(buffers)
+
+
+def _plain_state(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Tensor | None]]:
+    """Attributes that are nobody's parameters or modules, and buffers."""
+    kept = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    return kept, dict(module._buffers)
 
 
 @contextmanager

@@ -124,6 +124,8 @@ def _parse(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         place = f", line {error.lineno}" if "\n" in text.strip() else ""
         raise ValueError(f"{where}{place}: broken JSON ({error.msg}, column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets in brackets
+        raise ValueError(f"{where}: JSON that cannot be read ({error})") from error
 
 
 def _row(value: Any, where: str) -> Row:

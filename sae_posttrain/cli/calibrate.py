@@ -6,9 +6,9 @@ import argparse
 import json
 import logging
 import sys
-from pathlib import Path
 
-from .inputs import add_chat, add_least, load_model, read_rows, uses_chat
+from .inputs import add_chat, add_dtype, add_least, load_model, read_rows, uses_chat
+from .outputs import check_file
 
 _SETTINGS = (
     *("alphas", "refine", "target_rate", "max_ratio", "max_new_tokens", "temperature", "top_p"),
@@ -54,16 +54,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     sampling.add_argument("--max-new-tokens", type=int, default=512, help="default: %(default)s")
     sampling.add_argument("--batch-size", type=int, default=32, help="responses at once (default: %(default)s)")
     sampling.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
-    sampling.add_argument(
-        "--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: %(default)s)"
-    )
+    add_dtype(sampling)
     add_chat(sampling)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    if Path(args.output).is_dir():
-        raise ValueError(f"--output {args.output} is a folder; name the file to write, ending in .safetensors.")
+    path = check_file(args.output)
     prompts = [row["prompt"] for row in read_rows(args.prompts, "prompt", args.limit)]
 
     from accelerate import Accelerator
@@ -82,7 +79,6 @@ def run(args: argparse.Namespace) -> int:
     found = calibration.best is not None
     if state.is_main_process:
         print(json.dumps(calibration.to_dict(), indent=2) if args.json else calibration.table())
-        path = Path(args.output)
         curve = path.with_suffix(".calibration.json")
         curve.parent.mkdir(parents=True, exist_ok=True)
         curve.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n", encoding="utf-8")

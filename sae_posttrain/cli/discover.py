@@ -7,12 +7,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..languages import get_language
 from ..texts import load_texts
-from .inputs import add_chat, add_least, load_model, read_rows, uses_chat
+from .inputs import add_chat, add_dtype, add_least, load_model, read_rows, uses_chat
+from .outputs import check_file
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -56,12 +56,7 @@ def _add_common(parser: argparse.ArgumentParser, *, select: str, per: str, max_l
     parser.add_argument(
         "--max-length", type=int, default=max_length, help=f"tokens read of each text (default: {max_length})"
     )
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "bfloat16", "float16", "float32"),
-        default="auto",
-        help="of the model (default: %(default)s)",
-    )
+    add_dtype(parser)
     parser.add_argument("--k", type=int, help="active features per token, when the SAE's name does not say")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
 
@@ -77,6 +72,7 @@ def _add_loops(group: argparse._ArgumentGroup) -> None:
 
 
 def run_language(args: argparse.Namespace) -> int:
+    check_file(args.output)
     texts = {}
     for item in args.texts:
         code, separator, source = item.partition("=")
@@ -97,6 +93,7 @@ def run_language(args: argparse.Namespace) -> int:
 
 
 def run_repetition(args: argparse.Namespace) -> int:
+    check_file(args.output)
     if args.texts:
         texts = load_texts(args.texts, column=args.column, limit=args.limit)
     else:
@@ -154,9 +151,6 @@ class _Setting:
 
 @contextmanager
 def _setting(args: argparse.Namespace) -> Iterator[_Setting]:
-    if Path(args.output).is_dir():
-        raise ValueError(f"--output {args.output} is a folder; name the file to write, ending in .safetensors.")
-
     from accelerate import Accelerator
 
     from ..sae import load_sae

@@ -20,6 +20,15 @@ def add_chat(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_dtype(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "bfloat16", "float16", "float32", "float64"),
+        default="auto",
+        help="of the model (default: %(default)s)",
+    )
+
+
 def add_least(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--min-repeats", type=int, default=MIN_REPEATS, help="whole periods a loop has (default: %(default)s)"
@@ -41,8 +50,22 @@ def read_rows(source: str, column: str, limit: int | None) -> list[Row]:
         if not (isinstance(content, str) or (column == "prompt" and isinstance(content, list))):
             present = ", ".join(map(repr, row))
             raise ValueError(f"{source}, row {number}: no text in column {column!r}; the columns present are {present}")
+        _check_prompt(row.get("prompt"), f"{source}, row {number}")
         rows.append({**row, column: content})
     return rows
+
+
+def _check_prompt(prompt: Any, where: str) -> None:
+    if prompt is None or isinstance(prompt, str):
+        return
+    if not isinstance(prompt, list):
+        raise ValueError(f"{where}: 'prompt' holds a {type(prompt).__name__}; expected a text or a list of messages")
+    for message in prompt:
+        if not isinstance(message, dict):
+            raise ValueError(
+                f"{where}: 'prompt' holds a list with {message!r:.40}; expected messages such as "
+                f'{{"role": "user", "content": "…"}}'
+            )
 
 
 def load_model(name: str, *, dtype: str, device: Any, adapter: str | None = None) -> Any:

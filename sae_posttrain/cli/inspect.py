@@ -9,7 +9,7 @@ from typing import Any
 
 from ..languages import get_language
 from ..texts import load_texts
-from .inputs import add_chat, load_model, read_rows, uses_chat
+from .inputs import add_chat, add_dtype, load_model, read_rows, uses_chat
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", required=True, help="the feature set: file, folder or hub id")
     parser.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: 8)")
-    parser.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    add_dtype(parser)
     parser.add_argument(
         "--output", type=Path, required=True, help="the .json file to write, in a folder that `report` is given"
     )

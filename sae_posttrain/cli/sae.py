@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..texts import load_texts, stream_texts
-from .inputs import load_model
+from .inputs import add_dtype, load_model
 
 if TYPE_CHECKING:
     from ..discovery.fit import Fit
@@ -37,9 +37,7 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--limit", type=int, default=200, help="texts read (default: %(default)s)")
     check.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: %(default)s)")
     check.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: %(default)s)")
-    check.add_argument(
-        "--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: %(default)s)"
-    )
+    add_dtype(check)
     parser.set_defaults(run=run_info)
 
 
@@ -61,9 +59,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-length", type=int, default=256, help="tokens per row (default: %(default)s)")
     parser.add_argument("--lr", type=float, help="learning rate (default: sparsify's for the number of features)")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights (default: %(default)s)")
-    parser.add_argument(
-        "--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: %(default)s)"
-    )
+    add_dtype(parser)
     parser.set_defaults(run=run_train)
 
 

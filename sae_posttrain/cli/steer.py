@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .inputs import add_chat, load_model, uses_chat
+from .inputs import add_chat, add_dtype, load_model, uses_chat
 
 _SAMPLING = ("temperature", "top_p", "max_new_tokens", "seed")
 
@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--top-p", type=float, default=0.8, help="default: 0.8")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="default: 200")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
-    parser.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    add_dtype(parser)
     add_chat(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.set_defaults(run=run)

@@ -69,15 +69,21 @@ def train_saes(
     Texts are read once, one after the other, until `tokens` have been seen or they end. With None, d_sae is 16 times
     the model's width, k an eighth of it between 8 and 50, and lr what sparsify takes for that d_sae.
 
-    Raises: ValueError without the extra `train-sae`, for layers the model lacks, or for texts too short for one batch.
+    Raises: ValueError without the extra `train-sae`, for layers the model lacks, settings out of range, or texts too
+    short for one batch; OSError where nothing can be written.
     """
     width, depth = model.config.hidden_size, model.config.num_hidden_layers
     outside = [layer for layer in layers if not 0 <= layer < depth]
     if outside or not layers:
         raise ValueError(f"Layers {list(layers)}: the model has blocks 0 to {depth - 1}.")
+    if len(set(layers)) < len(layers):
+        raise ValueError(f"Layers {list(layers)}: name each once.")
+    if lr is not None and not 0 < lr < math.inf:
+        raise ValueError(f"lr={lr}: expected a number above 0, or None for sparsify's own.")
     if max_length < 2 or batch_size < 1 or tokens < batch_size * max_length:
         raise ValueError(f"tokens={tokens}: expected at least one batch, of {batch_size} rows of {max_length} tokens.")
-    d_sae, k = d_sae or 16 * width, k or min(50, max(8, width // 8))
+    d_sae = 16 * width if d_sae is None else d_sae
+    k = min(50, max(8, width // 8)) if k is None else k
     if not 1 <= k <= d_sae:
         raise ValueError(f"k={k} does not fit a dictionary of {d_sae} features.")
     first = next((one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id) if one is not None), None)
@@ -89,7 +95,8 @@ def train_saes(
         **{"batch_size": batch_size, "lr": lr, "exclude_tokens": [first], "save_every": 10**9},
         "micro_acc_steps": math.ceil(batch_size * max_length * d_sae / PRE_ACTIVATIONS),
     }
-    with tempfile.TemporaryDirectory() as scratch:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # there: what cannot be written is found out now
         trainer = fit_coders(model, dataset, scratch, layers=layers, d_sae=d_sae, k=k, seed=seed, **settings)
         if not trainer.global_step:
             raise ValueError(f"The texts are too short for one batch of {batch_size} rows of {max_length} tokens.")

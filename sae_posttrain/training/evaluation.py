@@ -67,21 +67,16 @@ class RateEvaluationCallback(TrainerCallback):
         seed: int = 0,
         chat: bool | None = None,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"every must be at least 1 step, got {every}")
-        check_settings(temperature, top_p, samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        counts = {"samples": samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        check_settings(temperature, top_p, every=every, **counts)
+        if not isinstance(phrases, PhraseFinder | None):
+            raise ValueError(f"phrases must be a PhraseFinder or None, got {phrases!r}")
         rows = list(prompts)
         self.every = every
         self.prompts = _prompts(rows)
         self.languages = _languages(rows)
         self.counting: dict[str, Any] = {"to": to, "phrases": phrases}
-        self.sampling: dict[str, Any] = {
-            "samples": samples,
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_new_tokens": max_new_tokens,
-            "batch_size": batch_size,
-        }
+        self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, **counts}
         self.seed = seed
         self.chat = chat
         self.trainer: Trainer | None = None
@@ -114,6 +109,15 @@ class RateEvaluationCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+            self._measure(state, control)
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if control.should_training_stop:  # before its time, since `on_step_end`
+            self._measure(state, control)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        replaced = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if not replaced or state.best_global_step == state.global_step:  # else these are another step's weights
             self._measure(state, control)
 
     def _measure(self, state: TrainerState, control: TrainerControl) -> None:
@@ -205,6 +209,8 @@ def _check(trainer: Trainer) -> None:
         raise ValueError("The trainer has no processing_class: pass it the tokenizer, to read prompts and answers.")
     if not hasattr(trainer.model, "generate"):
         raise ValueError(f"{type(trainer.model).__name__} cannot generate; use a causal language model.")
+    if getattr(getattr(trainer.model, "config", None), "is_encoder_decoder", False):
+        raise ValueError(f"{type(trainer.model).__name__} is an encoder with a decoder; use a causal language model.")
     if isinstance(trainer.model, FullyShardedDataParallel):
         raise ValueError("FSDP1 cannot generate while it trains: set fsdp_version: 2 in the accelerate configuration.")
     if any(hasattr(parameter, "ds_status") for parameter in trainer.model.parameters()):

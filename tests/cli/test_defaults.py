@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sae_posttrain import discover_language_features, discover_repetition_features
-from sae_posttrain.cli import calibrate, discover
+from sae_posttrain.cli import calibrate, discover, main
 from sae_posttrain.discovery import calibrate as calibrate_function
 from sae_posttrain.discovery import sample_loops
 
@@ -44,3 +44,22 @@ def test_defaults_are_the_functions(command: str, function: Callable[..., Any]) 
     found = {name: given[name] for name in assumed}
     assert len(assumed) > 2
     assert {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()} == assumed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "discover language --model m --sae s --texts zh=t --layers 1 --output o",
+        "calibrate --model m --features f --prompts p --output o",
+        "sae info s --check m --texts t",
+        "sae train --model m --texts t --layers 1 --output o",
+        "measure repetition --model m --prompts p",
+        "inspect contexts --model m --features f --texts t",
+        "steer --model m --features f --prompt p",
+    ],
+)
+def test_a_misspelt_dtype_is_refused_with_the_choices(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.split(), "--dtype", "flaot32"])
+    assert stopped.value.code == 2
+    assert "--dtype: invalid choice: 'flaot32' (choose from" in capsys.readouterr().err

@@ -85,6 +85,30 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
     assert not (tmp_path / "features.safetensors").exists()
 
 
+@pytest.mark.parametrize("kind", ["language", "repetition"])
+def test_a_place_that_cannot_be_written_is_refused_before_texts_are_read(
+    kind: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*args: object, **settings: object) -> None:
+        pytest.fail("read for nothing")
+
+    monkeypatch.setattr("sae_posttrain.cli.discover.load_texts", load)
+    (tmp_path / "file").write_text("")
+    texts = f"en={place / 'en.txt'}" if kind == "language" else str(place / "en.txt")
+    command = [
+        "discover",
+        kind,
+        "--model",
+        str(place / "model"),
+        "--sae",
+        str(place / "SAE-tiny-L0_4"),
+        "--layers",
+        "0",
+    ]
+    assert main([*command, "--texts", texts, "--output", str(tmp_path / "file" / "features.safetensors")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
 def test_a_misspelt_option_stops(place: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         main([*arguments(place, tmp_path / "features.safetensors"), "--tpo", "3"])

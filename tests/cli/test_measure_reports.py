@@ -103,6 +103,25 @@ def test_a_report_for_each_prompt_of_messages(tmp_path, capsys):
     assert '"Счёт"' in capsys.readouterr().out
 
 
+def test_a_column_called_as_one_of_the_reports_keeps_its_values(responses, capsys):
+    assert measured("--responses", responses, "--by", "language", "--csv") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["by_language"], row["language"]) for row in rows if row["into"] == "any"] == [
+        ("en", "all"),
+        ("en", "en"),
+        ("ru", "all"),
+        ("ru", "ru"),
+    ]
+    report = as_json(capsys, "--responses", responses, "--by", "language")
+    assert [one["language"] for one in report["settings"]] == ["en", "ru"]
+
+
+def test_a_column_called_as_one_of_the_jsons_keeps_its_values(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", [{**row, "total": place} for place, row in enumerate(LOOPING)])
+    report = as_json(capsys, "--responses", path, "--by", "total", kind="repetition")
+    assert [(one["by_total"], one["total"]) for one in report["settings"]] == [(0, 1), (1, 1), (2, 1), (3, 1)]
+
+
 def test_a_model_is_measured_at_several_temperatures_and_length_caps(model_folder, tmp_path, capsys):
     prompts, output = write(tmp_path / "p.jsonl", [{"prompt": "abc"}, {"prompt": "fed"}]), tmp_path / "out.jsonl"
     several = ["--samples", 2, "--max-new-tokens", 150, 2, "--temperature", 0, 1, "--output", output]

@@ -295,7 +295,14 @@ def test_texts_are_read_as_they_are_needed() -> None:
         ({"layers": [-1]}, "blocks 0 to 3"),
         ({"layers": []}, "blocks 0 to 3"),
         ({"tokens": 10}, "at least one batch"),
+        ({"layers": [1, 1]}, "name each once"),
         ({"k": 300, "d_sae": 64}, "does not fit"),
+        ({"k": 0}, "k=0 does not fit"),
+        ({"d_sae": 0}, "dictionary of 0 features"),
+        ({"lr": 0.0}, "lr=0.0: expected a number above 0"),
+        ({"lr": -1.0}, "lr=-1.0: expected a number above 0"),
+        ({"lr": float("nan")}, "lr=nan: expected a number above 0"),
+        ({"lr": float("inf")}, "lr=inf: expected a number above 0"),
         ({"tokens": 10**6, "batch_size": 1000}, "too short for one batch"),
     ],
 )
@@ -305,6 +312,19 @@ def test_what_training_refuses(settings: dict, message: str, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=message):
         train_saes(model, tokenizer, sentences(0, 5), tmp_path, **{"layers": [0], **settings})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*args: object, **settings: object) -> None:
+        pytest.fail("trained for nothing")
+
+    monkeypatch.setattr("sae_posttrain.sae.training.fit_coders", fit)
+    (tmp_path / "file").write_text("")
+    tokenizer = tiny_models.word_tokenizer(WORDS, "<pad>", "<end>")
+    with pytest.raises(OSError, match="file"):
+        train_saes(tiny_models.qwen3(len(tokenizer)), tokenizer, sentences(0, 5), tmp_path / "file" / "x", layers=[0])
 
 
 def test_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import RateEvaluationCallback, SASFTCallback, code_switching_rate, repetition_rate
@@ -104,6 +104,18 @@ def test_the_run_does_not_change_in_any_bit(make: Callable[[World], nn.Module], 
     assert all(module.training for module in watched.model.modules())
 
 
+def test_rotary_frequencies_that_grew_with_an_answer_are_put_back(world: World) -> None:
+    def run(*callbacks: TrainerCallback) -> SFTTrainer:
+        rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+        return trained(sft(world, world.make_model(max_position_embeddings=8, rope_parameters=rope)), *callbacks)
+
+    plain, watched = run(), run(evaluation(max_new_tokens=24))
+    assert_same_run(watched, plain)
+    ours, theirs = watched.model.model.rotary_emb, plain.model.model.rotary_emb
+    assert ours.max_seq_len_cached == theirs.max_seq_len_cached > 8
+    assert torch.equal(ours.inv_freq, theirs.inv_freq)
+
+
 def test_what_is_logged_is_what_the_model_answers(world: World) -> None:
     trainer = trained(sft(world, adapted(world)), evaluation())
     texts = sample_responses(
@@ -188,6 +200,42 @@ def test_grpo_goes_on_as_without(tmp_path: Path) -> None:
     assert len(logs(watched, ours=True)) == 3
 
 
+class Stop(TrainerCallback):
+    """Ends the run early, perhaps as one whose best weights were those of its first step."""
+
+    def __init__(self, event: str, step: int, best: str | None = None) -> None:
+        self.step, self.best = step, best
+        setattr(self, event, self.stop)
+
+    def stop(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop |= state.global_step >= self.step
+        if self.best:
+            state.best_model_checkpoint, state.best_global_step = self.best, 1
+
+
+@pytest.mark.parametrize(
+    ("stop", "settings", "measured"),
+    [
+        (("on_step_end", 3), {}, [0, 2, 3]),
+        (("on_step_end", 2), {}, [0, 2]),
+        (("on_log", 3), {"logging_steps": 1}, [0, 2, 3]),
+        (("on_epoch_end", 3), {"per_device_train_batch_size": 3}, [0, 2, 3]),
+        (("on_log", 3, "checkpoint-1"), {"logging_steps": 1}, [0, 2, 3]),
+        (("on_epoch_end", 3, "checkpoint-1"), {"per_device_train_batch_size": 3}, [0, 2]),
+    ],
+)
+def test_a_run_that_stops_early_is_measured_after_its_last_step(
+    stop: Any, settings: dict[str, Any], measured: list[int], world: World
+) -> None:
+    if len(stop) == 3:
+        settings = {**settings, "load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    args = SFTConfig(**world.arguments(**{"per_device_train_batch_size": 2, "max_steps": 9, **settings}))
+    data = {"train_dataset": world.dataset, "eval_dataset": world.dataset}
+    trainer = SFTTrainer(world.make_model(), args, processing_class=world.tokenizer, **data)
+    trained(trainer, evaluation(), Stop(*stop))
+    assert [log["step"] for log in logs(trainer, ours=True)] == measured
+
+
 def test_an_error_while_generating_costs_one_measurement_and_not_the_run(
     world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +277,12 @@ def test_a_resumed_run_is_measured_where_it_would_have_been(world: World) -> Non
         ([{"prompt": "a", "language": "xx"}], {}, "unknown language 'xx'"),
         ([{"prompt": "a", "language": "zh"}], {"to": "zh"}, "nothing to measure"),
         (PROMPTS, {"every": 0}, "every must be at least 1"),
+        (PROMPTS, {"every": 2.5}, "every must be a whole number, got 2.5"),
+        (PROMPTS, {"every": float("nan")}, "every must be a whole number, got nan"),
+        (PROMPTS, {"every": "5"}, "every must be a whole number, got '5'"),
+        (PROMPTS, {"every": True}, "every must be a whole number, got True"),
+        (PROMPTS, {"samples": 1.5}, "samples must be a whole number, got 1.5"),
+        (PROMPTS, {"phrases": True}, "phrases must be a PhraseFinder or None, got True"),
         (PROMPTS, {"temperature": -1}, "temperature must be 0"),
         (PROMPTS, {"samples": 0}, "samples must be at least 1"),
         (PROMPTS, {"phrases": PhraseFinder(["en", "fr"], scorer=lambda word: {"en": 0.0})}, "no score for 'fr'"),
@@ -252,6 +306,9 @@ def test_what_cannot_answer_is_refused_before_the_first_step(world: World) -> No
     with pytest.raises(ValueError, match="ZeRO-3 cannot generate safely"):
         evaluation().set_trainer(trainer)
     trainer = sft(world, world.make_model())
+    trainer.model = T5ForConditionalGeneration(T5Config(vocab_size=8, d_model=4, d_ff=4, d_kv=2, num_layers=1))
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration is an encoder with a decoder"):
+        evaluation().set_trainer(trainer)
     trainer.model = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="Linear cannot generate"):
         evaluation().set_trainer(trainer)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..inputs import Row
 from .output import finish
-from .responses import clusters, prompt_text, read_against, read_responses
+from .responses import clusters, prompt_text, read_against, read_source
 
 HELP = "share of responses that leave their language's script, with an interval"
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         row["unexpected"] = [asdict(span) for span in spans]
 
     against = read_against(args, language=True)
-    rows = read_responses(args, language=True)
+    rows = read_source(args, language=True)
     if args.ignore_prompt and not all(row.get("prompt") for row in [*rows, *against]):
         raise ValueError("--ignore-prompt: some rows have no prompt; add the column, or leave the option out")
     return finish(rows, against, args, report_of, mark, to=args.to)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..inputs import Row
 from .output import finish
-from .responses import clusters, read_against, read_responses
+from .responses import clusters, read_against, read_source
 
 HELP = "line and word pass rates, as in the Language Confusion Benchmark; needs py3langid"
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from ...metrics.identification import BENCHMARK_LANGUAGES
 
     against = read_against(args, language=True)
-    rows = read_responses(args, language=True)
+    rows = read_source(args, language=True)
     languages = {row["language"] for row in [*rows, *against]}
     how: dict[str, Any] = {
         "identify": langid_identifier([*(args.among or BENCHMARK_LANGUAGES), *languages]),

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..inputs import Row
-from .responses import SAMPLING, by_setting, setting_columns
+from ..outputs import check_file, replacing
+from .responses import SAMPLING, by_setting, check_sampling, sample, setting_columns, stand_ins
 
 ABOVE = 1
 """Exit code when a rate is above what is allowed; 2 is that of every error."""
@@ -36,9 +37,12 @@ def finish(
     mark: Callable[[Row], None],
     **options: Any,
 ) -> int:
-    """Report on the rows of each setting, write and print what was asked for; returns the exit code.
+    """Sample what is not there yet, report on the rows of each setting, write and print; returns the exit code.
+
+    What can be told before sampling, which takes hours, is refused before it.
 
     Args:
+        rows: with their responses, or with the prompts to sample them for.
         against: rows of the run to compare with, if there is one.
         mark: puts what was found in a response into its row.
         options: printed with the report, as JSON.
@@ -46,20 +50,27 @@ def finish(
     from ...metrics import compare_rates
 
     columns = setting_columns(args)
-    if args.output:  # first, so that nothing sampled is lost to an error below
+    output = check_file(args.output) if args.output else None
+    other = report_of(against) if args.against else None
+    if args.model:
+        check_sampling(args)
+        for group in by_setting(stand_ins(rows, args), columns).values():
+            report_of(group)
+            mark(group[0])
+        rows = sample(rows, args)
+    if output:  # first, so that nothing sampled is lost to an error below
         for row in rows:
             mark(row)
-        _write(rows, Path(args.output))
+        _write(rows, output)
     found = [
         (dict(zip(columns, setting, strict=True)), report_of(group))
         for setting, group in by_setting(rows, columns).items()
     ]
-    other = report_of(against) if args.against else None
     difference = None if other is None else compare_rates(found[0][1], other, seed=args.seed)
     if args.json:
         print(json.dumps(_as_json(found, other, difference, args, options), ensure_ascii=False, indent=2))
     elif args.csv:
-        _print_csv([{**setting, **row} for setting, report in found for row in report.rows()])
+        _print_csv([_beside(setting, row) for setting, report in found for row in report.rows()])
     else:
         tables = [_titled(setting, report.table()) for setting, report in found]
         print("\n\n".join([*tables, *([] if difference is None else [difference.table()])]))
@@ -73,7 +84,7 @@ def _as_json(
     args: argparse.Namespace,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    plain = [{**setting, **report.to_dict()} for setting, report in found]
+    plain = [_beside(setting, report.to_dict()) for setting, report in found]
     whole = plain[0] if not setting_columns(args) else {"settings": plain}
     if other is not None:
         whole = {**whole, "against": other.to_dict(), "comparison": difference.to_dict()}
@@ -81,6 +92,11 @@ def _as_json(
         sampling = {name: getattr(args, name) for name in ("model", "adapter", *SAMPLING)}
         options = {**options, **{name: _only(value) for name, value in sampling.items()}}
     return {**whole, **options}
+
+
+def _beside(setting: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Both in one, where a column that is called as something found is `by_` that."""
+    return {**{f"by_{name}" if name in found else name: value for name, value in setting.items()}, **found}
 
 
 def _only(value: Any) -> Any:
@@ -118,7 +134,6 @@ def _share(text: str) -> float:
 
 
 def _write(rows: Sequence[Row], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from ..inputs import Row
 from .output import finish
-from .responses import clusters, read_against, read_responses
+from .responses import clusters, read_against, read_source
 
 HELP = "share of responses that end in an endless loop, with an interval"
 
@@ -37,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
         row["loop"] = loop and {**asdict(loop), "text": row["response"][loop.start : loop.start + loop.period]}
 
     against = read_against(args)
-    rows = read_responses(args)
+    rows = read_source(args)
     return finish(rows, against, args, report_of, mark, fold_digits=args.fold_digits)

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...languages import get_language
-from ..inputs import Row, add_chat, load_model, read_rows, uses_chat
+from ..inputs import Row, add_chat, add_dtype, load_model, read_rows, uses_chat
 
 SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
 _SEVERAL = ("temperature", "max_new_tokens")
@@ -42,12 +42,12 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--batch-size", type=int, default=32, help="responses at once (default: 32)")
     group.add_argument("--seed", type=int, default=0, help="of the sampling and of the interval (default: 0)")
-    group.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16, float32, … (default: auto)")
+    add_dtype(group)
     add_chat(group)
 
 
-def read_responses(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
-    """A row for each response, sampled unless it is there; with `language`, each surely has a known one."""
+def read_source(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
+    """A row for each response, or for each prompt of a model; with `language`, each surely has a known one."""
     for name in ("adapter", "prompts"):
         if args.responses and getattr(args, name):
             raise ValueError(f"--{name} goes with --model; with --responses nothing is generated")
@@ -55,9 +55,7 @@ def read_responses(args: argparse.Namespace, *, language: bool = False) -> list[
         raise ValueError("--model needs --prompts: a file of rows with a prompt")
     source, column = (args.responses, "response") if args.responses else (args.prompts, "prompt")
     rows = read_rows(source, column, args.limit)
-    if language:
-        rows = _with_language(rows, source, args.language)
-    return rows if args.responses else list(_sample(rows, args))
+    return _with_language(rows, source, args.language) if language else rows
 
 
 def read_against(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
@@ -109,7 +107,10 @@ def clusters(rows: Sequence[Row]) -> list[Hashable]:
 def _with_language(rows: Sequence[Row], source: str, default: str | None) -> list[Row]:
     found = []
     for number, row in enumerate(rows, start=1):
-        where, language = f"{source}, row {number}", row.get("language") or default
+        where, language = f"{source}, row {number}", row.get("language")
+        language = default if language in (None, "") else language
+        if not isinstance(language, str | None):
+            raise ValueError(f"{where}: 'language' holds {language!r:.40}; expected a code such as \"en\"")
         if not language:
             raise ValueError(f"{where}: no 'language'; add the column, or give --language CODE for all")
         try:
@@ -118,6 +119,28 @@ def _with_language(rows: Sequence[Row], source: str, default: str | None) -> lis
             raise ValueError(f"{where}: {error}") from error
         found.append({**row, "language": language})
     return found
+
+
+def check_sampling(args: argparse.Namespace) -> None:
+    """Raises: ValueError for a setting out of range, be it the last of several."""
+    from ...generation import check_settings
+
+    for temperature in args.temperature:
+        for cap in args.max_new_tokens:
+            check_settings(
+                temperature, args.top_p, samples=args.samples, batch_size=args.batch_size, max_new_tokens=cap
+            )
+
+
+def stand_ins(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
+    """Rows as `sample` gives them, one for each prompt, with a response that anything can be counted in."""
+    told = _told(args, args.temperature[0], args.max_new_tokens[0])
+    return [{**row, **told, "response": "a b c d e"} for row in rows]
+
+
+def sample(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
+    """A row for each response of the model to the prompts in `rows`."""
+    return list(_sample(rows, args))
 
 
 def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
@@ -142,10 +165,15 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
         )
         sampled = [(row, text) for row, found in zip(rows, responses, strict=True) for text in found]
         for cap in caps:
-            setting = {"temperature": temperature, "max_new_tokens": cap}
-            told = {name: setting[name] for name in setting_columns(args) if name in setting}
+            told = _told(args, temperature, cap)
             for row, text in sampled:
                 yield {**row, **told, "response": text if cap == caps[-1] else _cut(text, tokenizer, cap)}
+
+
+def _told(args: argparse.Namespace, temperature: float, cap: int) -> Row:
+    """What a row says of how it was sampled."""
+    setting = {"temperature": temperature, "max_new_tokens": cap}
+    return {name: setting[name] for name in setting_columns(args) if name in setting}
 
 
 def _cut(text: str, tokenizer: Any, cap: int) -> str:
