@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import _rows
+import torch
 from _models import features
 from _timing import Timing, Way, interleaved, table
 
@@ -73,6 +74,7 @@ def loading() -> list[Timing]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # two threads that wait for each other on a busy machine take forty times as long to load
     rows = [*imports(), *helps(), *loading()]
     print(table(rows))
     print(_rows.write("start_up", rows))
