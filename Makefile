@@ -41,6 +41,7 @@ bench-all: bench
 	$(BIN)/python benchmarks/detectors.py
 	$(BIN)/python benchmarks/steered_generation.py
 	$(BIN)/python benchmarks/lab_sasft.py
+	$(BIN)/python benchmarks/lab_grpo.py
 	$(BIN)/python benchmarks/_table.py
 
 # The build backend is installed first, so that its version is pinned too.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import datasets
 import transformers
@@ -41,13 +42,26 @@ def demonstrate(
         outcomes = run_arms(world.base, world.saes, suppress, seed, settings, output=output, say=say)
     say("3/3 done")
     table = outcome_table(outcomes, suppress)
-    (output / "table.txt").write_text(f"{table}\n", encoding="utf-8")
-    _write_json(output / "results.json", world, outcomes, settings, suppress, seed)
     look_into_features(output, ARMS, suppress, seed)
-    print(f"\n{table}\n\n{copying_line(world)}\n\nWrote")
+    conclude(
+        output,
+        f"{table}\n\n{copying_line(world)}",
+        suppress=suppress,
+        seed=seed,
+        settings=asdict(settings),
+        world=asdict(world),
+        outcomes=[asdict(outcome) for outcome in outcomes],
+    )
+    return outcomes
+
+
+def conclude(output: Path, found: str, **results: Any) -> None:
+    """Write what was found, as text and as JSON, and name every file of this half."""
+    (output / "table.txt").write_text(f"{found}\n", encoding="utf-8")
+    (output / "results.json").write_text(json.dumps(results, indent=1, default=str) + "\n", encoding="utf-8")
+    print(f"\n{found}\n\nWrote")
     for path in sorted(output.iterdir()):
         print(f"  {path}{'/' if path.is_dir() else ''}")
-    return outcomes
 
 
 def copying_line(world: World) -> str:
@@ -70,19 +84,6 @@ def outcome_table(outcomes: Sequence[Outcome], suppress: str) -> str:
         loss = f"{outcome.held_out_loss:.4f} ({outcome.held_out_loss / plain - 1:+.2%})"
         lines.append(f"{outcome.arm:<16}{cells}{loss:>22}")
     return "\n".join(lines)
-
-
-def _write_json(
-    path: Path, world: World, outcomes: Sequence[Outcome], settings: Settings, suppress: str, seed: int
-) -> None:
-    report = {
-        "suppress": suppress,
-        "seed": seed,
-        "settings": asdict(settings),
-        "world": asdict(world),
-        "outcomes": [asdict(outcome) for outcome in outcomes],
-    }
-    path.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def clock() -> Callable[[str], None]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..demonstration import clock, quiet
+from ..demonstration import clock, conclude, quiet
 from .experiment import SETTINGS, Outcome, Settings, run_arms
 from .world import PLAN, Plan, World, build_world, find_features
 
@@ -30,17 +30,14 @@ def demonstrate(output: Path, *, seed: int = 0, settings: Settings = SETTINGS, p
         say("3/3 DAPO from one checkpoint, at equal rollout budget")
         outcomes = run_arms(world.base, features, seed, settings, output=output, say=say)
     table = outcome_table(outcomes)
-    (output / "table.txt").write_text(f"{table}\n", encoding="utf-8")
-    report = {
-        "seed": seed,
-        "settings": asdict(settings),
-        "world": asdict(world),
-        "outcomes": [asdict(outcome) for outcome in outcomes],
-    }
-    (output / "results.json").write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
-    print(f"\n{table}\n\n{copying_line(world)}\n\nWrote")
-    for path in sorted(output.iterdir()):
-        print(f"  {path}{'/' if path.is_dir() else ''}")
+    conclude(
+        output,
+        f"{table}\n\n{copying_line(world)}",
+        seed=seed,
+        settings=asdict(settings),
+        world=asdict(world),
+        outcomes=[asdict(outcome) for outcome in outcomes],
+    )
     return outcomes
 
 
