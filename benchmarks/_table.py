@@ -29,9 +29,9 @@ def timings() -> dict[str, Rows]:
 
 
 def markdown(found: dict[str, Rows]) -> str:
-    lines = ["| what | size | time, s | ratio (20% to 80%) | memory, MB |", "|---|---|---|---|---|"]
+    lines = ["| what | size | time, s | per second | ratio (20% to 80%) | memory, MB |", "|---|---|---|---|---|---|"]
     for name, rows in found.items():
-        lines.append(f"| **[{name}](results/{name}.csv)** | {origin(rows)} | | | |")
+        lines.append(f"| **[{name}](results/{name}.csv)** | {origin(rows)} | | | | |")
         for (size, dtype), group in groupby(rows, lambda row: (row["size"], row["dtype"])):
             lines += line_each(group, size if dtype == "float32" else f"{size}, {dtype}")
     return "\n".join(lines) + "\n"
@@ -43,7 +43,8 @@ def line_each(rows: Iterable[dict[str, str]], size: str) -> Iterable[str]:
         if row["variant"] != row["base"]:
             low, middle, high = (short(row[name]) for name in ("ratio_p20", "ratio_p50", "ratio_p80"))
             ratio = f"{middle} ({low} to {high})"
-        yield f"| {row['variant']} | {size} | {float(row['p50']):.3g} | {ratio} | {row['peak_memory']} |"
+        rate = f"{float(row['per_second']):,g} {row['unit']}" if row["per_second"] else ""
+        yield f"| {row['variant']} | {size} | {float(row['p50']):.3g} | {rate} | {ratio} | {row['peak_memory']} |"
 
 
 def short(ratio: str) -> str:

@@ -22,6 +22,7 @@ class Timing:
     """What one way of doing something takes. Seconds, and megabytes; ratios to `base` in the same round.
 
     peak_memory: above what was there before, where the device counts it.
+    per_second: how much of `unit` is done in a second, at the median.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Timing:
     ratio_p80: float
     base: str
     peak_memory: float | None = None
+    per_second: float | None = None
+    unit: str = ""
 
 
 def interleaved(
@@ -48,10 +51,14 @@ def interleaved(
     dtype: str = "float32",
     device: str = "cpu",
     memory: bool = False,
+    work: tuple[float, str] | None = None,
 ) -> list[Timing]:
     """Time each way once in a round, in another order each round; the first is what the others are compared with.
 
     Every way runs once before that, for its memory or just to warm up. Says on stderr how far it is.
+
+    Args:
+        work: what each way does, such as `(256, "tokens")`.
     """
     base = next(iter(ways))
     peaks: dict[str, float | None] = {}
@@ -64,23 +71,32 @@ def interleaved(
         order = random.sample(list(ways), len(ways))
         times.append({variant: seconds(ways[variant], device) for variant in order})
         progress(f"{name} {size}", number + 1, rounds)
-    return [
-        Timing(
-            *(name, variant, size, dtype, device),
-            *spread([one[variant] for one in times]),
-            *spread([one[variant] / one[base] for one in times]),
-            base=base,
-            peak_memory=peaks[variant],
+    amount, unit = work or (None, "")
+    timings = []
+    for variant in ways:
+        low, middle, high = spread([one[variant] for one in times])
+        timings.append(
+            Timing(
+                *(name, variant, size, dtype, device, low, middle, high),
+                *spread([one[variant] / one[base] for one in times]),
+                base=base,
+                peak_memory=peaks[variant],
+                per_second=amount and digits(amount / middle, 3),
+                unit=unit,
+            )
         )
-        for variant in ways
-    ]
+    return timings
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
     """The 20th, 50th and 80th percentile, to five digits."""
     fifths = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else [values[0]] * 4
-    low, middle, high = (float(f"{value:.5g}") for value in (fifths[0], statistics.median(values), fifths[3]))
+    low, middle, high = (digits(value, 5) for value in (fifths[0], statistics.median(values), fifths[3]))
     return low, middle, high
+
+
+def digits(value: float, count: int) -> float:
+    return float(f"{value:.{count}g}")
 
 
 def seconds(way: Way, device: str = "cpu") -> float:
@@ -130,7 +146,7 @@ def progress(what: str, done: int, total: int) -> None:
 
 def table(timings: Sequence[Timing]) -> str:
     """For a terminal."""
-    header = ["variant", "size", "median s", "ratio p20", "p50", "p80", "MB"]
+    header = ["variant", "size", "median s", "per second", "ratio p20", "p50", "p80", "MB"]
     rows = [header]
     for one in timings:
         ratios = [f"{value:.3f}" for value in (one.ratio_p20, one.ratio_p50, one.ratio_p80)]
@@ -139,6 +155,7 @@ def table(timings: Sequence[Timing]) -> str:
                 one.variant,
                 one.size,
                 f"{one.p50:.4g}",
+                "" if one.per_second is None else f"{one.per_second:g} {one.unit}",
                 *ratios,
                 "" if one.peak_memory is None else f"{one.peak_memory:.1f}",
             ]
