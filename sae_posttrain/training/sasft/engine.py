@@ -1,4 +1,4 @@
-"""What the callback and the trainer share: capture residuals, add the loss as the trainer scales its own, log it."""
+"""What the callback and the trainer share: read the residuals, add the loss as the trainer scales its own, log it."""
 
 # B batch, S sequence, D model width, F features of one layer
 
@@ -61,7 +61,7 @@ class SASFTEngine:
         self._drift: dict[str, float] = {}
         self._identify: ScriptIdentifier | None = None
         self._has_segments = True
-        self._residuals: dict[int, Tensor] | None = None
+        self._pre: dict[int, Tensor] | None = None
         self._handles: list[RemovableHandle] = []
 
     # -- life cycle --------------------------------------------------------------------------------------------------
@@ -117,8 +117,7 @@ class SASFTEngine:
         self._ended = state.global_step
         if self._refresh is not None and refreshed is not None:
             self.penalties = self._refresh.resume(self.penalties, refreshed, trainer)
-        layers = [penalty.layer for penalty in self.penalties]
-        self._handles = hook_residuals(model, layers, self._keep)
+        self._handles = hook_residuals(model, [penalty.layer for penalty in self.penalties], self._read)
 
     def end_step(self, trainer: Trainer, state: TrainerState) -> None:
         """Refresh the baselines when it is time; a collective call on every rank."""
@@ -142,7 +141,7 @@ class SASFTEngine:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._residuals = None
+        self._pre = None
 
     # -- the step ----------------------------------------------------------------------------------------------------
 
@@ -161,13 +160,13 @@ class SASFTEngine:
         batch: dict[str, Tensor] = {
             k: inputs[k] for k in ("input_ids", "labels", "position_ids", "attention_mask") if k in inputs
         }
-        residuals: dict[int, Tensor] = {}
-        self._residuals = residuals
+        pre_BSF: dict[int, Tensor] = {}
+        self._pre = pre_BSF
         try:
             result = original(model, inputs, **kwargs)
         finally:
-            self._residuals = None
-        missing = [penalty.layer for penalty in self.penalties if penalty.layer not in residuals]
+            self._pre = None
+        missing = [penalty.layer for penalty in self.penalties if penalty.layer not in pre_BSF]
         if missing:
             raise RuntimeError(
                 f"The residuals of layers {missing} were not captured. Attach SASFT before the model's first compiled "
@@ -177,7 +176,7 @@ class SASFTEngine:
         loss, *outputs = result if kwargs.get("return_outputs") else (result,)
         language_BS = self._languages(batch, language_BS)
         with torch.set_grad_enabled(self.weight > 0):
-            auxiliary = self._auxiliary(trainer, residuals, batch["labels"], language_BS, kwargs)
+            auxiliary = self._auxiliary(trainer, pre_BSF, batch["labels"], language_BS, kwargs)
         if self.weight > 0:
             loss = loss + self.weight * auxiliary.to(loss.device)
         return (loss, *outputs) if outputs else loss
@@ -192,13 +191,22 @@ class SASFTEngine:
             logs.update(self._drift)
             self._drift = {}
 
-    def _keep(self, layer: int, residual_BSD: Tensor) -> None:
+    def _read(self, layer: int, residual_BSD: Tensor) -> Tensor | None:
         # Forwards outside a training loss, and the second, metrics-only one under label smoothing, are not ours.
-        if self._residuals is None or not torch.is_grad_enabled():
-            return
-        if layer in self._residuals:
+        if self._pre is None or not torch.is_grad_enabled():
+            return None
+        if layer in self._pre:
             raise RuntimeError(f"Layer {layer} ran twice in one loss; SASFT reads one forward per batch.")
-        self._residuals[layer] = residual_BSD
+        index = next(index for index, penalty in enumerate(self.penalties) if penalty.layer == layer)
+        if self.penalties[index].encoder_FD.device != residual_BSD.device:
+            self.penalties[index] = self.penalties[index].to(residual_BSD.device)
+        if self.weight > 0:
+            check_residual(residual_BSD, layer)
+            residual_BSD, self._pre[layer] = self.penalties[index].read(residual_BSD)
+            return residual_BSD
+        with torch.no_grad():
+            _, self._pre[layer] = self.penalties[index].read(residual_BSD)
+        return None
 
     def _languages(self, batch: Mapping[str, Tensor], told_BS: Tensor | None) -> Tensor:
         """What the column told; what it left open, the user's function; what that left open, the scripts."""
@@ -218,7 +226,7 @@ class SASFTEngine:
     def _auxiliary(
         self,
         trainer: Trainer,
-        residuals: Mapping[int, Tensor],
+        pre: Mapping[int, Tensor],
         labels_BS: Tensor,
         language_BS: Tensor,
         kwargs: Mapping[str, Any],
@@ -229,15 +237,9 @@ class SASFTEngine:
         scale = _scale(trainer, labelled_BS, kwargs.get("num_items_in_batch"))
         total = torch.zeros((), device=labels_BS.device)
         for index, penalty in enumerate(self.penalties):
-            residual_BSD = residuals[penalty.layer][:, -labels_BS.shape[1] :]  # prompt tuning puts tokens in front
-            if self.weight > 0:
-                check_residual(residual_BSD, penalty.layer)
-            if penalty.encoder_FD.device != residual_BSD.device:
-                penalty = self.penalties[index] = penalty.to(residual_BSD.device)
-            language, labelled = language_BS.to(residual_BSD.device), labelled_BS.to(residual_BSD.device)
-            with torch.autocast(residual_BSD.device.type, enabled=False):
-                pre_BSF = penalty.pre_activations(residual_BSD)
-                summed = sasft_loss(pre_BSF, penalty.baseline_LF, penalty.weight_LF, language, labelled)
+            pre_BSF = pre[penalty.layer][:, -labels_BS.shape[1] :]  # prompt tuning puts tokens in front
+            language, labelled = language_BS.to(pre_BSF.device), labelled_BS.to(pre_BSF.device)
+            summed = sasft_loss(pre_BSF, penalty.baseline_LF, penalty.weight_LF, language, labelled)
             total = total + summed.to(total.device)
             self.meter.add_layer(penalty, pre_BSF.detach(), language, labelled)
             if self._refresh is not None:

@@ -10,10 +10,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from ...feature_set import LayerFeatures
 from ...languages import stand_ins
+from .reading import read_features
 from .segments import CODES
 
 Baseline = Literal["mean", "zero"]
@@ -60,16 +60,22 @@ class Penalty:
         tensors = (getattr(self, field.name).to(device) for field in fields(self)[1:])
         return Penalty(self.layer, *tensors)
 
-    def pre_activations(self, residual_BSD: Tensor) -> Tensor:
-        """`(B, S, F)` in float32; the product runs in the residual's own dtype, without a wider copy of it."""
+    def read(self, residual_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual to go on with, and the pre-activations `(B, S, F)` in float32.
+
+        The product runs in the residual's own dtype, without a wider copy of it.
+        """
         dtype = residual_BSD.dtype
-        if dtype not in (torch.bfloat16, torch.float16):
-            return linear(residual_BSD, self.encoder_FD.to(dtype)).float() + self.bias_F
-        # Rounded rows would shift every pre-activation the same way; what rounding drops is a second set of rows.
-        rounded_FD = self.encoder_FD.to(dtype)
-        dropped_FD = (self.encoder_FD - rounded_FD.float()).to(dtype)
-        rounded_BSF, dropped_BSF = linear(residual_BSD, torch.cat([rounded_FD, dropped_FD])).float().chunk(2, dim=-1)
-        return rounded_BSF + dropped_BSF + self.bias_F
+        rows_FD = self.encoder_FD.to(dtype)
+        with torch.autocast(residual_BSD.device.type, enabled=False):
+            if dtype not in (torch.bfloat16, torch.float16):
+                residual_BSD, read_BSF = read_features(residual_BSD, rows_FD)
+                return residual_BSD, read_BSF.float() + self.bias_F
+            # Rounded rows would shift every pre-activation the same way; what rounding drops is a second set of rows.
+            dropped_FD = (self.encoder_FD - rows_FD.float()).to(dtype)
+            residual_BSD, read_BSF = read_features(residual_BSD, torch.cat([rows_FD, dropped_FD]))
+            rounded_BSF, dropped_BSF = read_BSF.float().chunk(2, dim=-1)
+            return residual_BSD, rounded_BSF + dropped_BSF + self.bias_F
 
 
 def build_penalty(features: LayerFeatures, suppress: Sequence[str], baseline: Baseline, scale: Scale) -> Penalty:

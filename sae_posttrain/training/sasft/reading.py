@@ -1,0 +1,38 @@
+"""Read features from a residual so that their gradient waits for the residual's own.
+
+Read after the forward, a feature hands its gradient back before the rest of the backward begins: one tensor of the
+residual's size per layer, held through the peak of the step. Read where the residual passes, it holds `(B, S, F)`.
+"""
+
+# B batch, S sequence, D model width, F features
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+
+def read_features(residual_BSD: Tensor, rows_FD: Tensor) -> tuple[Tensor, Tensor]:
+    """The residual to go on with in place of this one, and its products with the rows, `(B, S, F)` in its dtype."""
+    passed_BSD, read_BSF = _Reading.apply(residual_BSD, rows_FD)
+    return passed_BSD, read_BSF
+
+
+class _Reading(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, residual_BSD: Tensor, rows_FD: Tensor) -> tuple[Tensor, Tensor]:
+        # Not saved for backward: where hooks lie inside a checkpoint, it would miss what its second run does not save.
+        ctx.rows_FD = rows_FD
+        # A copy, which may be changed in place, as a view from here may not.
+        return residual_BSD.clone(), linear(residual_BSD, rows_FD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BSD: Tensor, grad_BSF: Tensor) -> tuple[Tensor, None]:
+        with torch.autocast(grad_BSD.device.type, enabled=False):
+            summed_ND = torch.addmm(grad_BSD.flatten(0, 1), grad_BSF.flatten(0, 1), ctx.rows_FD)
+        return summed_ND.view_as(grad_BSD), None
