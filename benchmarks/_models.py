@@ -22,6 +22,12 @@ SIZES = {
     "150M": (768, 16, 32768),
 }
 HEAD = 64
+GROUP, PROMPT = 8, 16  # answers to a prompt, and its tokens
+
+
+def group_shape(size: str, length: int) -> str:
+    """The size of a case in which a group of answers is generated, for a table."""
+    return f"{size}, {GROUP} answers of {length} tokens"
 
 
 def qwen3(size: str, **changes: Any) -> Any:

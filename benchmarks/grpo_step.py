@@ -14,7 +14,7 @@ from typing import Any
 
 import _rows
 import torch
-from _models import SIZES, features, qwen3, tokenizer
+from _models import GROUP, PROMPT, SIZES, features, group_shape, qwen3, tokenizer
 from _timing import Timing, Way, interleaved, table
 from datasets import Dataset
 from transformers import PrinterCallback
@@ -22,7 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from sae_posttrain.training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
 
-GROUP, PROMPT, COMPLETION = 8, 16, 64
+COMPLETION = 64
 ROUNDS = 15
 WAYS: dict[str, dict[str, Any] | None] = {
     "GRPOTrainer": None,
@@ -86,7 +86,7 @@ def main() -> None:
     for size in ("0.4M",) if args.quick else ("0.4M", "4M"):
         with TemporaryDirectory() as folder:
             ways = {name: step_of(size, folder, changes) for name, changes in WAYS.items()}
-            shape = f"{size}, {GROUP} answers of {COMPLETION} tokens"
+            shape = group_shape(size, COMPLETION)
             timings += interleaved("GRPO step", ways, rounds=5 if args.quick else ROUNDS, size=shape)
     print(table(timings))
     if not args.quick:
