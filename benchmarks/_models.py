@@ -20,6 +20,7 @@ SIZES = {
     "4M": (256, 4, 4096),
     "40M": (512, 10, 16384),
     "150M": (768, 16, 32768),
+    "500M": (1024, 28, 151936),
 }
 HEAD = 64
 GROUP, PROMPT = 8, 16  # answers to a prompt, and its tokens

@@ -7,7 +7,7 @@ The ways take turns in one process. The published way is written from its descri
 residual goes to float32, and the whole SAE of each layer stays in memory.
 """
 
-# B batch, S sequence, D model width, F selected features, K dictionary size
+# B batch, S sequence, D model width, F selected features
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import _rows
 import torch
@@ -32,7 +32,6 @@ from sae_posttrain.residual import decoder_blocks
 
 LANGUAGES, SUPPRESSED = ("en", "zh", "ru", "ko"), "zh"
 WEIGHT = 1e-3
-K = 32 * 1024
 
 
 @dataclass(frozen=True)
@@ -44,46 +43,59 @@ class Case:
     length: int = 256
     features: int = 2
     layers: int = 2
-    packed: bool = False
+    dictionary: int = 32 * 1024
+    layout: Literal["full", "padded", "packed"] = "full"
     lora: bool = False
     dtype: str = "float32"
-    rounds: int = 9
+    rounds: int = 15
 
     def __str__(self) -> str:
-        ways = [*(["packed"] if self.packed else []), *(["LoRA"] if self.lora else [])]
-        shape = f"{self.rows} x {self.length} tokens, {self.features} features in {self.layers} layers"
-        return ", ".join([self.size, shape, *ways])
+        ways = [*([self.layout] if self.layout != "full" else []), *(["LoRA"] if self.lora else [])]
+        shape = f"{self.rows} x {self.length} tokens, {self.features} of {self.dictionary} features in {self.layers} "
+        return ", ".join([self.size, shape + ("layer" if self.layers == 1 else "layers"), *ways])
 
 
-QUICK = [Case(), Case(features=64, layers=4), Case(packed=True)]
+QUICK = [Case(rounds=5), Case(features=64, layers=4, rounds=5), Case(layout="packed", rounds=5)]
 CASES = [
-    *QUICK,
-    Case(lora=True),
-    Case(length=64),
+    Case(),
+    Case(features=1, layers=1),
+    Case(features=16),
     Case(features=64),
     Case(layers=4),
-    Case(features=1, layers=1),
-    Case(dtype="bfloat16"),
-    Case(size="40M", rounds=5),
-    Case(length=1024, rounds=5),
-    Case(features=16),
-    Case(size="150M", rows=2, length=128, rounds=5),
+    Case(features=64, layers=4),
+    Case(dictionary=4 * 1024),
+    Case(dictionary=128 * 1024),
+    Case(length=64),
+    Case(length=1024, rounds=7),
+    Case(layout="padded"),
+    Case(layout="packed"),
+    Case(lora=True),
+    Case(dtype="bfloat16", rounds=7),
+    Case(size="40M", rounds=7),
+    Case(size="40M", lora=True, rounds=7),
+    Case(size="150M", rows=2, length=128, rounds=7),
+    Case(size="500M", rows=2, length=64, rounds=5),
 ]
 
 
 def rows_of(case: Case) -> Dataset:
-    """Rows of one length and in four languages; packed, two of them fill a row."""
-    length = case.length // 2 if case.packed else case.length
-    words = [f"w{number + 1}" for number in range(length)]
-    prompt, completion = " ".join(words[: length // 4]), " " + " ".join(words[length // 4 :])
-    count = 4 * case.rows * (2 if case.packed else 1)
-    return Dataset.from_list(
-        [{"prompt": prompt, "completion": completion, "language": LANGUAGES[n % 4]} for n in range(count)]
-    )
+    """Rows in four languages: of one length; padded, of a quarter to all of it; packed, of less than half."""
+    lengths = {
+        "full": [case.length],
+        "padded": [case.length * quarters // 4 - 1 for quarters in (4, 1, 2, 3)],
+        "packed": [case.length // 2 - 1],  # an end marker comes behind each
+    }[case.layout]
+    rows = []
+    for number in range(4 * case.rows * (2 if case.layout == "packed" else 1)):
+        length = lengths[number % len(lengths)]
+        words = [f"w{place + 1}" for place in range(length)]
+        text = {"prompt": " ".join(words[: length // 4]), "completion": " " + " ".join(words[length // 4 :])}
+        rows.append({**text, "language": LANGUAGES[number % 4]})
+    return Dataset.from_list(rows)
 
 
 def settings_of(case: Case, folder: str) -> dict[str, Any]:
-    packing: dict[str, Any] = {"packing": True, "packing_strategy": "bfd"} if case.packed else {}
+    packing: dict[str, Any] = {"packing": True, "packing_strategy": "bfd"} if case.layout == "packed" else {}
     return {
         "output_dir": folder,
         "per_device_train_batch_size": case.rows,
@@ -145,9 +157,8 @@ def part_of(trainer: Any) -> Way:
     }
 
     def model_alone(model: Any, inputs: Any, **kwargs: Any) -> Tensor:
-        for layer, residual_BSD in residuals.items():
-            engine._keep(layer, residual_BSD)
-        return torch.zeros(())
+        passed = [engine._read(layer, residual_BSD) for layer, residual_BSD in residuals.items()]
+        return torch.stack([residual_BSD[0, 0, 0] for residual_BSD in passed]).sum()
 
     return lambda: engine.compute_loss(
         trainer, model_alone, trainer.model, dict(batches[0]), num_items_in_batch=items
@@ -159,7 +170,9 @@ def as_published(case: Case, folder: str, found: FeatureSet) -> Way:
     trainer = trainer_of(case, folder, None)
     plain: Callable[..., Tensor] = trainer.compute_loss
     blocks = decoder_blocks(trainer.model)
-    saes = {one.layer: torch.randn(2, K, SIZES[case.size][0]) for one in found.layers}  # encoder and decoder
+    saes = {
+        one.layer: torch.randn(2, case.dictionary, SIZES[case.size][0]) for one in found.layers
+    }  # encoder and decoder
     baseline_BF = torch.zeros(case.rows, case.features)
     counts_B = (torch.arange(case.rows) % 4 != LANGUAGES.index(SUPPRESSED)).float()
 
@@ -197,12 +210,12 @@ def measured(case: Case) -> list[Timing]:
             "SASFT": step_of(trainer_of(case, folder, found)),
             "SASFT's part of that, alone": part_of(trainer_of(case, folder, found)),
         }
-        if not case.packed:  # it reads one language per row
+        if case.layout != "packed":  # it reads one language per row
             ways["as published"] = as_published(case, folder, found)
         timings = interleaved("SFT step", ways, rounds=case.rounds, size=str(case), dtype=case.dtype, memory=True)
     resident = {
         "SASFT": sum(one.encoder.nbytes + one.bias.nbytes for one in found.layers) / MEGABYTE,
-        "as published": case.layers * 2 * K * width * 4 / MEGABYTE,
+        "as published": case.layers * 2 * case.dictionary * width * 4 / MEGABYTE,
     }
     return [
         replace(one, peak_memory=round((one.peak_memory or 0) + resident.get(one.variant, 0), 2)) for one in timings
