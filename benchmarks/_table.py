@@ -39,10 +39,8 @@ def markdown(found: dict[str, Rows]) -> str:
 
 def line_each(rows: Iterable[dict[str, str]], size: str) -> Iterable[str]:
     for row in rows:
-        ratio = "1"
-        if row["variant"] != row["base"]:
-            low, middle, high = (short(row[name]) for name in ("ratio_p20", "ratio_p50", "ratio_p80"))
-            ratio = f"{middle} ({low} to {high})"
+        low, middle, high = (short(row[name]) for name in ("ratio_p20", "ratio_p50", "ratio_p80"))
+        ratio = "1" if row["base"] in (row["variant"], row["size"]) else f"{middle} ({low} to {high})"
         rate = f"{float(row['per_second']):,g} {row['unit']}" if row["per_second"] else ""
         yield f"| {row['variant']} | {size} | {float(row['p50']):.3g} | {rate} | {ratio} | {row['peak_memory']} |"
 

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -86,6 +86,17 @@ def interleaved(
             )
         )
     return timings
+
+
+def growing(
+    name: str, variant: str, ways: Mapping[str, tuple[Way, float]], *, unit: str, **options: Any
+) -> list[Timing]:
+    """One way over sizes: size → the way, and how much of `unit` it does. Ratios are to the first size."""
+    found = interleaved(name, {size: way for size, (way, _) in ways.items()}, **options)
+    return [
+        replace(one, size=size, variant=variant, per_second=digits(amount / one.p50, 3), unit=unit)
+        for one, (size, (_, amount)) in zip(found, ways.items(), strict=True)
+    ]
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:

@@ -4,26 +4,27 @@
 
 A random Qwen3 of 28 blocks with dictionaries sixteen times its width, as the published ones are, on one thread of the
 CPU. The published way is written from its description: each layer has its own pass of the whole model, and every
-pre-activation goes to the host before anything is added up. Both must give the same means.
+pre-activation goes to the host before anything is added up. Both must give the same means, and rank features alike.
 """
 
-# B batch, S sequence, N tokens, D model width, K dictionary size
+# B batch, S sequence, N tokens, D model width, L languages, K dictionary size
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import _rows
 import torch
 from _models import qwen3, tokenizer
-from _timing import Timing, Way, interleaved, table
+from _timing import Timing, Way, growing, interleaved, table
 from torch import Tensor
 
-from sae_posttrain import SparseAutoencoder
+from sae_posttrain import SparseAutoencoder, discover_language_features
+from sae_posttrain.discovery.monolinguality import monolinguality
+from sae_posttrain.discovery.selection import highest
 from sae_posttrain.discovery.statistics import collect_statistics
 from sae_posttrain.residual import decoder_blocks
 from sae_posttrain.sae import TopK
@@ -32,7 +33,8 @@ BLOCKS, D, VOCABULARY = 28, 256, 4096
 FOLD, ACTIVE = 16, 50
 LENGTH, BATCH = 128, 2
 FEW = 1  # texts of each language
-LANGUAGES = ("en", "zh")
+LANGUAGES = ("en", "ko", "ru", "zh")
+RANKED = 10  # features of each language and layer
 
 Texts = Mapping[str, Sequence[str]]
 Means = dict[int, dict[str, Tensor]]
@@ -91,42 +93,67 @@ def residual_of(model: Any, layer: int, ids_BS: Tensor) -> Tensor:
     return kept[0]
 
 
+def whole_discovery(model: Any, words: Any, saes: Mapping[int, SparseAutoencoder], texts: Texts) -> None:
+    discover_language_features(
+        model, words, saes, texts, layers=list(saes), batch_size=BATCH, max_length=LENGTH, progress=False
+    )
+
+
 def check_alike(ours: Means, theirs: Means) -> None:
     for layer, groups in ours.items():
         for code, mean_K in groups.items():
             torch.testing.assert_close(mean_K, theirs[layer][code], rtol=1e-4, atol=1e-5)
+        if ranking(groups) != ranking(theirs[layer]):
+            raise RuntimeError(f"The ways rank the features of layer {layer} otherwise.")
+
+
+def ranking(groups: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    score_LK = monolinguality(torch.stack([groups[code] for code in LANGUAGES]))
+    return {
+        code: [choice.feature for choice in highest(score_K, code, RANKED, code)]
+        for code, score_K in zip(LANGUAGES, score_LK, strict=True)
+    }
 
 
 def compared(model: Any, words: Any, rounds: int) -> list[Timing]:
-    saes, texts = make_saes(BLOCKS, FOLD * D), make_texts(FEW)
-    check_alike(in_one_pass(model, words, saes, texts), one_pass_per_layer(model, words, saes, texts))
+    given = make_saes(BLOCKS, FOLD * D), make_texts(FEW)
+    check_alike(in_one_pass(model, words, *given), one_pass_per_layer(model, words, *given))
     return interleaved(
         "discovery",
         {
-            "all layers in one pass": lambda: in_one_pass(model, words, saes, texts),
-            "one pass per layer": lambda: one_pass_per_layer(model, words, saes, texts),
+            "all layers in one pass": partial(in_one_pass, model, words, *given),
+            "discover_language_features": partial(whole_discovery, model, words, *given),
+            "one pass per layer": partial(one_pass_per_layer, model, words, *given),
         },
         rounds=rounds,
         size=size_of(BLOCKS, FOLD * D, FEW),
         memory=True,
+        work=(tokens_of(FEW), "tokens"),
     )
 
 
-def growing(model: Any, words: Any, rounds: int) -> list[Timing]:
-    """Ours alone, by layers, dictionary and texts; each ratio is to the smallest."""
-    dictionary = FOLD * D
-    shapes = [(count, dictionary, FEW) for count in (1, 7, 28)]
-    shapes += [(28, 4 * dictionary, FEW), (28, dictionary, 4 * FEW)]
-    ways: dict[str, Way] = {}
-    for layers, size, texts in shapes:
-        given = make_saes(layers, size), make_texts(texts)
-        ways[size_of(layers, size, texts)] = partial(in_one_pass, model, words, *given)
-    found = interleaved("discovery, growth", ways, rounds=rounds, memory=True)
-    return [replace(one, size=one.variant, variant="all layers in one pass") for one in found]
+def grown(model: Any, words: Any, rounds: int) -> list[Timing]:
+    """Ours alone: by layers, by dictionary, by texts."""
+    dictionary, rows = FOLD * D, []
+    for shapes in (
+        [(layers, dictionary, FEW) for layers in (1, 7, 14, 28)],
+        [(BLOCKS, times * dictionary, FEW) for times in (1, 4, 16)],
+        [(BLOCKS, dictionary, times * FEW) for times in (1, 4, 16)],
+    ):
+        ways: dict[str, tuple[Way, float]] = {}
+        for layers, size, texts in shapes:
+            way = partial(in_one_pass, model, words, make_saes(layers, size), make_texts(texts))
+            ways[size_of(layers, size, texts)] = way, tokens_of(texts)
+        rows += growing("discovery, growth", "all layers in one pass", ways, unit="tokens", rounds=rounds, memory=True)
+    return rows
+
+
+def tokens_of(texts: int) -> int:
+    return texts * len(LANGUAGES) * LENGTH
 
 
 def size_of(layers: int, dictionary: int, texts: int) -> str:
-    return f"{layers} of {BLOCKS} layers, {D} wide, {dictionary} features, {texts * len(LANGUAGES) * LENGTH} tokens"
+    return f"{layers} of {BLOCKS} layers, {D} wide, {dictionary} features, {tokens_of(texts)} tokens"
 
 
 def main() -> None:
@@ -136,10 +163,10 @@ def main() -> None:
     torch.set_num_threads(1)
     shape = {"num_hidden_layers": BLOCKS, "hidden_size": D, "intermediate_size": 3 * D, "vocab_size": VOCABULARY}
     model, words = qwen3("4M", **shape).eval(), tokenizer(VOCABULARY)
-    timings = compared(model, words, 1 if args.quick else 3)
+    timings = compared(model, words, 1 if args.quick else 5)
     if not args.quick:
         _rows.write("discovery_speed", timings)
-        timings += growing(model, words, 3)
+        timings += grown(model, words, 3)
         print(_rows.write("discovery_speed", timings))
     print(table(timings))
 
