@@ -28,10 +28,11 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/sae_row_reading.py
-	$(BIN)/python benchmarks/repetition_speed.py
 	$(BIN)/python benchmarks/sasft_step.py --quick
 	$(BIN)/python benchmarks/grpo_step.py --quick
 	$(BIN)/python benchmarks/discovery_speed.py --quick
+	$(BIN)/python benchmarks/steered_generation.py --quick
+	$(BIN)/python benchmarks/detectors.py --quick
 
 bench-all: bench
 	$(BIN)/python benchmarks/start_up.py

@@ -33,7 +33,7 @@ def markdown(found: dict[str, Rows]) -> str:
     for name, rows in found.items():
         lines.append(f"| **[{name}](results/{name}.csv)** | {origin(rows)} | | | | |")
         for (size, dtype), group in groupby(rows, lambda row: (row["size"], row["dtype"])):
-            lines += line_each(group, size if dtype == "float32" else f"{size}, {dtype}")
+            lines += line_each(group, size if dtype in ("", "float32") else f"{size}, {dtype}")
     return "\n".join(lines) + "\n"
 
 
