@@ -90,7 +90,7 @@ def discover_language_features(
             f"No feature of layers {list(layers)} is more active in {', '.join(targets)} than in the other languages. "
             "Try later layers, or check that SAE and model belong together."
         )
-    return FeatureSet(tuple(found), provenance(model, saes, texts, select))
+    return FeatureSet(tuple(found), provenance(model, saes, texts, select, progress=progress))
 
 
 def _by_language(texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:

@@ -118,7 +118,7 @@ def discover_repetition_features(
         )
     source = {REPETITION: [" ".join(map(str, ids)) for ids in sequences]}
     selection = "repetition contrast" if select == "contrast" else select
-    return FeatureSet(tuple(found), provenance(model, saes, source, selection))
+    return FeatureSet(tuple(found), provenance(model, saes, source, selection, progress=progress))
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequence[int]]) -> list[list[int]]:

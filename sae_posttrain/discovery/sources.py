@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
+from accelerate import PartialState
 from torch import nn
+from tqdm.auto import tqdm
 
 from ..feature_set import Provenance
 from ..residual import text_config, unwrap
@@ -68,15 +70,22 @@ def model_name(model: nn.Module) -> str:
 
 
 def provenance(
-    model: nn.Module, saes: Mapping[int, SparseAutoencoder], texts: Mapping[str, Sequence[str]], selection: str
+    model: nn.Module,
+    saes: Mapping[int, SparseAutoencoder],
+    texts: Mapping[str, Sequence[str]],
+    selection: str,
+    *,
+    progress: bool = False,
 ) -> Provenance:
     config = text_config(model)
+    shown = progress and PartialState().is_main_process
+    files = tqdm([one for one in saes.values() if one.file], "hashing SAEs", disable=not shown)
     return Provenance(
         base_model=model_name(model),
         d_model=config.hidden_size,
         num_layers=config.num_hidden_layers,
         sae=", ".join(dict.fromkeys(one.source for one in saes.values())),
-        sae_sha256={_file_name(one): _sha256_of_file(one.file) for one in saes.values() if one.file},
+        sae_sha256={_file_name(one): _sha256_of_file(one.file) for one in files},
         texts_sha256=_sha256_of_texts(texts),
         selection=selection,
     )
@@ -92,11 +101,8 @@ def _sha256_of_file(path: str) -> str:
     blob = Path(path).resolve()
     if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
         return blob.name  # the hub's cache names a large file after its hash; reading it whole would take minutes
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sha256_of_texts(texts: Mapping[str, Sequence[str]]) -> str:
