@@ -251,8 +251,8 @@ def _add(into: LayerStatistics, sae: SparseAutoencoder, residual_BSD: Tensor, we
         activation_NK = sae.encode(chunk_ND).float()
         # As products with the weights: a sum over N in float64 would first write all of it anew, and take longer than
         # the pre-activations do. What a chunk adds up to is kept in float64.
-        into.firing += (chunk_N1.T @ (activation_NK > 0).float())[0]
         into.activation += (chunk_N1.T @ activation_NK)[0]
+        into.firing += (chunk_N1.T @ activation_NK.gt_(0))[0]  # in place: nobody else holds it
 
 
 def _reduce(sums: Statistics, state: PartialState) -> None:
