@@ -41,8 +41,12 @@ def line_each(rows: Iterable[dict[str, str]], size: str) -> Iterable[str]:
     for row in rows:
         low, middle, high = (short(row[name]) for name in ("ratio_p20", "ratio_p50", "ratio_p80"))
         ratio = "1" if row["base"] in (row["variant"], row["size"]) else f"{middle} ({low} to {high})"
-        rate = f"{float(row['per_second']):,g} {row['unit']}" if row["per_second"] else ""
+        rate = f"{speed(float(row['per_second']))} {row['unit']}" if row["per_second"] else ""
         yield f"| {row['variant']} | {size} | {float(row['p50']):.3g} | {rate} | {ratio} | {row['peak_memory']} |"
+
+
+def speed(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 1000 else f"{per_second:g}"
 
 
 def short(ratio: str) -> str:

@@ -145,7 +145,7 @@ def grown(lengths: Sequence[int], rounds: int) -> list[Timing]:
     texts = {length: [made_up(rng, "en", length) for _ in range(lengths[-1] // length)] for length in lengths}
     for finder, find in finders.items():
         ways = {
-            f"{len(responses)} responses of {length} characters": (partial(each, find, responses), megabytes(responses))
+            f"{len(responses)} of {length} characters": (partial(each, find, responses), megabytes(responses))
             for length, responses in texts.items()
         }
         rows += growing("growth", finder, ways, unit="MB", rounds=rounds, dtype="")

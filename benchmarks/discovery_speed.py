@@ -3,8 +3,9 @@
     python benchmarks/discovery_speed.py [--quick]
 
 A random Qwen3 of 28 blocks with dictionaries sixteen times its width, as the published ones are, on one thread of the
-CPU. The published way is written from its description: each layer has its own pass of the whole model, and every
-pre-activation goes to the host before anything is added up. Both must give the same means, and rank features alike.
+CPU. The published way is written from its description: each layer has its own pass of the whole model, head and all,
+and every pre-activation goes to the host before anything is added up. Both must give the same means, and rank features
+alike.
 """
 
 # B batch, S sequence, N tokens, D model width, L languages, K dictionary size
@@ -79,7 +80,7 @@ def one_pass_per_layer(model: Any, words: Any, saes: Mapping[int, SparseAutoenco
                 ids_BS = words(members[start : start + BATCH], return_tensors="pt")["input_ids"]
                 residual_BSD = residual_of(model, layer, ids_BS)
                 kept.append(sae.pre_activations(residual_BSD[:, 1:].flatten(0, 1).float()).cpu())
-            means[layer][code] = sae.activation(torch.cat(kept)).double().mean(0)
+            means[layer][code] = sae.activation(torch.cat(kept)).mean(0, dtype=torch.float64)
     return means
 
 
@@ -87,7 +88,7 @@ def residual_of(model: Any, layer: int, ids_BS: Tensor) -> Tensor:
     kept: list[Tensor] = []
     handle = decoder_blocks(model)[layer].register_forward_hook(lambda module, args, output: kept.append(output))
     try:
-        model(input_ids=ids_BS)
+        model(input_ids=ids_BS, use_cache=False)
     finally:
         handle.remove()
     return kept[0]
@@ -135,16 +136,16 @@ def compared(model: Any, words: Any, rounds: int) -> list[Timing]:
 def grown(model: Any, words: Any, rounds: int) -> list[Timing]:
     """Ours alone: by layers, by dictionary, by texts."""
     dictionary, rows = FOLD * D, []
-    for shapes in (
-        [(layers, dictionary, FEW) for layers in (1, 7, 14, 28)],
-        [(BLOCKS, times * dictionary, FEW) for times in (1, 4, 16)],
-        [(BLOCKS, dictionary, times * FEW) for times in (1, 4, 16)],
-    ):
+    for what, shapes in {
+        "layers": [(layers, dictionary, FEW) for layers in (1, 7, 14, 28)],
+        "dictionary": [(BLOCKS, times * dictionary, FEW) for times in (1, 4, 16)],
+        "texts": [(BLOCKS, dictionary, times * FEW) for times in (1, 4, 16)],
+    }.items():
         ways: dict[str, tuple[Way, float]] = {}
         for layers, size, texts in shapes:
             way = partial(in_one_pass, model, words, make_saes(layers, size), make_texts(texts))
             ways[size_of(layers, size, texts)] = way, tokens_of(texts)
-        rows += growing("discovery, growth", "all layers in one pass", ways, unit="tokens", rounds=rounds, memory=True)
+        rows += growing("discovery, growth", f"one pass, by {what}", ways, unit="tokens", rounds=rounds, memory=True)
     return rows
 
 

@@ -32,6 +32,7 @@ from sae_posttrain.residual import decoder_blocks
 
 LANGUAGES, SUPPRESSED = ("en", "zh", "ru", "ko"), "zh"
 WEIGHT = 1e-3
+ALONE = "SASFT's part of that, alone"
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def measured(case: Case) -> list[Timing]:
             "plain SFT": step_of(trainer_of(case, folder, None)),
             "plain SFT, a second one": step_of(trainer_of(case, folder, None)),
             "SASFT": step_of(trainer_of(case, folder, found)),
-            "SASFT's part of that, alone": part_of(trainer_of(case, folder, found)),
+            ALONE: part_of(trainer_of(case, folder, found)),
         }
         if case.layout != "packed":  # it reads one language per row
             ways["as published"] = as_published(case, folder, found)
@@ -217,8 +218,13 @@ def measured(case: Case) -> list[Timing]:
         "SASFT": sum(one.encoder.nbytes + one.bias.nbytes for one in found.layers) / MEGABYTE,
         "as published": case.layers * 2 * case.dictionary * width * 4 / MEGABYTE,
     }
+    # The part alone holds its residuals and their gradients, which in a step are the model's.
+    peaks = {one.variant: one.peak_memory for one in timings if one.peak_memory is not None and one.variant != ALONE}
     return [
-        replace(one, peak_memory=round((one.peak_memory or 0) + resident.get(one.variant, 0), 2)) for one in timings
+        replace(one, peak_memory=round(peaks[one.variant] + resident.get(one.variant, 0), 2))
+        if one.variant in peaks
+        else replace(one, peak_memory=None)
+        for one in timings
     ]
 
 

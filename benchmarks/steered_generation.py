@@ -54,11 +54,6 @@ class Group:
         self.everywhere = features(width, blocks, range(blocks), 1, "repetition")
         self.prompt = torch.randint(1, vocabulary, (1, PROMPT), device=device)
         self.sampling = {"max_new_tokens": length, "do_sample": True, "top_k": 0, "pad_token_id": 0}
-        pages = GROUP * -(-(PROMPT + length) // PAGE)
-        # By itself it takes most of the memory for its cache, and fills it with zeros in each call.
-        self.memory = ContinuousBatchingConfig(
-            page_size=PAGE, num_blocks=2 * pages, max_batch_tokens=GROUP * PROMPT, seed=0
-        )
 
     def dense(self, rows: int = GROUP) -> Tensor:
         return self.model.generate(self.prompt.expand(rows, -1), GenerationConfig(**self.sampling))
@@ -72,10 +67,13 @@ class Group:
         return self.steered((True,) * rows, self.middle)
 
     def continuous(self) -> list[list[int]]:
+        # By itself it takes most of the memory for its cache, and fills it with zeros in each call.
+        pages = GROUP * -(-(PROMPT + self.length) // PAGE)
+        memory = ContinuousBatchingConfig(page_size=PAGE, num_blocks=2 * pages, max_batch_tokens=GROUP * PROMPT, seed=0)
         made = self.model.generate_batch(
             self.prompt.expand(GROUP, -1).tolist(),
             generation_config=GenerationConfig(**self.sampling, eos_token_id=-1),  # none
-            continuous_batching_config=self.memory,
+            continuous_batching_config=memory,
             progress_bar=False,
         )
         answers = [answer.generated_tokens for answer in made.values()]

@@ -78,14 +78,16 @@ def provenance(
     progress: bool = False,
 ) -> Provenance:
     config = text_config(model)
-    shown = progress and PartialState().is_main_process
-    files = tqdm([one for one in saes.values() if one.file], "hashing SAEs", disable=not shown)
+    files = [one for one in saes.values() if one.file]
+    shown = progress and bool(files) and PartialState().is_main_process
     return Provenance(
         base_model=model_name(model),
         d_model=config.hidden_size,
         num_layers=config.num_hidden_layers,
         sae=", ".join(dict.fromkeys(one.source for one in saes.values())),
-        sae_sha256={_file_name(one): _sha256_of_file(one.file) for one in files},
+        sae_sha256={
+            _file_name(one): _sha256_of_file(one.file) for one in tqdm(files, "hashing SAEs", disable=not shown)
+        },
         texts_sha256=_sha256_of_texts(texts),
         selection=selection,
     )

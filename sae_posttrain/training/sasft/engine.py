@@ -117,6 +117,8 @@ class SASFTEngine:
         self._ended = state.global_step
         if self._refresh is not None and refreshed is not None:
             self.penalties = self._refresh.resume(self.penalties, refreshed, trainer)
+        # Moved before the first forward, which may be compiled; a model spread over devices moves them again.
+        self.penalties = [penalty.to(trainer.args.device) for penalty in self.penalties]
         self._handles = hook_residuals(model, [penalty.layer for penalty in self.penalties], self._read)
 
     def end_step(self, trainer: Trainer, state: TrainerState) -> None:
@@ -160,13 +162,13 @@ class SASFTEngine:
         batch: dict[str, Tensor] = {
             k: inputs[k] for k in ("input_ids", "labels", "position_ids", "attention_mask") if k in inputs
         }
-        pre_BSF: dict[int, Tensor] = {}
-        self._pre = pre_BSF
+        pre: dict[int, Tensor] = {}
+        self._pre = pre
         try:
             result = original(model, inputs, **kwargs)
         finally:
             self._pre = None
-        missing = [penalty.layer for penalty in self.penalties if penalty.layer not in pre_BSF]
+        missing = [penalty.layer for penalty in self.penalties if penalty.layer not in pre]
         if missing:
             raise RuntimeError(
                 f"The residuals of layers {missing} were not captured. Attach SASFT before the model's first compiled "
@@ -176,7 +178,7 @@ class SASFTEngine:
         loss, *outputs = result if kwargs.get("return_outputs") else (result,)
         language_BS = self._languages(batch, language_BS)
         with torch.set_grad_enabled(self.weight > 0):
-            auxiliary = self._auxiliary(trainer, pre_BSF, batch["labels"], language_BS, kwargs)
+            auxiliary = self._auxiliary(trainer, pre, batch["labels"], language_BS, kwargs)
         if self.weight > 0:
             loss = loss + self.weight * auxiliary.to(loss.device)
         return (loss, *outputs) if outputs else loss

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 
 def read_features(residual_BSD: Tensor, rows_FD: Tensor) -> tuple[Tensor, Tensor]:
     """The residual to go on with in place of this one, and its products with the rows, `(B, S, F)` in its dtype."""
+    if not torch.is_grad_enabled():
+        return residual_BSD, linear(residual_BSD, rows_FD)
     passed_BSD, read_BSF = _Reading.apply(residual_BSD, rows_FD)
     return passed_BSD, read_BSF
 
@@ -31,7 +32,6 @@ class _Reading(torch.autograd.Function):
         return residual_BSD.clone(), linear(residual_BSD, rows_FD)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_BSD: Tensor, grad_BSF: Tensor) -> tuple[Tensor, None]:
         with torch.autocast(grad_BSD.device.type, enabled=False):
             summed_ND = torch.addmm(grad_BSD.flatten(0, 1), grad_BSF.flatten(0, 1), ctx.rows_FD)
