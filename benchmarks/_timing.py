@@ -70,7 +70,7 @@ def interleaved(
     for number in range(rounds):
         order = random.sample(list(ways), len(ways))
         times.append({variant: seconds(ways[variant], device) for variant in order})
-        progress(f"{name} {size}", number + 1, rounds)
+        progress(f"{name} {size}".strip(), number + 1, rounds)
     amount, unit = work or (None, "")
     timings = []
     for variant in ways:

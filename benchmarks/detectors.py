@@ -134,7 +134,7 @@ def each(find: Callable[[str], Any], texts: Sequence[str]) -> None:
 
 
 def grown(lengths: Sequence[int], rounds: int) -> list[Timing]:
-    """The same amount of text in longer and longer responses: what grows with length alone takes equally long."""
+    """The same amount of text in longer and longer responses: what takes linear time takes equally long for each."""
     finders: dict[str, Callable[[str], Any]] = {
         "unexpected_spans": lambda text: unexpected_spans(text, "en"),
         "find_loop": find_loop,

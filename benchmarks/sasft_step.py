@@ -171,9 +171,8 @@ def as_published(case: Case, folder: str, found: FeatureSet) -> Way:
     trainer = trainer_of(case, folder, None)
     plain: Callable[..., Tensor] = trainer.compute_loss
     blocks = decoder_blocks(trainer.model)
-    saes = {
-        one.layer: torch.randn(2, case.dictionary, SIZES[case.size][0]) for one in found.layers
-    }  # encoder and decoder
+    whole = (2, case.dictionary, SIZES[case.size][0])  # encoder and decoder
+    saes = {one.layer: torch.randn(whole) for one in found.layers}
     baseline_BF = torch.zeros(case.rows, case.features)
     counts_B = (torch.arange(case.rows) % 4 != LANGUAGES.index(SUPPRESSED)).float()
 
@@ -218,14 +217,9 @@ def measured(case: Case) -> list[Timing]:
         "SASFT": sum(one.encoder.nbytes + one.bias.nbytes for one in found.layers) / MEGABYTE,
         "as published": case.layers * 2 * case.dictionary * width * 4 / MEGABYTE,
     }
-    # The part alone holds its residuals and their gradients, which in a step are the model's.
-    peaks = {one.variant: one.peak_memory for one in timings if one.peak_memory is not None and one.variant != ALONE}
-    return [
-        replace(one, peak_memory=round(peaks[one.variant] + resident.get(one.variant, 0), 2))
-        if one.variant in peaks
-        else replace(one, peak_memory=None)
-        for one in timings
-    ]
+    peaks = {one.variant: round((one.peak_memory or 0) + resident.get(one.variant, 0), 2) for one in timings}
+    del peaks[ALONE]  # it holds its residuals and their gradients, which in a step are the model's
+    return [replace(one, peak_memory=peaks.get(one.variant)) for one in timings]
 
 
 def main() -> None:
@@ -236,7 +230,7 @@ def main() -> None:
     timings: list[Timing] = []
     for case in QUICK if args.quick else CASES:
         timings += measured(case)
-        if not args.quick:  # after each, since all of them take an hour
+        if not args.quick:  # after each, since all of them take half an hour
             _rows.write("sasft_step", timings)
     print(table(timings))
 

@@ -67,15 +67,12 @@ class Penalty:
         """
         dtype = residual_BSD.dtype
         rows_FD = self.encoder_FD.to(dtype)
-        with torch.autocast(residual_BSD.device.type, enabled=False):
-            if dtype not in (torch.bfloat16, torch.float16):
-                residual_BSD, read_BSF = read_features(residual_BSD, rows_FD)
-                return residual_BSD, read_BSF.float() + self.bias_F
+        if dtype in (torch.bfloat16, torch.float16):
             # Rounded rows would shift every pre-activation the same way; what rounding drops is a second set of rows.
-            dropped_FD = (self.encoder_FD - rows_FD.float()).to(dtype)
-            residual_BSD, read_BSF = read_features(residual_BSD, torch.cat([rows_FD, dropped_FD]))
-            rounded_BSF, dropped_BSF = read_BSF.float().chunk(2, dim=-1)
-            return residual_BSD, rounded_BSF + dropped_BSF + self.bias_F
+            rows_FD = torch.cat([rows_FD, (self.encoder_FD - rows_FD.float()).to(dtype)])
+        with torch.autocast(residual_BSD.device.type, enabled=False):
+            residual_BSD, read_BSF = read_features(residual_BSD, rows_FD)
+        return residual_BSD, sum(read_BSF.float().split(len(self.encoder_FD), dim=-1), start=self.bias_F)
 
 
 def build_penalty(features: LayerFeatures, suppress: Sequence[str], baseline: Baseline, scale: Scale) -> Penalty:

@@ -35,6 +35,7 @@ ROWS: Mapping[str, Mapping[str, Row]] = {
         "DDP": Row(ONE_STEP),
         "DDP, accumulation, checkpointing": Row(HARDER),
         "DDP, LoRA, accumulation, checkpointing": Row(HARDER, adapted()),
+        "DDP, torch_compile, eager": Row({**ONE_STEP, "torch_compile": True, "torch_compile_backend": "eager"}),
         "DDP, each rank's own mean": Row({**ONE_STEP, **ALONE}),
     },
     "fsdp2": {
@@ -67,7 +68,8 @@ def check_it_is_meant(config: str, trainer: SFTTrainer) -> None:
     """That the trainer ran as the configuration says, and not as plain data parallelism."""
     model = trainer.model_wrapped
     if config == "ddp":
-        assert isinstance(model, DistributedDataParallel)
+        assert isinstance(getattr(model, "_orig_mod", model), DistributedDataParallel)
+        assert hasattr(model, "_orig_mod") == trainer.args.torch_compile
     elif config == "fsdp2":
         assert all(isinstance(block, FSDPModule) for block in decoder_blocks(model))
         assert all(hasattr(parameter, "full_tensor") for parameter in model.parameters())

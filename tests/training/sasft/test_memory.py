@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+ROWS, LENGTH = 4, 256
 
 
 @pytest.fixture
@@ -15,19 +17,20 @@ def sasft_step(monkeypatch: pytest.MonkeyPatch) -> Any:
     return import_module("sasft_step")
 
 
-def held(sasft_step: Any, folder: str) -> float:
+def held(sasft_step: Any, folder: str, dtype: str) -> float:
     """Bytes of tensors at the peak of a step, above plain SFT's."""
-    case = sasft_step.Case(size="0.4M", rows=4, length=64, features=2, layers=2)
+    case = sasft_step.Case(size="0.4M", rows=ROWS, length=LENGTH, features=2, layers=2, dtype=dtype)
     width, blocks, _ = sasft_step.SIZES[case.size]
     found = sasft_step.features(width, blocks, range(blocks), case.features, "zh", sasft_step.LANGUAGES)
-    peaks = []
+    timing, peaks = import_module("_timing"), []
     for features in (None, found):
         step = sasft_step.step_of(sasft_step.trainer_of(case, folder, features))
         step()
-        peaks.append(import_module("_timing").peak_memory(step, "cpu"))
-    return import_module("_timing").MEGABYTE * (peaks[1] - peaks[0])
+        peaks.append(timing.peak_memory(step, "cpu"))
+    return timing.MEGABYTE * (peaks[1] - peaks[0])
 
 
-def test_no_gradient_of_a_residual_s_size(sasft_step: Any, tmp_path: Path) -> None:
-    residual = 4 * 64 * 64 * 4
-    assert held(sasft_step, str(tmp_path)) < 0.5 * residual
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_gradient_of_a_residual_s_size(sasft_step: Any, tmp_path: Path, dtype: str) -> None:
+    residual = ROWS * LENGTH * sasft_step.SIZES["0.4M"][0] * getattr(torch, dtype).itemsize
+    assert held(sasft_step, str(tmp_path), dtype) < 0.5 * residual
