@@ -159,12 +159,12 @@ def size_of(layers: int, dictionary: int, texts: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round, and no growth; writes no file")
+    parser.add_argument("--quick", action="store_true", help="three rounds, and no growth; writes no file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     shape = {"num_hidden_layers": BLOCKS, "hidden_size": D, "intermediate_size": 3 * D, "vocab_size": VOCABULARY}
     model, words = qwen3("4M", **shape).eval(), tokenizer(VOCABULARY)
-    timings = compared(model, words, 1 if args.quick else 5)
+    timings = compared(model, words, 3 if args.quick else 5)
     if not args.quick:
         _rows.write("discovery_speed", timings)
         timings += grown(model, words, 3)
