@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cache, lru_cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 import regex
 
@@ -169,20 +170,41 @@ def stand_ins(code: str) -> tuple[str, ...]:
     return tuple(found[1:])
 
 
-def token_script(raw: bytes) -> str | None:
-    """The one script of a token's letters, from its bytes; None when it has none or mixes several.
+class Letters(NamedTuple):
+    """What the bytes of a token hold of letters."""
+
+    scripts: frozenset[str]
+    """Scripts of the letters that are there in full."""
+    begun: str | None
+    """Script of the letter that the last bytes begin; None without one, and where the script cannot be told."""
+    cut: bytes
+    """The last bytes, where they begin a character that they do not end."""
+
+
+def letters_in(raw: bytes) -> Letters:
+    """Scripts of the letters in a token's bytes, which may begin and end inside a character.
 
     Byte-level BPE cuts inside characters. A cut-off start (b'\\xe4\\xbd') has the script of the characters it can
-    become, when they are mostly letters of one script; a cut-off end says nothing and is passed over.
+    become, when they are mostly letters of one script. A cut-off end says nothing and is passed over.
+
+    Example:
+        >>> letters_in("a ".encode() + b"\\xe4\\xbd")
+        Letters(scripts=frozenset({'Latn'}), begun='Hani', cut=b'\\xe4\\xbd')
     """
-    text, partial = _decode(raw)
-    scripts = set(script_counts(text))
-    if partial:
-        script = _completion_script(partial)
-        if script is None:
-            return None
-        scripts.add(script)
-    return scripts.pop() if len(scripts) == 1 else None
+    text, cut = _decode(raw)
+    return Letters(frozenset(script_counts(text)), _completion_script(cut) if cut else None, cut)
+
+
+def token_script(raw: bytes) -> str | None:
+    """The one script of a token's letters, whole or begun (see `letters_in`); None when it has none or mixes several.
+
+    A token whose last bytes begin a character that may be of several scripts has none.
+    """
+    letters = letters_in(raw)
+    if letters.cut and letters.begun is None:
+        return None
+    scripts = letters.scripts | ({letters.begun} if letters.begun else set())
+    return next(iter(scripts)) if len(scripts) == 1 else None
 
 
 def _decode(raw: bytes) -> tuple[str, bytes]:

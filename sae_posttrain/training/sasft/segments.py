@@ -7,17 +7,15 @@ A segment is what was one example before batching: a row, or a stretch of a pack
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ...languages import LANGUAGES, get_language, token_script
+from ...vocabulary import token_bytes
 
 LANGUAGE_IDS = "language_ids"
 """Name of the batch entry `(B, S)` and of the per-token dataset column that carry languages."""
@@ -164,26 +162,6 @@ class LanguageCollator:
 def _scripts_of_vocabulary(tokenizer: PreTrainedTokenizerBase, scripts: Sequence[str]) -> Tensor:
     """`(V,)` column of each token's script."""
     other, none = len(scripts), len(scripts) + 1
-    vocabulary = tokenizer.get_vocab()
-    table = torch.full((max(vocabulary.values()) + 1,), none)  # ids may have gaps
-    special = set(tokenizer.all_special_ids)
-    spell = _speller(tokenizer)
-    for token, index in vocabulary.items():
-        script = None if index in special else token_script(spell(token))
-        if script is not None:
-            table[index] = scripts.index(script) if script in scripts else other
-    return table
-
-
-def _speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]:
-    """How this tokenizer writes bytes in its vocabulary."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder")):
-        byte_of = {char: byte for byte, char in bytes_to_unicode().items()}
-        return lambda token: bytes(byte_of[char] for char in token if char in byte_of)
-
-    def spell(token: str) -> bytes:
-        one_byte = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)
-        return bytes([int(one_byte[1], 16)]) if one_byte else token.encode()
-
-    return spell
+    table = [token_script(raw) for raw in token_bytes(tokenizer)]
+    columns: dict[str | None, int] = {None: none, **{script: column for column, script in enumerate(scripts)}}
+    return torch.tensor([columns.get(script, other) for script in table])
