@@ -30,11 +30,15 @@ def unwrap(model: nn.Module) -> Any:
             return inner
 
 
+# What configurations call the number of residual streams: AltUp in Gemma 3n, hyper-connections in DeepSeek-V4.
+STREAM_COUNTS = ("altup_num_inputs", "hc_mult", "hc_count")
+
+
 def decoder(model: nn.Module) -> Any:
     """The text decoder of a model: the module that holds the blocks, without language-model head or vision tower.
 
     Raises:
-        ValueError: the model has no `get_decoder().layers`.
+        ValueError: the model has no `get_decoder().layers`, or several residual streams.
     """
     base = unwrap(model)
     found = base.get_decoder() if hasattr(base, "get_decoder") else base
@@ -43,6 +47,13 @@ def decoder(model: nn.Module) -> Any:
             f"No decoder blocks found in {type(base).__name__}: expected a transformers decoder whose "
             "`get_decoder()` has a `layers` list (Qwen, Gemma, Llama, Mistral, …)."
         )
+    config = getattr(found, "config", None)
+    for name in STREAM_COUNTS:
+        if (streams := getattr(config, name, None) or 1) > 1:
+            raise ValueError(
+                f"{type(base).__name__} keeps {streams} residual streams side by side ({name}={streams} in its "
+                "configuration). An SAE reads one residual per token, so that features of this model cannot be used."
+            )
     return found
 
 

@@ -10,8 +10,9 @@ import pytest
 import residual_workers
 import torch
 import torch.multiprocessing
+import transformers as tf
 from peft import LoraConfig, get_peft_model
-from tiny_models import BLOCKS, MODELS, WIDTH, make, token_ids
+from tiny_models import BLOCKS, MODELS, TEXT, VOCABULARY, WIDTH, make, token_ids
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import PreTrainedModel
@@ -204,3 +205,29 @@ def test_hooks_are_gone_after_an_exception() -> None:
 def test_a_model_without_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match="No decoder blocks found in Sequential"):
         decoder_blocks(nn.Sequential(OrderedDict(head=nn.Linear(2, 2))))
+
+
+def test_gemma_3n_is_refused_by_name_for_its_four_residual_streams() -> None:
+    config = tf.Gemma3nTextConfig(
+        **TEXT,
+        layer_types=["full_attention"] * BLOCKS,
+        num_kv_shared_layers=1,
+        vocab_size_per_layer_input=VOCABULARY,
+        hidden_size_per_layer_input=8,
+        laurel_rank=4,
+        activation_sparsity_pattern=[0.0] * BLOCKS,
+    )
+    model = tf.Gemma3nForCausalLM(config)
+    for wrapped in (model, nn.DataParallel(model)):
+        with pytest.raises(ValueError, match="Gemma3nForCausalLM keeps 4 residual streams"), capture(wrapped, [0]):
+            pass
+
+
+@pytest.mark.parametrize("name", ["hc_mult", "hc_count"])
+def test_hyper_connections_are_refused(name: str) -> None:
+    model = make()
+    model.config.update({name: 2})
+    with pytest.raises(ValueError, match=f"2 residual streams side by side \\({name}=2"):
+        decoder_blocks(model)
+    model.config.update({name: 1})
+    assert len(decoder_blocks(model)) == BLOCKS

@@ -46,6 +46,8 @@ NORMS: Mapping[Any, InputNorm] = {
     "layer_norm": "layer_norm",
     "constant_norm_rescale": "constant_norm",
 }
+# Activation functions by the name that the settings give; `topk` is a kind of its own.
+FUNCTIONS: Mapping[Any, str] = {None: "relu", "relu": "relu", "topk": "topk"}
 SCALED = (True, "expected_average_only_in")
 SCALER = "activation_scaler.json"
 
@@ -67,10 +69,16 @@ def layer_of(config: Path) -> int:
 def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
     """Raises: ValueError for files that are damaged, or of an SAE this library has no place for."""
     assert config is not None
-    settings = _current(read_config(config, ["d_in", "d_sae"]))
+    settings = _current(read_config(config, ["d_in", "d_sae"]), config)
     kind = one_of(settings, "architecture", {kind: kind for kind in OWN}, config, "standard")
     if settings.get("reshape_activations", "none") != "none" or _metadata(settings).get("hook_head_index") is not None:
         raise ValueError(f"{config}: this SAE reads attention heads; only SAEs of the residual stream can be used.")
+    if _metadata(settings).get("finetuning_scaling_factor"):
+        raise ValueError(
+            f"{config}: finetuning_scaling_factor is set, so that activations are multiplied by learnt factors. This "
+            "library does not do so. Use a release of this SAE without finetuning, or fold the factors into W_dec and "
+            "save the SAE again without the setting."
+        )
     tensors = read_safetensors(weights)
     check_tensors(weights, tensors, ("W_enc", "W_dec", "b_dec", *OWN[kind]), f"SAELens {kind}")
     d_model, d_sae = matrix_shape(weights, tensors, "W_enc")
@@ -111,11 +119,12 @@ def _encoder(
     return tensors["W_enc"].T, tensors["b_enc"], activation
 
 
-def _current(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings under the names that SAELens 6 gives them."""
-    function = settings.get("activation_fn_str", settings.get("activation_fn"))
-    if function == "topk" and isinstance(settings.get("activation_fn_kwargs"), dict):
-        return {**settings, "architecture": "topk", "k": settings["activation_fn_kwargs"].get("k")}
+def _current(settings: dict[str, Any], config: Path) -> dict[str, Any]:
+    """Settings under the names that SAELens 6 gives them. Raises: ValueError for an unknown activation function."""
+    for name in ("activation_fn_str", "activation_fn"):
+        function = one_of(settings, name, FUNCTIONS, config)
+        if function == "topk" and isinstance(settings.get("activation_fn_kwargs"), dict):
+            return {**settings, "architecture": "topk", "k": settings["activation_fn_kwargs"].get("k")}
     return settings
 
 
