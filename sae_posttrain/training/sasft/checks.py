@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from ...residual import decoder, unwrap
 from .segments import LANGUAGE_IDS, language_in
+
+logger = logging.getLogger(__name__)
 
 
 def check_settings(weight: float, baseline: str, scale: str, refresh_baselines: int) -> None:
@@ -22,6 +25,26 @@ def check_settings(weight: float, baseline: str, scale: str, refresh_baselines: 
         raise ValueError(f"refresh_baselines={refresh_baselines!r}: expected a number of steps, or 0 for never.")
     if refresh_baselines and baseline == "zero":
         raise ValueError("refresh_baselines has nothing to refresh with baseline='zero'; leave one of them out.")
+
+
+def check_boundaries(tells_languages: bool, weight: float) -> None:
+    """Refuse batches in which no example's language can be told; a run of weight 0 needs none, and measures nothing.
+
+    Args:
+        tells_languages: whether a language column, or boundaries between examples, reach the loss.
+        weight: the weight of the auxiliary loss.
+    """
+    if tells_languages:
+        return
+    if weight > 0:
+        raise ValueError(
+            "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be told. "
+            "Use packing_strategy='bfd', or SASFTTrainer with a language column, which packs it alongside."
+        )
+    logger.warning(
+        "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be told. This run "
+        "of weight 0 trains as plain SFT, and its log has no SASFT metrics."
+    )
 
 
 def check_gradient(model: nn.Module, layer: int) -> None:

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from ...feature_set import FeatureSet
 from ...languages import get_language
 from ...residual import hook_residuals, unwrap
-from .checks import check_codes, check_gradient, check_labels, check_residual, check_settings
+from .checks import check_boundaries, check_codes, check_gradient, check_labels, check_residual, check_settings
 from .loss import Baseline, Scale, build_penalty, sasft_loss
 from .meter import Meter
 from .record import KEY, take_up
@@ -60,7 +60,7 @@ class SASFTEngine:
         self._ended = 0
         self._drift: dict[str, float] = {}
         self._identify: ScriptIdentifier | None = None
-        self._has_segments = True
+        self._has_segments = self._tells_languages = True
         self._pre: dict[int, Tensor] | None = None
         self._handles: list[RemovableHandle] = []
 
@@ -85,11 +85,8 @@ class SASFTEngine:
             raise ValueError("SASFT cannot run under context or sequence parallelism: a rank sees parts of segments.")
         args = trainer.args
         self._has_segments = not (getattr(args, "packing", False) and args.packing_strategy == "wrapped")
-        if column is None and not self._has_segments:
-            raise ValueError(
-                "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be told. "
-                "Use packing_strategy='bfd', or SASFTTrainer with a language column, which packs it alongside."
-            )
+        self._tells_languages = column is not None or self._has_segments
+        check_boundaries(self._tells_languages, self.weight)
         if self.weight > 0:
             check_gradient(trainer.model, min(penalty.layer for penalty in self.penalties))
         if trainer.train_dataset is not None:
@@ -156,6 +153,8 @@ class SASFTEngine:
             if trainer.is_in_train and trainer.model.training:
                 raise RuntimeError("SASFT was set on this trainer but not added: trainer.add_callback(callback).")
             return original(model, inputs, **kwargs)
+        if not self._tells_languages:
+            return original(model, inputs, **kwargs)
         if "labels" not in inputs:
             raise ValueError(f"The batch has {sorted(inputs)}, but no labels: SASFT penalises labelled tokens only.")
         # Taken before the trainer's own computation, which is free to change what it was given.
@@ -188,7 +187,7 @@ class SASFTEngine:
 
         Told from a log of somebody's own, perhaps on one rank alone, by the learning rate.
         """
-        if {"loss", "learning_rate"} <= logs.keys() and self._handles:
+        if {"loss", "learning_rate"} <= logs.keys() and self._handles and self._tells_languages:
             logs.update(self.meter.read(trainer))
             logs.update(self._drift)
             self._drift = {}

@@ -97,6 +97,8 @@ class Row:
 
     `make_reference` gives the model of the reference, where it is another; `refused` the words of the refusal for a
     route by name; `slow` rows wait for `make test-all`; `broken` says why this TRL fails, with SASFT or without.
+    `parts`: into how many equal parts, in the order of the rows, the trainer splits the step where each part takes the
+    mean over its own tokens and the step is the mean of those; 1 where all tokens of the step share one mean.
     `meant` shows of a trainer that has run that its settings were in force: two runs that both missed them would agree.
     """
 
@@ -108,6 +110,7 @@ class Row:
     refused: Mapping[str, str] = field(default_factory=dict)
     slow: bool = False
     broken: str = ""
+    parts: int = 1
     meant: Callable[[SFTTrainer], Any] = lambda trainer: True
 
 
@@ -140,7 +143,11 @@ def reference(world: World, row: Row, weight: float) -> Gradient:
     """The same by hand: (sum NLL + weight * auxiliary) / labelled tokens, one example at a time, no trainer."""
     model = (row.make_reference or row.make)(world)
     loss_of = partial(auxiliary, features=world.features, suppress=row.suppress)
-    return gradients(model, list(decoder_blocks(model)), row.data(world)[1], loss_of, weight)
+    examples = row.data(world)[1]
+    size = len(examples) // row.parts
+    parts = [examples[start : start + size] for start in range(0, len(examples), size)]
+    each = [gradients(model, list(decoder_blocks(model)), part, loss_of, weight) for part in parts]
+    return {name: sum(gradient[name] for gradient in each) / len(each) for name in each[0]}
 
 
 def difference(whole: Gradient, plain: Gradient) -> Gradient:

@@ -13,6 +13,7 @@ BESIDES = (
     "bf16 pure",
     "weight 0, padded: weights after 3 steps",
     "weight 0, packed: weights after 3 steps",
+    "weight 0, wrapped: weights after 3 steps",
     "no penalised token: weights after 3 steps",
     "evaluation loop",
 )

@@ -105,12 +105,18 @@ def compiles(trainer: SFTTrainer) -> bool:
     return torch._dynamo.utils.counters["frames"]["ok"] > 0
 
 
+def averages_means(trainer: SFTTrainer) -> bool:
+    """Qwen3.5 declares that its loss takes no token count, so every micro-batch takes the mean of its own tokens."""
+    return not trainer.model_accepts_loss_kwargs
+
+
 def learns_routing(trainer: SFTTrainer) -> bool:
     return trainer.state.log_history[0]["aux_loss"] > 0
 
 
 TWO_STEPS = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
 FOUR_STEPS = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+OWN_MEANS = {**FOUR_STEPS, "train_sampling_strategy": "sequential", "shuffle_dataset": False}
 CHECKPOINTED = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
 REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
 COMPILED = {"torch_compile": True}
@@ -152,6 +158,8 @@ ROWS: dict[str, Row] = {
     "mixture of experts, router loss": Row(make=mixture, meant=learns_routing),
     "mixture of experts, accumulation": Row(FOUR_STEPS, mixture, meant=learns_routing),
     "multimodal Gemma-3 on text": Row(make=gemma3_multimodal),
+    "multimodal Gemma-3 on text, accumulation": Row(FOUR_STEPS, gemma3_multimodal),
     "multimodal Qwen3.5 on text": Row(make=qwen3_5_multimodal),
+    "multimodal Qwen3.5 on text, accumulation": Row(OWN_MEANS, qwen3_5_multimodal, parts=4, meant=averages_means),
     "streamed dataset": Row({"shuffle_dataset": False}, data=streamed),
 }

@@ -43,6 +43,23 @@ class TestPlainWhereItShouldBe:
         record(f"weight 0, {'packed' if packing else 'padded'}: weights after 3 steps", route, "bit-identical to SFT")
 
     @both_routes
+    def test_zero_weight_needs_no_boundaries_between_examples(
+        self, route: Route, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """`wrapped` packing without a language column, which a positive weight refuses."""
+        dataset = world.dataset.remove_columns("language")
+        settings: dict[str, Any] = {**ADAM, "packing": True, "packing_strategy": "wrapped", "max_length": 16}
+        ours = world.run(route, weight=0.0, dataset=dataset, **settings)
+        theirs = world.run(plain, dataset=dataset, **settings)
+        ours.train()
+        theirs.train()
+        assert same(weights(ours), weights(theirs))
+        assert losses(ours) == losses(theirs)
+        assert not any(name.startswith("sasft") for log in ours.state.log_history for name in log)
+        assert any("trains as plain SFT" in message for message in caplog.messages)
+        record("weight 0, wrapped: weights after 3 steps", route, "bit-identical to SFT")
+
+    @both_routes
     def test_nothing_to_penalise_is_plain_sft_bit_for_bit(self, route: Route, world: World) -> None:
         chinese = world.dataset.filter(lambda row: row["language"] == "zh")
         ours, theirs = world.run(route, dataset=chinese, **ADAM), world.run(plain, dataset=chinese, **ADAM)
