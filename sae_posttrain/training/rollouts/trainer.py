@@ -16,6 +16,7 @@ except ImportError as error:
 
 from ...feature_set import FeatureSet
 from ...metrics.loops import find_loop
+from ..cards import CardMixin, default_output_dir
 from .config import SteeredGRPOConfig, SteeredRLOOConfig
 from .plan import Plan, plan_for
 from .source import features_for, source_of
@@ -34,7 +35,7 @@ else:
     _Trainer = object
 
 
-class SteeredRolloutMixin(_Trainer):
+class SteeredRolloutMixin(CardMixin, _Trainer):
     """Goes before a TRL trainer of groups. Source: arXiv:2605.11887, section 8.
 
     Every group's rollouts are generated as always but one, which is steered by `args.features`; all are rewarded alike.
@@ -43,6 +44,8 @@ class SteeredRolloutMixin(_Trainer):
     """
 
     _config_class: Any
+    _plain_class: Any
+    _paper = {"title": "Qwen-Scope technical report", "id": "2605.11887"}  # noqa: RUF012
     mask_truncated_completions: Any
 
     def __init__(
@@ -54,6 +57,8 @@ class SteeredRolloutMixin(_Trainer):
         features: FeatureSet | None = None,
         **kwargs: Any,
     ) -> None:
+        if args is None:
+            args = self._config_class(default_output_dir(model, f"Steered{self._plain_class._name}"))
         if not isinstance(args, self._config_class):
             raise ValueError(
                 f"{type(self).__name__} needs a {self._config_class.__name__} as args, not {type(args).__name__}."
@@ -63,6 +68,8 @@ class SteeredRolloutMixin(_Trainer):
                 f"A rollout_func makes its rollouts by itself, so {type(self).__name__} cannot steer them. Leave it "
                 "out; or use trl.GRPOTrainer, and build it on steered_rollout_func."
             )
+        if args.steered_per_group == 0:
+            self._use_card_of(self._plain_class)
         features = features_for(args, features)  # before a model is loaded in vain
         self._plan: Plan | None = None
         self._first_turn = False
@@ -173,14 +180,17 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
     """`trl.GRPOTrainer` with one rollout of each group steered.
 
     Args:
-        args: a `SteeredGRPOConfig`; names the features and how strongly they steer.
+        args: a `SteeredGRPOConfig`; names the features and how strongly they steer. Without one, `features` must be
+            given with a calibrated `alpha`, and everything else has its default: the output folder is
+            `<model>-SteeredGRPO`.
         features: a feature set, instead of `args.features`.
 
     Everything else is `GRPOTrainer`'s. A reward function is given `steered`, true or false for each completion.
     """
 
     _tag_names = ["trl", "grpo", "steered-rollouts", "sae-posttrain"]  # noqa: RUF012
-    _config_class = SteeredGRPOConfig
+    _name = "GRPO with steered rollouts"
+    _config_class, _plain_class = SteeredGRPOConfig, GRPOTrainer
     _loss_inputs: dict[str, Any] | None = None
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
@@ -254,7 +264,8 @@ class SteeredRLOOTrainer(SteeredRolloutMixin, RLOOTrainer):
     """`trl.RLOOTrainer` with one rollout of each group steered; as `SteeredGRPOTrainer`, with a `SteeredRLOOConfig`."""
 
     _tag_names = ["trl", "rloo", "steered-rollouts", "sae-posttrain"]  # noqa: RUF012
-    _config_class = SteeredRLOOConfig
+    _name = "RLOO with steered rollouts"
+    _config_class, _plain_class = SteeredRLOOConfig, RLOOTrainer
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any

@@ -42,8 +42,8 @@ def check_boundaries(tells_languages: bool, weight: float) -> None:
             "Use packing_strategy='bfd', or SASFTTrainer with a language column, which packs it alongside."
         )
     logger.warning(
-        "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be told. This run "
-        "of weight 0 trains as plain SFT, and its log has no SASFT metrics."
+        "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be told. This "
+        "run of weight 0 trains as plain SFT, and its log has no SASFT metrics."
     )
 
 

@@ -14,6 +14,7 @@ except ImportError as error:
     raise ImportError("SASFTTrainer is a TRL trainer: pip install 'sae-posttrain[trl]'.") from error
 
 from ...feature_set import FeatureSet
+from ..cards import CardMixin, default_output_dir
 from .engine import HookCallback, SASFTEngine
 from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, columns_of, language_id, language_in
 
@@ -26,7 +27,11 @@ class SASFTConfig(SFTConfig):
         default=None, metadata={"help": "Feature set: a .safetensors file, or a hub repository that holds one."}
     )
     suppress: list[str] = field(
-        default_factory=list, metadata={"help": "Languages to keep out of the others, by code: zh ru."}
+        default_factory=list,
+        metadata={
+            "help": "Languages to keep out of the others, by code: zh ru. May be left out where the features stand for "
+            "one language only."
+        },
     )
     sasft_weight: float = field(
         default=5e-4, metadata={"help": "Lambda, the weight of the auxiliary loss; 0 measures without changing it."}
@@ -47,11 +52,12 @@ class SASFTConfig(SFTConfig):
     )
 
 
-class SASFTTrainer(SFTTrainer):
+class SASFTTrainer(CardMixin, SFTTrainer):
     """`trl.SFTTrainer` that keeps languages' features quiet where they do not belong.
 
     Args:
-        args: a `SASFTConfig`; names the features and the languages to suppress.
+        args: a `SASFTConfig`; names the features and the languages to suppress. Without one, `features` must be
+            given, and everything else has its default: the output folder is `<model>-SASFT`.
         features: a feature set, instead of `args.features`.
         language_of: as in `SASFTCallback`, for datasets without a language column.
 
@@ -71,12 +77,14 @@ class SASFTTrainer(SFTTrainer):
     def __init__(
         self,
         model: Any,
-        args: SASFTConfig,
+        args: SASFTConfig | None = None,
         *positional: Any,
         features: FeatureSet | None = None,
         language_of: LanguageOf | None = None,
         **kwargs: Any,
     ) -> None:
+        if args is None:
+            args = SASFTConfig(default_output_dir(model, "SASFT"))
         if not isinstance(args, SASFTConfig):
             raise ValueError(f"SASFTTrainer needs a SASFTConfig as args, not {type(args).__name__}.")
         if features is None and args.features is None:
@@ -84,13 +92,15 @@ class SASFTTrainer(SFTTrainer):
         features = features if features is not None else FeatureSet.load(str(args.features))
         self.sasft = SASFTEngine(
             features,
-            args.suppress,
+            args.suppress or _only_target(features),
             args.sasft_weight,
             args.sasft_baseline,
             args.sasft_scale,
             language_of,
             args.sasft_refresh_baselines,
         )
+        if not args.sasft_weight:
+            self._use_card_of(SFTTrainer)
         self._language_column: str | None = None
         self._train_set_prepared = False
         super().__init__(model, args, *positional, **kwargs)
@@ -160,6 +170,20 @@ class SASFTTrainer(SFTTrainer):
             rows = rows.shuffle(seed=args.seed)
         packed = pack_dataset(rows, args.max_length, args.packing_strategy, map_kwargs)
         return packed.shuffle(seed=args.seed) if args.shuffle_dataset else packed
+
+
+def _only_target(features: FeatureSet) -> list[str]:
+    """What to suppress where nothing says it: the language that all of the features stand for.
+
+    Raises:
+        ValueError: they stand for several.
+    """
+    if len(features.targets) != 1:
+        raise ValueError(
+            f"suppress is empty, and the features stand for {', '.join(features.targets) or 'no language'}: name the "
+            "language or languages to keep out, such as SASFTConfig(suppress=['zh'])."
+        )
+    return list(features.targets)
 
 
 def _spread_language(example: dict[str, Any], column: str, ids: dict[str, int]) -> dict[str, Any]:

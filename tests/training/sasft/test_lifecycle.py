@@ -248,10 +248,3 @@ def test_several_accelerators_in_one_process_are_refused(world: World, monkeypat
     monkeypatch.setattr(type(trainer.args), "n_gpu", 2)
     with pytest.raises(ValueError, match="accelerate launch"):
         SASFTCallback(world.features, suppress="zh").set_trainer(trainer)
-
-
-def test_the_model_card_names_the_method(world: World) -> None:
-    world.run(with_trainer).create_model_card()
-    card = (world.folder / "README.md").read_text(encoding="utf-8")
-    for stated in ("SASFT", "2507.14894", "sae-posttrain"):
-        assert stated in card
