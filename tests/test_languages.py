@@ -5,12 +5,16 @@ import unicodedata
 
 import pytest
 import regex
+from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES as MBART_TAGS
+from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from sae_posttrain import languages
 from sae_posttrain.languages import (
     LANGUAGES,
     SCRIPTS,
     get_language,
+    is_same_language,
     script_counts,
     stand_ins,
     token_script,
@@ -84,10 +88,131 @@ def test_a_script_in_the_tag_replaces_the_usual_ones():
     assert LANGUAGES["ar"].scripts == ("Arab",)
 
 
-@pytest.mark.parametrize(("wrong", "nearest"), [("zhh", "zh"), ("Chineese", "zh"), ("korea", "ko")])
-def test_unknown_language_names_the_nearest(wrong, nearest):
+def test_every_tag_of_mbart_is_read():
+    assert {get_language(tag).code for tag in MBART_TAGS} == {tag.split("_")[0] for tag in MBART_TAGS}
+
+
+NLLB_ABSENT = """
+acm aka ast awa ayr azb bam ban bem bug cjk crh dik dyu dzo ewe fij fon fuv gaz grn ilo kab kac kam kas kbp kik kmb kon
+ltg lua lug luo lus mni mos nso quy run sag shn ssw taq tsn tso tum twi tzm umb wol
+"""
+
+
+def test_every_tag_of_flores_is_read_or_called_absent():
+    """NLLB's tokenizer carries FLORES-200's tags."""
+    absent = set(NLLB_ABSENT.split())
+    for tag in FAIRSEQ_LANGUAGE_CODES:
+        language, script = tag.split("_")
+        if language in absent:
+            with pytest.raises(ValueError, match="which is not in the table of languages"):
+                get_language(tag)
+        else:
+            usual = {"Hans": {"Hani"}, "Hant": {"Hani"}, "Jpan": {"Hani", "Hira", "Kana"}}
+            assert set(get_language(tag).scripts) == usual.get(script, {script}), tag
+            assert get_language(language).code == get_language(tag).code
+
+
+def test_every_name_of_whisper_is_read_as_its_code():
+    for name, code in TO_LANGUAGE_CODE.items():
+        if code != "br":  # Breton
+            assert get_language(name) == get_language(code), name
+    with pytest.raises(ValueError, match="Breton, which is not in the table"):
+        get_language("breton")
+
+
+@pytest.mark.parametrize(
+    ("tag", "code", "scripts"),
+    [
+        ("zho", "zh", "Hani"),
+        ("chi", "zh", "Hani"),
+        ("cmn_Hani", "zh", "Hani"),
+        ("zho_Latn", "zh", "Latn"),
+        ("zh-Hant-TW", "zh", "Hani"),
+        ("zh-cmn-Hans", "zh", "Hani"),
+        ("zh-yue", "yue", "Hani"),
+        ("ar-arz", "arz", "Arab"),
+        ("zh_CN.UTF-8", "zh", "Hani"),
+        ("zh-CHS", "zh", "Hani"),
+        ("zho-CHN", "zh", "Hani"),
+        ("jpn_Jpan", "ja", "Hani Hira Kana"),
+        ("ja-Hrkt", "ja", "Hira Kana"),
+        ("kor_Hang", "ko", "Hang"),
+        ("ko-Kore-KR", "ko", "Hang"),
+        ("kmr_Latn", "ku", "Latn"),
+        ("pbt_Arab", "ps", "Arab"),
+        ("fas_Arab", "fa", "Arab"),
+        ("urd_Latn", "ur", "Latn"),
+        ("ur-Aran", "ur", "Arab"),
+        ("sr_RS@latin", "sr", "Latn"),
+        ("be-tarask", "be", "Cyrl"),
+        ("en-u-ca-gregory", "en", "Latn"),
+        ("pt-BR", "pt", "Latn"),
+        ("es-419", "es", "Latn"),
+        ("en_XX", "en", "Latn"),
+        ("Simplified Chinese", "zh", "Hani"),
+        ("Chinese (Traditional)", "zh", "Hani"),
+        ("Chinese, Simplified", "zh", "Hani"),
+        ("chinese-simplified", "zh", "Hani"),
+        ("Standard Arabic", "ar", "Arab"),
+        ("Arabic (Egyptian)", "arz", "Arab"),
+        ("Portuguese (Brazil)", "pt", "Latn"),
+        ("Serbian (Latin)", "sr", "Latn"),
+        ("Cyrillic Uzbek", "uz", "Cyrl"),
+        ("Norwegian Bokmål", "no", "Latn"),
+        ("Myanmar (Burmese)", "my", "Mymr"),
+        ("Greek, Modern (1453-)", "el", "Grek"),
+        ("fil_Latn", "fil", "Latn"),
+        ("Filipino", "fil", "Latn"),
+        ("tgl_Latn", "tl", "Latn"),
+        ("Tagalog", "tl", "Latn"),
+    ],
+)
+def test_tags_and_names_of_public_data(tag, code, scripts):
+    found = get_language(tag)
+    assert (found.code, set(found.scripts)) == (code, set(scripts.split()))
+
+
+def test_tagalog_and_filipino_are_one_language_under_two_codes():
+    assert is_same_language("tl", "fil")
+    assert not is_same_language("tl", "ceb")
+    assert stand_ins("tl") == ("fil", "en")
+    assert stand_ins("fil") == ("tl", "en")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"), [("Chineese", "zh"), ("korea", "ko"), ("Frnech", "fr"), ("jp", "ja"), ("cn", "zh")]
+)
+def test_an_unknown_language_names_the_nearest_where_nothing_else_can_be_meant(wrong, nearest):
     with pytest.raises(ValueError, match=rf"unknown language '{wrong}'; the nearest known code is '({nearest})"):
         get_language(wrong)
+
+
+@pytest.mark.parametrize(
+    ("tag", "says"),
+    [
+        ("wuu", "Wu Chinese, which is not in the table"),
+        ("zh-wuu", "Wu Chinese, which is not in the table"),
+        ("azb_Arab", "South Azerbaijani, which is not in the table"),
+        ("Sorbian", "Sorbian, which is not in the table"),  # one letter from Serbian
+        ("Sudanese", "Sudanese, which is not in the table"),  # one letter from Sundanese
+        ("Romani", "Romani, which is not in the table"),  # the start of Romanian
+        ("Swiss German", "Swiss German, which is not in the table"),
+        ("Arabic (Sudanese)", "Sudanese Arabic, which is not in the table"),
+        ("kr", "Kanuri, which is 'knc' here; Korean is 'ko'"),
+        ("und", "leave the value empty"),
+        ("zh-classical", "its part 'classical'"),
+        ("sr-Lath", "'Lath' is not a script"),
+        ("zhh", "expected an ISO 639 code"),
+        ("Ladein", "expected an ISO 639 code"),
+        ("Klingon", "expected an ISO 639 code"),
+        ("", "expected an ISO 639 code"),
+    ],
+)
+def test_what_is_no_language_of_ours_gets_no_other_suggested(tag, says):
+    with pytest.raises(ValueError, match="unknown language") as error:
+        get_language(tag)
+    assert says in str(error.value)
+    assert "nearest" not in str(error.value)
 
 
 def test_script_counts_leaves_out_what_scripts_share():

@@ -24,11 +24,13 @@ def langid_scorer(languages: Iterable[str] = BENCHMARK_LANGUAGES) -> Scorer:
 
     Raises: ValueError for fewer than two languages, or one that it does not know; ImportError when not installed.
     """
-    identifier = _restricted(languages)
+    codes = sorted({get_language(code).code for code in languages})
+    identifier = _restricted({_LABELS.get(code, code) for code in codes})
 
     def score(text: str) -> dict[str, float]:
         scores = dict(identifier.rank(text))
-        return scores if max(scores.values()) > _FLOOR else dict.fromkeys(scores, 0.0)
+        known = max(scores.values()) > _FLOOR
+        return {code: scores[_LABELS.get(code, code)] if known else 0.0 for code in codes}
 
     return score
 
@@ -48,10 +50,11 @@ def langid_identifier(languages: Iterable[str] = BENCHMARK_LANGUAGES) -> Identif
 
 
 _FLOOR = -1e30  # py3langid's score of a text without features lies below
+_LABELS = {"fil": "tl"}  # what py3langid calls a language of ours
 
 
 def _restricted(languages: Iterable[str]) -> Any:
-    codes = sorted({get_language(code).code for code in languages})
+    codes = sorted(languages)
     if len(codes) < 2:
         raise ValueError(f"got {codes} to tell apart; name at least two languages")
     identifier = copy(_whole())  # restricting one must not restrict the others

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import regex
 
-from ..languages import UNSPACED_SCRIPTS, get_language, script_counts
+from ..languages import UNSPACED_SCRIPTS, get_language, is_same_language, script_counts
 from .identification import BENCHMARK_LANGUAGES, Identifier, langid_identifier
 from .interval import Outcome, clustered_interval
 from .scripts import Span, blank
@@ -198,7 +198,7 @@ def _words(line: str) -> float:
 def _wrong_lines(text: str, lines: Iterable[_Line], code: str, identify: Identifier) -> Iterator[_Wrong]:
     for start, end in lines:
         found = identify(text[start:end])
-        if found != code:
+        if found is None or not is_same_language(found, code):
             yield start, end, found or ""
 
 

@@ -6,12 +6,13 @@ from codecs import getincrementaldecoder
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
 import regex
+
+from .tags import read_tag
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ Latn | nl | af Afrikaans, fy Frisian, li Limburgish
 Latn | pl | cs Czech, hr Croatian, lt Lithuanian, szl Silesian
 Latn | pt | gl Galician, kea Kabuverdianu
 Latn | sw | ny Chichewa, rw Kinyarwanda, sn Shona, so Somali, ln Lingala
-Latn | tl | ceb Cebuano, pag Pangasinan, war Waray
+Latn | tl | fil Filipino, ceb Cebuano, pag Pangasinan, war Waray
 Latn | tr | az Azerbaijani, ku Kurdish, tk Turkmen
 Latn | zu | xh Xhosa
 Arab | - | ar Arabic
@@ -94,13 +95,6 @@ Thai | - | th Thai
 Tibt | - | bo Tibetan
 """
 
-# Other codes for the same, such as the ISO 639-3 ones of FLORES.
-_ALIASES = {
-    **{"arb": "ar", "cmn": "zh", "ekk": "et", "fil": "tl", "khk": "mn", "kmr": "ku", "lvs": "lv", "npi": "ne"},
-    **{"ory": "or", "pbt": "ps", "pes": "fa", "plt": "mg", "swh": "sw", "uzn": "uz", "ydd": "yi", "zsm": "ms"},
-    **{"als": "sq", "azj": "az", "in": "id", "iw": "he", "ji": "yi", "nb": "no", "nn": "no", "nob": "no", "nno": "no"},
-}
-
 # The values of Unicode's Script property, as ISO 15924 codes; Zyyy (Common) and Zinh (Inherited) are nobody's own.
 _SCRIPT_CODES = """
 Adlm Aghb Ahom Arab Armi Armn Avst Bali Bamu Bass Batk Beng Berf Bhks Bopo Brah Brai Bugi Buhd Cakm Cans Cari Cham
@@ -114,6 +108,8 @@ Todr Tols Toto Tutg Ugar Vaii Vith Wara Wcho Xpeo Xsux Yezi Yiii Zanb Zinh Zyyy
 """
 SCRIPTS: tuple[str, ...] = tuple(_SCRIPT_CODES.split())
 _SHARED_SCRIPTS = ("Zinh", "Zyyy")
+# Filipino is the standard form of Tagalog. Some data say 'tl' and some 'fil', for the same texts.
+_TWINS = {"fil": "tl", "tl": "fil"}
 UNSPACED_SCRIPTS = ("Hani", "Hira", "Kana", "Khmr", "Laoo", "Mymr", "Thai", "Tibt")  # no spaces between words
 
 
@@ -130,26 +126,24 @@ def _parse_table() -> Mapping[str, Language]:
 LANGUAGES: Mapping[str, Language] = _parse_table()
 
 
+@lru_cache(maxsize=4096)
 def get_language(code: str) -> Language:
-    """The language of a code ('zh'), a tag ('zh-CN', 'zh_Hant', 'pt-BR') or an English name ('Chinese').
+    """The language of a code, a tag or an English name; case does not matter.
 
-    A script in the tag replaces the usual ones: 'sr-Latn', 'arb_Latn'. Raises: ValueError, naming the nearest code.
+    A script in the tag replaces the usual ones: 'sr-Latn', 'arb_Latn'.
+
+    Args:
+        code: ISO 639-1 ('zh') or 639-3 ('zho', 'cmn'); a tag of FLORES or FineWeb-2 ('zho_Hans'), of BCP-47
+            ('pt-BR', 'zh-Hant-TW', 'zh-yue') or of POSIX ('zh_CN.UTF-8'); or a name ('Simplified Chinese').
+
+    Raises: ValueError: no such language is known. A suggestion is made only where nothing else can be meant.
+
+    Example:
+        >>> get_language("cmn_Hani").code
+        'zh'
     """
-    wanted = code.strip().lower()
-    base, *subtags = wanted.replace("_", "-").split("-")
-    base = _ALIASES.get(base, base)
-    if base in LANGUAGES:
-        written = tuple(subtag.title() for subtag in subtags if subtag.title() in SCRIPTS)
-        return replace(LANGUAGES[base], scripts=written) if written else LANGUAGES[base]
-    code_of_name = {language.name.lower(): language.code for language in LANGUAGES.values()}
-    if wanted in code_of_name:
-        return LANGUAGES[code_of_name[wanted]]
-    known = {**{known_code: known_code for known_code in LANGUAGES}, **code_of_name}
-    nearest = known[max(known, key=lambda key: SequenceMatcher(None, key, wanted).ratio())]
-    raise ValueError(
-        f"unknown language {code!r}; the nearest known code is {nearest!r} ({LANGUAGES[nearest].name}). "
-        f"Use one of sae_posttrain.languages.LANGUAGES: {' '.join(sorted(LANGUAGES))}"
-    )
+    found, written = read_tag(code, {known: language.name for known, language in LANGUAGES.items()}, SCRIPTS)
+    return replace(LANGUAGES[found], scripts=written) if written else LANGUAGES[found]
 
 
 def script_counts(text: str) -> dict[str, int]:
@@ -167,7 +161,13 @@ def stand_ins(code: str) -> tuple[str, ...]:
     found = [get_language(code).code]
     while (family := LANGUAGES[found[-1]].family) is not None and family not in found:
         found.append(family)
-    return tuple(found[1:])
+    twin = [_TWINS[found[0]]] if found[0] in _TWINS else []
+    return tuple(dict.fromkeys([*twin, *found[1:]]))
+
+
+def is_same_language(one: str, other: str) -> bool:
+    """Whether two codes of the table mean the same language, as 'tl' and 'fil' do."""
+    return one == other or _TWINS.get(one) == other
 
 
 class Letters(NamedTuple):
