@@ -6,6 +6,7 @@ from .identification import langid_identifier, langid_scorer
 from .language_confusion import LanguageConfusionReport, PassRate, confused_spans, language_confusion
 from .loops import Loop, find_loop, find_loops, fold_digits, looped_share
 from .phrases import PhraseFinder
+from .prose import blank
 from .repetition import RepetitionReport, distinct_n, rep_n, repetition_rate
 from .scripts import Span, unexpected_spans
 
@@ -19,6 +20,7 @@ __all__ = [
     "Rate",
     "RepetitionReport",
     "Span",
+    "blank",
     "code_switching_rate",
     "compare_rates",
     "confused_spans",

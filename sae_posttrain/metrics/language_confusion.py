@@ -12,7 +12,8 @@ import regex
 from ..languages import UNSPACED_SCRIPTS, get_language, is_same_language, script_counts
 from .identification import BENCHMARK_LANGUAGES, Identifier, langid_identifier
 from .interval import Outcome, clustered_interval
-from .scripts import Span, blank
+from .prose import blank
+from .scripts import Span
 
 MIN_WORDS = 5  # of a line that is looked at, as published
 _CHARACTERS_PER_WORD = 2  # in scripts without spaces; the published code has a tokeniser for zh and one for ja
@@ -134,7 +135,7 @@ def language_confusion(
     identify = identify or langid_identifier({*among, *(language.code for language in known)})
     judged = []
     for index, (response, language) in enumerate(zip(responses, known, strict=True)):
-        text = blank(response, ignore_code, ignore_urls, ())
+        text = blank(response, code=ignore_code, urls=ignore_urls, markup=ignore_code)
         lines = list(_lines(text))
         if lines:
             cluster = index if clusters is None else clusters[index]
@@ -169,7 +170,7 @@ def confused_spans(
 ) -> list[Span]:
     """What makes a response fail: its lines in a wrong language, or, if there are none, its wrong words."""
     known = get_language(language)
-    text = blank(response, ignore_code, ignore_urls, ())
+    text = blank(response, code=ignore_code, urls=ignore_urls, markup=ignore_code)
     lines = list(_lines(text))
     found = list(_wrong_lines(text, lines, known.code, identify))
     if not found and "Latn" not in known.scripts:

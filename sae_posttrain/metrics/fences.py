@@ -1,0 +1,127 @@
+"""Fenced blocks of Markdown: which of them hold code, and which hold prose that a reader reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import regex
+
+# A fence stands on a line of its own, perhaps in a list or a quotation. Models also open one behind "Run this:", and
+# close one behind the last line of code.
+_LINE = regex.compile(
+    r"(?m)^(?P<lead>[ \t>]*+(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?P<info>[^`\n]*+)$"
+    r"|(?<=[ \t:：])(?P<fence>`{3,}+)(?P<info>[\w+#-]++)[ \t]*+$"
+    r"|(?<=[^`\s])(?P<fence>`{3,}+)(?P<info>)[ \t]*+$"
+)
+_MARKDOWN = frozenset({"markdown", "md", "mdx", "mkd"})
+_TEXT = frozenset({"text", "txt", "plaintext", "plain", "none", "quote"})
+_JSON = frozenset({"json", "json5", "jsonc", "jsonl", "ndjson"})
+# What a line of code holds and a line of prose does not.
+_CODE_SIGN = regex.compile(
+    r"[={}|\\$\[\]]|;$|[\w.]\(|\w_\w|\w::\w|->|^\s*+(?:#|//|/\*|>>>|<|(?:[-+]\s)?--?\w|(?:@|\.{1,2}/)\w)"
+    r"|^\s*+(?:import|from|def|class|return|pip|npm|npx|yarn|git|cd|sudo|export|curl|docker|python3?|const|let|var|function)\s"
+    r"|[├└│─]"
+)
+_SENTENCE = regex.compile(r"(?P<words>[\p{L}“\"'(（*][^={}<>|\\$#\[\]`]*+)(?<=[.。!！?？:：…][\"”’')）*]*+)")
+_UNSPACED = r"[\p{Hani}\p{Hira}\p{Kana}\p{Thai}\p{Laoo}\p{Khmr}\p{Mymr}\p{Tibt}]"
+_WORD = regex.compile(rf"{_UNSPACED}{{2}}|[\p{{L}}--{_UNSPACED}][[\p{{L}}\p{{M}}'’-]--{_UNSPACED}]*+", regex.V1)
+_CALL = regex.compile(r"[\w.]\(|;$|\w_\w")
+_ITEM = regex.compile(r'"(?P<string>(?:[^"\\\n]|\\.)*+)"(?P<colon>[ \t]*+:)?')
+_ESCAPE = regex.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
+_JSON_START = regex.compile(r'\s*+[\[{]\s*+(?:[\[{]\s*+)*+"')
+_MIN_WORDS = 3  # of a line that is a sentence and no code
+
+
+@dataclass(frozen=True)
+class _Fence:
+    """An opened fence: its line begins at `start`, what it holds at `body`."""
+
+    start: int
+    body: int
+    mark: str
+    label: str
+
+    @property
+    def holds_text(self) -> bool:
+        return not self.label or self.label in _MARKDOWN or self.label in _TEXT
+
+    def closed_by(self, mark: str, info: str) -> bool:
+        return not info and mark[0] == self.mark[0] and len(mark) >= len(self.mark)
+
+    def may_hold(self, mark: str, info: str) -> bool:
+        """Whether this line opens a fence inside: any in Markdown, in code one with a label of its own."""
+        if self.label in _MARKDOWN:
+            return True
+        return bool(info) and mark[0] == self.mark[0] and len(mark) <= len(self.mark)
+
+
+def code_in_fences(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of what is code in the fenced blocks of `text`, in no order; stretches may overlap.
+
+    A fence labelled as Markdown or text is no code, nor are the strings of one labelled as JSON. One without a label is
+    code if most of its lines look so. A fence that is never closed is code up to the first sentence in it.
+    """
+    opened: list[_Fence] = []
+    for match in _LINE.finditer(text):
+        mark, info = match["fence"], match["info"].strip()
+        if opened and opened[-1].closed_by(mark, info):
+            yield from _code_in(text, opened.pop(), match.start("fence"), match.end())
+        elif match["lead"] is None and not info:
+            continue  # three backticks behind a word open nothing
+        elif not opened or opened[-1].may_hold(mark, info):
+            opened.append(_Fence(match.start("fence"), match.end(), mark, _label(info)))
+    ends = [*(fence.start for fence in opened), len(text)][1:]
+    for fence, end in zip(opened, ends, strict=True):
+        yield from _code_in_unclosed(text, fence, end)
+
+
+def _label(info: str) -> str:
+    return regex.split(r"[\s,{:]", info.lower().lstrip("{."), maxsplit=1)[0].rstrip("}")
+
+
+def _code_in(text: str, fence: _Fence, body_end: int, end: int) -> Iterator[tuple[int, int]]:
+    """Of a closed fence; its lines of backticks are no prose either."""
+    body = text[fence.body : body_end]
+    if fence.label in _JSON or (fence.holds_text and _JSON_START.match(body)):
+        yield from _outside_strings(text, fence.start, fence.body, body_end, end)
+    elif fence.holds_text and not (not fence.label and _reads_as_code(body)):
+        yield fence.start, fence.body
+        yield body_end, end
+    else:
+        yield fence.start, end
+
+
+def _code_in_unclosed(text: str, fence: _Fence, end: int) -> Iterator[tuple[int, int]]:
+    if fence.holds_text or fence.label in _JSON:
+        yield from _code_in(text, fence, end, end)
+        return
+    place = fence.body
+    for line in text[fence.body : end].split("\n"):
+        if _is_sentence(line):
+            break
+        place += len(line) + 1
+    yield fence.start, min(place, end)
+
+
+def _reads_as_code(body: str) -> bool:
+    lines = [line for line in body.split("\n") if line.strip()]
+    return 2 * sum(_CODE_SIGN.search(line) is not None for line in lines) >= max(1, len(lines))
+
+
+def _is_sentence(line: str) -> bool:
+    match = _SENTENCE.fullmatch(line.rstrip())
+    return match is not None and not _CALL.search(match["words"]) and len(_WORD.findall(match["words"])) >= _MIN_WORDS
+
+
+def _outside_strings(text: str, start: int, body: int, body_end: int, end: int) -> Iterator[tuple[int, int]]:
+    """All of a JSON block but its strings; keys that are identifiers, and escapes, are code as well."""
+    place = start
+    for item in _ITEM.finditer(text, body, body_end):
+        if item["colon"] and item["string"].isascii() and " " not in item["string"]:
+            continue
+        yield place, item.start("string")
+        for escape in _ESCAPE.finditer(text, *item.span("string")):
+            yield escape.span()
+        place = item.end("string")
+    yield place, end

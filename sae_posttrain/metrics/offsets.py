@@ -1,0 +1,27 @@
+"""Replace parts of a text by spaces, so that the offsets of everything else stay; line breaks remain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import regex
+
+
+def spaces(match: regex.Match[str]) -> str:
+    """As many spaces as the match has characters, for `Pattern.sub`."""
+    return as_spaces(match[0])
+
+
+def as_spaces(text: str) -> str:
+    return " " * len(text) if "\n" not in text else "\n".join(" " * len(line) for line in text.split("\n"))
+
+
+def without(text: str, stretches: Iterable[tuple[int, int]], replace: Callable[[str], str] = as_spaces) -> str:
+    """The text with these stretches, given by start and end and in any order, as spaces, or as `replace` has them."""
+    parts, place = [], 0
+    for start, end in sorted(stretches):
+        if end > place:
+            start = max(start, place)
+            parts += [text[place:start], replace(text[start:end])]
+            place = end
+    return "".join([*parts, text[place:]]) if parts else text

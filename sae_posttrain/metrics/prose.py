@@ -1,0 +1,161 @@
+"""What of a text is prose that a reader reads, and what is code, LaTeX, an address or markup.
+
+    blank(text)                 only the prose; everything else is spaces
+    blank(text, urls=False)     addresses as well
+
+Offsets stay: what is left out becomes spaces, and line breaks remain. Every step takes linear time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+import regex
+
+from .fences import code_in_fences
+from .latex import blank_latex
+from .offsets import spaces, without
+
+_INLINE = regex.compile(r"(?<!`)(?P<ticks>`++)[^\n]+?(?<!`)(?P=ticks)(?!`)")
+_HTML_CODE = regex.compile(r"(?i)<(?P<close>/?)(?P<name>code|pre|kbd|samp|var|tt|script|style)(?:\s[^<>]*+)?>")
+_COMMENT = regex.compile(r"(?P<open><!--|\{/?\*|\{%|\{#)|-->|\*/?\}|%\}|#\}")
+# The host is plain ASCII, so that text written right behind a bare domain is still looked at. A scheme is of bounded
+# length: it may begin at each dot of a long run, and would be looked for to the run's end from each.
+_URL = regex.compile(
+    r"(?i)\b(?:(?:[a-z][a-z0-9+.-]{0,20}://|www\.)(?P<host>[a-z0-9.:@_~-]++)"
+    r"(?P<path>[/?#][^\s<>\"`，。、；：！？（）「」『』《》【】]*+)?"
+    r"|(?<![a-z0-9._%+-])[a-z0-9._%+-]{1,64}+@[a-z0-9-]++(?:\.[a-z0-9-]++)++)"
+)
+_LETTERS = r"[[\p{L}\p{M}]--\p{Latn}]"
+_UNSPACED = r"[\p{Hani}\p{Hira}\p{Kana}\p{Thai}\p{Laoo}\p{Khmr}\p{Mymr}\p{Tibt}]"
+_FOREIGN = regex.compile(rf"{_LETTERS}+", regex.V1)
+_RUNS_ON = regex.compile(rf"[，。、；：！？,;:]{_UNSPACED}", regex.V1)
+_UNSPACED_WORD = regex.compile(_UNSPACED, regex.V1)
+_LOCAL = regex.compile(r"(?i)(?:^|\.)(?:zh|ja|th|lo|km|my|bo|yue)(?:-\w+)?\.|\.(?:cn|tw|hk|mo|jp|th|la|kh|mm)(?:$|:)")
+_ENDS_LATIN = regex.compile(r"[A-Za-z0-9]++(?=\Z)")
+_PATH_WORD, _LOCAL_PATH_WORD = 6, 40  # letters of unspaced scripts in a row that still belong to an address
+_JOINED = 2  # Latin letters that may stand before such a word, as in C语言
+# A target looks like one: [x](/reference), [x](#はじめに). [hello](你好) is a gloss.
+_TARGET = regex.compile(
+    r"\]\(\s*+(?P<target><[^<>\n]*+>|(?=[^\s()]*[/#.:]|[!-'*-~]++[)\s])[^\s()]*+(?:\([^\s()]*+\)[^\s()]*+)*+)"
+    r"(?:\s++(?:\"[^\"\n]*+\"|'[^'\n]*+'))?+\s*+\)"
+    r"|(?m)^[ \t]{0,3}\[[^\[\]\n]++\]:[ \t]*+(?P<target>\S++)|\]\[(?P<target>[\w.#/-]++)\]"
+)
+_VALUE = r"(?:\"[^\"]*+\"|'[^']*+'|\{(?:[^{}]|\{[^{}]*+\})*+\}|[^\s\"'=<>`{}]++)"
+_TAG = regex.compile(rf"</?+[A-Za-z][\w.:-]*+(?:\s++[A-Za-z_@:*#.][\w.:@-]*+(?:\s*+=\s*+{_VALUE})?+)*+\s*+/?>|</?>")
+_ENTITY = regex.compile(r"&(?:[A-Za-z]{2,10}|#\d{1,7}|#x[0-9A-Fa-f]{1,6});")
+# Of placeholders and expressions: nothing but Latin and Greek letters, and no strings, so that JSON is none.
+_HELD = r"[[^{}\n\"]--[\p{L}--[\p{Latn}\p{Grek}]]]"
+_PLACEHOLDER = regex.compile(rf"[$%]?\{{(?:{_HELD}|\{{{_HELD}*+\}})++\}}", regex.V1)
+
+
+def blank(text: str, *, code: bool = True, urls: bool = True, markup: bool = True, terms: Iterable[str] = ()) -> str:
+    """The text with everything that is no prose replaced by spaces, so that offsets stay; line breaks remain.
+
+    Args:
+        text: an answer or a document, in Markdown, HTML, LaTeX or plain.
+        code: leave out code in fences, in backticks and in HTML's `<code>`, `<pre>` and the like, and LaTeX. A fence
+            labelled markdown, md, text or txt holds prose; so does one without a label unless most of its lines look
+            like code, and so do the strings of one labelled json. A fence that is never closed is code up to the first
+            sentence in it. In mathematics `\\text{…}` and words in other scripts than Latin and Greek stay.
+        urls: leave out addresses, e-mail addresses and the targets of Markdown links. An address ends where prose
+            begins that was written right behind it.
+        markup: leave out HTML tags with their attributes, comments, entities and placeholders such as `{name}`.
+        terms: leave out these words as well, in capital or small letters.
+
+    Returns:
+        A text as long as `text`.
+
+    Example:
+        >>> blank("Call `f(x)` (see https://example.org).")
+        'Call        (see                    ).'
+    """
+    if code:
+        text = _without_code(text)
+    if urls:
+        if "](" in text or "][" in text or "]:" in text:
+            text = _TARGET.sub(_without_target, text)
+        if "://" in text or "@" in text or "www." in text.lower():
+            text = _URL.sub(_without_url, text)
+    if markup:
+        if "<!--" in text or "{" in text:
+            text = without(text, _comments(text))
+        if "<" in text:
+            text = _TAG.sub(spaces, text)
+        if "&" in text:
+            text = _ENTITY.sub(spaces, text)
+        if "{" in text:
+            text = _PLACEHOLDER.sub(spaces, text)
+    wanted = tuple(terms)
+    return _any_of(wanted).sub(spaces, text) if wanted else text
+
+
+def _without_code(text: str) -> str:
+    if "```" in text or "~~~" in text:
+        text = without(text, code_in_fences(text))
+    if "<" in text:
+        text = without(text, _in_html(text))
+    if "`" in text:
+        text = _INLINE.sub(spaces, text)
+    if "$" in text or "\\" in text or "_{" in text or "^{" in text:
+        text = blank_latex(text)
+    return text
+
+
+def _in_html(text: str) -> Iterator[tuple[int, int]]:
+    """From a tag such as `<code>` to the next one that closes it; a tag that is never closed swallows nothing."""
+    opened: dict[str, int] = {}
+    for match in _HTML_CODE.finditer(text):
+        name = match["name"].lower()
+        if not match["close"]:
+            opened[name] = match.start()
+        elif (start := opened.pop(name, None)) is not None:
+            yield start, match.end()
+
+
+def _comments(text: str) -> Iterator[tuple[int, int]]:
+    start: int | None = None
+    for match in _COMMENT.finditer(text):
+        if match["open"] is not None:
+            start = match.start() if start is None else start
+        elif start is not None:
+            yield start, match.end()
+            start = None
+
+
+def _without_target(match: regex.Match[str]) -> str:
+    start, end = match.span("target")
+    return match[0][: start - match.start()] + " " * (end - start) + match[0][end - match.start() :]
+
+
+def _without_url(match: regex.Match[str]) -> str:
+    """An address, up to where prose begins that stands right behind it."""
+    path = match["path"]
+    if path is None or path.isascii():
+        return spaces(match)
+    kept = path
+    local = _LOCAL.search(match["host"]) is not None or path.lower().startswith("/wiki/")
+    for word in _FOREIGN.finditer(path):
+        if not _belongs(path, word, _LOCAL_PATH_WORD if local else _PATH_WORD, match):
+            kept = path[: word.start()]
+            break
+    whole = match[0]
+    end = len(whole) - len(path) + len(kept)
+    return " " * end + whole[end:]
+
+
+def _belongs(path: str, word: regex.Match[str], most: int, url: regex.Match[str]) -> bool:
+    """Whether a word in letters of another script is part of an address's path."""
+    if not _UNSPACED_WORD.search(word[0]):
+        return not path[word.start() - 1].isalnum()
+    joined = _ENDS_LATIN.search(path[max(0, word.start() - 1 - _JOINED) : word.start()])
+    if len(word[0]) > most or (joined is not None and len(joined[0]) > _JOINED):
+        return False
+    return not (word.end() == len(path) and _RUNS_ON.match(url.string, url.end()))
+
+
+@lru_cache(maxsize=64)
+def _any_of(terms: tuple[str, ...]) -> regex.Pattern[str]:
+    longest_first = sorted(filter(None, terms), key=len, reverse=True)
+    return regex.compile("|".join(map(regex.escape, longest_first)) or r"(?!)", regex.IGNORECASE)
