@@ -10,6 +10,7 @@ from transformers import Trainer
 
 from ...feature_set import FeatureSet
 from ..calling import calling_trainer
+from .checks import naming_bad_rows
 from .engine import HookCallback, SASFTEngine
 from .loss import Baseline, Scale
 from .segments import LanguageCollator, LanguageOf, columns_of
@@ -72,6 +73,7 @@ class SASFTCallback(HookCallback):
                 'suppress=["zh", "ru"].'
             )
         column = LANGUAGE_COLUMN if LANGUAGE_COLUMN in columns_of(trainer.train_dataset) else None
+        trainer.train_dataset = naming_bad_rows(trainer.train_dataset, column)
         engine.attach(trainer, column)
         self.trainer = trainer
         if hasattr(trainer, "sasft"):

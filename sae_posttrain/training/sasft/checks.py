@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...residual import decoder, unwrap
-from .segments import LANGUAGE_IDS, language_in
+from .segments import LANGUAGE_IDS, language_id, language_in
 
 logger = logging.getLogger(__name__)
+
+PEEKED_ROWS = 256
+"""Rows of a stream that are looked at before training starts."""
 
 
 def check_settings(weight: float, baseline: str, scale: str, refresh_baselines: int) -> None:
@@ -82,7 +87,15 @@ def check_labels(dataset: Any) -> None:
 
 
 def check_codes(dataset: Any, column: str | None) -> None:
-    if column is None or column == LANGUAGE_IDS or not hasattr(dataset, "unique"):
+    """Refuse a language column with a value that is no language; of a stream, in its first `PEEKED_ROWS` rows."""
+    if column is None:
+        return
+    if not hasattr(dataset, "unique"):
+        for number, row in enumerate(islice(dataset, PEEKED_ROWS) if hasattr(dataset, "map") else (), start=1):
+            if column != LANGUAGE_IDS:
+                _check_row(row, column, number)
+        return
+    if column == LANGUAGE_IDS:
         return
     kind = dataset.features[column]
     if getattr(kind, "dtype", None) not in ("string", "large_string", "string_view", "null"):
@@ -91,4 +104,30 @@ def check_codes(dataset: Any, column: str | None) -> None:
             "it is about something else."
         )
     for code in dataset.unique(column):
-        language_in(column, code)
+        try:
+            language_id(code)
+        except ValueError:
+            _check_row({column: code}, column, list(dataset[column]).index(code) + 1)
+
+
+def naming_bad_rows(dataset: Any, column: str | None) -> Any:
+    """A stream that names the row when it comes to a value that is no language; anything else as it is."""
+    if column is None or hasattr(dataset, "unique") or not hasattr(dataset, "map"):
+        return dataset
+    known = dataset.num_shards == 1  # each worker counts the rows of its own shards
+    how = {"column": column, "numbered": known}
+    return dataset.map(_checked, with_indices=True, features=dataset.features, fn_kwargs=how)
+
+
+def _checked(row: dict[str, Any], index: int, column: str, numbered: bool) -> dict[str, Any]:
+    _check_row(row, column, index + 1 if numbered else None)
+    return row
+
+
+def _check_row(row: Mapping[str, Any], column: str, number: int | None) -> None:
+    try:
+        language_in(column, row.get(column))
+    except ValueError as error:
+        said = next((text for text in row.values() if isinstance(text, str) and text != row.get(column)), "")
+        where = "Some row" if number is None else f"Row {number}"
+        raise ValueError(f"{where} of the training set{f' ({said[:40]!r})' if said else ''}: {error}") from error

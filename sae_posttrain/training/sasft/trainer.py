@@ -15,6 +15,7 @@ except ImportError as error:
 
 from ...feature_set import FeatureSet
 from ..cards import CardMixin, default_output_dir
+from .checks import check_codes, naming_bad_rows
 from .engine import HookCallback, SASFTEngine
 from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, columns_of, language_id, language_in
 
@@ -153,8 +154,11 @@ class SASFTTrainer(CardMixin, SFTTrainer):
         column = args.language_column
         # TRL prepares the training set first; an evaluation set may be called "train" too.
         is_train, self._train_set_prepared = not self._train_set_prepared and dataset_name == "train", True
-        if not (is_train and packing and column in columns_of(dataset)) or args.max_length is None:
+        has_column = is_train and column in columns_of(dataset)
+        dataset = naming_bad_rows(dataset, column if has_column else None)
+        if not (has_column and packing) or args.max_length is None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        check_codes(dataset, column)
         self._language_column = LANGUAGE_IDS
         # TRL packs input_ids and labels only; so it prepares the rows, and they are packed here with one list more.
         rows_only = copy.copy(args)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sae_posttrain import SASFTCallback
 from sae_posttrain.languages import get_language, script_counts
+from sae_posttrain.training.sasft import checks
 from sae_posttrain.training.sasft.segments import (
     CODES,
     LANGUAGE_IDS,
@@ -278,6 +279,33 @@ class TestColumn:
         streamed = IterableDataset.from_generator(lambda: iter(rows))
         with pytest.raises(ValueError, match=r"Column 'language': .* Rename the column if it is about something else"):
             world.run(with_trainer, dataset=streamed, shuffle_dataset=False, **settings).train()
+
+    @pytest.mark.parametrize("route", [with_trainer, with_callback])
+    def test_a_wrong_code_is_met_before_training_and_named_with_its_row(self, route: Route, world: World) -> None:
+        rows = [dict(row) for _ in range(8) for row in world.dataset][:40]
+        rows[25]["language"] = "chinglish"
+        stored = Dataset.from_list(rows)
+        for dataset in (stored, stored.to_iterable_dataset(), IterableDataset.from_generator(lambda: iter(rows))):
+            with pytest.raises(ValueError, match=r"Row 26 of the training set.*unknown language 'chinglish'"):
+                world.run(route, dataset=dataset, shuffle_dataset=False)
+
+    @pytest.mark.parametrize("route", [with_trainer, with_callback])
+    def test_a_wrong_code_far_down_a_stream_is_named_when_it_comes(
+        self, route: Route, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(checks, "PEEKED_ROWS", 3)
+        rows = [dict(row) for row in world.dataset]
+        rows[3]["language"] = "chinglish"
+        streamed = IterableDataset.from_generator(lambda: iter(rows))
+        trainer = world.run(route, dataset=streamed, shuffle_dataset=False)
+        with pytest.raises(ValueError, match=r"Row 4 of the training set.*unknown language 'chinglish'"):
+            trainer.train()
+
+    def test_a_stream_of_several_shards_does_not_number_its_rows(self, world: World) -> None:
+        rows = [{**row, "language": "chinglish"} for row in world.dataset]
+        streamed = Dataset.from_list(rows).to_iterable_dataset(num_shards=2)
+        with pytest.raises(ValueError, match="Some row of the training set"):
+            world.run(with_trainer, dataset=streamed, shuffle_dataset=False)
 
     def test_a_callback_that_comes_too_late_for_it_says_so(self, world: World) -> None:
         trainer = world.run(plain)
