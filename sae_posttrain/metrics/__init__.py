@@ -9,6 +9,7 @@ from .phrases import PhraseFinder
 from .prose import blank
 from .repetition import RepetitionReport, distinct_n, rep_n, repetition_rate
 from .scripts import Span, unexpected_spans
+from .thinking import Thinking, split_thinking
 
 __all__ = [
     "CodeSwitchingReport",
@@ -20,6 +21,7 @@ __all__ = [
     "Rate",
     "RepetitionReport",
     "Span",
+    "Thinking",
     "blank",
     "code_switching_rate",
     "compare_rates",
@@ -34,5 +36,6 @@ __all__ = [
     "looped_share",
     "rep_n",
     "repetition_rate",
+    "split_thinking",
     "unexpected_spans",
 ]

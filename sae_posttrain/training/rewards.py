@@ -11,6 +11,7 @@ from typing import Any
 from ..languages import SCRIPTS, get_language
 from ..metrics.code_switching import unexpected_spans
 from ..metrics.loops import MIN_REPEATS, find_loop
+from ..metrics.thinking import TAGS, Thinking, as_thinking, said
 
 
 class LoopPenalty:
@@ -20,6 +21,9 @@ class LoopPenalty:
         penalty: what a loop is worth; at most 0.
         min_repeats, min_length: what counts as a loop, as in `find_loop`: tokens where the trainer gives token ids, as
             TRL's do, and characters otherwise.
+        thinking: `both` looks at the end of the whole completion, `strip` at the end of the answer without its
+            thinking, `only` at the end of the thinking; the last two read the text, so that lengths are in characters.
+            A `Thinking` also says what the tags are.
 
     Example:
         >>> LoopPenalty()(["a"], ["yes, " * 30])
@@ -28,15 +32,26 @@ class LoopPenalty:
 
     __name__ = "loop_penalty"
 
-    def __init__(self, penalty: float = -1.0, *, min_repeats: int = MIN_REPEATS, min_length: int | None = None) -> None:
+    def __init__(
+        self,
+        penalty: float = -1.0,
+        *,
+        min_repeats: int = MIN_REPEATS,
+        min_length: int | None = None,
+        thinking: str | Thinking = "both",
+    ) -> None:
         self.penalty = _penalty(penalty)
+        self.thinking = as_thinking(thinking)
         self.min_repeats = min_repeats
         self.min_length = min_length
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Any = None, **kwargs: Any
     ) -> list[float]:
-        responses = [_text(completion) for completion in completions] if completion_ids is None else completion_ids
+        responses = completion_ids
+        if completion_ids is None or self.thinking.part != "both":
+            texts = (_text(completion, tags=self.thinking.tags) for completion in completions)
+            responses = [self.thinking.read(text, joined=True) for text in texts]
         loops = [find_loop(row, min_repeats=self.min_repeats, min_length=self.min_length) for row in responses]
         return [0.0 if loop is None else self.penalty for loop in loops]
 
@@ -52,14 +67,22 @@ class CodeSwitchingPenalty:
         penalty: what a switch is worth; at most 0.
         language: of all completions, for datasets without such a column.
         to: languages or scripts; only words in these scripts count.
+        thinking: `both` scores the thinking of a reasoning model and its answer alike, `strip` the answer alone, `only`
+            the thinking alone. A `Thinking` also says what the tags are.
     """
 
     __name__ = "code_switching_penalty"
 
     def __init__(
-        self, penalty: float = -1.0, *, language: str | None = None, to: str | Iterable[str] | None = None
+        self,
+        penalty: float = -1.0,
+        *,
+        language: str | None = None,
+        to: str | Iterable[str] | None = None,
+        thinking: str | Thinking = "both",
     ) -> None:
         self.penalty = _penalty(penalty)
+        self.thinking = as_thinking(thinking)
         self.language = None if language is None else get_language(language).code
         self.scripts: frozenset[str] | None = None
         if to is not None:
@@ -82,7 +105,7 @@ class CodeSwitchingPenalty:
             )
         codes = [self.language] * len(completions) if language is None else language
         return [
-            self._score(_text(prompt), _text(completion, "assistant"), code or self.language)
+            self._score(_text(prompt), _text(completion, "assistant", self.thinking.tags), code or self.language)
             for prompt, completion, code in zip(prompts, completions, codes, strict=True)
         ]
 
@@ -90,7 +113,10 @@ class CodeSwitchingPenalty:
         if code is None:
             return None
         spans = unexpected_spans(
-            completion, code, prompt=prompt, count_latin=self.scripts is not None and "Latn" in self.scripts
+            self.thinking.read(completion),
+            code,
+            prompt=prompt,
+            count_latin=self.scripts is not None and "Latn" in self.scripts,
         )
         switched = any(self.scripts is None or span.script in self.scripts for span in spans)
         return self.penalty if switched else 0.0
@@ -102,14 +128,8 @@ def _penalty(penalty: float) -> float:
     return penalty
 
 
-def _text(turns: Any, role: str | None = None) -> str:
+def _text(turns: Any, role: str | None = None, tags: tuple[str, str] = TAGS) -> str:
     """A prompt or completion as text: as it is, or what its messages say; only those of `role`, if given."""
     if isinstance(turns, str):
         return turns
-    said = (turn.get("content") or "" for turn in turns if role in (None, turn["role"]))
-    return "\n".join(content if isinstance(content, str) else _parts(content) for content in said)
-
-
-def _parts(content: Iterable[Any]) -> str:
-    """The text of a message that is a list of blocks."""
-    return "\n".join(part.get("text", "") for part in content if part.get("type") == "text")
+    return "\n".join(said(turn, tags) for turn in turns if role in (None, turn["role"]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sae_posttrain.metrics import Thinking
 from sae_posttrain.training.rewards import CodeSwitchingPenalty, LoopPenalty
 
 LOOP, TEXT = "and so on, " * 12, "The cat sleeps in the sun and dreams of fish."
@@ -61,6 +62,31 @@ def test_what_a_tool_says_is_no_switch() -> None:
     assert CodeSwitchingPenalty(language="en")(["?"], [completion]) == [0.0]
 
 
+def thought(text: str) -> list[dict[str, Any]]:
+    """As TRL's response schemas part it, and as servers give it."""
+    thinking, _, answer = text.partition("</think>")
+    return [{"role": "assistant", "reasoning_content": thinking.removeprefix("<think>"), "content": answer}]
+
+
+@pytest.mark.parametrize("shape", [str, said, in_blocks, thought])
+def test_thinking_and_answer_count_as_chosen(shape: Any) -> None:
+    completions = [shape("<think>谢谢?</think>Thanks."), shape("<think>Thanks?</think>谢谢.")]
+    expected = {"both": [-1.0, -1.0], "strip": [0.0, -1.0], "only": [-1.0, 0.0]}
+    for choice, found in expected.items():
+        assert CodeSwitchingPenalty(language="en", thinking=choice)(["?"] * 2, completions) == found
+    completions = [shape(f"<think>{LOOP}</think>Thanks."), shape(f"<think>Hm.</think>{LOOP}")]
+    expected = {"both": [0.0, -1.0], "strip": [0.0, -1.0], "only": [-1.0, 0.0]}
+    for choice, found in expected.items():
+        assert LoopPenalty(thinking=choice)(["?"] * 2, completions) == found
+
+
+def test_token_ids_do_not_tell_thinking_from_the_answer() -> None:
+    completions, ids = [f"<think>{LOOP}</think>Thanks."], [[7, 8] * 60]
+    assert LoopPenalty(thinking="strip")(["?"], completions, completion_ids=ids) == [0.0]
+    tagged = Thinking("only", tags=("[", "]"))
+    assert LoopPenalty(thinking=tagged)(["?"], [f"[{LOOP}]Thanks."], completion_ids=ids) == [-1.0]
+
+
 @pytest.mark.parametrize("reward", [LoopPenalty(-0.5, min_length=8), CodeSwitchingPenalty(language="en", to=["zh"])])
 def test_rewards_reach_a_spawned_worker_and_have_a_name(reward: Any) -> None:
     again = ForkingPickler.loads(ForkingPickler.dumps(reward))
@@ -72,6 +98,7 @@ def test_rewards_reach_a_spawned_worker_and_have_a_name(reward: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: LoopPenalty(thinking="none"), "thinking must be one of both, strip, only"),
         (lambda: LoopPenalty(1.0), "must be 0 or below, got 1.0"),
         (lambda: LoopPenalty(float("nan")), "must be 0 or below, got nan"),
         (lambda: CodeSwitchingPenalty(0.1), "must be 0 or below"),

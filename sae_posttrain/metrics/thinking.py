@@ -1,0 +1,161 @@
+"""The answers of reasoning models: which part of a text is thinking, and which is the answer that a user reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TAGS = ("<think>", "</think>")
+"""What opens and what closes thinking, in Qwen3, DeepSeek-R1 and most other reasoning models."""
+
+CHOICES = ("both", "strip", "only")
+_REASONING = ("reasoning_content", "reasoning", "thinking")  # how servers and TRL call it in a message
+_BLANKED = re.compile(r"[^\n]")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a text: stretches of it, in order, that do not overlap."""
+
+    whole: str
+    stretches: tuple[tuple[int, int], ...]
+
+    @property
+    def text(self) -> str:
+        """The stretches one after another, for measures to which places do not matter."""
+        return "".join(self.whole[start:end] for start, end in self.stretches)
+
+    @property
+    def blanked(self) -> str:
+        """The whole text with spaces for all that is not in the part, so that places and lines stay as they are."""
+        kept, last = [], 0
+        for start, end in self.stretches:
+            kept += [_BLANKED.sub(" ", self.whole[last:start]), self.whole[start:end]]
+            last = end
+        return "".join([*kept, _BLANKED.sub(" ", self.whole[last:])])
+
+    def place(self, position: int) -> int:
+        """Where a position of `text` is in the whole text; the end of `text` is the end of the last stretch."""
+        for start, end in self.stretches:
+            if position < end - start:
+                return start + position
+            position -= end - start
+        return self.stretches[-1][1] + position if self.stretches else position
+
+
+@dataclass(frozen=True)
+class Split:
+    """A text in two parts. The tags belong to neither."""
+
+    thinking: Part
+    answer: Part
+
+    @property
+    def has_thinking(self) -> bool:
+        return bool(self.thinking.text.strip())
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether there is thinking but no answer, as where the token limit came first."""
+        return self.has_thinking and not self.answer.text.strip()
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """How thinking is told from the answer, and which of them count.
+
+    Args:
+        part: `strip`: only the answer counts; `only`: only the thinking; `both`: each of them.
+        tags: what opens and what closes thinking.
+        opened: whether the prompt has opened it already, as some chat templates do. A text without a closing tag is
+            then all thinking. With a closing tag, what stands before it is thinking either way.
+
+    Raises: ValueError: an unknown part, or tags that are empty or the same.
+
+    Example:
+        >>> Thinking("strip").read("<think>2 + 2</think>4").strip()
+        '4'
+    """
+
+    part: str = "both"
+    tags: tuple[str, str] = TAGS
+    opened: bool = False
+
+    def __post_init__(self) -> None:
+        if self.part not in CHOICES:
+            raise ValueError(f"thinking must be one of {', '.join(CHOICES)}, got {self.part!r}.")
+        if isinstance(self.tags, str) or len(self.tags) != 2 or not all(self.tags) or self.tags[0] == self.tags[1]:
+            raise ValueError(f"expected two different tags, what opens and what closes thinking, got {self.tags!r}.")
+
+    def split(self, text: str) -> Split:
+        """The thinking and the answer of a text."""
+        return split_thinking(text, self.tags, opened=self.opened)
+
+    def read(self, text: str, *, joined: bool = False) -> str:
+        """The text of what counts: the rest as spaces, or, with `joined`, left out. Tags never count."""
+        found = self.split(text)
+        stretches = {
+            "strip": found.answer.stretches,
+            "only": found.thinking.stretches,
+            "both": tuple(sorted([*found.answer.stretches, *found.thinking.stretches])),
+        }[self.part]
+        part = Part(text, stretches)
+        return part.text if joined else part.blanked
+
+
+def as_thinking(choice: str | Thinking) -> Thinking:
+    """The settings that a choice stands for. Raises: ValueError for an unknown choice."""
+    return choice if isinstance(choice, Thinking) else Thinking(choice)
+
+
+def split_thinking(text: str, tags: tuple[str, str] = TAGS, *, opened: bool = False) -> Split:
+    """Tell a text's thinking from its answer.
+
+    An opening tag that is never closed opens thinking up to the end. A closing tag that nothing opened closes what the
+    prompt opened: all before it is thinking. Tags in backticks are mentioned, not used.
+
+    Args:
+        text: an answer of a reasoning model.
+        tags: what opens and what closes thinking.
+        opened: whether the prompt has opened thinking already.
+
+    Returns: both parts, as places in the text. Without tags all is answer, or, with `opened`, all is thinking.
+
+    Example:
+        >>> split_thinking("<think>Let me see.</think>It is 4.").answer.text
+        'It is 4.'
+    """
+    begin, end = tags
+    found = [match for match in _tag(begin, end).finditer(text) if match["tag"]]
+    inside = opened or (bool(found) and found[0]["tag"] == end)
+    stretches: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
+    last = 0
+    for match in found:
+        stretches[inside].append((last, match.start()))
+        inside, last = match["tag"] == begin, match.end()
+    stretches[inside].append((last, len(text)))
+    answer, thinking = (tuple((start, stop) for start, stop in part if start < stop) for part in stretches)
+    return Split(Part(text, thinking), Part(text, answer))
+
+
+def said(message: Mapping[str, Any], tags: tuple[str, str] = TAGS) -> str:
+    """What a chat message says, as one text: its reasoning between tags, if it is kept apart, and its content.
+
+    Args:
+        message: with `content`, a text or a list of blocks, and perhaps `reasoning_content`, `reasoning` or `thinking`.
+        tags: put around the reasoning.
+    """
+    content = message.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        blocks = (block for block in content if isinstance(block, Mapping))
+        content = "\n".join(block.get("text") or "" for block in blocks if block.get("type") in (None, "text"))
+    reasoning = next((message[key] for key in _REASONING if isinstance(message.get(key), str) and message[key]), "")
+    content = content if isinstance(content, str) else ""
+    return f"{tags[0]}{reasoning}{tags[1]}{content}" if reasoning else content
+
+
+def _tag(begin: str, end: str) -> re.Pattern[str]:
+    tag = f"{re.escape(begin)}|{re.escape(end)}"
+    return re.compile(f"`(?:{tag})`|(?P<tag>{tag})")
