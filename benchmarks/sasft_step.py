@@ -149,16 +149,16 @@ def part_of(trainer: Any) -> Way:
     """What SASFT does in a step, without the model: languages, loss, gradient to the residuals, and what is logged."""
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    engine = trainer.sasft
+    engine, term = trainer.sasft, trainer.sasft.terms["features"]
     engine.start(trainer, trainer.model, trainer.state)
     batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
     shape = (*batches[0]["input_ids"].shape, trainer.model.config.hidden_size)
     residuals = {
-        one.layer: torch.randn(shape, dtype=trainer.model.dtype, requires_grad=True) for one in engine.features.layers
+        one.layer: torch.randn(shape, dtype=trainer.model.dtype, requires_grad=True) for one in term.features.layers
     }
 
     def model_alone(model: Any, inputs: Any, **kwargs: Any) -> Tensor:
-        passed = [engine._read(layer, residual_BSD) for layer, residual_BSD in residuals.items()]
+        passed = [term.read(layer, residual_BSD) for layer, residual_BSD in residuals.items()]
         return torch.stack([residual_BSD[0, 0, 0] for residual_BSD in passed]).sum()
 
     return lambda: engine.compute_loss(

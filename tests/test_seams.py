@@ -117,9 +117,7 @@ class TestStep:
 
     def test_accumulation_is_known_while_the_loss_is_computed(self, seen: Seen) -> None:
         found = [call.accumulation for call in seen.calls[:2]]
-        assert found == [2, 2], (
-            "Trainer.current_gradient_accumulation_steps moved; SASFTEngine._auxiliary divides by it"
-        )
+        assert found == [2, 2], "Trainer.current_gradient_accumulation_steps moved; SASFTEngine._add divides by it"
 
     @pytest.mark.parametrize("name", ["get_cp_size", "get_sp_size", "get_tp_size"])
     def test_one_process_is_not_parallel(self, name: str, tmp_path: Path) -> None:
@@ -310,7 +308,7 @@ class TestModel:
         model(input_ids=token_ids())
         assert with_gradient == [not (reentrant and HOOKS_LIE_INSIDE_CHECKPOINTS)], (
             "gradient checkpointing wraps another part of a block: from transformers 5.23 on it wraps `forward` and "
-            "hooks lie outside; before, `__call__`, and reentrant hooks saw no gradient. SASFTEngine._read needs one"
+            "hooks lie outside; before, `__call__`, and reentrant hooks saw no gradient. FeaturesTerm.read needs one"
         )
 
     def test_wrappers_hold_the_model_under_the_names_we_know(self) -> None:

@@ -10,8 +10,9 @@ from transformers import Trainer
 
 from ...feature_set import FeatureSet
 from ..calling import calling_trainer
+from .assembly import build_engine
 from .checks import naming_bad_rows
-from .engine import HookCallback, SASFTEngine
+from .engine import HookCallback
 from .loss import Baseline, Scale
 from .segments import LanguageCollator, LanguageOf, columns_of
 
@@ -31,7 +32,7 @@ class SASFTCallback(HookCallback):
     it goes on to the run's end.
 
     Args:
-        features: the feature set.
+        features: the feature set; None only with a weight of 0, for plain SFT.
         suppress: language or languages to keep out of the others; their own segments are not penalised.
         weight: lambda; 0 measures and logs without changing the run in any bit.
         baseline: `mean` compares with each language's mean pre-activation on the base model, `zero` with 0.
@@ -48,7 +49,7 @@ class SASFTCallback(HookCallback):
 
     def __init__(
         self,
-        features: FeatureSet,
+        features: FeatureSet | None,
         suppress: str | Sequence[str],
         weight: float = 5e-4,
         baseline: Baseline = "mean",
@@ -56,7 +57,16 @@ class SASFTCallback(HookCallback):
         language_of: LanguageOf | None = None,
         refresh_baselines: int = 0,
     ) -> None:
-        super().__init__(SASFTEngine(features, suppress, weight, baseline, scale, language_of, refresh_baselines))
+        engine = build_engine(
+            features,
+            suppress,
+            weight,
+            baseline=baseline,
+            scale=scale,
+            language_of=language_of,
+            refresh_baselines=refresh_baselines,
+        )
+        super().__init__(engine)
 
     def set_trainer(self, trainer: Trainer) -> SASFTCallback:
         """Check the trainer and stand in front of its loss, log and checkpoints; returns the callback.

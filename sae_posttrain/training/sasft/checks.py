@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import Trainer
 
 from ...residual import decoder, unwrap
 from .segments import LANGUAGE_IDS, language_id, language_in
@@ -30,6 +31,17 @@ def check_settings(weight: float, baseline: str, scale: str, refresh_baselines: 
         raise ValueError(f"refresh_baselines={refresh_baselines!r}: expected a number of steps, or 0 for never.")
     if refresh_baselines and baseline == "zero":
         raise ValueError("refresh_baselines has nothing to refresh with baseline='zero'; leave one of them out.")
+
+
+def check_processes(trainer: Trainer) -> None:
+    """Refuse ways to spread a batch in which a process does not see whole examples."""
+    if trainer.args.n_gpu > 1:
+        raise ValueError(
+            "Several GPUs are visible to one process, which would split each batch over copies of the model. Start "
+            "with `accelerate launch`, or show the process one GPU (CUDA_VISIBLE_DEVICES)."
+        )
+    if trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1:
+        raise ValueError("SASFT cannot run under context or sequence parallelism: a rank sees parts of segments.")
 
 
 def check_boundaries(tells_languages: bool, weight: float) -> None:

@@ -1,6 +1,6 @@
-"""What the callback and the trainer share: read the residuals, add the loss as the trainer scales its own, log it."""
+"""What the callback and the trainer share: run the terms beside the trainer's loss, scale them as it scales its own."""
 
-# B batch, S sequence, D model width, F features of one layer
+# B batch, S sequence
 
 from __future__ import annotations
 
@@ -9,60 +9,50 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from ...feature_set import FeatureSet
 from ...languages import get_language
-from ...residual import hook_residuals, unwrap
-from .checks import check_boundaries, check_codes, check_gradient, check_labels, check_residual, check_settings
-from .loss import Baseline, Scale, build_penalty, sasft_loss
+from .checks import check_boundaries, check_codes, check_labels, check_processes
 from .meter import Meter
 from .record import KEY, take_up
-from .refresh import BaselineRefresh
 from .segments import LANGUAGE_IDS, UNKNOWN, LanguageOf, ScriptIdentifier, apply_language_of, segments_of
+from .terms import Batch, Term
+
+_UNKNOWN_ADVICE = {
+    "sasft_unknown_share": "their language could not be told. Script cannot tell en from fr: add a `language` column "
+    "to the dataset or pass language_of=….",
+}
 
 
 class SASFTEngine:
-    """Adds the SASFT loss to a trainer's `compute_loss`; knows nothing of how it got there.
+    """Adds auxiliary terms to a trainer's `compute_loss`; knows nothing of how it got there.
 
-    Takes what `SASFTCallback` takes.
+    Args:
+        suppress: codes of the languages to keep out of the others.
+        terms: the auxiliary losses. Without any, the run is plain SFT.
+        candidates: the languages among which a segment's scripts decide.
+        language_of: as in `SASFTCallback`.
     """
 
     def __init__(
         self,
-        features: FeatureSet,
-        suppress: str | Sequence[str],
-        weight: float,
-        baseline: Baseline = "mean",
-        scale: Scale = "raw",
+        suppress: Sequence[str],
+        terms: Sequence[Term],
+        candidates: Sequence[str],
         language_of: LanguageOf | None = None,
-        refresh_baselines: int = 0,
     ) -> None:
-        check_settings(weight, baseline, scale, refresh_baselines)
-        self.suppress = _codes(suppress)
-        self.features = features.select(self.suppress)
-        self.weight = weight
+        self.suppress = tuple(suppress)
+        self.terms: dict[str, Term] = {term.name: term for term in terms}
         self.language_of = language_of
-        self.refresh_baselines = refresh_baselines
-        self.record = {
-            "features_sha256": features.sha256,
-            "suppress": list(self.suppress),
-            "weight": weight,
-            "baseline": baseline,
-            "scale": scale,
-            "refresh_baselines": refresh_baselines,
-        }
-        self._start_penalties = [build_penalty(one, self.suppress, baseline, scale) for one in self.features.layers]
-        self.penalties = list(self._start_penalties)
-        self.meter = Meter(self.suppress)
-        self._refresh: BaselineRefresh | None = None
-        self._ended = 0
-        self._drift: dict[str, float] = {}
+        self._candidates = tuple(candidates)
+        settings = [setting for term in terms for setting in term.settings().items()]
+        self._record = {"suppress": list(self.suppress), **dict(settings)}
+        self._start_weights = {name: term.weight for name, term in self.terms.items()}
+        self.meter = Meter(self._counted())
         self._identify: ScriptIdentifier | None = None
         self._has_segments = self._tells_languages = True
-        self._pre: dict[int, Tensor] | None = None
-        self._handles: list[RemovableHandle] = []
+        self._running = False
+        self._place = (0, 0)
 
     # -- life cycle --------------------------------------------------------------------------------------------------
 
@@ -75,20 +65,15 @@ class SASFTEngine:
         Raises:
             ValueError: a model the features do not fit, frozen layers, lost segment boundaries, no usable labels, …
         """
-        self.features.check_model(unwrap(trainer.model).config)
-        if trainer.args.n_gpu > 1:
-            raise ValueError(
-                "Several GPUs are visible to one process, which would split each batch over copies of the model. Start "
-                "with `accelerate launch`, or show the process one GPU (CUDA_VISIBLE_DEVICES)."
-            )
-        if trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1:
-            raise ValueError("SASFT cannot run under context or sequence parallelism: a rank sees parts of segments.")
+        if not self.terms:
+            return
+        check_processes(trainer)
         args = trainer.args
         self._has_segments = not (getattr(args, "packing", False) and args.packing_strategy == "wrapped")
         self._tells_languages = column is not None or self._has_segments
-        check_boundaries(self._tells_languages, self.weight)
-        if self.weight > 0:
-            check_gradient(trainer.model, min(penalty.layer for penalty in self.penalties))
+        check_boundaries(self._tells_languages, max(term.weight for term in self.terms.values()))
+        for term in self.terms.values():
+            term.check(trainer)
         if trainer.train_dataset is not None:
             check_labels(trainer.train_dataset)
             check_codes(trainer.train_dataset, column)
@@ -98,58 +83,57 @@ class SASFTEngine:
                 "Nothing tells a sample's language: the trainer has no processing_class, whose vocabulary would tell "
                 "scripts. Pass it to the trainer, add a `language` column, or pass language_of=…."
             )
-        self._identify = ScriptIdentifier(tokenizer, self.features.languages) if tokenizer is not None else None
+        self._identify = ScriptIdentifier(tokenizer, self._candidates) if tokenizer is not None else None
 
     def start(self, trainer: Trainer, model: nn.Module, state: TrainerState) -> None:
-        """Hook the blocks; before the first compiled forward, since hooks that come later are ignored there.
+        """Hook the model; before the first compiled forward, since hooks that come later are ignored there.
 
         Raises:
             ValueError: the run is resumed from a checkpoint that was trained with other features.
         """
         self.stop()
-        refreshed = take_up(state, self.record)
-        self.meter = Meter(self.suppress, state.global_step)
-        self.penalties, self._drift = list(self._start_penalties), {}
-        self._refresh = BaselineRefresh(self.refresh_baselines, self.penalties) if self.refresh_baselines else None
-        self._ended = state.global_step
-        if self._refresh is not None and refreshed is not None:
-            self.penalties = self._refresh.resume(self.penalties, refreshed, trainer)
-        # Moved before the first forward, which may be compiled; a model spread over devices moves them again.
-        self.penalties = [penalty.to(trainer.args.device) for penalty in self.penalties]
-        self._handles = hook_residuals(model, [penalty.layer for penalty in self.penalties], self._read)
+        if not self.terms:
+            return
+        earlier = take_up(state, self._record)
+        self.meter = Meter(self._counted(), state.global_step)
+        self._place = (state.global_step, -1)
+        for name, term in self.terms.items():
+            term.weight = earlier.get("weights", {}).get(name, self._start_weights[name])
+            term.start(trainer, model, state.global_step, earlier)
+        self._running = True
 
     def end_step(self, trainer: Trainer, state: TrainerState) -> None:
-        """Refresh the baselines when it is time; a collective call on every rank."""
-        step = state.global_step
-        if self._refresh is None or step <= self._ended:
-            return
-        self._ended = step
-        self._refresh.end_step()
-        if step % self.refresh_baselines == 0:
-            self.penalties, self._drift = self._refresh.refresh(self.penalties, trainer)
+        """Let the terms renew what they renew between steps; a collective call on every rank."""
+        for term in self.terms.values():
+            term.end_step(trainer, state.global_step)
 
     def before_save(self, trainer: Trainer) -> None:
-        """Tell the coming checkpoint where the refreshed baselines stand; a collective call on every rank."""
-        if self._refresh is not None and self._handles:
-            self.end_step(trainer, trainer.state)  # a callback that saves may come before ours
-            refresh = self._refresh.state(self.penalties, trainer)
-            trainer.state.stateful_callbacks[KEY] = {**self.record, "refresh": refresh}
+        """Tell the coming checkpoint where the terms stand; a collective call on every rank."""
+        if not self._running:
+            return
+        self.end_step(trainer, trainer.state)  # a callback that saves may come before ours
+        weights = {name: term.weight for name, term in self.terms.items()}
+        grown = {} if weights == self._start_weights else {"weights": weights}
+        for term in self.terms.values():
+            grown |= term.state(trainer)
+        trainer.state.stateful_callbacks[KEY] = {**self._record, **grown}
 
     def stop(self) -> None:
         """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._pre = None
+        self._running = False
+        for term in self.terms.values():
+            term.stop()
 
     # -- the step ----------------------------------------------------------------------------------------------------
 
     def compute_loss(
         self, trainer: Trainer, original: Callable[..., Any], model: nn.Module, inputs: dict[str, Any], **kwargs: Any
     ) -> Any:
-        """Run the trainer's own `compute_loss` and add the weighted auxiliary term to it, in training only."""
-        language_BS = inputs.pop(LANGUAGE_IDS, None)
-        if not (self._handles and trainer.model.training):
+        """Run the trainer's own `compute_loss` and add the weighted auxiliary terms to it, in training only."""
+        told_BS = inputs.pop(LANGUAGE_IDS, None)
+        if not self.terms:
+            return original(model, inputs, **kwargs)
+        if not (self._running and trainer.model.training):
             if trainer.is_in_train and trainer.model.training:
                 raise RuntimeError("SASFT was set on this trainer but not added: trainer.add_callback(callback).")
             return original(model, inputs, **kwargs)
@@ -157,60 +141,59 @@ class SASFTEngine:
             return original(model, inputs, **kwargs)
         if "labels" not in inputs:
             raise ValueError(f"The batch has {sorted(inputs)}, but no labels: SASFT penalises labelled tokens only.")
-        # Taken before the trainer's own computation, which is free to change what it was given.
-        batch: dict[str, Tensor] = {
-            k: inputs[k] for k in ("input_ids", "labels", "position_ids", "attention_mask") if k in inputs
-        }
-        pre: dict[int, Tensor] = {}
-        self._pre = pre
+        batch = self._batch(trainer, inputs, told_BS)
         try:
+            for term in self.terms.values():
+                term.begin(batch)
             result = original(model, inputs, **kwargs)
+            loss, *outputs = result if kwargs.get("return_outputs") else (result,)
+            loss = self._add(trainer, loss, batch, kwargs.get("num_items_in_batch"))
         finally:
-            self._pre = None
-        missing = [penalty.layer for penalty in self.penalties if penalty.layer not in pre]
-        if missing:
-            raise RuntimeError(
-                f"The residuals of layers {missing} were not captured. Attach SASFT before the model's first compiled "
-                "forward, and train the model the trainer was made with, not a copy of it. Before transformers 5.23, "
-                'checkpoint with gradient_checkpointing_kwargs={"use_reentrant": False}.'
-            )
-        loss, *outputs = result if kwargs.get("return_outputs") else (result,)
-        language_BS = self._languages(batch, language_BS)
-        with torch.set_grad_enabled(self.weight > 0):
-            auxiliary = self._auxiliary(trainer, pre, batch["labels"], language_BS, kwargs)
-        if self.weight > 0:
-            loss = loss + self.weight * auxiliary.to(loss.device)
+            for term in self.terms.values():
+                term.end()
         return (loss, *outputs) if outputs else loss
 
     def log(self, trainer: Trainer, logs: dict[str, float]) -> None:
         """Add this period's metrics to the trainer's training logs; a collective call on every rank.
 
-        Told from a log of somebody's own, perhaps on one rank alone, by the learning rate.
+        The trainer's periodic log contains `learning_rate`; logs from user code, perhaps on one rank alone, do not, and
+        are left alone.
         """
-        if {"loss", "learning_rate"} <= logs.keys() and self._handles and self._tells_languages:
-            logs.update(self.meter.read(trainer))
-            logs.update(self._drift)
-            self._drift = {}
+        if not ({"loss", "learning_rate"} <= logs.keys() and self._running and self._tells_languages):
+            return
+        total, steps = self.meter.read(trainer)
+        if not total:
+            return
+        found: dict[str, float] = {"sasft_unknown_share": total["unknown"] / max(1.0, total["labelled"])}
+        advice = dict(_UNKNOWN_ADVICE)
+        for name, term in self.terms.items():
+            found[term.loss_name] = total[f"{name}/loss"] / steps / trainer.accelerator.num_processes
+            found |= term.metrics({one: total[f"{name}/{one}"] for one in term.counted})
+            advice |= term.advice
+        logs.update(found)
+        if trainer.is_world_process_zero():
+            self.meter.warn(found, advice)
 
-    def _read(self, layer: int, residual_BSD: Tensor) -> Tensor | None:
-        # Forwards outside a training loss, and the second, metrics-only one under label smoothing, are not ours.
-        if self._pre is None or not torch.is_grad_enabled():
-            return None
-        if layer in self._pre:
-            raise RuntimeError(f"Layer {layer} ran twice in one loss; SASFT reads one forward per batch.")
-        index = next(index for index, penalty in enumerate(self.penalties) if penalty.layer == layer)
-        if self.penalties[index].encoder_FD.device != residual_BSD.device:
-            self.penalties[index] = self.penalties[index].to(residual_BSD.device)
-        if self.weight > 0:
-            check_residual(residual_BSD, layer)
-            residual_BSD, self._pre[layer] = self.penalties[index].read(residual_BSD)
-            return residual_BSD
-        with torch.no_grad():
-            _, self._pre[layer] = self.penalties[index].read(residual_BSD)
-        return None
+    def _counted(self) -> list[str]:
+        """What the meter sums, in the order in which `_add` gives it."""
+        names = ["labelled", "unknown"]
+        for name, term in self.terms.items():
+            names += [f"{name}/loss", *(f"{name}/{one}" for one in term.counted)]
+        return names
+
+    def _batch(self, trainer: Trainer, inputs: Mapping[str, Any], told_BS: Tensor | None) -> Batch:
+        """What the terms are told; taken before the trainer's own computation, which may change what it was given."""
+        labels_BS = inputs["labels"]
+        # The tokens that the cross-entropy counts: nothing predicts a first token, and packing drops its label too.
+        labelled_BS = labels_BS != -100
+        labelled_BS[:, 0] = False
+        step, number = self._place
+        self._place = (step, number + 1) if trainer.state.global_step == step else (trainer.state.global_step, 0)
+        place = (*self._place, trainer.args.process_index)
+        return Batch(labels_BS, labelled_BS, self._languages(inputs, told_BS), place)
 
     def _languages(self, batch: Mapping[str, Tensor], told_BS: Tensor | None) -> Tensor:
-        """What the column told; what it left open, the user's function; what that left open, the scripts."""
+        """From the column; else from the user's function; else from the scripts."""
         if not self._has_segments:
             assert told_BS is not None, "attach refuses lost boundaries without a column"
             return told_BS
@@ -224,32 +207,22 @@ class SASFTEngine:
             language_BS = given_BS.where(given_BS >= 0, language_BS)
         return language_BS if told_BS is None else told_BS.where(told_BS >= 0, language_BS)
 
-    def _auxiliary(
-        self,
-        trainer: Trainer,
-        pre: Mapping[int, Tensor],
-        labels_BS: Tensor,
-        language_BS: Tensor,
-        kwargs: Mapping[str, Any],
-    ) -> Tensor:
-        # The tokens that the cross-entropy counts: nothing predicts a first token, and packing drops its label too.
-        labelled_BS = labels_BS != -100
-        labelled_BS[:, 0] = False
-        scale = _scale(trainer, labelled_BS, kwargs.get("num_items_in_batch"))
-        total = torch.zeros((), device=labels_BS.device)
-        for index, penalty in enumerate(self.penalties):
-            pre_BSF = pre[penalty.layer][:, -labels_BS.shape[1] :]  # prompt tuning puts tokens in front
-            language, labelled = language_BS.to(pre_BSF.device), labelled_BS.to(pre_BSF.device)
-            summed = sasft_loss(pre_BSF, penalty.baseline_LF, penalty.weight_LF, language, labelled)
-            total = total + summed.to(total.device)
-            self.meter.add_layer(penalty, pre_BSF.detach(), language, labelled)
-            if self._refresh is not None:
-                self._refresh.add_layer(index, pre_BSF, language, labelled)
-        auxiliary = total * scale
+    def _add(self, trainer: Trainer, loss: Tensor, batch: Batch, num_items: Tensor | int | None) -> Tensor:
+        """The trainer's loss with the weighted terms, which are scaled as the trainer scales its cross-entropy."""
+        scale = _scale(trainer, batch.labelled_BS, num_items)
         # Without a token count for the whole step, the trainer averages micro-batches; so must the log.
-        steps = 1 if kwargs.get("num_items_in_batch") is not None else trainer.current_gradient_accumulation_steps
-        self.meter.add_batch(auxiliary / steps)
-        return auxiliary
+        steps = 1 if num_items is not None else trainer.current_gradient_accumulation_steps
+        unknown_BS = batch.labelled_BS & (batch.language_BS == UNKNOWN)
+        parts = [batch.labelled_BS.sum(), unknown_BS.sum()]
+        for term in self.terms.values():
+            with torch.set_grad_enabled(term.weight > 0):
+                summed, counted = term.finish(batch)
+                auxiliary = summed * scale
+            if term.weight > 0:
+                loss = loss + term.weight * auxiliary.to(loss.device)
+            parts += [auxiliary / steps, counted]
+        self.meter.add(parts)
+        return loss
 
 
 def _scale(trainer: Trainer, labelled_BS: Tensor, num_items: Tensor | int | None) -> Tensor:
@@ -262,8 +235,12 @@ def _scale(trainer: Trainer, labelled_BS: Tensor, num_items: Tensor | int | None
     return scale
 
 
-def _codes(suppress: str | Sequence[str]) -> tuple[str, ...]:
-    """Language codes from a list or a text such as `zh ru`."""
+def codes_of(suppress: str | Sequence[str]) -> tuple[str, ...]:
+    """Language codes from a list or a text such as `zh ru`.
+
+    Raises:
+        ValueError: no code, or an unknown one.
+    """
     named = suppress.replace(",", " ").split() if isinstance(suppress, str) else suppress
     if isinstance(named, bool) or any(not isinstance(code, str) for code in named):
         raise ValueError(f"suppress={suppress!r}: expected language codes. In YAML quote Norwegian: 'no'.")
@@ -273,7 +250,7 @@ def _codes(suppress: str | Sequence[str]) -> tuple[str, ...]:
 
 
 class HookCallback(TrainerCallback):
-    """Hooks the model's blocks for as long as it trains."""
+    """Hooks the model for as long as it trains."""
 
     def __init__(self, engine: SASFTEngine, trainer: Trainer | None = None) -> None:
         self.engine = engine

@@ -12,31 +12,42 @@ logger = logging.getLogger(__name__)
 
 KEY = "SASFT"
 """Where it stands in `trainer_state.json`, under `stateful_callbacks`."""
+_FILES = {"features_sha256": "feature set", "token_table_sha256": "token table"}
+_STATE = ("refresh", "weights")
+"""What is not a setting but has grown during the run."""
 
 
-def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any] | None:
+def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any]:
     """Compare a run with the checkpoint it resumes from, and put its record into the checkpoints to come.
 
+    Args:
+        record: the settings of every term, with `suppress`.
+
     Returns:
-        the checkpoint's refreshed baselines; None where it has none of these features.
+        the checkpoint's record, without the weights of terms whose `weight` setting has changed; empty where there is
+        none or where it is of other languages.
 
     Raises:
-        ValueError: the checkpoint was trained with other features.
+        ValueError: the checkpoint was trained with another feature set or token table.
     """
     earlier = state.stateful_callbacks.get(KEY)
     state.stateful_callbacks[KEY] = dict(record)
     if earlier is None:
         if state.global_step > 0:
             logger.warning("The checkpoint was trained without SASFT; from step %d on it has it.", state.global_step)
-        return None
-    if earlier["features_sha256"] != record["features_sha256"]:
-        raise ValueError(
-            f"The checkpoint was trained with a feature set of sha256 {earlier['features_sha256'][:12]}…, and this "
-            f"run's has {record['features_sha256'][:12]}…. Resume with the file that the run began with, or start a "
-            "new run from the checkpoint's weights."
-        )
-    for name, value in record.items():
-        if earlier.get(name) != value:
-            logger.warning("SASFT's %s was %r in the checkpoint and is %r now.", name, earlier.get(name), value)
-    # Other languages to keep out are other features.
-    return earlier.get("refresh") if set(earlier["suppress"]) == set(record["suppress"]) else None
+        return {}
+    for name, kind in _FILES.items():
+        before, now = earlier.get(name), record.get(name)
+        if before is not None and now is not None and before != now:
+            raise ValueError(
+                f"The checkpoint was trained with a {kind} of sha256 {before[:12]}…, and this run's has {now[:12]}…. "
+                "Resume with the file that the run began with, or start a new run from the checkpoint's weights."
+            )
+    changed = [name for name in {**earlier, **record} if name not in _STATE and earlier.get(name) != record.get(name)]
+    for name in changed:
+        logger.warning("SASFT's %s was %r in the checkpoint and is %r now.", name, earlier.get(name), record.get(name))
+    if set(earlier["suppress"]) != set(record["suppress"]):
+        return {}  # other languages to keep out are other features
+    setting_of = {"features": "weight", "tokens": "token_weight"}
+    weights = {k: v for k, v in earlier.get("weights", {}).items() if setting_of.get(k, k) not in changed}
+    return {**earlier, "weights": weights}

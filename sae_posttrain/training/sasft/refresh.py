@@ -29,74 +29,80 @@ class BaselineRefresh:
     """Sums of pre-activations by language since the last refresh, of this process.
 
     Args:
-        every: optimizer steps from one refresh to the next.
-        start: the penalties with the base model's baselines, which drift is measured from.
+        start: by layer, the penalties with the base model's baselines, which drift is measured from.
     """
 
-    def __init__(self, every: int, start: Sequence[Penalty]) -> None:
-        self.every = every
-        self._start = list(start)
+    def __init__(self, start: Mapping[int, Penalty]) -> None:
+        self._start = dict(start)
         # The last column counts tokens; the last row is of tokens whose language is unknown.
-        self._sums = [torch.zeros(*penalty.baseline_LF.shape).double() for penalty in start]
-        self._sums = [torch.cat([sums_LF, sums_LF[:, :1]], dim=1) for sums_LF in self._sums]
+        self._sums = {layer: _with_a_count(one.baseline_LF) for layer, one in start.items()}
         # Apart, since a checkpoint inside a step is resumed at the step's beginning, which counts its batches again.
-        self._of_step = [sums_LF.clone() for sums_LF in self._sums]
+        self._of_step = {layer: sums_LF.clone() for layer, sums_LF in self._sums.items()}
 
-    def add_layer(self, index: int, pre_BSF: Tensor, language_BS: Tensor, labelled_BS: Tensor) -> None:
+    def add_layer(self, layer: int, pre_BSF: Tensor, language_BS: Tensor, labelled_BS: Tensor) -> None:
         """Count one layer's labelled tokens."""
         device = pre_BSF.device
         dtype = torch.float32 if device.type == "mps" else torch.float64
         values_BSF = torch.cat([pre_BSF.detach(), torch.ones_like(pre_BSF[..., :1])], dim=-1)
         # Chosen, not multiplied: what stands at positions that do not count may be anything, NaN too.
         values_BSF = values_BSF.where(labelled_BS[..., None], 0.0).to(dtype)
-        sums_LF = self._of_step[index] = self._of_step[index].to(device, dtype)
+        sums_LF = self._of_step[layer] = self._of_step[layer].to(device, dtype)
         sums_LF.index_add_(0, language_BS.flatten() % len(sums_LF), values_BSF.flatten(0, 1))
 
     def end_step(self) -> None:
         """Take in what this optimizer step counted."""
-        for index, of_step_LF in enumerate(self._of_step):
-            self._sums[index] = self._sums[index].to(of_step_LF.device, of_step_LF.dtype) + of_step_LF
+        for layer, of_step_LF in self._of_step.items():
+            self._sums[layer] = self._sums[layer].to(of_step_LF.device, of_step_LF.dtype) + of_step_LF
             of_step_LF.zero_()
 
-    def refresh(self, penalties: Sequence[Penalty], trainer: Trainer) -> tuple[list[Penalty], dict[str, float]]:
+    def refresh(
+        self, penalties: Mapping[int, Penalty], trainer: Trainer
+    ) -> tuple[dict[int, Penalty], dict[str, float]]:
         """Penalties with new baselines, and the drift to log; a collective call on every rank.
 
         Drift of a layer is the cosine distance between its mean pre-activations now and the base model's, over all
         features and the languages measured: 0 is none.
         """
-        renewed, drift = [], {}
-        for index, penalty in enumerate(penalties):
-            total_LF = trainer.accelerator.reduce(self._sums[index], "sum").to(penalty.baseline_LF.device)
+        renewed, drift = {}, {}
+        for layer, penalty in penalties.items():
+            total_LF = trainer.accelerator.reduce(self._sums[layer], "sum").to(penalty.baseline_LF.device)
             count_L = total_LF[:, -1]
             measured_L = (count_L >= MIN_TOKENS) & penalty.known_L
             mean_LF = (total_LF[:, :-1] / count_L.clamp(min=1)[:, None]).to(penalty.baseline_LF.dtype)
             baseline_LF = torch.where(measured_L[:, None], mean_LF, penalty.baseline_LF)
-            renewed.append(replace(penalty, baseline_LF=baseline_LF))
+            renewed[layer] = replace(penalty, baseline_LF=baseline_LF)
             if bool(measured_L.any()):
-                start_LF = self._start[index].baseline_LF.to(mean_LF.device)
+                start_LF = self._start[layer].baseline_LF.to(mean_LF.device)
                 similarity = cosine_similarity(mean_LF[measured_L].flatten(), start_LF[measured_L].flatten(), dim=0)
-                drift[f"sasft_drift_layer_{penalty.layer}"] = 1 - float(similarity)
-            self._sums[index].zero_()
+                drift[f"sasft_drift_layer_{layer}"] = 1 - float(similarity)
+            self._sums[layer].zero_()
         return renewed, drift
 
-    def state(self, penalties: Sequence[Penalty], trainer: Trainer) -> dict[str, Any]:
+    def state(self, penalties: Mapping[int, Penalty], trainer: Trainer) -> dict[str, Any]:
         """What a resumed run needs to go on alike, for a checkpoint; a collective call on every rank."""
-        sums = [trainer.accelerator.reduce(sums_LF, "sum") for sums_LF in self._sums]
+        sums = {layer: trainer.accelerator.reduce(sums_LF, "sum") for layer, sums_LF in self._sums.items()}
         return {
-            "baselines": {str(one.layer): _by_language(one.baseline_LF) for one in penalties},
-            "sums": {str(one.layer): _by_language(sums_LF) for one, sums_LF in zip(penalties, sums, strict=True)},
+            "baselines": {str(layer): _by_language(one.baseline_LF) for layer, one in penalties.items()},
+            "sums": {str(layer): _by_language(sums_LF) for layer, sums_LF in sums.items()},
         }
 
-    def resume(self, penalties: Sequence[Penalty], state: Mapping[str, Any], trainer: Trainer) -> list[Penalty]:
+    def resume(
+        self, penalties: Mapping[int, Penalty], state: Mapping[str, Any], trainer: Trainer
+    ) -> dict[int, Penalty]:
         """Take up a checkpoint's baselines and sums; returns the penalties with them."""
-        resumed = []
-        for index, penalty in enumerate(penalties):
+        resumed = {}
+        for layer, penalty in penalties.items():
             baseline_LF = penalty.baseline_LF.clone()
-            _fill(baseline_LF, state["baselines"][str(penalty.layer)])
-            resumed.append(replace(penalty, baseline_LF=baseline_LF))
+            _fill(baseline_LF, state["baselines"][str(layer)])
+            resumed[layer] = replace(penalty, baseline_LF=baseline_LF)
             if trainer.is_world_process_zero():  # the sums are of all ranks together
-                _fill(self._sums[index], state["sums"][str(penalty.layer)])
+                _fill(self._sums[layer], state["sums"][str(layer)])
         return resumed
+
+
+def _with_a_count(baseline_LF: Tensor) -> Tensor:
+    """Zeros for a layer's sums, with one column more."""
+    return torch.zeros(baseline_LF.shape[0], baseline_LF.shape[1] + 1, dtype=torch.float64)
 
 
 def _by_language(values_LF: Tensor) -> dict[str, list[float]]:

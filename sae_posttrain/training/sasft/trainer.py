@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,9 +16,12 @@ except ImportError as error:
 
 from ...feature_set import FeatureSet
 from ..cards import CardMixin, default_output_dir
+from .assembly import build_engine
 from .checks import check_codes, naming_bad_rows
-from .engine import HookCallback, SASFTEngine
+from .engine import HookCallback
 from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, columns_of, language_id, language_in
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -88,17 +92,15 @@ class SASFTTrainer(CardMixin, SFTTrainer):
             args = SASFTConfig(default_output_dir(model, "SASFT"))
         if not isinstance(args, SASFTConfig):
             raise ValueError(f"SASFTTrainer needs a SASFTConfig as args, not {type(args).__name__}.")
-        if features is None and args.features is None:
-            raise ValueError("No features: set args.features to a feature set's path, or pass features=….")
-        features = features if features is not None else FeatureSet.load(str(args.features))
-        self.sasft = SASFTEngine(
+        features = features if features is not None else _load(args)
+        self.sasft = build_engine(
             features,
-            args.suppress or _only_target(features),
+            args.suppress or (_only_target(features) if features is not None else ()),
             args.sasft_weight,
-            args.sasft_baseline,
-            args.sasft_scale,
-            language_of,
-            args.sasft_refresh_baselines,
+            baseline=args.sasft_baseline,
+            scale=args.sasft_scale,
+            language_of=language_of,
+            refresh_baselines=args.sasft_refresh_baselines,
         )
         if not args.sasft_weight:
             self._use_card_of(SFTTrainer)
@@ -174,6 +176,23 @@ class SASFTTrainer(CardMixin, SFTTrainer):
             rows = rows.shuffle(seed=args.seed)
         packed = pack_dataset(rows, args.max_length, args.packing_strategy, map_kwargs)
         return packed.shuffle(seed=args.seed) if args.shuffle_dataset else packed
+
+
+def _load(args: SASFTConfig) -> FeatureSet | None:
+    """The feature set that the settings name; a run of weight 0 is plain SFT without one.
+
+    Raises:
+        FileNotFoundError: there is none, and the weight is not 0.
+    """
+    if args.features is None:
+        return None
+    try:
+        return FeatureSet.load(args.features)
+    except FileNotFoundError as error:
+        if args.sasft_weight:
+            raise
+        logger.warning("%s This run of weight 0 trains as plain SFT, and its log has no SASFT metrics.", error)
+        return None
 
 
 def _only_target(features: FeatureSet) -> list[str]:

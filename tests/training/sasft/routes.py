@@ -6,6 +6,7 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import FeatureSet, SASFTCallback, SASFTConfig, SASFTTrainer
+from sae_posttrain.training.sasft.loss import Penalty
 
 
 def plain(model: Any, features: FeatureSet, suppress: Sequence[str], weight: float, **kwargs: Any) -> SFTTrainer:
@@ -27,3 +28,8 @@ def with_trainer(model: Any, features: FeatureSet, suppress: Sequence[str], weig
     refresh = settings.pop("refresh_baselines", 0)
     args = SASFTConfig(suppress=list(suppress), sasft_weight=weight, sasft_refresh_baselines=refresh, **settings)
     return SASFTTrainer(model, args, features=features, **kwargs)
+
+
+def penalties(trainer: Any) -> list[Penalty]:
+    """What the features' term compares with now, by layer."""
+    return list(trainer.sasft.terms["features"].penalties.values())

@@ -73,6 +73,19 @@ def test_a_run_trains_logs_and_saves(config: dict[str, Any], tmp_path: Path) -> 
     assert "train_runtime" in log[-1], "what comes after the last checkpoint is in it too"
 
 
+@pytest.mark.parametrize("named", [None, "nowhere.safetensors"])
+def test_weight_zero_needs_no_feature_file(named: str | None, config: dict[str, Any], tmp_path: Path) -> None:
+    """Plain SFT, bit for bit what the same command with a feature file and weight 0 trains."""
+    given = {key: value for key, value in config.items() if key != "features"} | {"sasft_weight": 0}
+    models = []
+    for folder, more in (("with", {"features": config["features"]}), ("without", {"features": named})):
+        settings = {key: value for key, value in (given | more).items() if value is not None}
+        settings["output_dir"] = str(tmp_path / folder)
+        assert main(["sft", "--config", write(settings, tmp_path)]) == 0
+        models.append(AutoModelForCausalLM.from_pretrained(tmp_path / folder))
+    assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True))
+
+
 def test_a_lora_adapter_loads_in_plain_peft(config: dict[str, Any], tmp_path: Path) -> None:
     lora = ["--use_peft", "--lora_r", "2", "--lora_target_modules", "q_proj", "v_proj"]
     assert main(["sft", "--config", write(config, tmp_path), *lora]) == 0

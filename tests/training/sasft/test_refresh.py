@@ -12,7 +12,7 @@ from sae_posttrain.training.sasft.segments import CODES
 
 from .exactness import Row, answers, moved, relative_error
 from .reference import residuals_of
-from .routes import with_callback, with_trainer
+from .routes import penalties, with_callback, with_trainer
 from .world import LANGUAGES, LAYERS, Route, World
 
 both_routes = pytest.mark.parametrize("route", [with_callback, with_trainer])
@@ -45,7 +45,7 @@ def test_a_refreshed_baseline_is_the_mean_that_was_seen(route: Route, accumulati
     trainer = world.run(route, dataset=dataset, refresh_baselines=1, learning_rate=0.0, **settings)
     trainer.train()
     expected = means_by_hand(world)
-    for penalty in trainer.sasft.penalties:
+    for penalty in penalties(trainer):
         for code in LANGUAGES:
             found_F = penalty.baseline_LF[CODES.index(code)]
             assert torch.allclose(found_F, expected[penalty.layer][code].detach(), atol=1e-5)
@@ -59,9 +59,9 @@ def test_a_refreshed_baseline_is_the_mean_that_was_seen(route: Route, accumulati
 @both_routes
 def test_it_is_off_by_default(route: Route, world: World) -> None:
     trainer = world.run(route, max_steps=2)
-    start = [penalty.baseline_LF for penalty in trainer.sasft.penalties]
+    start = [penalty.baseline_LF for penalty in penalties(trainer)]
     trainer.train()
-    assert all(one.baseline_LF is other for one, other in zip(trainer.sasft.penalties, start, strict=True))
+    assert all(one.baseline_LF is other for one, other in zip(penalties(trainer), start, strict=True))
     assert not any(key.startswith("sasft_drift") for log in trainer.state.log_history for key in log)
 
 
@@ -74,7 +74,7 @@ def test_a_language_seldom_seen_keeps_its_baseline(world: World, monkeypatch: py
     monkeypatch.setattr(refresh, "MIN_TOKENS", counts[rare] + 1)
     trainer = world.run(with_callback, dataset=dataset, refresh_baselines=1)
     trainer.train()
-    for penalty, layer in zip(trainer.sasft.penalties, world.features.select(["zh"]).layers, strict=True):
+    for penalty, layer in zip(penalties(trainer), world.features.select(["zh"]).layers, strict=True):
         for code in LANGUAGES:
             assert torch.equal(penalty.baseline_LF[CODES.index(code)], layer.baselines[code]) == (code == rare)
 
@@ -98,7 +98,7 @@ def test_training_again_starts_from_the_file(world: World) -> None:
 
     class Look(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            seen.append(trainer.sasft.penalties[0].baseline_LF.clone())
+            seen.append(penalties(trainer)[0].baseline_LF.clone())
 
     trainer.add_callback(Look())
     for _ in range(2):
@@ -111,7 +111,7 @@ def test_two_layers_are_refreshed_each_by_its_own(world: World) -> None:
     trainer = world.run(with_callback, refresh_baselines=1)
     trainer.train()
     assert {f"sasft_drift_layer_{layer}" for layer in LAYERS} <= trainer.state.log_history[0].keys()
-    first, second = (penalty.baseline_LF for penalty in trainer.sasft.penalties)
+    first, second = (penalty.baseline_LF for penalty in penalties(trainer))
     assert not torch.equal(first, second)
 
 

@@ -18,7 +18,7 @@ from trl import SFTTrainer
 from sae_posttrain.training.sasft.segments import CODES
 
 from .killed_run import make_trainer
-from .routes import plain, with_callback, with_trainer
+from .routes import penalties, plain, with_callback, with_trainer
 from .world import Route, World
 
 TESTS = Path(__file__).parents[2]
@@ -108,7 +108,7 @@ def test_a_checkpoint_that_comes_before_the_refresh_has_it(world: World, monkeyp
     trainer.callback_handler.callbacks.insert(0, SaveAtOnce())
     trainer.train()
     state = json.loads((world.folder / "checkpoint-1" / "trainer_state.json").read_text(encoding="utf-8"))
-    for penalty in trainer.sasft.penalties:
+    for penalty in penalties(trainer):
         saved = state["stateful_callbacks"]["SASFT"]["refresh"]["baselines"][str(penalty.layer)]["en"]
         assert saved == penalty.baseline_LF[CODES.index("en")].tolist()
 
@@ -158,6 +158,39 @@ def test_a_changed_setting_is_told(world: World, caplog: pytest.LogCaptureFixtur
     assert "SASFT's weight was 1.0 in the checkpoint and is 0.5 now." in caplog.messages
 
 
+class HalveTheWeight(TrainerCallback):
+    """A controller of the weight, which acts after each optimizer step."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.term = trainer.sasft.terms["features"]
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.term.weight /= 2
+
+
+@both_routes
+def test_a_weight_that_changed_during_the_run_is_resumed(route: Route, world: World) -> None:
+    settings: dict[str, Any] = {"optim": "adamw_torch", "learning_rate": 1e-2, "max_steps": 4}
+    whole, resumed = (world.run(route, **settings, save_strategy="steps", save_steps=2) for _ in range(2))
+    for trainer in (whole, resumed):
+        trainer.add_callback(HalveTheWeight(trainer))
+    whole.train()
+    assert sasft_record(world, 2)["weights"] == {"features": 0.25}
+    assert sasft_record(world, 2)["weight"] == 1.0
+    resumed.train(resume_from_checkpoint=str(world.folder / "checkpoint-2"))
+    assert curve(resumed) == curve(whole)
+    assert resumed.sasft.terms["features"].weight == 1 / 16
+
+
+def test_a_weight_that_the_user_changed_is_not_resumed(world: World) -> None:
+    saved = world.run(with_callback, **SAVED)
+    saved.add_callback(HalveTheWeight(saved))
+    saved.train()
+    again = world.run(with_callback, weight=0.3, **{**SAVED, "max_steps": 3})
+    again.train(resume_from_checkpoint=True)
+    assert again.sasft.terms["features"].weight == 0.3
+
+
 def test_refreshed_baselines_of_another_language_are_left_behind(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -170,7 +203,7 @@ def test_refreshed_baselines_of_another_language_are_left_behind(
     resumed = world.run(with_callback, features=features, suppress=("ru",), **settings)
     resumed.train(resume_from_checkpoint=True)
     assert "SASFT's suppress was ['zh'] in the checkpoint and is ['ru'] now." in caplog.messages
-    for penalty, layer in zip(resumed.sasft.penalties, layers, strict=True):
+    for penalty, layer in zip(penalties(resumed), layers, strict=True):
         for code, baseline_F in layer.baselines.items():
             assert torch.equal(penalty.baseline_LF[CODES.index(code)], baseline_F[2:])
 
