@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from sae_posttrain.generation import sample_responses
+from sae_posttrain.generation import Response, sample_responses
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz 中文好абвгдежзиклмнопрстуфхц"
 
@@ -62,17 +62,19 @@ PROMPTS = ["a", "hello there", "中文 abc", "zz"]
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_greedy_equals_a_loop_over_single_prompts(model, tokenizer, batch_size):
-    expected = [[tokenizer.decode(greedy(model, tokenizer, prompt, 12))] * 2 for prompt in PROMPTS]
-    found = sample_responses(
-        model, tokenizer, PROMPTS, samples=2, temperature=0, max_new_tokens=12, batch_size=batch_size, progress=False
-    )
-    assert found == expected
+    expected = [[tokenizer.decode(greedy(model, tokenizer, prompt, 12))] for prompt in PROMPTS]
+    found = texts(model, tokenizer, samples=2, temperature=0, max_new_tokens=12, batch_size=batch_size)
+    assert found == expected, "once each, whatever `samples` says"
     assert len(set(map(str, expected))) > 1
 
 
 def sampled(model, tokenizer, prompts=PROMPTS, **options):
     settings = {"samples": 3, "max_new_tokens": 8, "batch_size": 5, "progress": False, **options}
     return sample_responses(model, tokenizer, prompts, **settings)
+
+
+def texts(model, tokenizer, prompts=PROMPTS, **options):
+    return [[response.text for response in found] for found in sampled(model, tokenizer, prompts, **options)]
 
 
 def test_samples_differ_and_follow_the_seed(model, tokenizer):
@@ -84,7 +86,8 @@ def test_samples_differ_and_follow_the_seed(model, tokenizer):
 
 
 def test_top_p_keeps_the_nucleus_only(model, tokenizer):
-    assert sampled(model, tokenizer, top_p=1e-6) == sampled(model, tokenizer, temperature=0)
+    greedy_once = sampled(model, tokenizer, temperature=0)
+    assert sampled(model, tokenizer, top_p=1e-6) == [found * 3 for found in greedy_once]
 
 
 def test_first_tokens_follow_the_models_distribution(model, tokenizer):
@@ -94,7 +97,7 @@ def test_first_tokens_follow_the_models_distribution(model, tokenizer):
         model.lm_head.weight *= 0.2  # near uniform, so that a hidden top_k would show
     logits = model(tokenizer("ab", return_tensors="pt")["input_ids"]).logits[0, -1]
     chance = (logits / 0.7).softmax(-1)
-    found = sampled(
+    found = texts(
         model,
         tokenizer,
         ["ab", "a longer one"],
@@ -134,7 +137,54 @@ def test_responses_end_where_the_model_ends_them(model, tokenizer):
     place = next(index for index in range(1, 10) if first[index] not in first[:index])
     model.generation_config.eos_token_id = [1, first[place]]
     (responses,) = sampled(model, tokenizer, ["hello"], temperature=0, max_new_tokens=10)
-    assert responses[0] == tokenizer.decode(first[:place])
+    assert responses[0].text == tokenizer.decode(first[:place])
+    assert responses[0].ids == tuple(first[: place + 1])
+    assert (responses[0].finish_reason, responses[0].ended, responses[0].tokens) == ("stop", True, place + 1)
+    (cut,) = sampled(model, tokenizer, ["hello"], temperature=0, max_new_tokens=place)
+    assert cut[0].text == responses[0].text
+    assert (cut[0].finish_reason, cut[0].ended, cut[0].tokens) == ("length", False, place)
+    assert responses[0].cut(place, tokenizer) == cut[0]
+    (both,) = sampled(model, tokenizer, ["hello"], temperature=0, max_new_tokens=place + 1)
+    assert both[0].finish_reason == "stop", "an end at the limit is an end"
+    assert responses[0].cut(place + 1, tokenizer) is responses[0]
+
+
+def test_a_response_checks_itself(tokenizer):
+    with pytest.raises(ValueError, match="finish_reason must be 'stop', 'length' or None, got 'eos'"):
+        Response("a", "eos")
+    assert Response("a").ended is None
+    with pytest.raises(ValueError, match="with its token ids"):
+        Response("a", "length", 3).cut(1, tokenizer)
+
+
+class FakeBar:
+    """What tqdm was told."""
+
+    def __init__(self, **settings):
+        self.total, self.n, self.told = settings["total"], 0, []
+
+    def update(self, more):
+        self.n += more
+
+    def set_postfix_str(self, text, refresh):
+        self.told.append((text, self.n))
+
+    def close(self):
+        self.closed = True
+
+
+def test_progress_moves_with_every_token(model, tokenizer, monkeypatch):
+    bars = []
+    monkeypatch.setattr("sae_posttrain.generation.progress.tqdm", lambda **s: bars.append(FakeBar(**s)) or bars[-1])
+    sampled(model, tokenizer, samples=2, top_p=1.0, max_new_tokens=4, batch_size=5, progress=True)
+    (bar,) = bars
+    assert (bar.total, bar.n, bar.closed) == (8, 8, True)
+    titles = [text for text, _ in bar.told]
+    assert "0 of 8 responses, token 3 of at most 4" in titles
+    assert "5 of 8 responses, token 4 of at most 4" in titles
+    shown = [n for _, n in bar.told]
+    assert shown == sorted(shown)
+    assert {1.25, 2.5, 3.75, 5.75, 6.5} <= set(shown)
 
 
 def test_special_tokens_are_stripped(model, tokenizer):
@@ -144,7 +194,8 @@ def test_special_tokens_are_stripped(model, tokenizer):
         model.lm_head.weight[4:] = 0
         model.lm_head.weight[1:4] = 1
     found = sampled(model, tokenizer, max_new_tokens=20)
-    assert not any("<" in response for responses in found for response in responses)
+    assert not any("<" in response.text for responses in found for response in responses)
+    assert all(response.finish_reason == "length" for responses in found for response in responses)
 
 
 def test_chat_template_for_messages_and_on_request(model, tokenizer):

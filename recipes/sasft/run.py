@@ -196,9 +196,12 @@ def measure(
                 chat=True,
             )
             rows = [
-                {"language": code, "prompt": prompt, "response": response, "top_p": top_p}
+                {
+                    **{"language": code, "prompt": prompt, "response": one.text, "top_p": top_p},
+                    **{"finish_reason": one.finish_reason, "tokens": one.tokens},
+                }
                 for (code, prompt), found in zip(prompts, answers, strict=True)
-                for response in found
+                for one in found
             ]
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             for target in training.suppress:

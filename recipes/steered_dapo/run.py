@@ -210,14 +210,23 @@ def measure(
             rows, asked = encoded * samples, prompts * samples
             with sampling(model, tokenizer, temperature=temperature, **settings) as sample:
                 starts = range(0, len(rows), recipe.sampling_batch_size)
-                ids = [row for start in starts for row in sample(rows[start : start + recipe.sampling_batch_size])]
-            answers = tokenizer.batch_decode(ids, skip_special_tokens=True)
+                found = [one for start in starts for one in sample(rows[start : start + recipe.sampling_batch_size])]
+            answers = [one.text for one in found]
             file.writelines(
-                json.dumps({"temperature": temperature, "prompt": prompt, "answer": answer}) + "\n"
-                for prompt, answer in zip(asked, answers, strict=True)
+                json.dumps(
+                    {
+                        **{"temperature": temperature, "prompt": prompt, "answer": one.text},
+                        **{"finish_reason": one.finish_reason, "tokens": one.tokens},
+                    }
+                )
+                + "\n"
+                for prompt, one in zip(asked, found, strict=True)
             )
             report = repetition_rate(
-                ids, clusters=asked, min_repeats=training.loop_min_repeats, min_length=training.loop_min_tokens
+                [one.ids for one in found],
+                clusters=asked,
+                min_repeats=training.loop_min_repeats,
+                min_length=training.loop_min_tokens,
             )
             words = fmean(len(answer.split()) for answer in answers)
             measured.append(Measured(temperature, report, fmean(task(asked, answers)), words))

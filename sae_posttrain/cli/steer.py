@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -64,10 +65,13 @@ def run(args: argparse.Namespace) -> int:
                 samples=1,
                 batch_size=rows,
                 chat=uses_chat(args, tokenizer),
-                progress=False,
+                progress=sys.stderr.isatty(),
                 **{name: getattr(args, name) for name in _SAMPLING},
             )
-        found = [{"alpha": alpha, "text": text} for alpha, (text,) in zip(alphas, answers, strict=True)]
+        found = [
+            {"alpha": alpha, "text": one.text, "finish_reason": one.finish_reason, "tokens": one.tokens}
+            for alpha, (one,) in zip(alphas, answers, strict=True)
+        ]
         shown.append({"prompt": prompt, "answers": found})
     print(json.dumps(shown, ensure_ascii=False, indent=2) if args.json else "\n\n".join(map(_readable, shown)))
     return 0

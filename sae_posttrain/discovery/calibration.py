@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
-from ..generation import Prompt, encode_prompts, sampling
+from ..generation import Prompt, Response, encode_prompts, sampling
 from ..metrics import find_loop
 from ..metrics.interval import clustered_interval
 from ..metrics.loops import MIN_REPEATS, MIN_TOKENS
@@ -148,7 +148,8 @@ class _Trial:
             for batch in self._batches(self.mine, "answering unsteered"):
                 for prompt, answer in zip(batch, sample([self.ids[prompt] for prompt in batch]), strict=True):
                     before = self._before(answer)
-                    plain = self.plain[prompt] = surprisal(self.model, self.ids[prompt], before or answer)
+                    plain = surprisal(self.model, self.ids[prompt], before or answer.ids)
+                    self.plain[prompt] = plain
                     outcomes.append(_Outcome(prompt, bool(before), plain_tokens=len(plain), plain_surprisal=sum(plain)))
         return self._point((), 0.0, outcomes)
 
@@ -171,12 +172,12 @@ class _Trial:
         for start in tqdm(range(0, len(rows), self.batch_size), title, disable=self.quiet):
             yield rows[start : start + self.batch_size]
 
-    def _before(self, answer: list[int]) -> list[int]:
+    def _before(self, answer: Response) -> Sequence[int]:
         """A looped answer up to where it first repeats itself; nothing of one that does not loop."""
-        loop = find_loop(answer, **self.least)
-        return answer[: loop.start + loop.period] if loop else []
+        loop = find_loop(answer.ids, **self.least)
+        return answer.ids[: loop.start + loop.period] if loop else ()
 
-    def _outcome(self, prompt: int, answer: list[int]) -> _Outcome:
+    def _outcome(self, prompt: int, answer: Response) -> _Outcome:
         before = self._before(answer)
         if not before:
             return _Outcome(prompt, looped=False)

@@ -86,7 +86,7 @@ def sample_loops(
         for start in range(0, len(ids), batch_size * state.num_processes):
             turn = ids[start : start + batch_size * state.num_processes]
             mine = turn[batch_size * state.process_index :][:batch_size]
-            answers = sample(mine) if mine else []
+            answers = [list(one.ids) for one in sample(mine)] if mine else []
             for prompt, answer in gather_object(list(zip(mine, answers, strict=True))):
                 found.responses += 1
                 found.tokens += len(answer)

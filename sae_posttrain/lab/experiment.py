@@ -191,7 +191,7 @@ def measure(
         if folder is not None:
             write_switching_answers(folder / f"top_p {top_p}.jsonl", asked, responses)
         report = code_switching_rate(
-            [text for of_prompt in responses for text in of_prompt],
+            [one.text for of_prompt in responses for one in of_prompt],
             [row["language"] for row in asked for _ in range(settings.samples)],
             to=suppress,
             clusters=[row["prompt"][0]["content"] for row in asked for _ in range(settings.samples)],

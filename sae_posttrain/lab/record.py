@@ -14,6 +14,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..discovery.contexts import contexts_to_json, top_contexts
 from ..discovery.trace import find_passages, trace_switches, traces_to_json
 from ..feature_set import FeatureSet
+from ..generation import Response
 from ..metrics import find_loop, unexpected_spans
 from ..texts import load_rows
 from .documents import monolingual_texts
@@ -34,13 +35,15 @@ def write_numbers(folder: Path, numbers: Mapping[str, float]) -> None:
     (folder / "eval_results.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
 
 
-def write_switching_answers(path: Path, asked: Sequence[Mapping[str, Any]], responses: Sequence[Sequence[str]]) -> None:
+def write_switching_answers(
+    path: Path, asked: Sequence[Mapping[str, Any]], responses: Sequence[Sequence[Response]]
+) -> None:
     """Every answer with its prompt, language and foreign words, as `measure code-switching --output` writes them."""
     rows = []
     for row, of_prompt in zip(asked, responses, strict=True):
         for response in of_prompt:
-            spans = unexpected_spans(response, row["language"], count_latin=True)
-            found = {"response": response, "unexpected": [asdict(span) for span in spans]}
+            spans = unexpected_spans(response.text, row["language"], count_latin=True)
+            found = {**_columns(response), "unexpected": [asdict(span) for span in spans]}
             rows.append({"prompt": row["prompt"], "language": row["language"], **found})
     _write_rows(path, rows)
 
@@ -48,7 +51,7 @@ def write_switching_answers(path: Path, asked: Sequence[Mapping[str, Any]], resp
 def write_looping_answers(
     path: Path,
     asked: Sequence[Mapping[str, Any]],
-    answers: Sequence[Sequence[int]],
+    answers: Sequence[Response],
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """Every answer with its prompt and loop, as `measure repetition --output` writes them; loops are of tokens."""
@@ -58,13 +61,18 @@ def write_looping_answers(
 
     rows = []
     for row, answer in zip(asked, answers, strict=True):
-        loop = find_loop(answer)
+        ids = answer.ids
+        loop = find_loop(ids)
         found = None
         if loop is not None:
-            start, again = len(text(answer[: loop.start])), len(text(answer[: loop.start + loop.period]))
-            found = {"start": start, "end": len(text(answer)), "period": again - start}
-        rows.append({"prompt": row["prompt"], "response": text(answer), "loop": found})
+            start, again = len(text(ids[: loop.start])), len(text(ids[: loop.start + loop.period]))
+            found = {"start": start, "end": len(answer.text), "period": again - start}
+        rows.append({"prompt": row["prompt"], **_columns(answer), "loop": found})
     _write_rows(path, rows)
+
+
+def _columns(answer: Response) -> dict[str, Any]:
+    return {"response": answer.text, "finish_reason": answer.finish_reason, "tokens": answer.tokens}
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -12,13 +12,13 @@ from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from ..generation import Prompt, check_settings, encode_prompts, evaluating, sample_responses
+from ..generation import Prompt, Response, check_settings, encode_prompts, evaluating, sample_responses
 from ..metrics import PhraseFinder, code_switching_rate, repetition_rate
 from .calling import calling_trainer
 
 logger = logging.getLogger(__name__)
 
-Answers = dict[int, list[str]]
+Answers = dict[int, list[Response]]
 """By the prompt's place."""
 
 
@@ -148,7 +148,7 @@ class RateEvaluationCallback(TrainerCallback):
         rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
         places = range(rank, rank + world * -(-len(self.prompts) // world), world)
         with _usable(trainer) as model:
-            texts = sample_responses(
+            answers = sample_responses(
                 model,
                 _tokenizer(trainer),
                 [self.prompts[place % len(self.prompts)] for place in places],
@@ -158,14 +158,14 @@ class RateEvaluationCallback(TrainerCallback):
                 progress=False,
                 synced=_is_sharded(trainer.model) or None,
             )
-        return {place: found for place, found in zip(places, texts, strict=True) if place < len(self.prompts)}
+        return {place: found for place, found in zip(places, answers, strict=True) if place < len(self.prompts)}
 
     def _log(self, trainer: Trainer, control: TrainerControl, answers: Answers) -> None:
-        texts = [text for place in range(len(self.prompts)) for text in answers[place]]
+        texts = [one.text for place in range(len(self.prompts)) for one in answers[place]]
         looped = repetition_rate(texts)
         logs: dict[str, float] = {}
         if self.languages is not None:
-            codes = [code for code in self.languages for _ in range(self.sampling["samples"])]
+            codes = [code for place, code in enumerate(self.languages) for _ in answers[place]]
             switched = code_switching_rate(texts, codes, **self.counting)
             logs = {"eval_code_switching": switched.rate, "eval_code_switching_count": switched.overall.switched}
             logs["eval_code_switching_responses"] = switched.overall.total

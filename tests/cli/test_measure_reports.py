@@ -128,11 +128,13 @@ def test_a_model_is_measured_at_several_temperatures_and_length_caps(model_folde
     report = as_json(capsys, "--model", model_folder, "--prompts", prompts, *several, kind="repetition")
     settings = [(one["temperature"], one["max_new_tokens"]) for one in report["settings"]]
     assert settings == [(0, 2), (0, 150), (1, 2), (1, 150)]
-    assert [one["total"] for one in report["settings"]] == [4] * 4
+    assert [one["total"] for one in report["settings"]] == [2, 2, 4, 4], "greedy answers once each"
     rows = load_rows(output)
     short, long = ([row["response"] for row in rows if row["max_new_tokens"] == cap] for cap in (2, 150))
     assert all(text == whole[: len(text)] for text, whole in zip(short, long, strict=True))
     assert max(map(len, short)) <= 2 < max(map(len, long))
+    assert {(row["finish_reason"], row["tokens"]) for row in rows if row["max_new_tokens"] == 2} == {("length", 2)}
+    assert all((row["finish_reason"] == "length") == (row["tokens"] == row["max_new_tokens"]) for row in rows)
     by = ["--by", "temperature", "max_new_tokens"]
     again = as_json(capsys, "--responses", output, *by, kind="repetition")
     assert again["settings"] == report["settings"]

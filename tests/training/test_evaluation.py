@@ -16,7 +16,7 @@ from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainerC
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import RateEvaluationCallback, SASFTCallback, code_switching_rate, repetition_rate
-from sae_posttrain.generation import sample_responses
+from sae_posttrain.generation import Response, sample_responses
 from sae_posttrain.metrics import PhraseFinder
 
 from .rollouts import world as rollouts
@@ -47,6 +47,11 @@ def sft(world: World, model: nn.Module, **changes: Any) -> SFTTrainer:
     settings = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 0.05, **changes}
     args = SFTConfig(**world.arguments(**settings))
     return SFTTrainer(model, args, train_dataset=world.dataset, processing_class=world.tokenizer)
+
+
+def responses(texts: list[list[str]]) -> list[list[Response]]:
+    """As sampled, each cut at the token limit."""
+    return [[Response(text, "length") for text in found] for found in texts]
 
 
 def evaluation(every: int = 2, **changes: Any) -> RateEvaluationCallback:
@@ -118,10 +123,10 @@ def test_rotary_frequencies_that_grew_with_an_answer_are_put_back(world: World) 
 
 def test_what_is_logged_is_what_the_model_answers(world: World) -> None:
     trainer = trained(sft(world, adapted(world)), evaluation())
-    texts = sample_responses(
+    answers = sample_responses(
         trainer.model.eval(), world.tokenizer, [row["prompt"] for row in PROMPTS], progress=False, **SAMPLING
     )
-    flat = [text for found in texts for text in found]
+    flat = [response.text for found in answers for response in found]
     switched = code_switching_rate(flat, [row["language"] for row in PROMPTS for _ in range(4)])
     last = logs(trainer, ours=True)[-1]
     assert last["eval_code_switching"] == switched.rate > 0
@@ -132,7 +137,7 @@ def test_what_is_logged_is_what_the_model_answers(world: World) -> None:
 
 
 def test_loops_are_counted_and_languages_may_be_left_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [["and so on, " * 20, "fine"], ["猫", "и"]]
+    answers = responses([["and so on, " * 20, "fine"], ["猫", "и"]])
     monkeypatch.setattr("sae_posttrain.training.evaluation.sample_responses", lambda *args, **settings: answers)
     callback = RateEvaluationCallback([{"prompt": "the cat"}, {"prompt": "a house"}], 9, samples=2)
     (log, _) = logs(trained(sft(world, world.make_model(), max_steps=1), callback), ours=True)
@@ -149,7 +154,7 @@ def test_loops_are_counted_and_languages_may_be_left_out(world: World, monkeypat
 def test_only_switches_into_the_target_count(
     to: Any, switched: int, total: int, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = [["the 猫", "the cat"], ["видит", "видит 猫"], ["a дом", "a"]]
+    answers = responses([["the 猫", "the cat"], ["видит", "видит 猫"], ["a дом", "a"]])
     monkeypatch.setattr("sae_posttrain.training.evaluation.sample_responses", lambda *args, **settings: answers)
     trainer = trained(sft(world, world.make_model(), max_steps=1), evaluation(to=to, samples=2))
     log = logs(trainer, ours=True)[0]

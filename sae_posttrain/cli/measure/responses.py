@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
 from ..inputs import Row, add_chat, add_dtype, load_model, read_rows, uses_chat
 
+if TYPE_CHECKING:
+    from ...generation import Response
+
 SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
 _SEVERAL = ("temperature", "max_new_tokens")
+# What servers call it. A content filter or an abort says nothing about how the model would have gone on.
+REASONS: dict[str, bool | None] = {
+    **{"stop": True, "eos": True, "eos_token": True, "end_turn": True, "stop_sequence": True, "tool_calls": True},
+    **{"length": False, "max_tokens": False, "content_filter": None, "abort": None},
+}
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +36,12 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--samples", type=int, default=8, help="responses per prompt (default: 8)")
+    group.add_argument(
+        "--samples",
+        type=int,
+        default=8,
+        help="responses per prompt; one where temperature is 0, since all would be equal (default: 8)",
+    )
     group.add_argument(
         "--temperature", type=float, nargs="+", default=[1.0], help="one or several; 0 is greedy (default: 1)"
     )
@@ -163,11 +176,11 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
             seed=args.seed,
             chat=uses_chat(args, tokenizer),
         )
-        sampled = [(row, text) for row, found in zip(rows, responses, strict=True) for text in found]
+        sampled = [(row, one) for row, found in zip(rows, responses, strict=True) for one in found]
         for cap in caps:
             told = _told(args, temperature, cap)
-            for row, text in sampled:
-                yield {**row, **told, "response": text if cap == caps[-1] else _cut(text, tokenizer, cap)}
+            for row, one in sampled:
+                yield {**row, **told, **_found(one.cut(cap, tokenizer))}
 
 
 def _told(args: argparse.Namespace, temperature: float, cap: int) -> Row:
@@ -176,7 +189,31 @@ def _told(args: argparse.Namespace, temperature: float, cap: int) -> Row:
     return {name: setting[name] for name in setting_columns(args) if name in setting}
 
 
-def _cut(text: str, tokenizer: Any, cap: int) -> str:
-    """What the text would have been under a smaller cap."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return text if len(ids) <= cap else tokenizer.decode(ids[:cap], clean_up_tokenization_spaces=False)
+def _found(response: Response) -> Row:
+    """The columns that hold a sampled response."""
+    return {"response": response.text, "finish_reason": response.finish_reason, "tokens": response.tokens}
+
+
+def ended(rows: Sequence[Row]) -> list[bool | None]:
+    """Whether the model ended each response by itself: its `finish_reason`, else its `ended`; None when not known.
+
+    Raises: ValueError for anything else than the values that are documented.
+    """
+    return [_ended(row, number) for number, row in enumerate(rows, start=1)]
+
+
+def _ended(row: Row, number: int) -> bool | None:
+    reason, said = row.get("finish_reason"), row.get("ended")
+    if reason is None or reason == "":
+        if isinstance(said, bool):
+            return said
+        if said is None or said == "":
+            return None
+        if isinstance(said, str) and said.lower() in ("true", "false"):  # as .csv writes them
+            return said.lower() == "true"
+        raise ValueError(f"response {number}: 'ended' holds {said!r:.40}; expected true, false or nothing.")
+    if not isinstance(reason, str) or reason not in REASONS:
+        raise ValueError(
+            f'response {number}: \'finish_reason\' holds {reason!r:.40}; expected "stop", "length" or nothing.'
+        )
+    return REASONS[reason]

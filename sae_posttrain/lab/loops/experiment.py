@@ -172,10 +172,11 @@ def measure(
         drawing = sampling(model, tokenizer, temperature=temperature, top_p=1.0, max_new_tokens=MAX_TOKENS, seed=0)
         with drawing as sample:
             answers = [answer for start in range(0, len(ids), 1000) for answer in sample(ids[start : start + 1000])]
-        outcome.repetition[temperature] = repetition_rate(answers, clusters=[tuple(prompt) for prompt in ids])
-        stories = tokenizer.batch_decode(answers, skip_special_tokens=True)
-        outcome.task_reward[temperature] = fmean(described(ids, stories))
-        outcome.unfinished[temperature] = fmean(answer[-1] != tokenizer.eos_token_id for answer in answers)
+        outcome.repetition[temperature] = repetition_rate(
+            [answer.ids for answer in answers], clusters=[tuple(prompt) for prompt in ids]
+        )
+        outcome.task_reward[temperature] = fmean(described(ids, [answer.text for answer in answers]))
+        outcome.unfinished[temperature] = fmean(not answer.ended for answer in answers)
         if folder is not None:
             write_looping_answers(folder / f"temperature {temperature}.jsonl", rows, answers, tokenizer)
     if folder is not None:

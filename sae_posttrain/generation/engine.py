@@ -12,8 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .nucleus import Nucleus
+from .progress import SamplingProgress
+from .response import Response
 
 Prompt = str | list[dict[str, Any]]
 
@@ -32,8 +41,8 @@ def sample_responses(
     chat: bool = False,
     progress: bool = True,
     synced: bool | None = None,
-) -> list[list[str]]:
-    """`samples` responses to each prompt, in the prompts' order, without special tokens.
+) -> list[list[Response]]:
+    """`samples` responses to each prompt, in the prompts' order; one where `temperature=0`, since all would be equal.
 
     A prompt that is a list of messages goes through the chat template, and so does a text with `chat`. Nothing but
     the arguments shapes the sampling: the model's own generation config gives its end-of-sequence ids, and no top_k,
@@ -46,31 +55,27 @@ def sample_responses(
     """
     check_settings(temperature, top_p, samples=samples, batch_size=batch_size, max_new_tokens=max_new_tokens)
     ids = encode_prompts(tokenizer, prompts, chat)
-    ends = _ends(model, tokenizer)
     distinct = samples if temperature > 0 else 1
     # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
     rows = sorted((index for index in range(len(ids)) for _ in range(distinct)), key=lambda index: -len(ids[index]))
-    responses: list[list[str]] = [[] for _ in prompts]
-    bar = tqdm(total=len(rows), desc="responses", disable=not progress)
-    drawing = sampling(
-        model,
-        tokenizer,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        synced=synced,
-    )
-    with bar, drawing as sample:
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            answers = sample([ids[index] for index in batch])
-            kept = [answer[:-1] if answer[-1] in ends else answer for answer in answers]
-            texts = tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            for index, text in zip(batch, texts, strict=True):
-                responses[index].append(text)
-            bar.update(len(batch))
-    return [found * (samples // distinct) for found in responses]
+    responses: list[list[Response]] = [[] for _ in prompts]
+    with SamplingProgress(len(rows), max_new_tokens, disable=not progress) as bar:
+        drawing = sampling(
+            model,
+            tokenizer,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            synced=synced,
+            progress=bar,
+        )
+        with drawing as sample:
+            for start in range(0, len(rows), batch_size):
+                batch = rows[start : start + batch_size]
+                for index, response in zip(batch, sample([ids[index] for index in batch]), strict=True):
+                    responses[index].append(response)
+    return responses
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], chat: bool) -> list[list[int]]:
@@ -91,15 +96,22 @@ def sampling(
     max_new_tokens: int,
     seed: int,
     synced: bool | None = None,
-) -> Iterator[Callable[[Sequence[list[int]]], list[list[int]]]]:
-    """A function from a batch of prompts' ids to the responses' ids, each with the end-of-sequence id it came to.
+    progress: SamplingProgress | None = None,
+) -> Iterator[Callable[[Sequence[list[int]]], list[Response]]]:
+    """A function from a batch of prompts' ids to the responses.
 
-    Settings are those of `sample_responses`. Raises: ValueError for a setting out of range.
+    Settings are those of `sample_responses`; progress: moves with every token. Raises: ValueError for a setting out of
+    range.
     """
     check_settings(temperature, top_p, max_new_tokens=max_new_tokens)
     config = _generation_config(model, tokenizer, temperature, top_p, max_new_tokens)
+    processors = LogitsProcessorList()
+    if temperature > 0 and top_p < 1:
+        processors.append(Nucleus(temperature, top_p))
+    if progress is not None:
+        processors.append(_Steps(progress))
     with _own_randomness(model, seed), evaluating(model), _only_config(model, config):
-        yield partial(_generate, model, config, synced)
+        yield partial(_responses, model, tokenizer, config, processors, synced, progress)
 
 
 def check_settings(temperature: float, top_p: float, **counts: int) -> None:
@@ -140,7 +152,8 @@ def _generation_config(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
     choice: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
-        choice = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        # `Nucleus` divides by the temperature itself where there is a top_p, since it comes before generate's own.
+        choice = {"do_sample": True, "temperature": temperature if top_p == 1 else 1.0, "top_p": 1.0, "top_k": 0}
     return GenerationConfig(
         max_new_tokens=max_new_tokens, eos_token_id=sorted(ends) or None, pad_token_id=pad, use_cache=True, **choice
     )
@@ -151,17 +164,61 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int
     return {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
 
 
+class _Steps(LogitsProcessor):
+    """Tells a progress bar of every step, without a host-device sync."""
+
+    def __init__(self, progress: SamplingProgress) -> None:
+        self.progress = progress
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.progress.step()
+        return scores
+
+
+def _responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: GenerationConfig,
+    processors: LogitsProcessorList,
+    synced: bool | None,
+    progress: SamplingProgress | None,
+    batch: Sequence[list[int]],
+) -> list[Response]:
+    if progress is not None:
+        progress.start_batch(len(batch))
+    ends = set(config.eos_token_id or [])
+    generated = [_with_end(row, ends) for row in _generate(model, config, processors, synced, batch)]
+    ended = [ids[-1] in ends for ids in generated]
+    # An end-of-sequence token need not be a special one, so it is left out by its id.
+    said = [ids[:-1] if end else ids for ids, end in zip(generated, ended, strict=True)]
+    texts = tokenizer.batch_decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [
+        Response(text, "stop" if end else "length", len(ids), tuple(ids))
+        for text, end, ids in zip(texts, ended, generated, strict=True)
+    ]
+
+
 def _generate(
-    model: PreTrainedModel, config: GenerationConfig, synced: bool | None, batch: Sequence[list[int]]
+    model: PreTrainedModel,
+    config: GenerationConfig,
+    processors: LogitsProcessorList,
+    synced: bool | None,
+    batch: Sequence[list[int]],
 ) -> list[list[int]]:
+    """The new ids of each row, with the padding behind those that ended."""
     length = max(map(len, batch))
     device = model.get_input_embeddings().weight.device
     ids_BP = torch.tensor([[config.pad_token_id] * (length - len(ids)) + ids for ids in batch], device=device)
     mask_BP = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in batch], device=device)
-    output = model.generate(input_ids=ids_BP, attention_mask=mask_BP, generation_config=config, synced_gpus=synced)
+    output = model.generate(
+        input_ids=ids_BP,
+        attention_mask=mask_BP,
+        generation_config=config,
+        logits_processor=processors,
+        synced_gpus=synced,
+    )
     new_BT: Tensor = output[:, length:].cpu()
-    ends = set(config.eos_token_id or [])
-    return [_with_end(row, ends) for row in new_BT.tolist()]
+    return new_BT.tolist()
 
 
 def _with_end(ids: list[int], ends: set[int]) -> list[int]:

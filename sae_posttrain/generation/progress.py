@@ -1,0 +1,72 @@
+"""A progress bar over responses that moves with every token of a batch."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from tqdm.auto import tqdm
+
+_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
+
+
+class SamplingProgress:
+    """Shows how many responses are done, and the token that the current batch has reached.
+
+    The bar assumes that a batch takes `max_new_tokens` steps; where its responses end earlier, it jumps at the batch's
+    end. The time left is therefore an upper bound.
+
+    Args:
+        total: responses that will be sampled.
+        max_new_tokens: the token limit of a response.
+        title: shown before the bar.
+        disable: whether nothing is shown.
+
+    Example:
+        >>> with SamplingProgress(8, 100, disable=True) as progress:
+        ...     progress.start_batch(4)
+        ...     progress.step()
+        ...     progress.shown
+        0.04
+    """
+
+    def __init__(self, total: int, max_new_tokens: int, title: str = "responses", *, disable: bool = False) -> None:
+        self.total, self.max_new_tokens = total, max_new_tokens
+        self._done, self._batch, self._token = 0, 0, 0
+        self._bar = tqdm(total=total, desc=title, disable=disable, bar_format=_FORMAT)
+        self._show()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish_batch()
+        self._bar.close()
+
+    @property
+    def shown(self) -> float:
+        """How many responses count as done, the current batch by its share of tokens."""
+        return self._done + self._batch * min(1.0, self._token / self.max_new_tokens)
+
+    def start_batch(self, responses: int) -> None:
+        """Begin a batch; the one before is done."""
+        self.finish_batch()
+        self._batch = responses
+        self._show()
+
+    def step(self) -> None:
+        """One more token of every response of the batch."""
+        self._token += 1
+        self._show()
+
+    def finish_batch(self) -> None:
+        """Count the current batch's responses as done."""
+        self._done, self._batch, self._token = self._done + self._batch, 0, 0
+        self._show()
+
+    def _show(self) -> None:
+        token = f", token {self._token} of at most {self.max_new_tokens}" if self._batch else ""
+        self._bar.set_postfix_str(f"{self._done} of {self.total} responses{token}", refresh=False)
+        self._bar.update(self.shown - self._bar.n)
