@@ -13,6 +13,7 @@ from sae_posttrain.discovery import Calibration
 from sae_posttrain.discovery.curve import Point
 from sae_posttrain.discovery.loops import LoopSample
 from sae_posttrain.feature_set import FeatureSet
+from sae_posttrain.generation import Response
 from sae_posttrain.lab.documents import documents
 from sae_posttrain.lab.lexicon import ASSISTANT, END
 from sae_posttrain.lab.loops import world
@@ -121,9 +122,11 @@ def test_answers_are_written_with_their_loops_by_character(tmp_path):
     tokenizer = build_tokenizer()
     _, answer = exchange(random.Random(1), LANGUAGE, stuck=True)
     ids = [tokenizer.convert_tokens_to_ids(tokens) for tokens in (answer[:90], answer[:5])]
-    write_looping_answers(tmp_path / "a.jsonl", [{"prompt": "p"}, {"prompt": "q"}], ids, tokenizer)
+    answers = [Response(tokenizer.decode(row), "length", len(row), tuple(row)) for row in ids]
+    write_looping_answers(tmp_path / "a.jsonl", [{"prompt": "p"}, {"prompt": "q"}], answers, tokenizer)
     looped, fine = map(json.loads, (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines())
     assert fine["loop"] is None
+    assert (looped["finish_reason"], looped["tokens"]) == ("length", 90)
     start, end, period = (looped["loop"][name] for name in ("start", "end", "period"))
     text = looped["response"]
     assert end == len(text)
