@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from ..inputs import Row
+from . import expected
 from .output import finish
 from .responses import clusters, prompt_text, read_against, read_source
 
@@ -30,6 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--count-urls", action="store_true", help="count inside URLs too")
     group.add_argument("--count-latin", action="store_true", help="count Latin words in other scripts")
     group.add_argument("--allow", nargs="+", default=[], metavar="WORD", help="scripts or words that are fine")
+    group.add_argument(
+        "--expected",
+        action="store_true",
+        help="do not count: report the probability of leaving, from the model's own next-token probabilities, of given "
+        "responses (--model and --responses) or of its own (--model and --prompts)",
+    )
     group.add_argument("--published", action="store_true", help="give the rate as published, too: any character counts")
 
 
@@ -37,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from ...metrics import CodeSwitchingReport, PhraseFinder, code_switching_rate, unexpected_spans
     from ...metrics.code_switching import counts_latin
 
+    if args.expected:
+        return expected.run(args)
     finder = None if args.phrases is None else PhraseFinder(args.phrases) if args.phrases else PhraseFinder()
     latin = args.count_latin or counts_latin(args.to)
     ignored: dict[str, Any] = {

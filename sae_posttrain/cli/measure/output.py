@@ -6,9 +6,9 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..inputs import Row
 from ..outputs import check_file, replacing
@@ -35,6 +35,8 @@ def finish(
     args: argparse.Namespace,
     report_of: Callable[[Sequence[Row]], Any],
     mark: Callable[[Row], None],
+    *,
+    compare: Callable[..., Any] | None = None,
     **options: Any,
 ) -> int:
     """Sample what is not there yet, report on the rows of each setting, write and print; returns the exit code.
@@ -45,13 +47,14 @@ def finish(
         rows: with their responses, or with the prompts to sample them for.
         against: rows of the run to compare with, if there is one.
         mark: puts what was found in a response into its row.
+        compare: of two reports; default: `compare_rates`.
         options: printed with the report, as JSON.
     """
     from ...metrics import compare_rates
 
     columns = setting_columns(args)
     output = check_file(args.output) if args.output else None
-    other = report_of(against) if args.against else None
+    others = {setting: report_of(group) for setting, group in by_setting(against, columns).items()}
     if args.model:
         check_sampling(args)
         for group in by_setting(stand_ins(rows, args), columns).values():
@@ -62,32 +65,42 @@ def finish(
         for row in rows:
             mark(row)
         _write(rows, output)
-    found = [
-        (dict(zip(columns, setting, strict=True)), report_of(group))
-        for setting, group in by_setting(rows, columns).items()
-    ]
-    difference = None if other is None else compare_rates(found[0][1], other, seed=args.seed)
+    found = []
+    for setting, group in by_setting(rows, columns).items():
+        report, other = report_of(group), _other(others, setting, columns) if args.against else None
+        difference = None if other is None else (compare or compare_rates)(report, other, seed=args.seed)
+        found.append(_Found(dict(zip(columns, setting, strict=True)), report, other, difference))
     if args.json:
-        print(json.dumps(_as_json(found, other, difference, args, options), ensure_ascii=False, indent=2))
+        print(json.dumps(_as_json(found, args, options), ensure_ascii=False, indent=2))
     elif args.csv:
-        _print_csv([_beside(setting, row) for setting, report in found for row in report.rows()])
+        _print_csv([_beside(one.setting, row) for one in found for row in one.report.rows()])
     else:
-        tables = [_titled(setting, report.table()) for setting, report in found]
-        print("\n\n".join([*tables, *([] if difference is None else [difference.table()])]))
+        print("\n\n".join(table for one in found for table in _tables(one)))
     return _exit_code(found, args.fail_above)
 
 
-def _as_json(
-    found: Sequence[tuple[dict[str, Any], Any]],
-    other: Any,
-    difference: Any,
-    args: argparse.Namespace,
-    options: dict[str, Any],
-) -> dict[str, Any]:
-    plain = [_beside(setting, report.to_dict()) for setting, report in found]
+class _Found(NamedTuple):
+    """What was found at one setting, and in the run that it is compared with."""
+
+    setting: dict[str, Any]
+    report: Any
+    other: Any
+    difference: Any
+
+
+def _other(others: Mapping[tuple[Any, ...], Any], setting: tuple[Any, ...], columns: Sequence[str]) -> Any:
+    if setting not in others:
+        wanted = ", ".join(f"{column} {value}" for column, value in zip(columns, setting, strict=True))
+        raise ValueError(f"--against: the other run has no responses with {wanted}.")
+    return others[setting]
+
+
+def _as_json(found: Sequence[_Found], args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    plain = []
+    for one in found:
+        compared = {} if one.other is None else {"against": one.other.to_dict(), "comparison": one.difference.to_dict()}
+        plain.append({**_beside(one.setting, one.report.to_dict()), **compared})
     whole = plain[0] if not setting_columns(args) else {"settings": plain}
-    if other is not None:
-        whole = {**whole, "against": other.to_dict(), "comparison": difference.to_dict()}
     if args.model:
         sampling = {name: getattr(args, name) for name in ("model", "adapter", *SAMPLING)}
         options = {**options, **{name: _only(value) for name, value in sampling.items()}}
@@ -109,13 +122,14 @@ def _print_csv(rows: Sequence[dict[str, Any]]) -> None:
     writer.writerows(rows)
 
 
-def _titled(setting: dict[str, Any], table: str) -> str:
-    title = ", ".join(f"{column} {value}" for column, value in setting.items())
-    return f"{title}\n{table}" if title else table
+def _tables(one: _Found) -> list[str]:
+    title = ", ".join(f"{column} {value}" for column, value in one.setting.items())
+    table = one.report.table()
+    return [f"{title}\n{table}" if title else table, *([] if one.difference is None else [one.difference.table()])]
 
 
-def _exit_code(found: Sequence[tuple[dict[str, Any], Any]], allowed: float | None) -> int:
-    highest = max(report.rate for _, report in found)
+def _exit_code(found: Sequence[_Found], allowed: float | None) -> int:
+    highest = max(one.report.rate for one in found)
     if allowed is None or highest <= allowed:
         return 0
     print(f"{highest:.3%} is above the {allowed:.3%} that --fail-above allows", file=sys.stderr)

@@ -1,10 +1,11 @@
-"""Where the responses come from: a file, or a model at one temperature and length cap or at several."""
+"""Where the responses come from: a file, or a model at one temperature, top_p and length cap or at several."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ...generation import Response
 
 SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
-_SEVERAL = ("temperature", "max_new_tokens")
+_SEVERAL = ("temperature", "top_p", "max_new_tokens")
 # What servers call it. A content filter or an abort says nothing about how the model would have gone on.
 REASONS: dict[str, bool | None] = {
     **{"stop": True, "eos": True, "eos_token": True, "end_turn": True, "stop_sequence": True, "tool_calls": True},
@@ -23,9 +24,8 @@ REASONS: dict[str, bool | None] = {
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--responses", metavar="FILE", help="rows with response and perhaps prompt")
-    source.add_argument("--model", help="folder or hub id to sample responses from")
+    parser.add_argument("--responses", metavar="FILE", help="rows with response and perhaps prompt")
+    parser.add_argument("--model", help="folder or hub id to sample responses from")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
     parser.add_argument("--prompts", metavar="FILE", help="rows with prompt (text or messages)")
     parser.add_argument("--against", metavar="FILE", help="responses of another run to the same prompts, to compare")
@@ -45,7 +45,9 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--temperature", type=float, nargs="+", default=[1.0], help="one or several; 0 is greedy (default: 1)"
     )
-    group.add_argument("--top-p", type=float, default=0.8, help="default: 0.8, as published")
+    group.add_argument(
+        "--top-p", type=float, nargs="+", default=[0.8], help="one or several; default: 0.8, as published"
+    )
     group.add_argument(
         "--max-new-tokens",
         type=int,
@@ -61,10 +63,14 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
 
 def read_source(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
     """A row for each response, or for each prompt of a model; with `language`, each surely has a known one."""
+    if not args.responses and not args.model:
+        raise ValueError("Give --responses FILE, or --model with --prompts FILE to sample responses.")
+    if args.responses and args.model and not getattr(args, "expected", False):
+        raise ValueError("Give --responses or --model, not both; only `code-switching --expected` reads both.")
     for name in ("adapter", "prompts"):
-        if args.responses and getattr(args, name):
+        if args.responses and getattr(args, name) and not (name == "adapter" and args.model):
             raise ValueError(f"--{name} goes with --model; with --responses nothing is generated")
-    if args.model and not args.prompts:
+    if args.model and not args.responses and not args.prompts:
         raise ValueError("--model needs --prompts: a file of rows with a prompt")
     source, column = (args.responses, "response") if args.responses else (args.prompts, "prompt")
     rows = read_rows(source, column, args.limit)
@@ -138,16 +144,13 @@ def check_sampling(args: argparse.Namespace) -> None:
     """Raises: ValueError for a setting out of range, be it the last of several."""
     from ...generation import check_settings
 
-    for temperature in args.temperature:
-        for cap in args.max_new_tokens:
-            check_settings(
-                temperature, args.top_p, samples=args.samples, batch_size=args.batch_size, max_new_tokens=cap
-            )
+    for temperature, top_p, cap in product(args.temperature, args.top_p, args.max_new_tokens):
+        check_settings(temperature, top_p, samples=args.samples, batch_size=args.batch_size, max_new_tokens=cap)
 
 
 def stand_ins(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
     """Rows as `sample` gives them, one for each prompt, with a response that anything can be counted in."""
-    told = _told(args, args.temperature[0], args.max_new_tokens[0])
+    told = _told(args, args.temperature[0], args.top_p[0], args.max_new_tokens[0])
     return [{**row, **told, "response": "a b c d e"} for row in rows]
 
 
@@ -163,14 +166,14 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
 
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
     caps = sorted(set(args.max_new_tokens))
-    for temperature in dict.fromkeys(args.temperature):
+    for temperature, top_p in product(dict.fromkeys(args.temperature), dict.fromkeys(args.top_p)):
         responses = sample_responses(
             model,
             tokenizer,
             [row["prompt"] for row in rows],
             samples=args.samples,
             temperature=temperature,
-            top_p=args.top_p,
+            top_p=top_p,
             max_new_tokens=caps[-1],
             batch_size=args.batch_size,
             seed=args.seed,
@@ -178,14 +181,14 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
         )
         sampled = [(row, one) for row, found in zip(rows, responses, strict=True) for one in found]
         for cap in caps:
-            told = _told(args, temperature, cap)
+            told = _told(args, temperature, top_p, cap)
             for row, one in sampled:
                 yield {**row, **told, **_found(one.cut(cap, tokenizer))}
 
 
-def _told(args: argparse.Namespace, temperature: float, cap: int) -> Row:
+def _told(args: argparse.Namespace, temperature: float, top_p: float, cap: int) -> Row:
     """What a row says of how it was sampled."""
-    setting = {"temperature": temperature, "max_new_tokens": cap}
+    setting = {"temperature": temperature, "top_p": top_p, "max_new_tokens": cap}
     return {name: setting[name] for name in setting_columns(args) if name in setting}
 
 

@@ -1,0 +1,173 @@
+"""`sae-posttrain measure code-switching --expected`: from the model's own probabilities, without counting."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ..inputs import Row, load_model, uses_chat
+from ..outputs import check_file
+from .output import finish
+from .responses import check_sampling, clusters, ended, read_source
+
+if TYPE_CHECKING:
+    from ...expected import Setting
+    from ...metrics.expectation import ExpectedSwitch, ExpectedSwitchReport
+
+COLUMN = "expected"
+"""Column of a row that holds the probabilities of its response."""
+LEAST = 1e-12  # smaller probabilities are not written
+SETTINGS = ("temperature", "top_p", "max_new_tokens")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the model about given responses (--responses) or about its own (--prompts), and report on its probabilities.
+
+    Without --model, the responses are those that an earlier run has measured and written.
+    """
+    from ...metrics.expectation import expected_switch_report
+    from ...metrics.expected_comparison import compare_expected
+
+    _check(args)
+
+    def report_of(rows: Sequence[Row]) -> ExpectedSwitchReport:
+        found = [_probabilities(row, cluster) for row, cluster in zip(rows, clusters(rows), strict=True)]
+        kept = [one for one in found if one is not None]
+        skipped = len(found) - len(kept)
+        return expected_switch_report(kept, skipped=skipped, confidence=args.confidence, seed=args.seed)
+
+    against = _read_against(args)
+    if against:
+        report_of(against)  # before the model is asked, which takes long
+    rows = read_source(args, language=True)
+    told: dict[str, Any] = {"expected": True, "to": args.to}
+    if args.model:
+        told |= {name: getattr(args, name) for name in ("model", "adapter", *SETTINGS)}
+        rows = list(_measured(rows, args))
+    several = [name for name in SETTINGS[:2] if len({row.get(name) for row in rows}) > 1]
+    against = _at_settings_of(rows, against, args.against)
+    # What follows is as for responses in a file: nothing is left to be sampled.
+    args = argparse.Namespace(**{**vars(args), "model": None, "by": [*several, *args.by]})
+    return finish(rows, against, args, report_of, lambda row: None, compare=compare_expected, **told)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises: ValueError for what --expected has no use for; found before anything is loaded."""
+    for name in ("phrases", "ignore_prompt", "count_code", "count_urls", "published"):
+        if getattr(args, name) not in (None, False):
+            option = name.replace("_", "-")
+            raise ValueError(f"--expected measures tokens by their script; --{option} is for counting words in texts.")
+    if len(set(args.max_new_tokens)) > 1:
+        raise ValueError("--expected reads responses up to one length; give one --max-new-tokens.")
+    check_sampling(args)
+    if args.output:
+        check_file(args.output)
+
+
+def _read_against(args: argparse.Namespace) -> list[Row]:
+    if not args.against:
+        return []
+    if args.by:
+        raise ValueError("--against compares one run with one other; leave out --by.")
+    if args.csv:
+        raise ValueError("A comparison does not fit into --csv; use --json.")
+    other = {"responses": args.against, "model": None, "adapter": None, "prompts": None}
+    return read_source(argparse.Namespace(**{**vars(args), **other}), language=True)
+
+
+def _at_settings_of(rows: Sequence[Row], against: Sequence[Row], source: str | None) -> list[Row]:
+    """Those rows of the other run that were measured at the settings of these."""
+
+    def setting(row: Row) -> tuple[Any, ...]:
+        return tuple(row.get(name) for name in SETTINGS[:2])
+
+    wanted, there = {setting(row) for row in rows}, {setting(row) for row in against}
+    if against and not wanted <= there:
+        raise ValueError(
+            f"--against {source} was measured at temperature and top_p {sorted(there)}, this run at {sorted(wanted)}; "
+            "measure both at the same."
+        )
+    return [row for row in against if setting(row) in wanted]
+
+
+def _measured(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
+    """The rows with their responses and probabilities, for one setting after another."""
+    from accelerate import PartialState
+
+    from ...expected import Setting, switch_probabilities
+    from ...generation import sample_responses
+
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
+    settings = [Setting(temperature, top_p) for temperature in args.temperature for top_p in args.top_p]
+    common: dict[str, Any] = {
+        "to": args.to,
+        "count_latin": args.count_latin,
+        "chat": uses_chat(args, tokenizer),
+        "max_tokens": args.max_new_tokens[0],
+        "batch_size": args.batch_size,
+    }
+
+    def ask(rows: Sequence[Row], responses: Sequence[Any], settings: Sequence[Setting], **how: Any) -> Iterator[Row]:
+        found = switch_probabilities(
+            model,
+            tokenizer,
+            [row.get("prompt") for row in rows],
+            responses,
+            [row["language"] for row in rows],
+            settings=settings,
+            allowed=[[*args.allow, *_allowed(row)] for row in rows],
+            **how,
+            **common,
+        )
+        for setting, answers in found.items():
+            for row, answer in zip(rows, answers, strict=True):
+                yield {**row, **asdict(setting), COLUMN: None if answer is None else _plain(answer)}
+
+    if args.responses:
+        yield from ask(rows, [row["response"] for row in rows], settings, ended=ended(rows))
+        return
+    for setting in settings:
+        answers = sample_responses(
+            model,
+            tokenizer,
+            [row["prompt"] for row in rows],
+            samples=args.samples,
+            max_new_tokens=args.max_new_tokens[0],
+            batch_size=args.batch_size,
+            seed=args.seed,
+            chat=common["chat"],
+            **asdict(setting),
+        )
+        sampled = [(row, one) for row, found in zip(rows, answers, strict=True) for one in found]
+        told = [
+            {**row, "response": one.text, "finish_reason": one.finish_reason, "tokens": one.tokens}
+            for row, one in sampled
+        ]
+        yield from ask(told, [one.ids for _, one in sampled], [setting], sampled=True)
+
+
+def _allowed(row: Row) -> Iterable[str]:
+    """Languages that a row's response may use besides its own."""
+    allowed = row.get("allowed") or row.get("languages") or ()
+    return [allowed] if isinstance(allowed, str) else allowed
+
+
+def _plain(answer: ExpectedSwitch) -> Row:
+    into = {script: probability for script, probability in answer.into.items() if probability >= LEAST}
+    return {"any": answer.any, "begun": answer.begun, "into": into}
+
+
+def _probabilities(row: Row, cluster: Hashable) -> ExpectedSwitch | None:
+    from ...metrics.expectation import ExpectedSwitch
+
+    if COLUMN not in row:
+        raise ValueError(
+            f"A row has no column {COLUMN!r}; write the rows with `measure code-switching --expected --model MODEL "
+            "--responses FILE --output FILE`, or give --model."
+        )
+    found = row[COLUMN]
+    return (
+        None if found is None else ExpectedSwitch(row["language"], cluster, found["any"], found["into"], found["begun"])
+    )

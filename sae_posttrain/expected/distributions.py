@@ -1,0 +1,68 @@
+"""A model's next-token logits for given texts, a few positions at a time.
+
+Tokens × vocabulary is never held for a whole batch: the decoder runs once, and the head on chunks of its output.
+"""
+
+# B batch, S sequence, D model width, N positions, V vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..residual import inputs_device, unwrap
+
+LOGITS_AT_ONCE = 1 << 24  # 64 MiB in float32
+
+
+@torch.no_grad()
+def hidden_states(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
+    """What the model's head reads, for token ids of any lengths.
+
+    Args:
+        model: a transformers model with a language-model head, perhaps wrapped.
+        rows: token ids of each text.
+
+    Returns:
+        `(B, S, D)`, S the longest text. What stands behind the end of a shorter text means nothing.
+    """
+    base = unwrap(model)
+    device, length = inputs_device(model), max(map(len, rows))
+    ids_BS = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)
+    mask_BS = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
+    output = base.base_model(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False, return_dict=True)
+    hidden_BSD: Tensor = output.last_hidden_state
+    return hidden_BSD
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, hidden_ND: Tensor, at_once: int = LOGITS_AT_ONCE) -> Iterator[Tensor]:
+    """The logits that a model's own forward pass makes of hidden states, whatever its head does (softcap, scale, LoRA).
+
+    Args:
+        model: a transformers model with a language-model head, perhaps wrapped.
+        hidden_ND: `(N, D)` from `hidden_states`.
+        at_once: numbers held at once.
+
+    Yields:
+        `(n, V)` in float32, of n positions after another, N in all.
+    """
+    base = unwrap(model)
+    chunk = max(1, at_once // base.config.get_text_config().vocab_size)
+    any_token_11 = torch.zeros(1, 1, dtype=torch.long, device=inputs_device(model))
+    for part_nD in hidden_ND.split(chunk):
+
+        def put_in(module: nn.Module, args: Any, output: Any, part_nD: Tensor = part_nD) -> Any:
+            output.last_hidden_state = part_nD[None]
+            return output
+
+        # The decoder runs on one token, and the head goes on with these hidden states instead of that token's.
+        handle = base.base_model.register_forward_hook(put_in)
+        try:
+            logits_nV = base(input_ids=any_token_11, use_cache=False, return_dict=True).logits[0]
+        finally:
+            handle.remove()
+        yield logits_nV.float()
