@@ -7,6 +7,7 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from .discovery import discover_language_features, discover_repetition_features
+    from .expected import expected_switch_rate
     from .feature_set import FeatureSet
     from .metrics import code_switching_rate, repetition_rate
     from .sae import SparseAutoencoder, load_sae
@@ -28,6 +29,7 @@ _HOME = {
     "code_switching_rate": "metrics",
     "discover_language_features": "discovery",
     "discover_repetition_features": "discovery",
+    "expected_switch_rate": "expected",
     "load_sae": "sae",
     "repetition_rate": "metrics",
     "steer": "steering",
@@ -44,6 +46,7 @@ __all__ = [
     "code_switching_rate",
     "discover_language_features",
     "discover_repetition_features",
+    "expected_switch_rate",
     "load_sae",
     "repetition_rate",
     "steer",

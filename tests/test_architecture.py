@@ -23,6 +23,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "texts": frozenset(),
     "generation": frozenset(),
     "vocabulary": frozenset({"languages"}),
+    "expected": frozenset({"residual", "languages", "vocabulary", "generation", "metrics"}),
     "sae": frozenset(),
     "metrics": frozenset({"languages"}),
     "steering": frozenset({"feature_set", "residual"}),

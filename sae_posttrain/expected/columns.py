@@ -52,7 +52,7 @@ class Columns:
         held = frozenset[str]().union(*(letters.scripts | {letters.begun or ""} for letters in table.letters))
         self.scripts: tuple[str, ...] = tuple(sorted(wanted & held))
         self._column: dict[Any, int] = {}
-        columns = []
+        columns: list[Tensor] = []
         for name, scripts, begun in [
             *((script, {script}, True) for script in self.scripts),
             *(((one, "any"), one, True) for one in sets),

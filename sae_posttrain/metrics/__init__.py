@@ -2,6 +2,8 @@
 
 from .code_switching import CodeSwitchingReport, Rate, code_switching_rate
 from .comparison import Difference, compare_rates
+from .expectation import ExpectedSwitch, ExpectedSwitchReport, expected_switch_report
+from .expected_comparison import ExpectedComparison, ExpectedDifference, compare_expected
 from .identification import langid_identifier, langid_scorer
 from .language_confusion import LanguageConfusionReport, PassRate, confused_spans, language_confusion
 from .loops import Loop, find_loop, find_loops, fold_digits, looped_share
@@ -14,6 +16,10 @@ from .thinking import Thinking, split_thinking
 __all__ = [
     "CodeSwitchingReport",
     "Difference",
+    "ExpectedComparison",
+    "ExpectedDifference",
+    "ExpectedSwitch",
+    "ExpectedSwitchReport",
     "LanguageConfusionReport",
     "Loop",
     "PassRate",
@@ -24,9 +30,11 @@ __all__ = [
     "Thinking",
     "blank",
     "code_switching_rate",
+    "compare_expected",
     "compare_rates",
     "confused_spans",
     "distinct_n",
+    "expected_switch_report",
     "find_loop",
     "find_loops",
     "fold_digits",

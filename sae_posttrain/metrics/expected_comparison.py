@@ -20,7 +20,7 @@ class ExpectedDifference:
         difference: rate less `against`; negative is better.
         low, high: of the difference.
         change: the difference as a share of `against`; -0.4 is 40% less. None where `against` is 0.
-        change_low, change_high: of the change.
+        change_low, change_high: of the change. None where too few prompts decide `against`.
         p_value: of a difference at least so large either way, if the runs were alike.
     """
 
@@ -55,14 +55,12 @@ class ExpectedComparison:
             f"against    {'into':<9} {'against %':>11} {'expected %':>11}      change   {first.confidence:.0%} interval"
         ]
         for one in self.differences[: SHOWN + 1]:
-            change = "        –" if one.change is None else f"{100 * one.change:>+8.1f}%"
-            interval = (
-                "–" if one.change_low is None else f"{100 * one.change_low:+.1f} to {100 * one.change_high:+.1f}%"
-            )
-            lines.append(
-                f"           {one.into:<9} {100 * one.against:>11.4f} {100 * one.rate:>11.4f}   {change}   {interval}, "
-                f"p = {one.p_value:.2g}"
-            )
+            change = "–" if one.change is None else f"{100 * one.change:+.1f}%"
+            interval = "–"
+            if one.change_low is not None and one.change_high is not None:
+                interval = f"{100 * one.change_low:+.1f} to {100 * one.change_high:+.1f}%"
+            rates = f"{100 * one.against:>11.4f} {100 * one.rate:>11.4f}"
+            lines.append(f"           {one.into:<9} {rates} {change:>11}   {interval}, p = {one.p_value:.2g}")
         lines.append(f"{first.prompts} prompts; change is relative to the other run.")
         return "\n".join(lines)
 
@@ -127,8 +125,10 @@ def _estimates(whole_4: np.ndarray, drawn_R4: np.ndarray, confidence: float) -> 
     rate_R, other_R = drawn_R4[:, 0] / drawn_R4[:, 1], drawn_R4[:, 2] / drawn_R4[:, 3]
     low, high = map(float, np.quantile(rate_R - other_R, quantiles))
     change: list[float | None] = [None] * 3
-    if other > 0 and (other_R > 0).all():
-        change = [rate / other - 1, *map(float, np.quantile(rate_R / other_R - 1, quantiles))]
+    if other > 0:
+        change[0] = rate / other - 1
+    if (other_R > 0).all():
+        change[1:] = map(float, np.quantile(rate_R / other_R - 1, quantiles))
     names = ("change", "change_low", "change_high")
     estimates = {"rate": rate, "against": other, "difference": rate - other, "low": low, "high": high}
     return {**estimates, **dict(zip(names, change, strict=True))}

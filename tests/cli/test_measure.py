@@ -101,8 +101,10 @@ def test_missing_files_and_models_are_named(tmp_path, responses):
         measured("--model", tmp_path)
     with pytest.raises(FileNotFoundError, match="cannot load"):
         measured("--model", tmp_path / "none", "--prompts", responses)
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match="--responses or --model, not both"):
         measured("--responses", responses, "--model", tmp_path)
+    with pytest.raises(ValueError, match="Give --responses FILE, or --model"):
+        measured()
 
 
 @pytest.fixture
