@@ -8,31 +8,34 @@ import importlib
 import json
 import random
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import gguf
-import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
+from safetensors.torch import load_file
+from tiny_gguf import BLOCKS, WIDTH, WORDS, tiny_gemma3, write_gguf
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM
+
+from sae_posttrain.cli import main as cli
+from sae_posttrain.metrics.loops import find_loop
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "real_weights"
-WORDS = {
-    "en": ["the", "cat", "sees", "a", "small", "house", "and", "sings", "today"],
-    "zh": list("猫看见一个小房子今天唱歌"),
-    "ru": ["кошка", "видит", "маленький", "дом", "и", "поёт", "сегодня", "там"],
-    "ko": ["고양이가", "작은", "집을", "보고", "오늘", "노래한다", "그리고", "여기"],
-}
-SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<unused0>"]
-WIDTH, BLOCKS = 32, 3
 
 
-@pytest.fixture
-def prepare(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(RECIPE))
-    return importlib.import_module("prepare")
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[dict[str, ModuleType]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RECIPE))
+        names = ("prepare", "texts", "looping_texts", "arm")
+        yield {name: importlib.import_module(name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def prepare(scripts: dict[str, ModuleType]) -> ModuleType:
+    return scripts["prepare"]
 
 
 @pytest.fixture(scope="module")
@@ -47,43 +50,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pieces() -> list[str]:
-    """A SentencePiece vocabulary: bytes, whole words with all their beginnings, characters; and words of no corpus."""
-    words = ["▁" + word for code in ("en", "ru", "ko") for word in WORDS[code]] + [
-        "今天",
-        "房子",
-        "天气",
-        "▁wolf",
-        "▁لون",
-    ]
-    beginnings = {word[:length] for word in words for length in range(2, len(word) + 1)}
-    letters = {letter for word in [*words, *WORDS["zh"]] for letter in word}
-    return (
-        [f"<0x{byte:02X}>" for byte in range(256)]
-        + sorted(beginnings, key=lambda one: (len(one), one))
-        + sorted(letters)
-    )
-
-
 @pytest.fixture(scope="module")
 def original() -> Gemma3ForCausalLM:
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=len(SPECIAL) + len(pieces()),
-        hidden_size=WIDTH,
-        intermediate_size=64,
-        num_hidden_layers=BLOCKS,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        sliding_window=512,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-    )
-    return Gemma3ForCausalLM(config).eval()
+    return tiny_gemma3()
 
 
 @pytest.fixture(scope="module")
@@ -110,52 +79,6 @@ def listed(original: Gemma3ForCausalLM, tmp_path_factory: pytest.TempPathFactory
     }
     (folder / "models.yaml").write_text(yaml.safe_dump({"tiny": entry}), encoding="utf-8")
     return folder / "models.yaml"
-
-
-def write_gguf(model: Gemma3ForCausalLM, path: Path) -> None:
-    """As llama.cpp converts a Gemma 3: norms plus 1; the matrices in Q8_0, whose values the model then takes over."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, "gemma3")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(1e6)
-    writer.add_sliding_window(config.sliding_window)
-    tokens = [*SPECIAL, *pieces()]
-    kinds = [3] * len(SPECIAL) + [6 if token.startswith("<0x") else 1 for token in pieces()]
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([-1000.0] * len(SPECIAL) + [-float(rank) for rank in range(len(pieces()))])
-    writer.add_token_types(kinds)
-    writer.add_bos_token_id(2)
-    writer.add_eos_token_id(1)
-    writer.add_unk_token_id(3)
-    writer.add_pad_token_id(0)
-    writer.add_add_bos_token(True)
-    writer.add_add_space_prefix(False)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, config.num_hidden_layers)
-    for name, weight in model.state_dict().items():
-        if name == "lm_head.weight":  # tied
-            continue
-        array = weight.float().numpy()
-        target = names.get_name(name, try_suffixes=(".weight",))
-        if array.ndim == 1:
-            writer.add_tensor(target, array + np.float32(1))
-            continue
-        packed = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
-        with torch.no_grad():
-            weight.copy_(torch.from_numpy(gguf.quants.dequantize(packed, gguf.GGMLQuantizationType.Q8_0)))
-        writer.add_tensor(target, packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def arguments(listed: Path, output: Path, *more: str) -> list[str]:
@@ -230,3 +153,99 @@ def test_the_shipped_list_names_packages_with_versions(prepare: ModuleType) -> N
         source = prepare.read_source(prepare.MODELS, name)
         assert all(package.count("==") == 1 for package in source.packages)
         assert len(source.sha256) == 64
+
+
+@pytest.fixture(scope="module")
+def world(scripts: dict[str, ModuleType], listed: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a converted model, the texts, SAEs that are drawn at random, and features found with them."""
+    folder = tmp_path_factory.mktemp("world")
+    scripts["prepare"].main(arguments(listed, folder / "model"))
+    sizes = ["--shortest", "8", "--discovery", "12", "--train", "8", "--held-out", "4"]
+    model = str(folder / "model")
+    scripts["texts"].main(["--corpus", str(corpus), "--model", model, "--output", str(folder / "texts"), *sizes])
+    saes = folder / "SAE-Res-tiny-W64-L0_8"
+    saes.mkdir()
+    torch.manual_seed(1)
+    for layer in range(BLOCKS):
+        shapes = {"W_enc": (64, WIDTH), "W_dec": (WIDTH, 64), "b_enc": (64,), "b_dec": (WIDTH,)}
+        torch.save({name: torch.randn(shape) for name, shape in shapes.items()}, saes / f"layer{layer}.sae.pt")
+    texts = [f"{code}={folder}/texts/{code}.jsonl" for code in ("en", "zh", "ru", "ko")]
+    found = [
+        "--texts",
+        *texts,
+        "--targets",
+        "zh",
+        "--layers",
+        "1",
+        "2",
+        "--output",
+        str(folder / "features.safetensors"),
+    ]
+    assert cli(["discover", "language", "--model", model, "--sae", str(saes), *found]) == 0
+    return folder
+
+
+def arm_arguments(world: Path, output: Path, *more: str) -> list[str]:
+    """The shipped YAML, two steps long."""
+    settings = ["--config", str(RECIPE / "gemma3-270m.yaml"), "--texts", str(world / "texts"), "--max_steps", "2"]
+    model = ["--model_name_or_path", str(world / "model"), "--features", str(world / "features.safetensors")]
+    return [*settings, *model, "--suppress", "zh", "--output_dir", str(output), *more]
+
+
+def test_texts_are_split_where_tokens_end_and_none_is_both_trained_on_and_held_out(world: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(world / "model")
+    found = {name: read_jsonl(world / "texts" / f"{name}.jsonl") for name in ("train", "held_out", "prompts")}
+    assert {row["language"] for row in found["train"]} == set(WORDS)
+    for row in [*found["train"], *found["held_out"]]:
+        prompt, answer, whole = (
+            tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in (row["prompt"], row["completion"], row["prompt"] + row["completion"])
+        )
+        assert prompt + answer == whole
+        assert len(whole) >= 8
+    train, held_out = ({row["prompt"] + row["completion"] for row in found[name]} for name in ("train", "held_out"))
+    assert held_out
+    assert not train & held_out
+    assert [row["prompt"] for row in found["prompts"]] == [row["prompt"] for row in found["held_out"]]
+
+
+def test_arms_train_on_the_same_rows_and_a_finished_one_is_left_alone(
+    scripts: dict[str, ModuleType], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arm = scripts["arm"]
+    plain = arm.main(arm_arguments(world, tmp_path / "sft", "--arm", "sft"))
+    zero = arm.main(arm_arguments(world, tmp_path / "zero", "--arm", "sasft", "--sasft_weight", "0"))
+    sasft = arm.main(arm_arguments(world, tmp_path / "sasft", "--arm", "sasft"))
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in (plain, zero, sasft)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # so the rows are the same
+    assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    described = json.loads((sasft / "arm.json").read_text("utf-8"))
+    assert (described["label"], described["seed"]) == ("sasft zh 2", 42)
+
+    capsys.readouterr()
+    written = (sasft / "adapter_model.safetensors").stat().st_mtime_ns
+    assert arm.main(arm_arguments(world, tmp_path / "sasft", "--arm", "sasft")) == sasft
+    assert "is finished" in capsys.readouterr().out
+    assert (sasft / "adapter_model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="holds another arm"):
+        arm.main(arm_arguments(world, tmp_path / "sasft", "--arm", "sasft", "--sasft_weight", "3"))
+
+
+def test_an_arm_says_what_is_missing_before_anything_is_loaded(
+    scripts: dict[str, ModuleType], world: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="expected one of sft, sasft, random_features"):
+        scripts["arm"].main(arm_arguments(world, tmp_path, "--arm", "grpo"))
+    with pytest.raises(FileNotFoundError, match=r"texts\.py writes it"):
+        scripts["arm"].main(arm_arguments(world, tmp_path, "--texts", str(tmp_path)))
+
+
+def test_a_share_of_the_english_texts_loops(scripts: dict[str, ModuleType], corpus: Path, tmp_path: Path) -> None:
+    scripts["looping_texts"].main(["--corpus", str(corpus), "--output", str(tmp_path / "l.jsonl"), "--share", "0.5"])
+    texts = [row["text"] for row in read_jsonl(tmp_path / "l.jsonl")]
+    assert len(texts) == 60
+    assert 15 < sum(find_loop(text) is not None for text in texts) < 45
+
+
+def read_jsonl(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]

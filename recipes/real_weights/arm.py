@@ -1,0 +1,104 @@
+"""Train one arm of the code-switching experiment for one seed. evaluate.py measures what it leaves.
+
+python recipes/real_weights/arm.py --config recipes/real_weights/gemma3-270m.yaml \
+    --model_name_or_path models/gemma3-270m-cut --texts real_weights/texts \
+    --features real_weights/features.safetensors --arm sasft --suppress zh --seed 0 --output_dir runs/sasft-zh-0
+A run that is finished is left alone, so the same commands can be given again after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import set_seed
+from trl import ModelConfig, SFTTrainer, TrlParser, get_peft_config
+
+from sae_posttrain import SASFTConfig, SASFTTrainer
+from sae_posttrain.texts import load_rows
+
+ARMS = {
+    "sft": "plain SFT",
+    "sasft": "SASFT with the features of --features",
+    "random_features": "the control: SASFT with features that were drawn at random, in --features",
+}
+RECORD = "arm.json"  # written last: a folder that has it is finished
+
+
+@dataclass
+class ArmArguments:
+    """What an arm needs beside the trainer's own settings."""
+
+    arm: str = field(default="sasft", metadata={"help": f"One of {', '.join(ARMS)}."})
+    texts: str = field(default="", metadata={"help": "Folder that texts.py wrote; train.jsonl in it is read."})
+    label: str | None = field(
+        default=None, metadata={"help": "Name of the arm in the results; by default made of arm, languages and weight."}
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Train the arm unless it is finished; returns its folder."""
+    parser = TrlParser((ArmArguments, SASFTConfig, ModelConfig))
+    recipe, training, model = parser.parse_args_and_config(list(arguments) if arguments is not None else None)
+    check(recipe, training)
+    folder = Path(training.output_dir)
+    described = describe(recipe, training, model)
+    if (folder / RECORD).exists():
+        finished = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if finished != described:
+            raise ValueError(f"{folder} holds another arm: {finished}. Give {described['label']} its own output_dir.")
+        print(f"{folder} is finished; delete it to train {described['label']} anew.")
+        return folder
+    set_seed(training.seed)
+    trainer = make_trainer(recipe, training, model)
+    trainer.train()
+    trainer.save_model(training.output_dir)
+    trainer.save_state()
+    (folder / RECORD).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def check(recipe: ArmArguments, training: SASFTConfig) -> None:
+    """Say what is missing before anything is loaded."""
+    if recipe.arm not in ARMS:
+        raise ValueError(f"arm={recipe.arm!r}: expected one of {', '.join(ARMS)}.")
+    if not Path(recipe.texts, "train.jsonl").is_file():
+        raise FileNotFoundError(f"texts={recipe.texts!r} holds no train.jsonl; texts.py writes it.")
+    if recipe.arm != "sft" and not (training.features and training.suppress):
+        raise ValueError(f"arm={recipe.arm} needs features and suppress.")
+
+
+def describe(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) -> dict[str, Any]:
+    """The name of the arm and what makes it what it is."""
+    plain = recipe.arm == "sft"
+    label = recipe.arm if plain else f"{recipe.arm} {'+'.join(training.suppress)} {training.sasft_weight:g}"
+    settings = {} if plain else {name: getattr(training, name) for name in ("suppress", "sasft_weight", "sasft_scale")}
+    return {
+        "arm": recipe.arm,
+        "label": recipe.label or label,
+        "seed": training.seed,
+        "model": Path(model.model_name_or_path).name,
+        "base": str(model.model_name_or_path),
+        **settings,
+        **({} if plain else {"sasft_baseline": training.sasft_baseline, "features": Path(training.features).name}),
+        "learning_rate": training.learning_rate,
+        "max_steps": training.max_steps,
+    }
+
+
+def make_trainer(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) -> SFTTrainer:
+    training.model_init_kwargs = {"dtype": model.dtype, **(training.model_init_kwargs or {})}
+    common: dict[str, Any] = {
+        "train_dataset": Dataset.from_list(load_rows(Path(recipe.texts, "train.jsonl"))),
+        "peft_config": get_peft_config(model),
+    }
+    kind = SFTTrainer if recipe.arm == "sft" else SASFTTrainer
+    return kind(model.model_name_or_path, training, **common)
+
+
+if __name__ == "__main__":
+    main()
