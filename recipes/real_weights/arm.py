@@ -84,7 +84,7 @@ def describe(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) ->
         "model": Path(model.model_name_or_path).name,
         "base": str(model.model_name_or_path),
         **settings,
-        **({} if plain else {"sasft_baseline": training.sasft_baseline, "features": Path(training.features).name}),
+        **({} if plain else {"sasft_baseline": training.sasft_baseline, "features": Path(training.features or "").name}),
         "learning_rate": training.learning_rate,
         "max_steps": training.max_steps,
     }
