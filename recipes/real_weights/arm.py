@@ -74,19 +74,24 @@ def check(recipe: ArmArguments, training: SASFTConfig) -> None:
 
 def describe(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) -> dict[str, Any]:
     """The name of the arm and what makes it what it is."""
-    plain = recipe.arm == "sft"
-    label = recipe.arm if plain else f"{recipe.arm} {'+'.join(training.suppress)} {training.sasft_weight:g}"
-    settings = {} if plain else {name: getattr(training, name) for name in ("suppress", "sasft_weight", "sasft_scale")}
-    return {
+    described = {
         "arm": recipe.arm,
-        "label": recipe.label or label,
+        "label": recipe.label or recipe.arm,
         "seed": training.seed,
-        "model": Path(model.model_name_or_path).name,
+        "model": Path(str(model.model_name_or_path)).name,
         "base": str(model.model_name_or_path),
-        **settings,
-        **({} if plain else {"sasft_baseline": training.sasft_baseline, "features": Path(training.features or "").name}),
         "learning_rate": training.learning_rate,
         "max_steps": training.max_steps,
+    }
+    if recipe.arm == "sft":
+        return described
+    label = f"{recipe.arm} {'+'.join(training.suppress)} {training.sasft_weight:g}"
+    settings = ("suppress", "sasft_weight", "sasft_scale", "sasft_baseline")
+    return {
+        **described,
+        "label": recipe.label or label,
+        **{name: getattr(training, name) for name in settings},
+        "features": Path(str(training.features)).name,
     }
 
 
