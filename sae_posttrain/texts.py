@@ -1,28 +1,42 @@
-"""Read a user's rows and texts: .jsonl, .json and .txt files (also .gz), and `datasets` folders or hub ids."""
+"""Read a user's rows and texts: .jsonl, .json, .csv, .tsv, .txt and .parquet files, `datasets` folders and hub ids.
+
+All but .parquet may also be compressed (.gz). Nothing in a file is run: values are data, whatever they look like.
+"""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".txt", ".txt.gz")
+_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
+_SUFFIXES = (*_KINDS, *(f"{kind}.gz" for kind in _KINDS), ".parquet")
 _UNREADABLE = (UnicodeDecodeError, EOFError, gzip.BadGzipFile)
+_DELIMITERS = ",;\t"
 
 Row = dict[str, Any]
 
 
-def load_rows(source: str | Path, *, split: str = "train") -> list[Row]:
-    """All rows of a file, of a local `datasets` folder or of a hub dataset; a line of .txt is the row {'text': line}.
+def load_rows(source: str | Path, *, split: str = "train", limit: int | None = None) -> list[Row]:
+    """The rows of a file, of a local `datasets` folder or of a hub dataset.
 
-    Raises: FileNotFoundError when there is no such file or dataset; ValueError when its content is broken or empty.
+    Args:
+        source: a path or a hub id. A line of .txt is the row {'text': line}; values of .csv and .tsv are texts; a .json
+            file holds a list of rows, or what a server answered to one request.
+        split: of a dataset.
+        limit: rows to read; default: all.
+
+    Raises: FileNotFoundError: there is no such file or dataset. ValueError: its content is broken or empty.
     """
-    rows = list(_iterate_rows(source, split, streaming=False))
+    _check_limit(limit)
+    rows = list(islice(_iterate_rows(source, split, streaming=limit is not None), limit))
     if not rows:
-        raise ValueError(f"{source} holds no rows")
+        raise ValueError(f"{source} holds no rows.")
     return rows
 
 
@@ -33,13 +47,17 @@ def load_texts(
 
     Raises: as `load_rows`; ValueError when the column is missing or holds no text.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 or None, got {limit}")
+    _check_limit(limit)
     rows = _iterate_rows(source, split, streaming=limit is not None)
     texts = list(islice(_texts_of(rows, source, column), limit))
     if not texts:
         raise ValueError(f"{source} holds no non-empty text in column {column!r}")
     return texts
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 or None, got {limit}")
 
 
 def stream_texts(source: str | Path, *, column: str = "text", split: str = "train") -> Iterator[str]:
@@ -72,7 +90,10 @@ def _iterate_rows(source: str | Path, split: str, streaming: bool) -> Iterator[R
     if not name.endswith(_SUFFIXES):
         raise ValueError(f"cannot read {source}: expected a name that ends in {', '.join(_SUFFIXES)}")
     kind = name.removesuffix(".gz").rsplit(".", 1)[1]
-    read = {"jsonl": _jsonl_rows, "json": _json_rows, "txt": _txt_rows}[kind]
+    read = {
+        **{"jsonl": _jsonl_rows, "json": _json_rows, "txt": _txt_rows},
+        **{"csv": _csv_rows, "tsv": _csv_rows, "parquet": _parquet_rows},
+    }[kind]
     try:
         yield from read(path)
     except _UNREADABLE as error:
@@ -84,15 +105,15 @@ def _looks_like_path(source: str | Path) -> bool:
     text = str(source)
     return (
         isinstance(source, Path)
-        or text.lower().endswith((*_SUFFIXES, ".gz", ".csv", ".parquet"))
+        or text.lower().endswith((*_SUFFIXES, ".gz"))
         or text.startswith(("/", "./", "../", "~"))
         or text.count("/") > 1
     )
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, newline: str | None = None) -> Any:
     opener = gzip.open if path.name.lower().endswith(".gz") else open
-    return opener(path, "rt", encoding="utf-8-sig")
+    return opener(path, "rt", encoding="utf-8-sig", newline=newline)
 
 
 def _txt_rows(path: Path) -> Iterator[Row]:
@@ -112,10 +133,42 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 def _json_rows(path: Path) -> Iterator[Row]:
     with _open(path) as file:
         rows = _parse(file.read(), str(path))
+    if isinstance(rows, dict) and isinstance(rows.get("choices"), list):
+        rows = [rows]  # what a server answered to one request
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds a JSON {type(rows).__name__}; expected a list of objects (or use .jsonl)")
     for number, row in enumerate(rows, start=1):
         yield _row(row, f"{path}, row {number}")
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    """Rows by the names in the first line; the delimiter is the one that stands there most."""
+    with _open(path, newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        delimiter = max(_DELIMITERS, key=header.count)
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # an answer may be longer than the default allows
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        try:
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                if None in row:
+                    raise ValueError(f"{where}: more values than the {len(row) - 1} names in the first line.")
+                yield row
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: broken CSV ({error}).") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"cannot read {path}: it is cut off, or not a Parquet file ({error}).") from error
 
 
 def _parse(text: str, where: str) -> Any:

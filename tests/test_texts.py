@@ -4,6 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
+import datasets
+import pandas
 import pytest
 
 from sae_posttrain.texts import load_rows, load_texts
@@ -33,6 +35,9 @@ def as_jsonl(texts: list[str]) -> str:
         ("a.jsonl.gz", as_jsonl(TEXTS)),
         ("a.JSON", json.dumps([{"text": text} for text in TEXTS])),
         ("a.json.gz", json.dumps(TEXTS)),
+        ("a.csv", '\ufefftext,id\n"Hello there",1\n你好，世界,2\n"Привет,\u2028мир",3\n'),
+        ("a.csv.gz", 'id;text\n1;Hello there\n2;你好，世界\n3;"Привет,\u2028мир"\n'),
+        ("a.tsv", "text\tid\nHello there\t1\n你好，世界\t2\nПривет,\u2028мир\t3\n"),
     ],
 )
 def test_every_kind_of_file_gives_the_same_texts(tmp_path, name, content):
@@ -42,8 +47,22 @@ def test_every_kind_of_file_gives_the_same_texts(tmp_path, name, content):
     assert [row["text"] for row in load_rows(path)] == TEXTS
 
 
+def test_tables_that_pandas_and_datasets_write(tmp_path):
+    """A cell may hold line breaks and quotes; a table may hold lists of messages."""
+    cell = 'a "quoted"\nline, and more'
+    rows = [{"text": cell, "prompt": [{"role": "user", "content": "Hi"}]}, {"text": "b" * 200_000, "prompt": None}]
+    frame = pandas.DataFrame(rows)
+    frame.to_parquet(tmp_path / "a.parquet")
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "b.parquet")
+    frame[["text"]].to_csv(tmp_path / "a.csv", index=False)
+    frame[["text"]].to_csv(tmp_path / "a.tsv.gz", index=False, sep="\t")
+    assert load_rows(tmp_path / "a.parquet") == load_rows(tmp_path / "b.parquet") == rows
+    for name in ("a.csv", "a.tsv.gz", "a.parquet"):
+        assert load_texts(tmp_path / name) == [cell, "b" * 200_000]
+        assert len(load_rows(tmp_path / name, limit=1)) == 1
+
+
 def test_datasets_folder_saved_or_with_data_files(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     dataset = datasets.Dataset.from_dict({"text": TEXTS})
     dataset.save_to_disk(tmp_path / "saved")
@@ -78,7 +97,10 @@ def test_limit_counts_texts_and_not_blank_rows(tmp_path):
         ("a.jsonl", '{"body": "x", "id": 1}\n', "no column 'text'; the columns present are 'body', 'id'"),
         ("a.jsonl", '{"text": " "}\n{"text": null}\n', "no non-empty text"),
         ("a.txt", "\n\n", "no non-empty text"),
-        ("a.csv", "text\nx\n", "expected a name that ends in"),
+        ("a.xlsx", "text\nx\n", "expected a name that ends in"),
+        ("a.csv", "text,id\nx,1,2\n", "line 2: more values than the 2 names in the first line"),
+        ("a.csv", 'text\n"x\n', "broken CSV"),
+        ("a.parquet", "text\nx\n", "cut off, or not a Parquet file"),
     ],
 )
 def test_broken_content_is_named(tmp_path, name, content, message):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from ..metrics.loops import MIN_REPEATS, MIN_TOKENS
+from ..metrics.thinking import TAGS
 from ..texts import load_rows
-
-Row = dict[str, Any]
+from .answers import Columns, Row, answers_in, named, prompt_of_chat, with_prompt
 
 
 def add_chat(parser: argparse._ActionsContainer) -> None:
@@ -40,32 +41,67 @@ def uses_chat(args: argparse.Namespace, tokenizer: Any) -> bool:
     return bool(tokenizer.chat_template) if args.chat is None else args.chat
 
 
-def read_rows(source: str, column: str, limit: int | None) -> list[Row]:
-    """Rows that surely have a text, or a prompt's messages, in a column; a line of a .txt file is the column itself."""
+def add_columns(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--response-column",
+        metavar="NAME",
+        help="column of the answers, as texts or messages (default: response, completion, output, generated_text, the "
+        "last turn of messages, the choices of a server's answer, or text)",
+    )
+    parser.add_argument(
+        "--prompt-column", metavar="NAME", help="column of the prompts (default: prompt, instruction or question)"
+    )
+    parser.add_argument("--language-column", metavar="NAME", help="column of the languages (default: language)")
+
+
+def columns_of(args: argparse.Namespace) -> Columns:
+    """The columns that `add_columns` asks for, and the tags of `--thinking-tags` where a command has them."""
+    tags = tuple(getattr(args, "thinking_tags", TAGS))
+    return Columns(args.response_column, args.prompt_column, args.language_column, (tags[0], tags[1]))
+
+
+def read_rows(source: str, column: str, limit: int | None, columns: Columns | None = None) -> list[Row]:
+    """Rows that surely have a `response` or a `prompt`, whatever the file calls it.
+
+    Args:
+        source: a file, a folder or a hub id.
+        column: `response`, a text, or `prompt`, a text or messages.
+        limit: rows to read; None: all.
+        columns: what the file calls them; default: the usual names.
+
+    Raises: ValueError: a row without it; the message says what the row holds and what to do.
+    """
     if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {limit}")
-    rows = []
-    for number, row in enumerate(load_rows(source)[:limit], start=1):
-        content = row.get(column, row.get("text") if set(row) == {"text"} else None)
-        if not (isinstance(content, str) or (column == "prompt" and isinstance(content, list))):
-            present = ", ".join(map(repr, row))
-            raise ValueError(f"{source}, row {number}: no text in column {column!r}; the columns present are {present}")
-        _check_prompt(row.get("prompt"), f"{source}, row {number}")
-        rows.append({**row, column: content})
+        raise ValueError(f"--limit must be at least 1, got {limit}.")
+    columns = columns or Columns()
+    rows: list[Row] = []
+    read = load_rows(source, limit=limit)
+    failed = 0
+    for number, row in enumerate(read, start=1):
+        where = f"{source}, row {number}"
+        found = list(answers_in(row, where, columns)) if column == "response" else [_prompt_row(row, where, columns)]
+        failed += not found
+        rows += found
+    if failed:
+        print(
+            f"{source}: {failed} of {len(read)} requests failed; they hold no answer and are left out.", file=sys.stderr
+        )
+    if not rows:
+        raise ValueError(f"{source}: all {len(read)} requests failed; there is no answer in it.")
     return rows
 
 
-def _check_prompt(prompt: Any, where: str) -> None:
-    if prompt is None or isinstance(prompt, str):
-        return
-    if not isinstance(prompt, list):
-        raise ValueError(f"{where}: 'prompt' holds a {type(prompt).__name__}; expected a text or a list of messages")
-    for message in prompt:
-        if not isinstance(message, dict):
-            raise ValueError(
-                f"{where}: 'prompt' holds a list with {message!r:.40}; expected messages such as "
-                f'{{"role": "user", "content": "…"}}'
-            )
+def _prompt_row(row: Row, where: str, columns: Columns) -> Row:
+    row = with_prompt(named(row, where, columns), where)
+    row = prompt_of_chat({"prompt": row["text"]} if set(row) == {"text"} else row, where)
+    if not isinstance(row.get("prompt"), (str, list)):
+        present = ", ".join(map(repr, row))
+        raise ValueError(
+            f"{where}: no text in column 'prompt'; the columns present are {present}. The usual names are 'prompt', "
+            f"'instruction', 'question' and 'messages'; rename the column, or name it with --prompt-column where the "
+            f"command has that option."
+        )
+    return row
 
 
 def load_model(name: str, *, dtype: str, device: Any, adapter: str | None = None) -> Any:

@@ -9,7 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
-from ..inputs import Row, add_chat, add_dtype, load_model, read_rows, uses_chat
+from ..inputs import Row, add_chat, add_columns, add_dtype, columns_of, load_model, read_rows, uses_chat
 
 if TYPE_CHECKING:
     from ...generation import Response
@@ -19,12 +19,17 @@ _SEVERAL = ("temperature", "top_p", "max_new_tokens")
 # What servers call it. A content filter or an abort says nothing about how the model would have gone on.
 REASONS: dict[str, bool | None] = {
     **{"stop": True, "eos": True, "eos_token": True, "end_turn": True, "stop_sequence": True, "tool_calls": True},
+    "function_call": True,
     **{"length": False, "max_tokens": False, "content_filter": None, "abort": None},
 }
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--responses", metavar="FILE", help="rows with response and perhaps prompt")
+    parser.add_argument(
+        "--responses",
+        metavar="FILE",
+        help="answers that exist: .jsonl, .csv, .parquet, …, or a server's answers; see docs/measuring.md",
+    )
     parser.add_argument("--model", help="folder or hub id to sample responses from")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
     parser.add_argument("--prompts", metavar="FILE", help="rows with prompt (text or messages)")
@@ -33,6 +38,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "--by", nargs="+", default=[], metavar="COLUMN", help="a report for each value of these columns"
     )
     parser.add_argument("--limit", type=int, help="rows read (default: all)")
+    add_columns(parser.add_argument_group("columns of the files"))
 
 
 def add_sampling(group: argparse._ArgumentGroup) -> None:
@@ -73,7 +79,7 @@ def read_source(args: argparse.Namespace, *, language: bool = False) -> list[Row
     if args.model and not args.responses and not args.prompts:
         raise ValueError("--model needs --prompts: a file of rows with a prompt")
     source, column = (args.responses, "response") if args.responses else (args.prompts, "prompt")
-    rows = read_rows(source, column, args.limit)
+    rows = read_rows(source, column, args.limit, columns_of(args))
     return _with_language(rows, source, args.language) if language else rows
 
 
@@ -85,7 +91,7 @@ def read_against(args: argparse.Namespace, *, language: bool = False) -> list[Ro
         raise ValueError("--against compares one report with one other; leave out --by and further settings")
     if args.csv:
         raise ValueError("a comparison does not fit into --csv; use --json")
-    rows = read_rows(args.against, "response", args.limit)
+    rows = read_rows(args.against, "response", args.limit, columns_of(args))
     return _with_language(rows, args.against, args.language) if language else rows
 
 
@@ -119,8 +125,8 @@ def prompt_text(prompt: str | Sequence[Mapping[str, Any]] | None) -> str:
 
 
 def clusters(rows: Sequence[Row]) -> list[Hashable]:
-    """Samples of one prompt belong together; a row without a prompt stands by itself."""
-    return [prompt_text(row.get("prompt")) or index for index, row in enumerate(rows)]
+    """Samples of one prompt, or of one request, belong together; a row without either stands by itself."""
+    return [prompt_text(row.get("prompt")) or row.get("custom_id") or index for index, row in enumerate(rows)]
 
 
 def _with_language(rows: Sequence[Row], source: str, default: str | None) -> list[Row]:
@@ -131,7 +137,10 @@ def _with_language(rows: Sequence[Row], source: str, default: str | None) -> lis
         if not isinstance(language, str | None):
             raise ValueError(f"{where}: 'language' holds {language!r:.40}; expected a code such as \"en\"")
         if not language:
-            raise ValueError(f"{where}: no 'language'; add the column, or give --language CODE for all")
+            raise ValueError(
+                f"{where}: no 'language'; add the column, or give --language CODE for all rows, or "
+                f"--language-column NAME where another column holds it."
+            )
         try:
             get_language(language)
         except ValueError as error:

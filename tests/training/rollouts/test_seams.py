@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from trl import GRPOTrainer, RLOOTrainer
+
+from sae_posttrain.cli import main
+from sae_posttrain.texts import load_rows
+
+from .world import Watched, plain
 
 TRAINERS = pytest.mark.parametrize("trainer", [GRPOTrainer, RLOOTrainer])
 
@@ -41,6 +48,21 @@ def test_what_is_read_and_called(trainer: type) -> None:
         assert f"self.{name}" in source, f"{trainer.__name__}.{name} moved"
     for name in ("_log_completion_extra", "_log_metric", "_tokenize_prompts"):
         assert callable(getattr(trainer, name, None)), f"{trainer.__name__}.{name} moved"
+
+
+def test_its_tables_of_completions_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Written by TRL, and read by `measure` one by one or as a folder."""
+    Watched(plain(tmp_path, log_completions=True, max_steps=2)).trained()
+    folder = tmp_path / "completions"
+    rows = pandas.concat([pandas.read_parquet(path) for path in sorted(folder.glob("*.parquet"))])
+    capsys.readouterr()
+    found = []
+    for source in (folder, sorted(folder.glob("*.parquet"))[-1]):
+        options = ["--responses", str(source), "--output", str(tmp_path / "out.jsonl")]
+        assert main(["measure", "repetition", *options]) == 0
+        found.append([(row["step"], row["prompt"], row["response"]) for row in load_rows(tmp_path / "out.jsonl")])
+    expected = list(rows[["step", "prompt", "completion"]].itertuples(index=False, name=None))
+    assert found == [expected, expected[len(expected) // 2 :]]
 
 
 @TRAINERS
