@@ -28,6 +28,9 @@ ROOMS: dict[str, frozenset[str]] = {
     "metrics": frozenset({"languages"}),
     "steering": frozenset({"feature_set", "residual"}),
     "discovery": frozenset({"sae", "residual", "metrics", "languages", "feature_set", "generation", "steering"}),
+    "data": frozenset(
+        {"discovery", "sae", "residual", "metrics", "languages", "feature_set", "generation", "steering"}
+    ),
     "training": frozenset({"feature_set", "residual", "steering", "metrics", "languages", "generation", "vocabulary"}),
     "report": frozenset({"metrics", "languages", "feature_set"}),
     "lab": ANY,

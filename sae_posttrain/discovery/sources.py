@@ -78,19 +78,22 @@ def provenance(
     progress: bool = False,
 ) -> Provenance:
     config = text_config(model)
-    files = [one for one in saes.values() if one.file]
-    shown = progress and bool(files) and PartialState().is_main_process
     return Provenance(
         base_model=model_name(model),
         d_model=config.hidden_size,
         num_layers=config.num_hidden_layers,
         sae=", ".join(dict.fromkeys(one.source for one in saes.values())),
-        sae_sha256={
-            _file_name(one): _sha256_of_file(one.file) for one in tqdm(files, "hashing SAEs", disable=not shown)
-        },
+        sae_sha256=sae_hashes(saes, progress),
         texts_sha256=_sha256_of_texts(texts),
         selection=selection,
     )
+
+
+def sae_hashes(saes: Mapping[int, SparseAutoencoder], progress: bool) -> dict[str, str]:
+    """The sha256 of each SAE's file, by the file's name; of SAEs that came from no file there is none."""
+    files = [one for one in saes.values() if one.file]
+    shown = progress and bool(files) and PartialState().is_main_process
+    return {_file_name(one): _sha256_of_file(one.file) for one in tqdm(files, "hashing SAEs", disable=not shown)}
 
 
 def _file_name(sae: SparseAutoencoder) -> str:

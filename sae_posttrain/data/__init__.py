@@ -1,0 +1,16 @@
+"""What features say about data sets: redundancy, overlap, the choice of examples."""
+
+from .overlap import Overlap, overlap, partial_correlation
+from .redundancy import Redundancy, ranking_agreement, redundancy
+from .selection import Selection, select_by_coverage
+
+__all__ = [
+    "Overlap",
+    "Redundancy",
+    "Selection",
+    "overlap",
+    "partial_correlation",
+    "ranking_agreement",
+    "redundancy",
+    "select_by_coverage",
+]

@@ -1,0 +1,139 @@
+"""How much of a benchmark a part of it already covers, by features and by the ranking of models."""
+
+# E examples, K dictionary size, M models
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..discovery.firing import FiringSets
+
+_CELLS = 1 << 22  # of one table held at once: 32 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class Redundancy:
+    """What the features of a benchmark say about its redundancy.
+
+    Args:
+        firing: `(K,)` number of the benchmark's examples on which each feature fires.
+        examples: N, the number of examples.
+    """
+
+    firing: np.ndarray
+    examples: int
+
+    @property
+    def features(self) -> int:
+        """|F(D)|, the number of features that fire on some example."""
+        return int((self.firing > 0).sum())
+
+    @cached_property
+    def coverage(self) -> np.ndarray:
+        """`(N,)` c_1 to c_N: the expected share of F(D) that fires on n examples drawn without replacement (Eq. 7).
+
+        In closed form: a feature that fires on m of N examples fires on none of the n with probability
+        C(N − m, n) / C(N, n).
+        """
+        times, features = np.unique(self.firing[self.firing > 0], return_counts=True)
+        missing = np.zeros(self.examples)
+        drawn = np.arange(self.examples)  # before each draw
+        rows = max(1, _CELLS // max(1, self.examples))
+        for start in range(0, len(times), rows):
+            m = times[start : start + rows, None]
+            left = np.clip((self.examples - m - drawn) / (self.examples - drawn), 0, 1)
+            missing += features[start : start + rows] @ np.cumprod(left, axis=1)
+        return 1 - missing / max(1, self.features)
+
+    @property
+    def auc(self) -> float:
+        """The mean of c_1 to c_N (Eq. 8)."""
+        return self._sum_of_coverage / self.examples if self.features else float("nan")
+
+    @property
+    def redundancy(self) -> float:
+        """AUC · N / |F(D)|, which is the sum of c_n over |F(D)| (Eq. 9)."""
+        return self._sum_of_coverage / self.features if self.features else float("nan")
+
+    @property
+    def _sum_of_coverage(self) -> float:
+        # The sum over n of C(N − m, n) / C(N, n) is (N − m) / (m + 1).
+        m = self.firing[self.firing > 0].astype(np.float64)
+        return float((self.examples - (self.examples - m) / (m + 1)).mean())
+
+    def examples_for(self, share: float) -> int:
+        """The least n whose expected coverage c_n reaches a share of the features, such as 0.9."""
+        if not 0 < share <= 1:
+            raise ValueError(f"share={share}: expected more than 0 and at most 1.")
+        reached = np.flatnonzero(self.coverage >= share - 1e-12)
+        return int(reached[0]) + 1 if len(reached) else self.examples
+
+
+def redundancy(firing: FiringSets) -> Redundancy:
+    """The redundancy of a benchmark, from the features that fire on the last token of each of its examples.
+
+    Args:
+        firing: `collect_firing(…, at="last")[layer]`.
+
+    Returns:
+        The curve of coverage and what is derived from it.
+
+    Raises:
+        ValueError: a benchmark without examples.
+
+    Example:
+        >>> redundancy(FiringSets.of([[0, 1], [0, 1], [0, 2]], d_sae=4)).coverage.round(3)
+        array([0.667, 0.889, 1.   ])
+
+    Source: arXiv:2605.11887, section 4.2, Eq. 7 to 9.
+    """
+    if not len(firing):
+        raise ValueError("The benchmark has no examples.")
+    return Redundancy(firing.counts(), len(firing))
+
+
+def ranking_agreement(scores_ME: np.ndarray, sizes: list[int], *, draws: int = 100, seed: int = 0) -> np.ndarray:
+    """How well models rank on a random part of a benchmark as they rank on all of it.
+
+    Args:
+        scores_ME: `(M, E)` score of each model on each example, such as 0 or 1; at least two models.
+        sizes: numbers of examples to draw.
+        draws: random parts for each size.
+        seed: of the draws.
+
+    Returns:
+        `(len(sizes),)` tau_n, the mean Kendall tau-b between both rankings. A part on which all models score alike
+        ranks nothing and counts as 0.
+
+    Raises:
+        ValueError: fewer than two models, models that all score alike, or a size out of range.
+
+    Source: arXiv:2605.11887, section 4.2, Eq. 4 and 5. The mean of tau_n over n = 1 … N is R(D), Eq. 6.
+    """
+    try:
+        from scipy.stats import kendalltau
+    except ImportError as error:
+        raise ImportError('ranking models needs scipy: pip install "sae-posttrain[data]".') from error
+
+    scores_ME = np.asarray(scores_ME, dtype=np.float64)
+    if scores_ME.ndim != 2 or len(scores_ME) < 2:
+        raise ValueError(
+            f"The scores have the shape {scores_ME.shape}; expected (models, examples), two models or more."
+        )
+    whole_M = scores_ME.mean(axis=1)
+    if np.ptp(whole_M) == 0:
+        raise ValueError("All models have the same mean score, so that there is no ranking to agree with.")
+    wrong = [size for size in sizes if not 1 <= size <= scores_ME.shape[1]]
+    if wrong:
+        raise ValueError(f"A part of {wrong[0]} examples cannot be drawn from {scores_ME.shape[1]}.")
+    rng = np.random.default_rng(seed)
+
+    def tau(size: int) -> float:
+        parts = (rng.choice(scores_ME.shape[1], size, replace=False) for _ in range(draws))
+        found = [kendalltau(scores_ME[:, part].mean(axis=1), whole_M).statistic for part in parts]
+        return float(np.nan_to_num(found).mean())
+
+    return np.array([tau(size) for size in sizes])

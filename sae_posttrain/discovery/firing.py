@@ -1,0 +1,237 @@
+"""Which features of an SAE fire on each of many texts: the primitive of everything that features say about data."""
+
+# S sequence, N tokens, D model width, K dictionary size, E examples
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from ..generation import evaluating
+from ..residual import capture, decoder, inputs_device
+from ..sae import SparseAutoencoder
+from .firing_cache import SHARD_SIZE, At, FiringCache, FiringSource, Shard
+from .sources import load_saes, model_name, sae_hashes
+from .statistics import CHUNK_ELEMENTS, blocks_of_layers, check_reading, encoder_room
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class FiringSets:
+    """The features of one layer that fire on each example: a sparse `(E, K)` matrix of zeros and ones, by rows.
+
+    Args:
+        layer: 0-based decoder block.
+        d_sae: K, the number of features of the SAE.
+        offsets: `(E + 1,)` int64; example e fires `features[offsets[e]:offsets[e + 1]]`.
+        features: indices of features, in rising order within an example.
+    """
+
+    layer: int
+    d_sae: int
+    offsets: np.ndarray
+    features: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, example: int) -> np.ndarray:
+        """The features that fire on one example."""
+        return self.features[self.offsets[example] : self.offsets[example + 1]]
+
+    def counts(self) -> np.ndarray:
+        """`(K,)` number of examples on which each feature fires."""
+        return np.bincount(self.features, minlength=self.d_sae)
+
+    @classmethod
+    def of(cls, sets: Iterable[Iterable[int]], d_sae: int, layer: int = 0) -> FiringSets:
+        """From the features of each example.
+
+        Example:
+            >>> FiringSets.of([[3, 1], []], d_sae=8).counts()[:4]
+            array([0, 1, 0, 1])
+
+        Raises:
+            ValueError: a feature that the dictionary does not have.
+        """
+        rows = [np.unique(np.fromiter(one, dtype=np.int64)) for one in sets]
+        for example, row in enumerate(rows):
+            if len(row) and not 0 <= row[0] <= row[-1] < d_sae:
+                raise ValueError(f"Example {example} fires a feature outside of 0 to {d_sae - 1}: {row.tolist()}.")
+        return cls(layer, d_sae, _offsets(rows), np.concatenate([*rows, np.empty(0, np.int64)]).astype(_kind(d_sae)))
+
+
+def collect_firing(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sae: str | Path | Mapping[int, SparseAutoencoder],
+    texts: Iterable[str],
+    *,
+    layers: Sequence[int],
+    at: At = "any",
+    cache: str | Path | None = None,
+    batch_size: int = 8,
+    max_length: int = 512,
+    progress: bool = True,
+) -> dict[int, FiringSets]:
+    """Which features fire on each text, for every layer in one pass of the model.
+
+    A feature fires where the SAE's own activation function leaves it above zero. For a TopK SAE this depends on all of
+    its features: a pre-activation above zero is not enough. The first token of a text does not count, since it is the
+    beginning-of-sequence token or the attention sink.
+
+    Args:
+        sae: what `load_sae` reads, or an SAE for each layer.
+        texts: the examples, read once and in order.
+        layers: 0-based decoder blocks.
+        at: `any`: a feature fires on a text if it fires on some token. `last`: only the last token counts.
+        cache: a folder that keeps the sets in files of 256 examples. The same call reads them instead of running the
+            model, and continues where a run was killed. Several processes (`accelerate launch`) share the files. With a
+            cache the memory that collecting needs does not grow with the number of texts.
+        batch_size: texts per forward.
+        max_length: tokens that are read of a text.
+
+    Returns:
+        The firing sets by layer, in the order of the texts, the same on every process.
+
+    Raises:
+        ValueError: no texts; a cache that holds the sets of other texts, another model, SAE or setting.
+
+    Source: arXiv:2605.11887, Eq. 2 (`last`) and Eq. 13 (`any`).
+    """
+    if at not in ("any", "last"):
+        raise ValueError(f"at={at!r}: expected 'any' or 'last'.")
+    check_reading(batch_size, max_length)
+    state = PartialState()
+    saes = load_saes(sae, layers, model)
+    kept = None
+    if cache is not None:
+        names = ", ".join(dict.fromkeys(one.source for one in saes.values()))
+        sizes = {layer: one.d_sae for layer, one in saes.items()}
+        hashes = sae_hashes(saes, progress)
+        kept = FiringCache(cache, FiringSource(model_name(model), names, hashes, at, max_length, sizes))
+    mine: dict[int, Shard] = {}
+    total = 0
+    bar = tqdm(desc="texts", unit="text", disable=not (progress and state.is_main_process))
+    with bar, evaluating(model):
+        for index, members in enumerate(_shards(texts)):
+            total += 1
+            if index % state.num_processes == state.process_index:
+                if kept is None:
+                    mine[index] = _collect(model, tokenizer, saes, members, at, batch_size, max_length)
+                elif kept.read(index, members) is None:
+                    shard = _collect(model, tokenizer, saes, members, at, batch_size, max_length)
+                    kept.write(index, members, shard)
+            bar.update(len(members))
+    if not total:
+        raise ValueError("No texts: firing sets need at least one.")
+    return _joined(saes, _gathered(mine, total) if kept is None else kept.shards(total))
+
+
+def _shards(texts: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(texts)
+    while members := list(islice(remaining, SHARD_SIZE)):
+        wrong = next((text for text in members if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise ValueError(f"The texts hold {wrong!r:.80}; expected strings only.")
+        yield members
+
+
+def _collect(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    saes: Mapping[int, SparseAutoencoder],
+    texts: Sequence[str],
+    at: At,
+    batch_size: int,
+    max_length: int,
+) -> Shard:
+    encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+    cut = sum(len(ids) > max_length for ids in encoded)
+    if at == "last" and cut:
+        logger.warning("%d texts have more than %d tokens: their last token is not read.", cut, max_length)
+    sequences = [ids[:max_length] for ids in encoded]
+    order = sorted((e for e, ids in enumerate(sequences) if len(ids) > 1), key=lambda e: -len(sequences[e]))
+    found: dict[int, list[np.ndarray]] = {
+        layer: [np.empty(0, _kind(sae.d_sae))] * len(texts) for layer, sae in saes.items()
+    }
+    for block in blocks_of_layers(saes, encoder_room(inputs_device(model))):
+        encoders = {layer: saes[layer].encoder_to(inputs_device(model)) for layer in block}
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            for layer, rows in _read_batch(model, encoders, [sequences[e] for e in batch], at).items():
+                for example, row in zip(batch, rows, strict=True):
+                    found[layer][example] = row
+    return {
+        layer: (np.array([len(row) for row in rows], np.int64), np.concatenate(rows)) for layer, rows in found.items()
+    }
+
+
+@torch.no_grad()
+def _read_batch(
+    model: nn.Module, saes: Mapping[int, SparseAutoencoder], sequences: Sequence[Sequence[int]], at: At
+) -> dict[int, list[np.ndarray]]:
+    rows = [torch.tensor(ids) for ids in sequences]
+    device = inputs_device(model)
+    ids_BS = pad_sequence(rows, batch_first=True).to(device)
+    mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(device)
+    with capture(model, saes) as residuals:
+        # The decoder alone: the head's logits would be the largest tensor of the pass, and nobody reads them.
+        decoder(model)(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
+    first = {"any": 1, "last": -1}[at]
+    return {
+        layer: [
+            _firing(saes[layer], residual_BSD[row, : len(ids)][first:].to(saes[layer].encoder.device))
+            for row, ids in enumerate(sequences)
+        ]
+        for layer, residual_BSD in residuals.items()
+    }
+
+
+def _firing(sae: SparseAutoencoder, residual_ND: Tensor) -> np.ndarray:
+    """The features that fire on any of the tokens, in rising order."""
+    if not torch.isfinite(residual_ND).all():
+        raise ValueError(
+            f"Residuals of layer {sae.layer} are not finite. Run the model in float32 or bfloat16, and check its "
+            "weights."
+        )
+    fires_K = torch.zeros(sae.d_sae, dtype=torch.bool, device=residual_ND.device)
+    for chunk_ND in residual_ND.split(max(1, CHUNK_ELEMENTS // sae.d_sae)):
+        fires_K |= (sae.encode(chunk_ND) > 0).any(0)
+    return fires_K.nonzero()[:, 0].cpu().numpy().astype(_kind(sae.d_sae))
+
+
+def _gathered(mine: dict[int, Shard], total: int) -> Iterator[Shard]:
+    parts = {index: shard for part in gather_object([mine]) for index, shard in part.items()}
+    return (parts[index] for index in range(total))
+
+
+def _joined(saes: Mapping[int, SparseAutoencoder], shards: Iterable[Shard]) -> dict[int, FiringSets]:
+    parts = list(shards)
+    joined = {}
+    for layer, sae in saes.items():
+        sizes = np.concatenate([part[layer][0] for part in parts])
+        features = np.concatenate([part[layer][1] for part in parts])
+        joined[layer] = FiringSets(layer, sae.d_sae, np.concatenate([[0], sizes.cumsum()]).astype(np.int64), features)
+    return joined
+
+
+def _offsets(rows: Sequence[np.ndarray]) -> np.ndarray:
+    return np.cumsum([0, *(len(row) for row in rows)]).astype(np.int64)
+
+
+def _kind(d_sae: int) -> type:
+    return np.uint16 if d_sae <= 1 << 16 else np.uint32
