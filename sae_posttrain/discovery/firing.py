@@ -144,9 +144,9 @@ def collect_firing(
 def _shards(texts: Iterable[str]) -> Iterator[list[str]]:
     remaining = iter(texts)
     while members := list(islice(remaining, SHARD_SIZE)):
-        wrong = next((text for text in members if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise ValueError(f"The texts hold {wrong!r:.80}; expected strings only.")
+        wrong = [text for text in members if not isinstance(text, str)]
+        if wrong:
+            raise ValueError(f"The texts hold {wrong[0]!r:.80}; expected strings only.")
         yield members
 
 

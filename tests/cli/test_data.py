@@ -1,0 +1,153 @@
+"""`sae-posttrain data` end to end on files, in one process and in two."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
+
+from sae_posttrain.cli import main
+from sae_posttrain.discovery import firing
+
+WORDS = ["the", "cat", "sees", "a", "small", "house", "sings", "there", "and", "it", "runs"]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, its SAEs, two benchmarks, and scores of four models."""
+    folder = tmp_path_factory.mktemp("place")
+    tokenizer = word_tokenizer(WORDS, "<pad>")
+    tokenizer.save_pretrained(folder / "model")
+    qwen3(len(tokenizer), num_hidden_layers=2).save_pretrained(folder / "model")
+    write_saes(folder / "SAE-tiny-L0_4", range(2), d_sae=40, width=WIDTH)
+    rng = np.random.default_rng(0)
+    for name, number in (("long", 12), ("short", 3)):
+        texts = [" ".join(rng.choice(WORDS, 5)) for _ in range(number)]
+        write_rows(folder / f"{name}.jsonl", [{"text": text, "n": n} for n, text in enumerate(texts)])
+    models = [f"m{n}" for n in range(4)]
+    by_example = [
+        {"model": model, "example": example, "score": int(example <= 2 * n + 1)}
+        for n, model in enumerate(models)
+        for example in range(1, 13)
+    ]
+    write_rows(folder / "by_example.jsonl", by_example)
+    table = {"long": [1, 2, 3, 5], "short": [2, 4, 5, 9], "mmlu": [0, 1, 0, 1]}
+    by_benchmark = [
+        {"model": model, "benchmark": name, "score": scores[n]}
+        for name, scores in table.items()
+        for n, model in enumerate(models)
+    ]
+    write_rows(folder / "by_benchmark.jsonl", by_benchmark)
+    return folder
+
+
+def reading(place: Path, *more: str) -> list[str]:
+    return ["--model", str(place / "model"), "--sae", str(place / "SAE-tiny-L0_4"), "--layer", "1", *more]
+
+
+def sets(place: Path) -> list[str]:
+    return [f"{name}={place / name}.jsonl" for name in ("long", "short")]
+
+
+def test_redundancy_prints_a_row_for_each_benchmark(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["data", "redundancy", *sets(place), "--scores", f"long={place / 'by_example.jsonl'}"]
+    assert main([*command, *reading(place)]) == 0
+    shown = capsys.readouterr().out
+    assert "long" in shown
+    assert "a random part of 12 examples ranks models with Kendall tau 1.000" in shown
+    assert main([*command, *reading(place, "--json")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["long"]["examples"] == len(found["long"]["coverage"]) == 12
+    assert found["long"]["coverage"][-1] == 1.0
+    assert "ranking_agreement" not in found["short"]
+
+
+def test_overlap_says_what_covers_what(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = ["--scores", str(place / "by_benchmark.jsonl")]
+    assert main(["data", "overlap", *sets(place), *scores, *reading(place)]) == 0
+    assert "short: long covers most of it" in (plain := capsys.readouterr().out)
+    assert f"correlation over models {np.corrcoef([1, 2, 3, 5], [2, 4, 5, 9])[0, 1]:.3f}" in plain
+    assert main(["data", "overlap", *sets(place), *scores, "--control", "mmlu", *reading(place, "--json")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["covered"][0][0] == 1.0
+    assert -1 <= found["correlations"]["long short"] <= 1
+
+
+def test_select_writes_whole_rows(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "chosen.jsonl"
+    command = ["data", "select", str(place / "long.jsonl"), "--n", "4", "--output", str(output)]
+    assert main([*command, *reading(place)]) == 0
+    chosen = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert len({row["n"] for row in chosen}) == 4
+    assert "4 of 12 rows" in capsys.readouterr().out
+
+
+def redundancy_of_many(place: Path, folder: Path) -> list[str]:
+    """A command on texts that fill more than one file of a cache."""
+    texts = [" ".join(WORDS[n % 7 : n % 7 + 4]) for n in range(firing.SHARD_SIZE + 9)]
+    many = write_rows(folder / "many.jsonl", [{"text": text} for text in texts])
+    return ["data", "redundancy", f"many={many}", *reading(place, "--json")]
+
+
+def by_one(place: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    assert main(redundancy_of_many(place, folder)) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def by_two(place: Path, folder: Path, *more: str) -> Any:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "sae_posttrain", *redundancy_of_many(place, folder), *more]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_two_processes_share_a_cache(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = tmp_path / "cache"
+    assert by_one(place, tmp_path, capsys) == by_two(place, tmp_path, "--cache", str(cache))
+    assert len(list((cache / "many").glob("*.safetensors"))) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_need_no_cache(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert by_one(place, tmp_path, capsys) == by_two(place, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["redundancy", "long.jsonl"], "expected NAME=FILE"),
+        (["overlap", "a=x.jsonl"], "needs two benchmarks"),
+        (["overlap", "a=x.jsonl", "b=y.jsonl", "--control", "mmlu"], "give that too"),
+        (["redundancy", "a=x.jsonl", "--scores", "b=y.jsonl"], "--scores names b"),
+    ],
+)
+def test_mistakes_are_told_before_a_model_is_loaded(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "y.jsonl", [{"model": "m", "example": 1, "score": 1}])
+    assert main(["data", *arguments, "--model", "none", "--sae", "none", "--layer", "1"]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_scores_that_are_incomplete_are_named(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"model": "m0", "benchmark": "long", "score": 1}, {"model": "m1", "benchmark": "long", "score": "x"}]
+    scores = write_rows(tmp_path / "scores.jsonl", rows)
+    assert main(["data", "overlap", *sets(place), "--scores", str(scores), *reading(place)]) == 2
+    assert "row 2: expected model, benchmark and score" in capsys.readouterr().err
+    scores = write_rows(tmp_path / "scores.jsonl", rows[:1])
+    assert main(["data", "overlap", *sets(place), "--scores", str(scores), *reading(place)]) == 2
+    assert "m0 has no score of short" in capsys.readouterr().err
