@@ -134,7 +134,7 @@ def find_features(
     """Features of sentences that are stuck, as in training, and the weakest strength that makes the model loop."""
     draw, rng = told(tokenizer, train, stuck=1.0), random.Random(training.seed)
     texts = [draw(rng)[: 2 * training.max_completion_length] for _ in range(recipe.loops)]
-    least: dict[str, Any] = {"min_repeats": training.loop_min_repeats, "min_length": training.loop_min_tokens}
+    least: dict[str, Any] = {"loop_settings": training.loop_settings}
     found = discover_repetition_features(
         model, tokenizer, recipe.sae, texts=texts, layers=recipe.layers, top=recipe.top, batch_size=32, **least
     )
@@ -170,7 +170,7 @@ def reinforce(
 ) -> SteeredGRPOTrainer:
     """DAPO on the task, with loops and overlong answers punished."""
     set_seed(training.seed)
-    loops = LoopPenalty(min_repeats=training.loop_min_repeats, min_length=training.loop_min_tokens)
+    loops = LoopPenalty(loop_settings=training.loop_settings, unit="tokens")
     overlong = get_soft_overlong_punishment(training.max_completion_length, recipe.soft_overlong_cache)
     trainer = SteeredGRPOTrainer(
         model=model,
@@ -225,8 +225,8 @@ def measure(
             report = repetition_rate(
                 [one.ids for one in found],
                 clusters=asked,
-                min_repeats=training.loop_min_repeats,
-                min_length=training.loop_min_tokens,
+                settings=training.loop_settings,
+                ended=[one.ended for one in found],
             )
             words = fmean(len(answer.split()) for answer in answers)
             measured.append(Measured(temperature, report, fmean(task(asked, answers)), words))

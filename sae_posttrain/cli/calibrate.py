@@ -7,12 +7,12 @@ import json
 import logging
 import sys
 
-from .inputs import add_chat, add_dtype, add_least, load_model, read_rows, uses_chat
+from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
 from .outputs import check_file
 
 _SETTINGS = (
     *("alphas", "refine", "target_rate", "max_ratio", "max_new_tokens", "temperature", "top_p"),
-    *("batch_size", "seed", "min_repeats", "min_length"),
+    *("batch_size", "seed"),
 )
 
 
@@ -47,7 +47,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         default=2.0,
         help="bound on the perplexity before the loop, in units of the unsteered (default: %(default)s)",
     )
-    add_least(goal)
+    add_loops(goal, tokens=True)
     sampling = parser.add_argument_group("sampling, as in the training to come")
     sampling.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
     sampling.add_argument("--top-p", type=float, default=1.0, help="default: %(default)s")
@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         logging.disable(logging.WARNING)
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device, adapter=args.adapter)
     settings = {name: getattr(args, name) for name in _SETTINGS}
+    settings["loop_settings"] = loop_settings(args, tokens=True)
     calibration = calibrate(model, tokenizer, features, prompts, chat=uses_chat(args, tokenizer), **settings)
     found = calibration.best is not None
     if state.is_main_process:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..languages import get_language
 from ..texts import load_texts
-from .inputs import add_chat, add_dtype, add_least, load_model, read_rows, uses_chat
+from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
 from .outputs import check_file
 
 
@@ -68,7 +68,7 @@ def _add_loops(group: argparse._ArgumentGroup) -> None:
         "--temperature", type=float, default=0.0, help="0 is greedy, which loops most (default: %(default)s)"
     )
     add_chat(group)
-    add_least(group)
+    add_loops(group, tokens=True)
 
 
 def run_language(args: argparse.Namespace) -> int:
@@ -98,7 +98,7 @@ def run_repetition(args: argparse.Namespace) -> int:
         texts = load_texts(args.texts, column=args.column, limit=args.limit)
     else:
         prompts = [row["prompt"] for row in read_rows(args.prompts, "prompt", args.limit)]
-    least = {"min_repeats": args.min_repeats, "min_length": args.min_length}
+    loops = loop_settings(args, tokens=True)
     with _setting(args) as setting:
         from ..discovery import discover_repetition_features, sample_loops
 
@@ -113,7 +113,7 @@ def run_repetition(args: argparse.Namespace) -> int:
                 chat=uses_chat(args, setting.tokenizer),
                 batch_size=args.batch_size,
                 seed=args.seed,
-                **least,
+                loop_settings=loops,
             )
             setting.print(f"Found {sample}, of {len(prompts)} prompts.\n")
         features = discover_repetition_features(
@@ -122,7 +122,7 @@ def run_repetition(args: argparse.Namespace) -> int:
             setting.saes,
             sample.texts if args.prompts else texts,
             **setting.options,
-            **least,
+            loop_settings=loops,
         )
         setting.write(features, "Mean activation of each feature, by place in a loop and in ordinary text:")
     return 0

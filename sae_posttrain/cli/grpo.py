@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from . import training as common
 
@@ -26,6 +26,19 @@ class RewardArguments:
     )
     code_switching_to: list[str] | None = field(
         default=None, metadata={"help": "Languages or scripts whose words code_switching_penalty counts; default: all."}
+    )
+    loop_penalty_unit: Literal["text", "tokens"] = field(
+        default="tokens",
+        metadata={
+            "help": "What loop_penalty reads: tokens, with loop_min_tokens, as loop_rate is logged; or text, as "
+            "`measure repetition` does."
+        },
+    )
+    loop_penalty_graded: bool = field(
+        default=False, metadata={"help": "Whether loop_penalty grows with the share of the completion inside loops."}
+    )
+    loop_penalty_near_loops: bool = field(
+        default=False, metadata={"help": "Whether loop_penalty punishes near-loops too."}
     )
     soft_overlong_cache: int = field(
         default=4096,
@@ -68,7 +81,12 @@ def rewards_of(chosen: RewardArguments, training: Any) -> list[Callable[..., Any
             f"({training.max_completion_length}), so that every completion would be punished; lower it."
         )
     ours: dict[str, Callable[..., Any]] = {
-        "loop_penalty": LoopPenalty(min_repeats=training.loop_min_repeats, min_length=training.loop_min_tokens),
+        "loop_penalty": LoopPenalty(
+            loop_settings=training.loop_settings,
+            unit=chosen.loop_penalty_unit,
+            graded=chosen.loop_penalty_graded,
+            near_loops=chosen.loop_penalty_near_loops,
+        ),
         "code_switching_penalty": CodeSwitchingPenalty(to=chosen.code_switching_to),
         "soft_overlong": get_soft_overlong_punishment(training.max_completion_length, chosen.soft_overlong_cache),
     }

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from ..metrics.loops import MIN_REPEATS, MIN_TOKENS
+from ..metrics.loops import MIN_LENGTH, MIN_REPEATS, MIN_TOKENS, LoopSettings
 from ..metrics.thinking import TAGS
 from ..texts import load_rows
 from .answers import Columns, Row, answers_in, named, prompt_of_chat, with_prompt
@@ -30,11 +30,39 @@ def add_dtype(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_least(parser: argparse._ActionsContainer) -> None:
+def add_loops(parser: argparse._ActionsContainer, *, tokens: bool) -> None:
+    """What counts as a loop, in token ids or in texts."""
     parser.add_argument(
-        "--min-repeats", type=int, default=MIN_REPEATS, help="whole periods a loop has (default: %(default)s)"
+        "--min-repeats",
+        type=int,
+        default=MIN_REPEATS,
+        help="whole periods that a loop has; one that counts has twice as many (default: %(default)s)",
     )
-    parser.add_argument("--min-length", type=int, default=MIN_TOKENS, help="tokens a loop has (default: %(default)s)")
+    parser.add_argument(
+        "--min-length",
+        type=int,
+        default=MIN_TOKENS if tokens else MIN_LENGTH,
+        help=(
+            "tokens that a loop has"
+            if tokens
+            else "letters that a loop has; a Chinese one counts as 3, a kana or a Korean syllable as 2"
+        )
+        + " (default: %(default)s)",
+    )
+    if not tokens:
+        parser.add_argument(
+            "--fold-digits",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="whether a text that repeats but for numbers that go on counting loops (default: %(default)s)",
+        )
+
+
+def loop_settings(args: argparse.Namespace, *, tokens: bool) -> LoopSettings:
+    """The settings of `add_loops`."""
+    if tokens:
+        return LoopSettings(min_repeats=args.min_repeats, min_tokens=args.min_length)
+    return LoopSettings(min_repeats=args.min_repeats, min_length=args.min_length, fold_digits=args.fold_digits)
 
 
 def uses_chat(args: argparse.Namespace, tokenizer: Any) -> bool:

@@ -21,7 +21,7 @@ from ..feature_set import FeatureSet
 from ..generation import Prompt, Response, encode_prompts, sampling
 from ..metrics import find_loop
 from ..metrics.interval import clustered_interval
-from ..metrics.loops import MIN_REPEATS, MIN_TOKENS
+from ..metrics.loops import DEFAULT_LOOPS, LoopSettings
 from ..residual import inputs_device
 from ..steering import steer
 from .curve import Calibration, Point, named
@@ -51,8 +51,7 @@ def calibrate(
     chat: bool = False,
     batch_size: int = 32,
     seed: int = 0,
-    min_repeats: int = MIN_REPEATS,
-    min_length: int = MIN_TOKENS,
+    loop_settings: LoopSettings = DEFAULT_LOOPS,
     progress: bool = True,
 ) -> Calibration:
     """Steer with each layer alone, and with all of them, at every alpha; one response to each prompt at each.
@@ -67,18 +66,16 @@ def calibrate(
         refine: how often to halve, on a logarithmic scale, the gap below each layer's smallest alpha that will do.
         target_rate: the share of responses that should end in a loop.
         max_ratio: how much higher than the unsteered perplexity that before the loop may be.
-        min_repeats: whole periods a loop has.
-        min_length: tokens a loop has.
+        loop_settings: what counts as a loop in token ids.
 
     Raises:
         ValueError: features of another model, or settings out of range.
     """
     alphas = _check(prompts, alphas, refine, target_rate, max_ratio, batch_size)
-    check_loop_fits(max_new_tokens, min_length)
+    check_loop_fits(max_new_tokens, loop_settings)
     settings = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
-    least = {"min_repeats": min_repeats, "min_length": min_length}
     ids = encode_prompts(tokenizer, prompts, chat)
-    trial = _Trial(model, tokenizer, ids, settings, least, batch_size, progress)
+    trial = _Trial(model, tokenizer, ids, settings, loop_settings, batch_size, progress)
     layers = [layer.layer for layer in features.layers]
     plans = [(layer,) for layer in layers] + ([tuple(layers)] if len(layers) > 1 else [])
     plain = trial.run_plain()
@@ -128,13 +125,14 @@ class _Trial:
         tokenizer: PreTrainedTokenizerBase,
         ids: list[list[int]],
         settings: dict[str, Any],
-        least: dict[str, int],
+        loop_settings: LoopSettings,
         batch_size: int,
         progress: bool,
     ) -> None:
         state = PartialState()
         self.quiet = not (progress and state.is_main_process)
-        self.model, self.tokenizer, self.ids, self.least, self.batch_size = model, tokenizer, ids, least, batch_size
+        self.model, self.tokenizer, self.ids, self.batch_size = model, tokenizer, ids, batch_size
+        self.loop_settings = loop_settings
         self.settings = {**settings, "seed": settings["seed"] + state.process_index}
         mine = range(state.process_index, len(ids), state.num_processes)
         # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
@@ -174,7 +172,7 @@ class _Trial:
 
     def _before(self, answer: Response) -> Sequence[int]:
         """A looped answer up to where it first repeats itself; nothing of one that does not loop."""
-        loop = find_loop(answer.ids, **self.least)
+        loop = find_loop(answer.ids, self.loop_settings, ended=answer.ended)
         return answer.ids[: loop.start + loop.period] if loop else ()
 
     def _outcome(self, prompt: int, answer: Response) -> _Outcome:

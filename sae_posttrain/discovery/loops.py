@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import Prompt, encode_prompts, sampling
 from ..metrics import find_loop, find_loops
-from ..metrics.loops import MIN_REPEATS, MIN_TOKENS, Loop
+from ..metrics.loops import DEFAULT_LOOPS, Loop, LoopSettings
 from .statistics import Passage, Span
 
 logger = logging.getLogger(__name__)
@@ -56,8 +56,7 @@ def sample_loops(
     chat: bool = False,
     batch_size: int = 8,
     seed: int = 0,
-    min_repeats: int = MIN_REPEATS,
-    min_length: int = MIN_TOKENS,
+    loop_settings: LoopSettings = DEFAULT_LOOPS,
     progress: bool = True,
 ) -> LoopSample:
     """Sample a response to one prompt after another, until enough of them end in an endless loop.
@@ -68,7 +67,7 @@ def sample_loops(
     Raises:
         ValueError: no response to any of the prompts ends in a loop; settings out of range.
     """
-    check_loop_fits(max_new_tokens, min_length)
+    check_loop_fits(max_new_tokens, loop_settings)
     if loops < 1 or batch_size < 1:
         raise ValueError(f"loops={loops}, batch_size={batch_size}: expected at least 1.")
     state = PartialState()
@@ -91,15 +90,16 @@ def sample_loops(
                 found.responses += 1
                 found.tokens += len(answer)
                 if len(found.looped) < loops:  # so that any number of processes keeps the same ones
-                    _sort(found, prompt, answer, min_repeats, min_length)
+                    _sort(found, prompt, answer, loop_settings)
             bar.update(len(found.looped) - bar.n)
             if len(found.looped) == loops:
                 break
     if not found.looped:
         raise ValueError(
-            f"None of {found.responses} responses ({found.tokens} tokens) ended in a loop of at least {min_length} "
-            f"tokens and {min_repeats} periods. Give more prompts, or more max_new_tokens ({max_new_tokens}), sample "
-            "at temperature 0, or give texts that hold loops. A model that never loops has no repetition to be found."
+            f"None of {found.responses} responses ({found.tokens} tokens) ended in a loop of at least "
+            f"{loop_settings.min_tokens} tokens and {loop_settings.min_repeats} periods. Give more prompts, or more "
+            f"max_new_tokens ({max_new_tokens}), sample at temperature 0, or give texts that hold loops. A model that "
+            "never loops has no repetition to be found."
         )
     logger.info("Found %s.", found)
     if len(found.looped) < loops:
@@ -107,30 +107,29 @@ def sample_loops(
     return replace(found, ordinary=found.ordinary[: len(found.looped)])
 
 
-def check_loop_fits(max_new_tokens: int, min_length: int) -> None:
-    if max_new_tokens < min_length:
+def check_loop_fits(max_new_tokens: int, loop_settings: LoopSettings) -> None:
+    if max_new_tokens < loop_settings.min_tokens:
         raise ValueError(
-            f"max_new_tokens={max_new_tokens} leaves no room for a loop, which has at least {min_length} tokens; "
-            "raise it, or lower min_length."
+            f"max_new_tokens={max_new_tokens} leaves no room for a loop, which has at least "
+            f"{loop_settings.min_tokens} tokens; raise it, or lower that length."
         )
 
 
-def _sort(found: LoopSample, prompt: list[int], answer: list[int], min_repeats: int, min_length: int) -> None:
-    least = {"min_repeats": min_repeats, "min_length": min_length}
-    if find_loop(answer, **least):  # one that the model ended by itself, with its end-of-sequence id, is none
+def _sort(found: LoopSample, prompt: list[int], answer: list[int], loop_settings: LoopSettings) -> None:
+    if find_loop(answer, loop_settings):  # one that the model ended by itself, with its end-of-sequence id, is none
         found.looped.append(prompt + answer)
-    elif not find_loops(prompt + answer, **least):
+    elif not find_loops(prompt + answer, loop_settings):
         found.ordinary.append(prompt + answer)
 
 
-def passage_of(ids: Sequence[int], max_length: int, min_repeats: int, min_length: int) -> Passage:
+def passage_of(ids: Sequence[int], max_length: int, loop_settings: LoopSettings = DEFAULT_LOOPS) -> Passage:
     """Mark the first and the last whole period of the last loop in `ids[:max_length]`, and the text before it.
 
     Earlier loops are no ordinary text, and are not marked either. Every period weighs the same, however long it is.
     Both begin at the same token of it, so that each token is compared with itself. A loop with fewer than two whole
     periods in `max_length` is not marked.
     """
-    loops = find_loops(ids, min_repeats=min_repeats, min_length=min_length)
+    loops = find_loops(ids, loop_settings)
     ids = ids[:max_length]
     if not loops:
         return Passage(ids, _spans(Span(ORDINARY, 1, len(ids))))

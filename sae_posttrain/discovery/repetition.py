@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
 from ..generation import Prompt
-from ..metrics.loops import MIN_REPEATS, MIN_TOKENS, plain
+from ..metrics.loops import DEFAULT_LOOPS, LoopSettings, plain
 from ..sae import SparseAutoencoder
 from .loops import FIRST, LAST, ORDINARY, passage_of, sample_loops
 from .selection import Choice, check_choice, draw, highest, layer_features
@@ -55,8 +55,7 @@ def discover_repetition_features(
     seed: int = 0,
     batch_size: int = 8,
     max_length: int = 2048,
-    min_repeats: int = MIN_REPEATS,
-    min_length: int = MIN_TOKENS,
+    loop_settings: LoopSettings = DEFAULT_LOOPS,
     progress: bool = True,
     **sampling: Unpack[Sampling],
 ) -> FeatureSet:
@@ -75,8 +74,7 @@ def discover_repetition_features(
         seed: of the random choice, and of the sampling.
         batch_size: texts per forward.
         max_length: tokens of each text that are read; a loop needs two whole periods there.
-        min_repeats: whole periods a loop has.
-        min_length: tokens a loop has.
+        loop_settings: what counts as a loop in token ids.
         sampling: with prompts, how `sample_loops` samples them: `loops`, `max_new_tokens`, `temperature`, `chat`.
 
     Raises:
@@ -96,14 +94,13 @@ def discover_repetition_features(
             prompts,
             seed=seed,
             batch_size=batch_size,
-            min_repeats=min_repeats,
-            min_length=min_length,
+            loop_settings=loop_settings,
             progress=progress,
             **sampling,
         )
         texts = sample.texts
     sequences = _token_ids(tokenizer, texts or [])
-    passages = [passage_of(ids, max_length, min_repeats, min_length) for ids in sequences]
+    passages = [passage_of(ids, max_length, loop_settings) for ids in sequences]
     statistics = _statistics(model, saes, passages, batch_size, progress)
     found = []
     for layer in layers:
@@ -144,7 +141,7 @@ def _statistics(
     if LAST not in groups:
         raise ValueError(
             f"None of {len(passages)} texts holds a loop with two whole periods in the tokens that are read. Give "
-            "texts in which the model fell into one, raise max_length, or lower min_length or min_repeats."
+            "texts in which the model fell into one, raise max_length, or lower what loop_settings ask for."
         )
     if ORDINARY not in groups:
         logger.warning("All texts loop from their start, so what the features do in ordinary text is not measured.")

@@ -6,12 +6,14 @@ from .expectation import ExpectedSwitch, ExpectedSwitchReport, expected_switch_r
 from .expected_comparison import ExpectedComparison, ExpectedDifference, compare_expected
 from .identification import langid_identifier, langid_scorer
 from .language_confusion import LanguageConfusionReport, PassRate, confused_spans, language_confusion
-from .loops import Loop, find_loop, find_loops, fold_digits, looped_share
+from .loops import Loop, LoopSettings, find_loop, find_loops, looped_share
+from .near_loops import NearLoop, find_near_loop
 from .phrases import PhraseFinder
 from .prose import blank
-from .repetition import RepetitionReport, distinct_n, rep_n, repetition_rate
+from .repetition import Repetition, RepetitionReport, find_repetition, repetition_rate
 from .scripts import Span, unexpected_spans
 from .thinking import Thinking, split_thinking
+from .units import distinct_n, rep_n
 
 __all__ = [
     "CodeSwitchingReport",
@@ -22,9 +24,12 @@ __all__ = [
     "ExpectedSwitchReport",
     "LanguageConfusionReport",
     "Loop",
+    "LoopSettings",
+    "NearLoop",
     "PassRate",
     "PhraseFinder",
     "Rate",
+    "Repetition",
     "RepetitionReport",
     "Span",
     "Thinking",
@@ -37,7 +42,8 @@ __all__ = [
     "expected_switch_report",
     "find_loop",
     "find_loops",
-    "fold_digits",
+    "find_near_loop",
+    "find_repetition",
     "langid_identifier",
     "langid_scorer",
     "language_confusion",

@@ -1,21 +1,72 @@
-"""Loops: where a text, or a sequence of token ids, repeats itself exactly, at its end or anywhere."""
+"""Loops: where a text, or a sequence of token ids, repeats itself, at its end or anywhere."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .letters import GREATEST_WEIGHT, has_heavy_letters, is_mark, weight, without_cut, without_tail
+from .numbers import Folded, fold
+from .scripts import code_points
+
 # Chosen by measurement (benchmarks/repetition_detection.py); no source publishes its own.
 MIN_REPEATS = 4
-MIN_CHARACTERS = 100
+MIN_LENGTH = 100
 MIN_TOKENS = 50
 
 
 @dataclass(frozen=True)
+class LoopSettings:
+    """What counts as a loop; the metric, the rewards, the callback, calibration and discovery all take it.
+
+    Args:
+        min_repeats: whole periods that a loop has; a loop that counts has twice as many.
+        min_length: length that a loop in a text has, in letters: a Chinese character counts as 3, a kana or a Korean
+            syllable as 2, every other character as 1.
+        min_tokens: length that a loop in token ids has.
+        fold_digits: whether a text that repeats but for numbers that go on counting is a loop ("step 99, step 100, …").
+
+    Raises: ValueError for fewer than 3 repeats, since what stands there twice is a quotation, or a length below 1.
+
+    Example:
+        >>> find_loop("one and two\n" * 6, LoopSettings(min_length=60)) is None
+        False
+    """
+
+    min_repeats: int = MIN_REPEATS
+    min_length: int = MIN_LENGTH
+    min_tokens: int = MIN_TOKENS
+    fold_digits: bool = True
+
+    def __post_init__(self) -> None:
+        if self.min_repeats < 3:
+            raise ValueError(
+                f"min_repeats must be at least 3, got {self.min_repeats}: what stands there twice is a quotation."
+            )
+        for name in ("min_length", "min_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    def length_of(self, sequence: Sequence[Hashable]) -> int:
+        """The minimum length that applies to a sequence: of letters for a text, of tokens for ids."""
+        return self.min_length if isinstance(sequence, str) else self.min_tokens
+
+    @property
+    def counting_repeats(self) -> int:
+        """Whole periods that a loop has whose numbers count."""
+        return 2 * self.min_repeats
+
+
+DEFAULT_LOOPS = LoopSettings()
+
+
+@dataclass(frozen=True)
 class Loop:
-    """sequence[start:end] repeats with the smallest possible period; its last period may be cut short."""
+    """sequence[start:end] repeats with the smallest possible period; its last period may be cut short.
+
+    Where the loop counts, `period` is the length of its first one.
+    """
 
     start: int
     end: int
@@ -32,33 +83,172 @@ class Loop:
 
 
 def find_loop(
-    sequence: Sequence[Hashable], *, min_repeats: int = MIN_REPEATS, min_length: int | None = None
+    sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LOOPS, *, ended: bool | None = None
 ) -> Loop | None:
-    """The longest loop that `sequence` ends in, if any: exact repetition, of any period, cut off anywhere.
+    """The longest endless loop that `sequence` ends in, if any: of any period, cut off anywhere.
 
-    sequence: a text, read by characters, so that languages without spaces are served; or token ids, without padding.
-    A loop has at least `min_repeats` whole periods and `min_length` characters (default: 100) or ids (default: 50), so
-    that '!!!!', a table's rule or a refrain is none. White space behind a text's loop is passed over. Ids that keep
-    their end-of-sequence token do not end in a loop: the model stopped by itself, which a text cannot tell. Where the
-    loop changes, as a counter does, it ends; see `fold_digits`. Takes linear time.
+    The text of a loop repeats exactly, but for numbers that count (see `LoopSettings.fold_digits`). What may stand
+    behind it is no text: white space, punctuation, U+FFFD where a character was cut, end markers such as <|im_end|>.
+    Takes linear time.
 
-    Raises: ValueError for fewer than 3 repeats: what stands there twice is a quotation.
+    Args:
+        sequence: a text, read by characters, so that languages without spaces are served; or token ids, without
+            padding, which repeat exactly. Ids that keep their end-of-sequence token do not end in a loop.
+        settings: what counts as a loop.
+        ended: whether the model ended the response by itself. Then its repetition has an end and is no endless loop.
+            None, not known, is taken for a response that was cut at the token limit.
     """
-    text, min_length = _prepare(sequence, min_repeats, min_length)
-    found = _loop_at_end(text, min_repeats, min_length)
-    if found is None and isinstance(sequence, str):
-        found = _loop_at_end(text.rstrip(), min_repeats, min_length)
-    return found
+    if ended:
+        return None
+    if not isinstance(sequence, str):
+        return _loop_at_end(_as_text(plain(sequence)), settings.min_repeats, settings.min_tokens)
+    cut, short = without_cut(sequence), without_tail(sequence)
+    for text in dict.fromkeys((sequence, cut, short)):
+        found = _at_end(text, settings)
+        # White space or dashes with a full stop behind them are layout.
+        if found is not None and not (text is short and len(short) < len(cut) and is_layout(text, found)):
+            return found
+    return None
 
 
-def find_loops(
-    sequence: Sequence[Hashable], *, min_repeats: int = MIN_REPEATS, min_length: int | None = None
-) -> list[Loop]:
+def find_loops(sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LOOPS) -> list[Loop]:
     """All loops of `sequence`, each as far as it goes to both sides, by place; loops of unlike periods may overlap.
 
     What counts is as in `find_loop`. Takes n log n time.
     """
-    text, min_length = _prepare(sequence, min_repeats, min_length)
+    if not isinstance(sequence, str):
+        return _loops(_as_text(plain(sequence)), settings.min_repeats, settings.min_tokens)
+    least = settings.min_length
+    if has_heavy_letters(sequence) and _has_short_loops(sequence, settings):
+        loops = [
+            loop
+            for loop in _loops(sequence, settings.min_repeats, -(-least // GREATEST_WEIGHT))
+            if _heavy_enough(sequence, loop, least)
+        ]
+    else:
+        loops = _loops(sequence, settings.min_repeats, least)
+    folded = fold(sequence, settings.counting_repeats) if settings.fold_digits else None
+    if folded is not None:
+        counting = _loops(folded.text, settings.counting_repeats, _shortest_folded(settings))
+        loops += [loop for one in counting if (loop := _unfolded(folded, one, settings)) and loop not in loops]
+    return sorted(loops, key=lambda loop: (loop.start, loop.end))
+
+
+def looped_share(
+    sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LOOPS, *, ended: bool | None = None
+) -> float:
+    """The share of `sequence` that lies inside loops, at its end or not, layout left out; 0 when it is empty.
+
+    A loop that the model ended by itself (see `find_loop`) does not count; one that it left and went on after does.
+    """
+    at_end, left = split_loops(sequence, find_loops(sequence, settings))
+    loops = left if ended else sorted([*at_end, *left], key=lambda loop: loop.start)
+    return covered(loops) / len(sequence) if loops else 0.0
+
+
+def split_loops(sequence: Sequence[Hashable], loops: Sequence[Loop]) -> tuple[list[Loop], list[Loop]]:
+    """The loops that reach the end of a response, and those that it left again, without layout.
+
+    Layout is white space, or one mark again and again: the rule of a table, an empty cell.
+    """
+    if not loops:
+        return [], []
+    if not isinstance(sequence, str):
+        return [one for one in loops if one.end == len(sequence)], [one for one in loops if one.end < len(sequence)]
+    end, tail = len(without_cut(sequence)), len(without_tail(sequence))
+    at_end = [one for one in loops if one.end >= (end if is_layout(sequence, one) else tail)]
+    return at_end, [one for one in loops if one not in at_end and not is_layout(sequence, one)]
+
+
+def is_layout(text: str, loop: Loop) -> bool:
+    """Whether a loop is of white space, or of one punctuation mark with or without white space around it."""
+    return len(set(text[loop.start : loop.start + loop.period].split())) <= 1 and all(
+        is_mark(character) for character in text[loop.start : loop.start + loop.period]
+    )
+
+
+def covered(loops: Sequence[Any]) -> int:
+    """How much of a sequence lies inside loops, which are ordered by their start."""
+    inside, reached = 0, 0
+    for loop in loops:
+        inside += max(0, loop.end - max(loop.start, reached))
+        reached = max(reached, loop.end)
+    return inside
+
+
+def plain(sequence: Sequence[Hashable]) -> Sequence[Hashable]:
+    """An array or tensor as a list: a tensor's own elements are hashed by identity, and would never repeat."""
+    return sequence.tolist() if hasattr(sequence, "tolist") else sequence
+
+
+def _at_end(text: str, settings: LoopSettings) -> Loop | None:
+    """The longer one of the exact loop and the loop that counts at the very end of a text."""
+    least = settings.min_length
+    if has_heavy_letters(text[-least:]):
+        exact = _loop_at_end(
+            text, settings.min_repeats, -(-least // GREATEST_WEIGHT), lambda loop: _heavy_enough(text, loop, least)
+        )
+    else:
+        exact = _loop_at_end(text, settings.min_repeats, least)
+    if not settings.fold_digits or (exact is not None and exact.start == 0):
+        return exact
+    folded = fold(text, settings.counting_repeats, at_end=True)
+    if folded is None:
+        return exact
+    found = _loop_at_end(folded.text, settings.counting_repeats, _shortest_folded(settings))
+    counting = None if found is None else _unfolded(folded, found, settings)
+    return max(filter(None, (exact, counting)), key=lambda loop: loop.length, default=None)
+
+
+def _shortest_folded(settings: LoopSettings) -> int:
+    """A length that every long enough loop has in the folded text, where numbers of any length are one character."""
+    return -(-settings.min_length // (2 * GREATEST_WEIGHT))
+
+
+def _unfolded(folded: Folded, loop: Loop, settings: LoopSettings) -> Loop | None:
+    """A loop of the folded text in the text itself, where its numbers count and it is long enough."""
+    if not folded.counts(loop.start, loop.end, loop.period):
+        return None
+    start, again, end = (folded.place(place) for place in (loop.start, loop.start + loop.period, loop.end))
+    found = Loop(start, end, again - start)
+    return found if _heavy_enough(folded.whole, found, settings.min_length) else None
+
+
+def _has_short_loops(text: str, settings: LoopSettings) -> bool:
+    """Whether any loop may have fewer characters than `min_length`, found by comparing with each short period."""
+    points = code_points(text)
+    shortest = -(-settings.min_length // GREATEST_WEIGHT)
+    for period in range(1, settings.min_length // settings.min_repeats + 1):
+        same = (points[period:] == points[:-period]).tobytes()
+        if b"\1" * (max(shortest, settings.min_repeats * period) - period) in same:
+            return True
+    return False
+
+
+def _heavy_enough(text: str, loop: Loop, least: int) -> bool:
+    return loop.length >= least or weight(text[loop.start : loop.end]) >= least
+
+
+def _loop_at_end(
+    text: str, min_repeats: int, min_length: int, accepts: Callable[[Loop], bool] = lambda loop: True
+) -> Loop | None:
+    mirror, size = text[::-1], len(text)
+    shortest = max(min_length, min_repeats)
+    repeated = shortest - shortest // min_repeats  # stands at the end of any loop, and once more a period before
+    if mirror.find(mirror[:repeated], 1, size // min_repeats + repeated) < 0:
+        return None
+    longest = None
+    for block, _ in _scales(size, min_repeats, min_length):
+        period = mirror.find(mirror[:block], 1, 2 * block)
+        if period > 0:
+            length = period + _agreement(mirror, 0, period)
+            if length >= max(min_length, min_repeats * period) and (longest is None or length > longest.length):
+                found = Loop(size - length, size, period)
+                longest = found if accepts(found) else longest
+    return longest
+
+
+def _loops(text: str, min_repeats: int, min_length: int) -> list[Loop]:
     mirror, size = text[::-1], len(text)
     found = set()
     for block, stride in _scales(size, min_repeats, min_length):
@@ -75,42 +265,6 @@ def find_loops(
             place = max(place + stride, end - block - (again - place) + 1)
     counted = (loop for loop in found if loop.length >= max(min_length, min_repeats * loop.period))
     return sorted(counted, key=lambda loop: (loop.start, loop.end))
-
-
-def looped_share(
-    sequence: Sequence[Hashable], *, min_repeats: int = MIN_REPEATS, min_length: int | None = None
-) -> float:
-    """The share of `sequence` that lies inside loops, at its end or not; 0 when it is empty."""
-    covered, reached = 0, 0
-    for loop in find_loops(sequence, min_repeats=min_repeats, min_length=min_length):
-        covered += max(0, loop.end - max(loop.start, reached))
-        reached = max(reached, loop.end)
-    return covered / len(sequence) if covered else 0.0
-
-
-def fold_digits(text: str) -> str:
-    """The text with every digit as 0, for finding loops that count: 'Step 11 … Step 12 …'. Places stay as they are.
-
-    A number that gains a digit (9, 10) still starts another loop.
-    """
-    return re.sub(r"\d", "0", text)
-
-
-def plain(sequence: Sequence[Hashable]) -> Sequence[Hashable]:
-    """An array or tensor as a list: a tensor's own elements are hashed by identity, and would never repeat."""
-    return sequence.tolist() if hasattr(sequence, "tolist") else sequence
-
-
-def _loop_at_end(text: str, min_repeats: int, min_length: int) -> Loop | None:
-    mirror, size = text[::-1], len(text)
-    longest = None
-    for block, _ in _scales(size, min_repeats, min_length):
-        period = mirror.find(mirror[:block], 1, 2 * block)
-        if period > 0:
-            length = period + _agreement(mirror, 0, period)
-            if length >= max(min_length, min_repeats * period) and (longest is None or length > longest.length):
-                longest = Loop(size - length, size, period)
-    return longest
 
 
 def _scales(size: int, min_repeats: int, min_length: int) -> Iterator[tuple[int, int]]:
@@ -140,18 +294,8 @@ def _agreement(text: str, left: int, right: int) -> int:
     return agreed
 
 
-def _prepare(sequence: Sequence[Hashable], min_repeats: int, min_length: int | None) -> tuple[str, int]:
-    """The sequence as a string, one character for each distinct element, since strings are searched fastest."""
-    if min_repeats < 3:
-        raise ValueError(f"min_repeats must be at least 3, got {min_repeats}: what stands there twice is a quotation")
-    if min_length is not None and min_length < 1:
-        raise ValueError(f"min_length must be at least 1, got {min_length}")
-    if isinstance(sequence, str):
-        return sequence, MIN_CHARACTERS if min_length is None else min_length
-    return _as_text(plain(sequence)), MIN_TOKENS if min_length is None else min_length
-
-
 def _as_text(sequence: Sequence[Any]) -> str:
+    """Ids as a string, one character for each distinct element, since strings are searched fastest."""
     try:
         return "".join(map(chr, sequence))  # ids, of any vocabulary there is
     except (TypeError, ValueError, OverflowError):

@@ -1,30 +1,106 @@
-"""How repetitive responses are: the share that ends in an endless loop, and n-gram measures beside it."""
+"""How repetitive responses are: the share that ends in an endless loop, and other measures beside it."""
 
 from __future__ import annotations
 
-import sys
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
 from statistics import fmean, median
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import regex
-
-from ..languages import UNSPACED_SCRIPTS
 from .interval import Outcome, clustered_interval
-from .loops import MIN_CHARACTERS, MIN_REPEATS, MIN_TOKENS, Loop, find_loop, looped_share, plain
-from .scripts import code_points, every_character
+from .loops import DEFAULT_LOOPS, Loop, LoopSettings, covered, find_loop, find_loops, split_loops
+from .near_loops import NearLoop, find_near_loop
+from .units import units_of
 
 TENTHS = 10
 
 
 @dataclass(frozen=True)
-class RepetitionReport:
-    """How many of `total` responses end in a loop, with that share's interval; what the loops and responses are like.
+class Repetition:
+    """What repeats itself in one response.
 
-    Lengths are in `unit`: characters or tokens.
+    Args:
+        loop: the endless loop that it ends in; None when the model ended it by itself.
+        near_loop: the near-loop that it ends in, where there is no loop; None when the model ended it by itself.
+        left: loops that it holds before its end, without layout (white space, the rules of tables).
+        ended_loop: the loop at the end of a response that the model ended by itself, which is no endless one.
+        looped_share: the share of it inside `loop` and `left`.
+        rep_4: the share of its 4-grams that stood in it before.
+        distinct_1: its distinct words over all its words.
+    """
+
+    loop: Loop | None
+    near_loop: NearLoop | None
+    left: tuple[Loop, ...]
+    ended_loop: Loop | None
+    looped_share: float
+    rep_4: float
+    distinct_1: float
+
+    @property
+    def kind(self) -> Literal["loop", "near-loop", "left"] | None:
+        """The gravest of what was found: an endless loop, a near-loop at the end, a loop that was left again."""
+        if self.loop is not None:
+            return "loop"
+        return "near-loop" if self.near_loop is not None else "left" if self.left else None
+
+
+def find_repetition(
+    response: Sequence[Hashable], settings: LoopSettings = DEFAULT_LOOPS, *, ended: bool | None = None
+) -> Repetition:
+    """What repeats itself in one response: a text, or token ids without padding.
+
+    Args:
+        response: as in `find_loop`.
+        settings: what counts as a loop.
+        ended: whether the model ended the response by itself, as in `find_loop`.
+
+    Example:
+        >>> find_repetition("I think. " * 40 + "So that is how it was, and we went home.").kind
+        'left'
+    """
+    loop = find_loop(response, settings, ended=ended)
+    at_end, left = split_loops(response, find_loops(response, settings))
+    ended_loop = max(at_end, key=lambda one: one.length, default=None) if ended else None
+    inside = left if ended else sorted([*at_end, *left], key=lambda one: one.start)
+    units = units_of(response)
+    near_loop = None
+    if loop is None and not ended:
+        near_loop = find_near_loop(units, settings, text=response if isinstance(response, str) else None)
+    return Repetition(
+        loop,
+        near_loop,
+        tuple(left),
+        ended_loop,
+        covered(inside) / len(response) if inside else 0.0,
+        1 - units.distinct_n(4),
+        units.distinct_n(1),
+    )
+
+
+@dataclass(frozen=True)
+class RepetitionReport:
+    """How many of `total` responses end in an endless loop, with that share's interval, and what stands beside it.
+
+    Lengths are in `unit`: characters or tokens. near_looped and left are not in the rate.
+
+    Args:
+        looped: responses that end in a loop and were not ended by the model.
+        total: all responses.
+        low, high: the interval of the rate, at `confidence`.
+        near_looped: responses that end in a near-loop instead (see `find_near_loop`).
+        left: further responses that hold a loop, go on after it, and end in neither.
+        ended_looped: responses that end in a loop and were ended there by the model.
+        unknown_ends: responses of which is not known why they ended; they are taken for cut ones.
+        min_repeats, min_length, fold_digits: what counts as a loop, as in `LoopSettings`; min_length is in `unit`.
+        period: median over the loops.
+        start: where the loops begin, as a share of the response; median over the loops.
+        looped_share: share of a response inside loops, at its end or before; mean over the responses.
+        rep_4, distinct_1: means over the responses.
+        periods: loops by period: from, to, how many.
+        starts: loops by the tenth of its response in which each begins.
+        outcomes: of each response, for `compare_rates`.
     """
 
     looped: int
@@ -33,16 +109,21 @@ class RepetitionReport:
     high: float
     confidence: float
     unit: str
+    near_looped: int
+    left: int
+    ended_looped: int
+    unknown_ends: int
     min_repeats: int
     min_length: int
-    period: float | None  # median over the loops
-    start: float | None  # where they begin, as a share of the response; median over the loops
-    looped_share: float  # of a response, inside loops at its end or anywhere; this and the next: means over responses
+    fold_digits: bool
+    period: float | None
+    start: float | None
+    looped_share: float
     rep_4: float
     distinct_1: float
-    periods: tuple[tuple[int, int, int], ...]  # loops by period: from, to, how many
-    starts: tuple[int, ...]  # loops by the tenth of its response in which each begins
-    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)  # of each response, for `compare_rates`
+    periods: tuple[tuple[int, int, int], ...]
+    starts: tuple[int, ...]
+    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
 
     @property
     def rate(self) -> float:
@@ -60,7 +141,7 @@ class RepetitionReport:
         return {**self.rows()[0], "periods": periods, "starts": list(self.starts)}
 
     def table(self) -> str:
-        """The rate in percent, then a line each for the loops and for the responses."""
+        """The rate in percent, then a line each for the loops, for what stands beside them, and for the responses."""
         lines = [
             f"looped     total    rate %   {self.confidence:.0%} interval",
             f"{self.looped:>6} {self.total:>9} {100 * self.rate:>9.3f}   {100 * self.low:.3f} to {100 * self.high:.3f}",
@@ -73,6 +154,12 @@ class RepetitionReport:
             lines.append(f"loops by period in {self.unit}: {by_period}")
             lines.append(f"loops by the tenth of the response they begin in: {' '.join(map(str, self.starts))}")
         lines.append(
+            f"not in the rate: {self.near_looped} end in a near-loop, {self.left} left a loop again, "
+            f"{self.ended_looped} end in a loop that the model ended by itself"
+        )
+        if self.unknown_ends:
+            lines.append(f"why {self.unknown_ends} responses ended is not known; they count as cut at the token limit")
+        lines.append(
             f"mean response: {100 * self.looped_share:.2f}% inside loops, "
             f"rep-4 {100 * self.rep_4:.2f}%, distinct-1 {100 * self.distinct_1:.2f}%"
         )
@@ -81,75 +168,64 @@ class RepetitionReport:
 
 def repetition_rate(
     responses: Sequence[str] | Sequence[Sequence[Hashable]],
+    settings: LoopSettings = DEFAULT_LOOPS,
     *,
+    ended: Sequence[bool | None] | None = None,
     clusters: Sequence[Hashable] | None = None,
-    min_repeats: int = MIN_REPEATS,
-    min_length: int | None = None,
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> RepetitionReport:
-    """The share of responses that end in a loop, with a bootstrap interval (see `share_interval`).
+    """The share of responses that end in an endless loop, with a bootstrap interval (see `share_interval`).
 
-    responses: texts, or token ids without padding; ids that keep their end-of-sequence token tell a loop that ran into
-    the length limit from one that the model ended, texts do not. What counts as a loop: see `find_loop`. clusters: what
-    responses share, usually the prompt, so that eight samples of one prompt are not taken for eight independent ones.
+    Args:
+        responses: texts, or token ids without padding.
+        settings: what counts as a loop.
+        ended: of each response, whether the model ended it by itself, as `Response.ended` says; None where it is not
+            known. A response that the model ended is no endless loop; one that may have been cut can be. Token ids that
+            keep their end-of-sequence token need no `ended`.
+        clusters: what responses share, usually the prompt, so that eight samples of one prompt are not taken for eight
+            independent ones.
+        confidence, resamples, seed: of the interval.
 
-    Raises: ValueError when there are no responses, or not one cluster for each.
+    Raises: ValueError when there are no responses, or not one cluster and one end for each.
     Source: arXiv:2605.11887, repeat ratio; its detector is not published.
     """
     if not len(responses):
         raise ValueError("nothing to measure among 0 responses")
-    of_text = isinstance(responses[0], str)
-    if min_length is None:
-        min_length = MIN_CHARACTERS if of_text else MIN_TOKENS
-    loops = [find_loop(response, min_repeats=min_repeats, min_length=min_length) for response in responses]
-    low, high = clustered_interval(
-        [loop is not None for loop in loops], clusters, confidence=confidence, resamples=resamples, seed=seed
-    )
-    found = [(loop, len(response)) for loop, response in zip(loops, responses, strict=True) if loop]
-    inside, rep_4, distinct_1 = zip(*(_shares(row, min_repeats, min_length) for row in responses), strict=True)
+    ends = [None] * len(responses) if ended is None else list(ended)
+    if len(ends) != len(responses):
+        raise ValueError(f"ended has {len(ends)} entries and there are {len(responses)} responses; give one for each.")
+    found = [find_repetition(row, settings, ended=end) for row, end in zip(responses, ends, strict=True)]
+    looped = [one.loop is not None for one in found]
+    low, high = clustered_interval(looped, clusters, confidence=confidence, resamples=resamples, seed=seed)
+    loops = [(one.loop, len(row)) for one, row in zip(found, responses, strict=True) if one.loop is not None]
+    kinds = Counter(one.kind for one in found)
     return RepetitionReport(
-        looped=len(found),
-        total=len(loops),
+        looped=len(loops),
+        total=len(found),
         low=low,
         high=high,
         confidence=confidence,
-        unit="characters" if of_text else "tokens",
-        min_repeats=min_repeats,
-        min_length=min_length,
-        period=median(loop.period for loop, _ in found) if found else None,
-        start=median(loop.start / length for loop, length in found) if found else None,
-        looped_share=fmean(inside),
-        rep_4=fmean(rep_4),
-        distinct_1=fmean(distinct_1),
-        periods=_periods([loop for loop, _ in found]),
-        starts=_starts(found),
+        unit="characters" if isinstance(responses[0], str) else "tokens",
+        near_looped=kinds["near-loop"],
+        left=kinds["left"],
+        ended_looped=sum(one.ended_loop is not None for one in found),
+        unknown_ends=ends.count(None),
+        min_repeats=settings.min_repeats,
+        min_length=settings.length_of(responses[0]),
+        fold_digits=settings.fold_digits,
+        period=median(loop.period for loop, _ in loops) if loops else None,
+        start=median(loop.start / length for loop, length in loops) if loops else None,
+        looped_share=fmean(one.looped_share for one in found),
+        rep_4=fmean(one.rep_4 for one in found),
+        distinct_1=fmean(one.distinct_1 for one in found),
+        periods=_periods([loop for loop, _ in loops]),
+        starts=_starts(loops),
         outcomes=tuple(
-            (index if clusters is None else clusters[index], loop is not None) for index, loop in enumerate(loops)
+            (index if clusters is None else clusters[index], is_loop) for index, is_loop in enumerate(looped)
         ),
     )
-
-
-def rep_n(sequence: Sequence[Hashable], n: int) -> float:
-    """The share of n-grams that stood in `sequence` before; 0 when it is shorter than n.
-
-    Of token ids, or of a text's words and punctuation marks, where scripts without spaces count by character.
-    Source: arXiv:1908.04319, seq-rep-n.
-    """
-    return 1 - distinct_n(sequence, n)
-
-
-def distinct_n(sequence: Sequence[Hashable], n: int) -> float:
-    """Distinct n-grams over all n-grams, of the units of `rep_n`; 1 when `sequence` is shorter than n.
-
-    Source: arXiv:1510.03055.
-    """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    units = _units(sequence)
-    total = len(units) - n + 1
-    return len(set(zip(*(units[skip:] for skip in range(n)), strict=False))) / total if total > 0 else 1.0
 
 
 def _periods(loops: Sequence[Loop]) -> tuple[tuple[int, int, int], ...]:
@@ -162,34 +238,3 @@ def _periods(loops: Sequence[Loop]) -> tuple[tuple[int, int, int], ...]:
 def _starts(found: Sequence[tuple[Loop, int]]) -> tuple[int, ...]:
     tenths = [loop.start * TENTHS // length for loop, length in found]
     return tuple(tenths.count(tenth) for tenth in range(TENTHS))
-
-
-def _shares(response: Sequence[Hashable], min_repeats: int, min_length: int) -> tuple[float, float, float]:
-    units = _units(response)
-    inside = looped_share(response, min_repeats=min_repeats, min_length=min_length)
-    return inside, rep_n(units, 4), distinct_n(units, 1)
-
-
-def _units(sequence: Sequence[Hashable]) -> Sequence[Hashable]:
-    if not isinstance(sequence, str):
-        return plain(sequence)
-    kinds = _kinds().take(code_points(sequence))
-    word, single = kinds == _WORD, kinds == _SINGLE
-    before, after = np.zeros_like(word), np.zeros_like(word)
-    before[1:], after[:-1] = word[:-1], word[1:]
-    starts, ends = np.flatnonzero(single | word & ~before), np.flatnonzero(single | word & ~after) + 1
-    return [sequence[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-
-
-_SPACE, _WORD, _SINGLE = 0, 1, 2
-
-
-@cache
-def _kinds() -> np.ndarray:
-    """For every character, whether it goes with its neighbours into a word, or stands alone, or is space."""
-    unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
-    kinds = np.full(sys.maxunicode + 1, _SINGLE, dtype=np.uint8)
-    for kind, pattern in ((_WORD, rf"[^\W{unspaced}]+"), (_SPACE, r"\s+")):
-        for match in regex.finditer(pattern, every_character()):
-            kinds[match.start() : match.end()] = kind
-    return kinds

@@ -13,7 +13,8 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..generation import Prompt, Response, check_settings, encode_prompts, evaluating, sample_responses
-from ..metrics import PhraseFinder, code_switching_rate, repetition_rate
+from ..metrics import LoopSettings, PhraseFinder, code_switching_rate, repetition_rate
+from ..metrics.loops import DEFAULT_LOOPS
 from .calling import calling_trainer
 
 logger = logging.getLogger(__name__)
@@ -30,9 +31,10 @@ class RateEvaluationCallback(TrainerCallback):
     Logged, so that every tracker shows them: `eval_code_switching` and `eval_repetition`, the shares of answers that
     leave their language's script and that end in a loop; `eval_code_switching_count` and `eval_repetition_count`, how
     many these are; and `eval_code_switching_responses` and `eval_responses`, of how many: with `to`, answers in a
-    language that is written so itself are not looked at for switches. The model answers as it is trained, adapters
-    included; each process answers its part of the prompts, always with the same random numbers. The run itself does not
-    change in any bit: random states, training mode and settings of the model are put back.
+    language that is written so itself are not looked at for switches. Beside them `eval_near_loops`, the share that
+    ends in a near-loop instead, and `eval_looped_share`, the mean share of an answer inside loops. The model answers as
+    it is trained, adapters included; each process answers its part of the prompts, always with the same random numbers.
+    The run itself does not change in any bit: random states, training mode and settings of the model are put back.
 
     An error while generating does not end the run: it is logged as a warning, nothing is measured this time, and the
     next time it is tried again. Where the weights are split over processes (FSDP2) it does end the run, as it would in
@@ -43,6 +45,7 @@ class RateEvaluationCallback(TrainerCallback):
             Without any language only repetition is measured.
         every: optimizer steps from one measurement to the next.
         to, phrases: what counts as code-switching, as in `code_switching_rate`.
+        loop_settings: what counts as a loop; an answer that the model ended by itself is no endless one.
         samples, temperature, top_p, max_new_tokens, batch_size, seed: as in `sample_responses`; batch_size is of each
             process.
         chat: whether texts go through the chat template; default: when the tokenizer has one.
@@ -59,6 +62,7 @@ class RateEvaluationCallback(TrainerCallback):
         *,
         to: str | Sequence[str] | None = None,
         phrases: PhraseFinder | None = None,
+        loop_settings: LoopSettings = DEFAULT_LOOPS,
         samples: int = 1,
         temperature: float = 1.0,
         top_p: float = 0.8,
@@ -69,6 +73,8 @@ class RateEvaluationCallback(TrainerCallback):
     ) -> None:
         counts = {"samples": samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
         check_settings(temperature, top_p, every=every, **counts)
+        if not isinstance(loop_settings, LoopSettings):
+            raise ValueError(f"loop_settings must be LoopSettings, got {loop_settings!r}.")
         if not isinstance(phrases, PhraseFinder | None):
             raise ValueError(f"phrases must be a PhraseFinder or None, got {phrases!r}")
         rows = list(prompts)
@@ -76,6 +82,7 @@ class RateEvaluationCallback(TrainerCallback):
         self.prompts = _prompts(rows)
         self.languages = _languages(rows)
         self.counting: dict[str, Any] = {"to": to, "phrases": phrases}
+        self.loop_settings = loop_settings
         self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, **counts}
         self.seed = seed
         self.chat = chat
@@ -162,7 +169,8 @@ class RateEvaluationCallback(TrainerCallback):
 
     def _log(self, trainer: Trainer, control: TrainerControl, answers: Answers) -> None:
         texts = [one.text for place in range(len(self.prompts)) for one in answers[place]]
-        looped = repetition_rate(texts)
+        ended = [one.ended for place in range(len(self.prompts)) for one in answers[place]]
+        looped = repetition_rate(texts, self.loop_settings, ended=ended)
         logs: dict[str, float] = {}
         if self.languages is not None:
             codes = [code for place, code in enumerate(self.languages) for _ in answers[place]]
@@ -170,6 +178,7 @@ class RateEvaluationCallback(TrainerCallback):
             logs = {"eval_code_switching": switched.rate, "eval_code_switching_count": switched.overall.switched}
             logs["eval_code_switching_responses"] = switched.overall.total
         logs |= {"eval_repetition": looped.rate, "eval_repetition_count": looped.looped, "eval_responses": len(texts)}
+        logs |= {"eval_near_loops": looped.near_looped / len(texts), "eval_looped_share": looped.looped_share}
         should_log = control.should_log
         # The class's own: TRL's trainers would put the training metrics of this step into ours and forget them.
         Trainer.log(trainer, logs)

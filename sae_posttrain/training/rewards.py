@@ -5,25 +5,36 @@ TRL's own `get_repetition_penalty_reward` (n-grams) and `get_soft_overlong_punis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from ..languages import SCRIPTS, get_language
 from ..metrics.code_switching import unexpected_spans
-from ..metrics.loops import MIN_REPEATS, find_loop
+from ..metrics.loops import DEFAULT_LOOPS, LoopSettings, find_loop, looped_share
+from ..metrics.near_loops import find_near_loop
 from ..metrics.thinking import TAGS, Thinking, as_thinking, said
 
 
 class LoopPenalty:
-    """Punishes completions that end in an endless loop, whatever repeats; 0 for all others.
+    """Punishes completions that end in an endless loop, as `measure repetition` counts them; 0 for all others.
+
+    A completion that the model ended by itself is no endless loop. That is known where its token ids end in an
+    end-of-sequence token of the trainer, or in one of `eos_token_id`. Otherwise it is taken for a cut one.
 
     Args:
         penalty: what a loop is worth; at most 0.
-        min_repeats, min_length: what counts as a loop, as in `find_loop`: tokens where the trainer gives token ids, as
-            TRL's do, and characters otherwise.
+        loop_settings: what counts as a loop.
+        unit: what is read. `text`, as `measure` and `RateEvaluationCallback` do, so that all three agree; or `tokens`,
+            the trainer's token ids, which repeat exactly and count by `loop_settings.min_tokens`.
+        graded: whether the penalty is multiplied by the share of the completion that lies inside loops. Loops that it
+            left again then count too.
+        near_loops: whether near-loops at the end count too (see `find_near_loop`).
+        eos_token_id: what ends a completion; default: what the TRL trainer that calls says.
         thinking: `both` looks at the end of the whole completion, `strip` at the end of the answer without its
-            thinking, `only` at the end of the thinking; the last two read the text, so that lengths are in characters.
-            A `Thinking` also says what the tags are.
+            thinking, `only` at the end of the thinking, which has ended where an answer follows; the last two read the
+            text. A `Thinking` also says what the tags are.
+
+    Raises: ValueError for a penalty above 0, an unknown unit or an unknown part of thinking.
 
     Example:
         >>> LoopPenalty()(["a"], ["yes, " * 30])
@@ -36,24 +47,67 @@ class LoopPenalty:
         self,
         penalty: float = -1.0,
         *,
-        min_repeats: int = MIN_REPEATS,
-        min_length: int | None = None,
+        loop_settings: LoopSettings = DEFAULT_LOOPS,
+        unit: Literal["text", "tokens"] = "text",
+        graded: bool = False,
+        near_loops: bool = False,
+        eos_token_id: int | Sequence[int] | None = None,
         thinking: str | Thinking = "both",
     ) -> None:
         self.penalty = _penalty(penalty)
         self.thinking = as_thinking(thinking)
-        self.min_repeats = min_repeats
-        self.min_length = min_length
+        if unit not in ("text", "tokens"):
+            raise ValueError(f"unit must be 'text' or 'tokens', got {unit!r}.")
+        self.loop_settings, self.unit, self.graded, self.near_loops = loop_settings, unit, graded, near_loops
+        ends = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id
+        self.eos_token_ids = None if ends is None else frozenset(ends)
 
     def __call__(
-        self, prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Any = None, **kwargs: Any
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **kwargs: Any,
     ) -> list[float]:
-        responses = completion_ids
-        if completion_ids is None or self.thinking.part != "both":
-            texts = (_text(completion, tags=self.thinking.tags) for completion in completions)
-            responses = [self.thinking.read(text, joined=True) for text in texts]
-        loops = [find_loop(row, min_repeats=self.min_repeats, min_length=self.min_length) for row in responses]
-        return [0.0 if loop is None else self.penalty for loop in loops]
+        ends = self.eos_token_ids or _trainers_ends(kwargs)
+        ended: list[bool | None] = [None] * len(completions)
+        if completion_ids is not None and ends:
+            ended = [bool(len(ids)) and int(ids[-1]) in ends for ids in completion_ids]
+        if self.unit == "tokens" and completion_ids is not None and self.thinking.part == "both":
+            return [self._score(ids, end) for ids, end in zip(completion_ids, ended, strict=True)]
+        texts = [_text(completion, tags=self.thinking.tags) for completion in completions]
+        return [self._score(*self._read(text, end)) for text, end in zip(texts, ended, strict=True)]
+
+    def _read(self, text: str, ended: bool | None) -> tuple[str, bool | None]:
+        """The part of a text that counts, and whether the model ended that."""
+        if self.thinking.part == "only":
+            ended = bool(self.thinking.split(text).answer.text.strip()) or ended
+        return self.thinking.read(text, joined=True) if self.thinking.part != "both" else text, ended
+
+    def _score(self, response: str | Sequence[int], ended: bool | None) -> float:
+        looped: Any = None
+        if self.graded:
+            share = looped_share(response, self.loop_settings, ended=ended)
+        else:
+            share = float(find_loop(response, self.loop_settings, ended=ended) is not None)
+        if self.near_loops and share < 1:
+            looped = find_near_loop(response, self.loop_settings, ended=ended)
+        if looped is not None:
+            share = max(share, (looped.end - looped.start) / len(response)) if self.graded else 1.0
+        return self.penalty * share if share else 0.0
+
+
+def _trainers_ends(kwargs: Mapping[str, Any]) -> frozenset[int]:
+    """The end-of-sequence tokens of the TRL trainer that calls a reward; empty where none does.
+
+    TRL passes rewards nothing that tells how a completion ended, but methods of the trainer for logging.
+    """
+    trainer = getattr(kwargs.get("log_metric") or kwargs.get("log_extra"), "__self__", None)
+    ends = getattr(trainer, "eos_token_ids", None)
+    if ends is None:  # before TRL 1.16 the tokenizer's end alone
+        processing = getattr(trainer, "processing_class", None)
+        ends = [getattr(getattr(processing, "tokenizer", processing), "eos_token_id", None)]
+    return frozenset(end for end in ends if end is not None)
 
 
 class CodeSwitchingPenalty:

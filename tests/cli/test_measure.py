@@ -179,22 +179,23 @@ def test_prompts_may_be_messages(model_folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "looped"),
     [
-        ([], 1),
-        (["--fold-digits"], 2),
-        (["--fold-digits", "--min-repeats", 21], 0),
-        (["--min-length", 300], 0),
+        (["--no-fold-digits"], 1),
+        ([], 2),
+        (["--min-repeats", 21], 0),
+        (["--min-repeats", 11], 1),
+        (["--min-length", 301], 0),
         (["--limit", 1], 1),
     ],
 )
 def test_loops_are_counted(tmp_path, capsys, options, looped):
     report = as_json(capsys, "--responses", write(tmp_path / "a.jsonl", LOOPING), *options, kind="repetition")
     assert report["looped"] == looped
-    assert report["fold_digits"] == ("--fold-digits" in options)
+    assert report["fold_digits"] == ("--no-fold-digits" not in options)
 
 
 def test_repetition_makes_a_table_and_writes_its_loops(tmp_path, capsys):
     path, output = write(tmp_path / "a.jsonl", LOOPING), tmp_path / "new" / "out.jsonl"
-    assert measured("--responses", path, "--output", output, "--fold-digits", kind="repetition") == 0
+    assert measured("--responses", path, "--output", output, kind="repetition") == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["2", "4", "50.000"]
     rows = load_rows(output)
     assert [row.pop("loop") for row in rows] == [
@@ -203,6 +204,11 @@ def test_repetition_makes_a_table_and_writes_its_loops(tmp_path, capsys):
         None,
         None,
     ]
+    assert [(row.pop("repetition"), row.pop("near_loop")) for row in rows] == [
+        *[("loop", None)] * 2,
+        *[("left", None), (None, None)],
+    ]
+    assert [row.pop("looped_share") for row in rows] == [0.9779, 1.0, 0.9283, 0.0]
     assert rows == LOOPING
 
 

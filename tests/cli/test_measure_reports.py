@@ -81,8 +81,8 @@ def test_a_report_for_each_value_of_a_column(tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", rows)
     report = as_json(capsys, "--responses", path, "--by", "times", kind="repetition")
     assert [(setting["times"], setting["looped"], setting["total"]) for setting in report["settings"]] == [
-        (1, 1, 4),
-        (3, 1, 4),
+        (1, 2, 4),
+        (3, 2, 4),
     ]
     assert measured("--responses", path, "--by", "times", "--csv", kind="repetition") == 0
     assert [row["times"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == ["1", "3"]
@@ -96,7 +96,7 @@ def test_a_report_for_each_prompt_of_messages(tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", rows)
     report = as_json(capsys, "--responses", path, "--by", "prompt", kind="repetition")
     assert [(json.loads(one["prompt"]), one["looped"]) for one in report["settings"]] == [
-        (prompts[0], 1),
+        (prompts[0], 2),
         (prompts[1], 0),
     ]
     assert measured("--responses", path, "--by", "prompt", kind="repetition") == 0

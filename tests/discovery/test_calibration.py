@@ -16,7 +16,7 @@ from sae_posttrain import FeatureSet, steer
 from sae_posttrain.discovery import Calibration, calibrate
 from sae_posttrain.discovery.curve import Point
 from sae_posttrain.feature_set import LayerFeatures, Provenance
-from sae_posttrain.metrics import find_loop
+from sae_posttrain.metrics import LoopSettings, find_loop
 
 WORDS = [f"w{number}" for number in range(59)]
 PROMPTS = [f"w{number} w{number + 1} w{number + 2}" for number in range(6)] + ["w3 w1 w4 w1 w5 w9"]
@@ -51,7 +51,12 @@ def features() -> FeatureSet:
 
 
 def run(model: Any, tokenizer: Any, features: FeatureSet, **changes: Any) -> Calibration:
-    settings = {"alphas": [4.0, 16.0], "max_new_tokens": TOKENS, "min_length": LEAST, "temperature": 0.0}
+    settings = {
+        "alphas": [4.0, 16.0],
+        "max_new_tokens": TOKENS,
+        "loop_settings": LoopSettings(min_tokens=LEAST),
+        "temperature": 0.0,
+    }
     settings |= {"max_ratio": 1000.0, "progress": False, **changes}
     return calibrate(model, tokenizer, features, settings.pop("prompts", PROMPTS), **settings)
 
@@ -81,7 +86,7 @@ def point_by_hand(model: Any, features: FeatureSet, alpha: float, unsteered: Any
     looped, steered, plain = 0, [], []
     for prompt, surprisals in unsteered:
         answer = answer_by_hand(model, prompt, features, alpha)
-        loop = find_loop(answer, min_length=LEAST)
+        loop = find_loop(answer, LoopSettings(min_tokens=LEAST))
         if loop:
             looped += 1
             before = loop.start + loop.period
@@ -209,7 +214,6 @@ def test_the_largest_alpha_of_a_layer_is_not_taken_for_its_smallest(features: Fe
         ({"refine": -1}, "refine=-1"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"max_new_tokens": 5}, "leaves no room for a loop"),
-        ({"min_repeats": 2}, "min_repeats must be at least 3"),
         ({"temperature": -1.0}, "temperature must be"),
     ],
 )

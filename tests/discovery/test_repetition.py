@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from sae_posttrain import FeatureSet, discover_repetition_features, load_sae
 from sae_posttrain.discovery import sample_loops, statistics
 from sae_posttrain.discovery.loops import passage_of
-from sae_posttrain.metrics import find_loop
+from sae_posttrain.metrics import LoopSettings, find_loop
 from sae_posttrain.training.sasft import SASFTCallback
 
 DICTIONARY, K, LAYERS = 40, 10, (0, 2)
@@ -29,7 +29,7 @@ PARTS = [
 ]
 LOOPING = [before + period * whole + rest for before, period, whole, rest in PARTS]
 ORDINARY = [list(range(20, 45)), [51, 3, 52, 4]]
-LEAST = {"min_length": 12, "progress": False}
+LEAST = {"loop_settings": LoopSettings(min_tokens=12), "progress": False}
 PROMPTS = [f"w{number} w{number + 1} w{number + 2}" for number in range(12)]
 SAMPLING = {"max_new_tokens": 40, "loops": 4, **LEAST}
 
@@ -168,14 +168,14 @@ def test_the_first_position_is_no_part_of_a_period(
 def test_earlier_loops_are_no_ordinary_text() -> None:
     """Two loops, and text before, between and behind them."""
     ids = [20, 21, 22, *[5, 6, 7] * 6, 30, 31, 32, *[8, 9] * 8, 40, 41]
-    found = passage_of(ids, len(ids), 4, 12)
+    found = passage_of(ids, len(ids), LoopSettings(min_tokens=12))
     assert [(span.group, span.start, span.end) for span in found.spans] == [
         ("ordinary text", 1, 3),
         ("ordinary text", 21, 24),
         ("first period", 24, 26),
         ("last period", 38, 40),
     ]
-    cut = passage_of(ids, 22, 4, 12)
+    cut = passage_of(ids, 22, LoopSettings(min_tokens=12))
     assert [(span.group, span.start, span.end) for span in cut.spans] == [
         ("ordinary text", 1, 3),
         ("ordinary text", 21, 22),
@@ -218,7 +218,7 @@ def test_sampled_loops_are_the_models_own(tokenizer: PreTrainedTokenizerFast) ->
             ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
             made = model.generate(ids, max_new_tokens=40, do_sample=False, eos_token_id=1)[0].tolist()
             spent += 1
-            looped += [made] if find_loop(made[ids.shape[1] :], min_length=12) else []
+            looped += [made] if find_loop(made[ids.shape[1] :], LoopSettings(min_tokens=12)) else []
         if len(looped) >= 4:
             break
     assert sample.looped == looped[:4]
@@ -268,7 +268,6 @@ def test_the_set_survives_a_file_and_is_no_language(
         ({"prompts": PROMPTS, "loops": 0}, "loops=0"),
         ({"prompts": PROMPTS, "max_new_tokens": 11}, "max_new_tokens=11 leaves no room"),
         ({"prompts": [""]}, "holds no tokens"),
-        ({"min_repeats": 2}, "min_repeats must be at least 3"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"layers": []}, "give at least one"),
         ({"top": 0}, "top=0"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_posttrain.metrics import Loop, find_loop, find_loops, fold_digits, looped_share
+from sae_posttrain.metrics import Loop, LoopSettings, find_loop, find_loops, looped_share
 
 TEXTS = {
     "en": "The cat sat down near the old door and looked at the rain, which had not stopped since the morning. ",
@@ -16,6 +16,13 @@ TEXTS = {
     "th": "แมวนั่งอยู่ข้างประตูเก่าและมองดูฝนที่ไม่หยุดตกตั้งแต่เช้า",
     "emoji": "👩‍👩‍👧 went 🏃🏽‍♀️ to the 🏖️ and ate 🍦🍉, then 🚗 home 😴. ",
 }
+
+
+TWENTY = LoopSettings(min_length=20, min_tokens=20)
+
+
+def exact(**least):
+    return LoopSettings(**least, fold_digits=False)
 
 
 def every_loop(sequence, min_repeats, min_length):
@@ -48,11 +55,12 @@ def test_loops_are_those_of_a_search_through_every_period():
         text = random_text(rng, rng.randint(0, 90), "abcde"[: rng.randint(1, 5)])
         least = {"min_repeats": rng.choice([3, 4, 5, 7]), "min_length": rng.choice([1, 2, 3, 5, 10, 13, 20, 31, 40])}
         expected = every_loop(text, **least)
-        assert find_loops(text, **least) == expected, (text, least)
+        settings = exact(**least)
+        assert find_loops(text, settings) == expected, (text, least)
         at_end = [loop for loop in expected if loop.end == len(text)]
-        assert find_loop(text, **least) == max(at_end, key=lambda loop: loop.length, default=None), (text, least)
+        assert find_loop(text, settings) == max(at_end, key=lambda loop: loop.length, default=None), (text, least)
         inside = {place for loop in expected for place in range(loop.start, loop.end)}
-        assert looped_share(text, **least) == (len(inside) / len(text) if text else 0), (text, least)
+        assert looped_share(text, settings) == (len(inside) / len(text) if text else 0), (text, least)
         with_loops += bool(expected)
     assert 2000 < with_loops < 5000
 
@@ -68,7 +76,7 @@ def test_loops_are_those_of_a_search_through_every_period():
 def test_loops_that_share_much_of_each_other(text, min_length):
     expected = every_loop(text, 3, min_length)
     assert any(one.end - other.start > one.period for one in expected for other in expected if one.end < other.end)
-    assert find_loops(text, min_repeats=3, min_length=min_length) == expected
+    assert find_loops(text, exact(min_repeats=3, min_length=min_length)) == expected
 
 
 def test_ids_are_read_as_characters_are():
@@ -76,8 +84,8 @@ def test_ids_are_read_as_characters_are():
     for _ in range(500):
         text = random_text(rng, rng.randint(0, 200), "abc")
         ids = [1000 * ord(letter) for letter in text]
-        assert find_loop(ids, min_length=20) == find_loop(text, min_length=20)
-        assert find_loops(tuple(ids), min_length=20) == find_loops(text, min_length=20)
+        assert find_loop(ids, TWENTY) == find_loop(text, TWENTY)
+        assert find_loops(tuple(ids), TWENTY) == find_loops(text, TWENTY)
 
 
 @pytest.mark.parametrize("make", [np.array, torch.tensor])
@@ -156,10 +164,10 @@ def test_one_more_period_never_hides_a_loop():
     for _ in range(300):
         unit = "".join(rng.choices("ab \n", k=rng.randint(1, 30)))
         text = random_text(rng, 50, "ab \n") + (unit * 200)[: rng.randint(100, 200)]
-        loop = find_loop(text, min_repeats=3)
+        loop = find_loop(text, exact(min_repeats=3))
         for _ in range(3 if loop else 0):
             text += text[loop.end - loop.period : loop.end]
-            longer = find_loop(text, min_repeats=3)
+            longer = find_loop(text, exact(min_repeats=3))
             assert longer is not None
             assert longer.length >= loop.length
 
@@ -167,19 +175,10 @@ def test_one_more_period_never_hides_a_loop():
 def test_thresholds_count_whole_periods_and_characters():
     assert find_loop("abcde" * 20).repeats == 20
     assert find_loop(("abcde" * 20)[:-1]) is None
-    assert find_loop("abcde" * 10, min_length=50) == Loop(0, 50, 5)
-    assert find_loop(TEXTS["en"] * 3, min_repeats=3).repeats == 3
+    assert find_loop("abcde" * 10, LoopSettings(min_length=50)) == Loop(0, 50, 5)
+    assert find_loop(TEXTS["en"] * 3, LoopSettings(min_repeats=3)).repeats == 3
     assert find_loop([5] * 49) is None
     assert find_loop([5] * 50).repeats == 50
-
-
-def test_digits_alike_show_a_loop_that_counts():
-    text = "".join(f"Step {number}: wait a little.\n" for number in range(30, 50))
-    assert find_loop(text) is None
-    assert find_loop(fold_digits(text)) == Loop(0, len(text), 24)
-    assert fold_digits("１٢3 x²") == "000 x²"
-    grows = "".join(f"Step {number}: wait a little.\n" for number in range(1, 30))
-    assert find_loop(fold_digits(grows)).start == grows.index("9:")
 
 
 def fibonacci_word(length):
@@ -208,9 +207,14 @@ def test_a_million_characters(text, period, inside):
     assert looped_share(text) == inside
 
 
-@pytest.mark.parametrize("search", [find_loop, find_loops, looped_share])
-def test_bad_settings_are_named(search):
-    with pytest.raises(ValueError, match="min_repeats must be at least 3, got 2"):
-        search("a", min_repeats=2)
-    with pytest.raises(ValueError, match="min_length must be at least 1, got 0"):
-        search("a", min_length=0)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"min_repeats": 2}, "min_repeats must be at least 3, got 2: what stands there twice is a quotation."),
+        ({"min_length": 0}, "min_length must be at least 1, got 0."),
+        ({"min_tokens": 0}, "min_tokens must be at least 1, got 0."),
+    ],
+)
+def test_bad_settings_are_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        LoopSettings(**setting)

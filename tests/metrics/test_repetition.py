@@ -8,9 +8,9 @@ import pytest
 import regex
 
 from sae_posttrain.languages import UNSPACED_SCRIPTS
-from sae_posttrain.metrics import distinct_n, looped_share, rep_n, repetition_rate
+from sae_posttrain.metrics import LoopSettings, distinct_n, looped_share, rep_n, repetition_rate
 from sae_posttrain.metrics.interval import share_interval
-from sae_posttrain.metrics.repetition import _units
+from sae_posttrain.metrics.units import units_of
 
 LOOP = "So we wait:" + "And then we wait again. " * 20
 FINE = "The train left at noon and nobody on the platform knew where it would go."
@@ -40,6 +40,13 @@ def test_repeated_and_distinct_n_grams_by_hand(sequence, n, expected):
     assert distinct_n(sequence, n) == pytest.approx(1 - expected)
 
 
+def spans(text):
+    units = units_of(text)
+    found = list(zip(units.starts.tolist(), units.ends.tolist(), strict=True))
+    assert [text[start:end] for start, end in found] == [units.distinct[number] for number in units.numbers]
+    return found
+
+
 def test_units_are_words_and_single_characters():
     """The oracle is the pattern that says it."""
     unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
@@ -47,7 +54,7 @@ def test_units_are_words_and_single_characters():
     alphabet = "abé ёж काम 中文 かな ไทย한국 _1²½,.!\n\t\u3000\u200d😀\ud83d"
     for _ in range(300):
         text = "".join(rng.choices(alphabet, k=rng.randint(0, 20)))
-        assert _units(text) == regex.findall(rf"[^\W{unspaced}]+|\S", text)
+        assert [text[a:b] for a, b in spans(text)] == regex.findall(rf"[^\W{unspaced}]+|\S", text)
 
 
 def test_n_must_be_at_least_one():
@@ -89,9 +96,9 @@ def test_ids_are_measured_in_tokens():
 def test_thresholds_reach_the_search():
     lines = "one and two\n" * 6
     assert repetition_rate([lines]).looped == 0
-    report = repetition_rate([lines], min_length=60)
+    report = repetition_rate([lines], LoopSettings(min_length=60))
     assert (report.looped, report.looped_share) == (1, 1.0)
-    assert repetition_rate([lines], min_length=60, min_repeats=7).looped == 0
+    assert repetition_rate([lines], LoopSettings(min_length=60, min_repeats=7)).looped == 0
 
 
 def test_samples_of_one_prompt_are_not_independent():
@@ -107,10 +114,11 @@ def test_samples_of_one_prompt_are_not_independent():
 def test_report_is_json_and_a_table():
     plain = json.loads(json.dumps(repetition_rate([LOOP, FINE]).to_dict()))
     assert (plain["rate"], plain["looped"], plain["unit"], plain["period"]) == (0.5, 1, "characters", 24)
-    lines = repetition_rate([LOOP, FINE]).table().splitlines()
+    lines = repetition_rate([LOOP, FINE], ended=[False, True]).table().splitlines()
     assert lines[1].split()[:3] == ["1", "2", "50.000"]
-    assert len(lines) == 6
-    assert len(repetition_rate([FINE]).table().splitlines()) == 3
+    assert len(lines) == 7
+    assert len(repetition_rate([FINE], ended=[False]).table().splitlines()) == 4
+    assert "why 1 responses ended is not known" in repetition_rate([LOOP, FINE], ended=[None, True]).table()
     assert repetition_rate([FINE]).period is None
 
 
@@ -119,7 +127,7 @@ def test_report_is_json_and_a_table():
     [
         ([], {}, "nothing to measure among 0 responses"),
         (["a", "b"], {"clusters": [1]}, "2 responses but 1 clusters"),
-        (["a"], {"min_repeats": 1}, "min_repeats must be at least 3"),
+        (["a"], {"ended": [True, None]}, "ended has 2 entries and there are 1 responses"),
         (["a"], {"confidence": 95}, "confidence must lie between 0 and 1"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sae_posttrain.metrics import Thinking
+from sae_posttrain.metrics import LoopSettings, Thinking, looped_share
 from sae_posttrain.training.rewards import CodeSwitchingPenalty, LoopPenalty
 
 LOOP, TEXT = "and so on, " * 12, "The cat sleeps in the sun and dreams of fish."
@@ -26,11 +26,44 @@ def test_a_loop_costs_its_penalty(shape: Any) -> None:
     assert LoopPenalty(-2.0)(["a", "b"], [shape(LOOP), shape(TEXT)], trainer_state=None) == [-2.0, 0.0]
 
 
-def test_token_ids_decide_where_there_are_some() -> None:
+def test_token_ids_are_read_on_request() -> None:
     loop, ended = [7, 8] * 30, [7, 8] * 30 + [1]
-    assert LoopPenalty()(["a", "b"], ["", ""], completion_ids=[loop, ended]) == [-1.0, 0.0], "the second one stopped"
-    assert LoopPenalty(min_length=61)(["a"], [""], completion_ids=[loop]) == [0.0]
-    assert LoopPenalty(min_repeats=31)(["a"], [""], completion_ids=[loop]) == [0.0]
+    tokens = LoopPenalty(unit="tokens")
+    assert tokens(["a", "b"], ["", ""], completion_ids=[loop, ended]) == [-1.0, 0.0], "the second one stopped"
+    for settings in (LoopSettings(min_tokens=61), LoopSettings(min_repeats=31)):
+        assert LoopPenalty(unit="tokens", loop_settings=settings)(["a"], [""], completion_ids=[loop]) == [0.0]
+    assert LoopPenalty()(["a"], [""], completion_ids=[loop]) == [0.0], "by default the text is read"
+
+
+def test_a_loop_that_the_model_ended_costs_nothing() -> None:
+    ids = [[7, 8, 2], [7, 8, 9], [], [5]]
+    penalty = LoopPenalty(eos_token_id=[2, 5])
+    assert penalty(["?"] * 4, [LOOP] * 4, completion_ids=ids) == [0.0, -1.0, -1.0, 0.0]
+    assert LoopPenalty(eos_token_id=2)(["?"] * 4, [LOOP] * 4, completion_ids=ids) == [0.0, -1.0, -1.0, -1.0]
+    assert LoopPenalty()(["?"] * 4, [LOOP] * 4, completion_ids=ids) == [-1.0] * 4, "not known: taken for cut"
+
+
+def test_a_graded_penalty_is_the_share_inside_loops() -> None:
+    half = TEXT + LOOP
+    share = looped_share(half)
+    assert 0.4 < share < 0.99
+    graded = LoopPenalty(-2.0, graded=True, eos_token_id=2)
+    left = LOOP + "until it stopped, and then we all went home, each of us by another way than that on which we came."
+    found = graded(["?"] * 5, [half, TEXT, left, LOOP, LOOP], completion_ids=[[3], [3], [2], [3], [2]])
+    assert found == pytest.approx([-2 * share, 0.0, -2 * looped_share(left), -2 * looped_share(LOOP), 0.0])
+    assert found[2] < -0.5, "a loop that was left again counts though the model ended the answer"
+
+
+def test_near_loops_cost_on_request() -> None:
+    near = "".join(
+        f"And so we said it {'again' if n % 3 else 'anew'} and again{'.!?'[n * n % 7 % 3]} " for n in range(40)
+    )
+    assert LoopPenalty()(["?"], [near]) == [0.0]
+    assert LoopPenalty(near_loops=True)(["?"], [near]) == [-1.0]
+    assert LoopPenalty(near_loops=True)(["?"], [TEXT]) == [0.0]
+    (graded,) = LoopPenalty(near_loops=True, graded=True)(["?"], [TEXT + near])
+    assert -1.0 < graded < -0.5
+    assert LoopPenalty(near_loops=True, eos_token_id=1)(["?"], [near], completion_ids=[[1]]) == [0.0]
 
 
 @pytest.mark.parametrize("shape", [str, said, in_blocks])
@@ -75,19 +108,28 @@ def test_thinking_and_answer_count_as_chosen(shape: Any) -> None:
     for choice, found in expected.items():
         assert CodeSwitchingPenalty(language="en", thinking=choice)(["?"] * 2, completions) == found
     completions = [shape(f"<think>{LOOP}</think>Thanks."), shape(f"<think>Hm.</think>{LOOP}")]
-    expected = {"both": [0.0, -1.0], "strip": [0.0, -1.0], "only": [-1.0, 0.0]}
+    expected = {"both": [0.0, -1.0], "strip": [0.0, -1.0], "only": [0.0, 0.0]}
     for choice, found in expected.items():
-        assert LoopPenalty(thinking=choice)(["?"] * 2, completions) == found
+        assert LoopPenalty(thinking=choice)(["?"] * 2, completions) == found, "thinking that was closed has ended"
+
+
+def test_thinking_that_is_not_closed_may_loop() -> None:
+    expected = {"both": [-1.0], "strip": [0.0], "only": [-1.0]}
+    for choice, found in expected.items():
+        assert LoopPenalty(thinking=choice)(["?"], [f"<think>{LOOP}"]) == found
 
 
 def test_token_ids_do_not_tell_thinking_from_the_answer() -> None:
     completions, ids = [f"<think>{LOOP}</think>Thanks."], [[7, 8] * 60]
     assert LoopPenalty(thinking="strip")(["?"], completions, completion_ids=ids) == [0.0]
     tagged = Thinking("only", tags=("[", "]"))
-    assert LoopPenalty(thinking=tagged)(["?"], [f"[{LOOP}]Thanks."], completion_ids=ids) == [-1.0]
+    assert LoopPenalty(thinking=tagged)(["?"], [f"[{LOOP}"], completion_ids=ids) == [-1.0]
 
 
-@pytest.mark.parametrize("reward", [LoopPenalty(-0.5, min_length=8), CodeSwitchingPenalty(language="en", to=["zh"])])
+@pytest.mark.parametrize(
+    "reward",
+    [LoopPenalty(-0.5, loop_settings=LoopSettings(min_length=8)), CodeSwitchingPenalty(language="en", to=["zh"])],
+)
 def test_rewards_reach_a_spawned_worker_and_have_a_name(reward: Any) -> None:
     again = ForkingPickler.loads(ForkingPickler.dumps(reward))
     arguments = (["?"] * 2, [LOOP, "Well, 谢谢"])

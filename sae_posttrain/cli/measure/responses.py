@@ -18,9 +18,17 @@ SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "
 _SEVERAL = ("temperature", "top_p", "max_new_tokens")
 # What servers call it. A content filter or an abort says nothing about how the model would have gone on.
 REASONS: dict[str, bool | None] = {
-    **{"stop": True, "eos": True, "eos_token": True, "end_turn": True, "stop_sequence": True, "tool_calls": True},
+    **{
+        "stop": True,
+        "eos": True,
+        "eos_token": True,
+        "end_turn": True,
+        "stop_sequence": True,
+        "tool_calls": True,
+        "function_call": True,
+    },
     "function_call": True,
-    **{"length": False, "max_tokens": False, "content_filter": None, "abort": None},
+    **{"length": False, "max_tokens": False, "content_filter": None, "abort": None, "error": None},
 }
 
 

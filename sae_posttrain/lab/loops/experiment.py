@@ -173,7 +173,9 @@ def measure(
         with drawing as sample:
             answers = [answer for start in range(0, len(ids), 1000) for answer in sample(ids[start : start + 1000])]
         outcome.repetition[temperature] = repetition_rate(
-            [answer.ids for answer in answers], clusters=[tuple(prompt) for prompt in ids]
+            [answer.ids for answer in answers],
+            ended=[answer.ended for answer in answers],
+            clusters=[tuple(prompt) for prompt in ids],
         )
         outcome.task_reward[temperature] = fmean(described(ids, [answer.text for answer in answers]))
         outcome.unfinished[temperature] = fmean(not answer.ended for answer in answers)

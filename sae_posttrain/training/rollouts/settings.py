@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...metrics.loops import MIN_REPEATS, MIN_TOKENS
+from ...metrics.loops import MIN_REPEATS, MIN_TOKENS, LoopSettings
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,11 @@ class SteeringSettings:
     loop_min_tokens: int = field(
         default=MIN_TOKENS, metadata={"help": "Tokens from which repetition is logged as a loop."}
     )
+
+    @property
+    def loop_settings(self) -> LoopSettings:
+        """What counts as a loop in a completion's token ids."""
+        return LoopSettings(min_repeats=self.loop_min_repeats, min_tokens=self.loop_min_tokens)
 
     def warn_of_unseen_loops(self, max_completion_length: int | None) -> None:
         """Warn where no completion has room for a loop, so that its rate and its penalty are 0 whatever is sampled."""

@@ -120,7 +120,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
         marked = [{**row, "steered": steered} for row, steered in zip(inputs, here, strict=True)]
         self._log_completion_extra("steered", list(here))
         for ids, steered in zip(completion_ids_list, here, strict=True):
-            loop = find_loop(ids, min_repeats=self.args.loop_min_repeats, min_length=self.args.loop_min_tokens)
+            loop = find_loop(ids, self.args.loop_settings)
             self._log_metric("loop_rate/steered" if steered else "loop_rate/ordinary", float(loop is not None))
         rewards = super()._calculate_rewards(marked, prompts, completions, completion_ids_list)
         self._rewards_per_func = rewards

@@ -1,0 +1,69 @@
+"""How long a text is in letters that say as much, and what at its end is no text."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from functools import cache
+
+import numpy as np
+import regex
+
+from .scripts import code_points, every_character
+
+# A Chinese character says about as much as three Latin letters, a kana or a Korean syllable as two.
+WEIGHTS = {"Hani": 3, "Hira": 2, "Kana": 2, "Hang": 2}
+GREATEST_WEIGHT = max(WEIGHTS.values())
+
+_MARKER = regex.compile(
+    r"(?:<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|\[(?:EOS|PAD|SEP|END)\]"
+    r"|<(?:eos|bos|pad|unk|eot|eod|eom|end|end_of_turn|start_of_turn|end_of_text|endoftext|end_of_utterance)>"
+    r"|<[|｜][^<>|｜\s]{0,40})\Z"  # the last one is a marker that was cut
+)
+_LONGEST_MARKER = 48
+_MARKS = 16  # of punctuation that a tail may hold
+
+
+def weight(text: str) -> int:
+    """The length of a text where each character counts as much as it says."""
+    return len(text) if text.isascii() else int(_weights().take(code_points(text)).sum())
+
+
+def has_heavy_letters(text: str) -> bool:
+    """Whether any character counts for more than 1."""
+    return not text.isascii() and bool((_weights().take(code_points(text)) > 1).any())
+
+
+def without_cut(text: str) -> str:
+    """The text without what is no text at its end: white space, U+FFFD of a cut character, end markers."""
+    while True:
+        shorter = text.rstrip().rstrip("\ufffd")
+        marker = _MARKER.search(shorter, max(0, len(shorter) - _LONGEST_MARKER))
+        shorter = shorter[: marker.start()] if marker else shorter
+        if len(shorter) == len(text):
+            return shorter
+        text = shorter
+
+
+def without_tail(text: str) -> str:
+    """The text without what `without_cut` takes off, and without the last few punctuation marks before it."""
+    text = without_cut(text)
+    end = len(text)
+    while end > max(0, len(text) - _MARKS) and is_mark(text[end - 1]):
+        end -= 1
+    return text[:end]
+
+
+def is_mark(character: str) -> bool:
+    """Whether a character is white space, punctuation or a sign that tables are drawn with."""
+    return character.isspace() or character in "\ufffd|~`^+<>=$" or unicodedata.category(character).startswith("P")
+
+
+@cache
+def _weights() -> np.ndarray:
+    """For every character, how much it counts."""
+    weights = np.ones(sys.maxunicode + 1, dtype=np.uint8)
+    for script, value in WEIGHTS.items():
+        for match in regex.finditer(rf"\p{{Script={script}}}+", every_character()):
+            weights[match.start() : match.end()] = value
+    return weights

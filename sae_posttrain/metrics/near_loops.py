@@ -1,0 +1,108 @@
+"""Near-loops: ends of texts that repeat themselves but for their punctuation, their numbers, or a few words."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .letters import weight
+from .loops import DEFAULT_LOOPS, LoopSettings
+from .units import Units, grams, units_of
+
+# Chosen by measurement (benchmarks/repetition_detection.py); docs/measuring.md says what is found in ordinary text.
+AGREEMENT = 0.8
+_GRAM = 3  # words that have to come again together
+_TIMES = 2  # as long as an exact loop
+_SPREAD = 0.25  # of the distances, as a share of their median
+_LAST = 6  # words at the end of which most come again, too
+
+
+@dataclass(frozen=True)
+class NearLoop:
+    """sequence[start:end] nearly repeats.
+
+    Args:
+        start, end: in characters of a text, or in ids.
+        period: in words of a text (characters in scripts without spaces), or in ids; the median.
+        agreement: the share of these that stood before, together with their neighbours, not long ago.
+    """
+
+    start: int
+    end: int
+    period: int
+    agreement: float
+
+
+def find_near_loop(
+    sequence: Sequence[Hashable] | Units,
+    settings: LoopSettings = DEFAULT_LOOPS,
+    *,
+    text: str | None = None,
+    ended: bool | None = None,
+) -> NearLoop | None:
+    """The longest near-loop that a response ends in, if any.
+
+    Punctuation, case and numbers are left out. At least 80% of its words then stand in groups of three that stood
+    before in the same order, most of them about as far before, and so do most of its last 6. `min_repeats` of that
+    distance fit into it, and it is twice as long as a loop has to be. Most long loops are near-loops, too.
+
+    Args:
+        sequence: a text or token ids; or their units with the `text` that they are of.
+        settings: what counts as a loop.
+        ended: whether the model ended the response by itself, as in `find_loop`.
+
+    Example:
+        >>> find_near_loop("Then we went on. And then we went on! " * 5).period
+        5
+    """
+    if ended:
+        return None
+    if not isinstance(sequence, Units):
+        text = sequence if isinstance(sequence, str) else None
+    words = (sequence if isinstance(sequence, Units) else units_of(sequence)).words
+    distances = _distances(words.numbers, len(words) // settings.min_repeats)
+    again = _standing_in(distances > 0, len(words))
+    if again[-_LAST:].sum() * 2 <= min(_LAST, len(words)):
+        return None
+    # A word that is new costs what four that come again are worth: a sum above 0 is an agreement of more than 80%.
+    worth = np.where(again[::-1], 1 - AGREEMENT, -AGREEMENT).cumsum()
+    length = int(worth.argmax()) + 1
+    period = _period(distances[len(words) - length :])
+    length += period  # the first period has nothing before it
+    if period == 0 or length > len(words) or length < settings.min_repeats * period:
+        return None
+    start, end = int(words.starts[-length]), int(words.ends[-1])
+    if (end - start if text is None else weight(text[start:end])) < _TIMES * settings.length_of(text or []):
+        return None
+    return NearLoop(start, end, period, float(again[period - length :].mean()))
+
+
+def _distances(numbers: np.ndarray, longest: int) -> np.ndarray:
+    """How far before each group of words it stood last; 0 where it did not, or further than `longest`."""
+    threes = grams(numbers, _GRAM)
+    order = threes.argsort(kind="stable")
+    again = np.flatnonzero(threes[order][1:] == threes[order][:-1])
+    distances = np.zeros(len(threes), dtype=np.int64)
+    distances[order[again + 1]] = order[again + 1] - order[again]
+    distances[distances > longest] = 0
+    return distances
+
+
+def _period(distances: np.ndarray) -> int:
+    """The median distance, where most are about as long; 0 where they are of every length, as in lists of a kind."""
+    distances = distances[distances > 0]
+    if not len(distances):
+        return 0
+    middle = float(np.median(distances))
+    alike = np.abs(distances - middle) <= _SPREAD * middle
+    return int(middle) if 2 * alike.sum() > len(distances) else 0
+
+
+def _standing_in(groups: np.ndarray, words: int) -> np.ndarray:
+    """Which words stand in one of the groups that are marked by their first word."""
+    inside = np.zeros(words, dtype=bool)
+    for skip in range(_GRAM if len(groups) else 0):
+        inside[skip : skip + len(groups)] |= groups
+    return inside

@@ -1,0 +1,132 @@
+"""Words and punctuation marks of a text, or token ids, as numbers; and what share of their n-grams is new."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+import regex
+
+from ..languages import UNSPACED_SCRIPTS
+from .loops import plain
+from .scripts import code_points, every_character
+
+_SPACE, _WORD, _SINGLE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of a text or of token ids, equal ones with equal numbers.
+
+    Args:
+        numbers: of each unit, from 0 on in the order in which the distinct units first occur.
+        distinct: the distinct units by their numbers.
+        starts, ends: where each unit stands in the sequence.
+    """
+
+    numbers: np.ndarray
+    distinct: Sequence[Hashable]
+    starts: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def distinct_n(self, n: int) -> float:
+        """Distinct n-grams over all n-grams; 1 when there are fewer than n units."""
+        total = len(self) - n + 1
+        return len(np.unique(self.grams(n))) / total if total > 0 else 1.0
+
+    def grams(self, n: int) -> np.ndarray:
+        """A number for each n-gram, equal ones alike."""
+        return grams(self.numbers, n)
+
+    @cached_property
+    def words(self) -> Units:
+        """The units without punctuation, letters of either case alike and every number as 0; ids are as they are."""
+        if self.distinct and not isinstance(self.distinct[0], str):
+            return self
+        joined = "\n".join(map(str, self.distinct)).casefold()
+        spelled = regex.sub(r"\d+", "0", joined).split("\n")
+        alike: dict[str, int] = {}
+        number = np.array(
+            [alike.setdefault(word, len(alike)) if _is_word(word) else -1 for word in spelled], dtype=np.int64
+        )
+        numbers = number[self.numbers] if len(self) else self.numbers
+        kept = numbers >= 0
+        return Units(numbers[kept], list(alike), self.starts[kept], self.ends[kept])
+
+
+def units_of(sequence: Sequence[Hashable]) -> Units:
+    """A text's words and punctuation marks, where scripts without spaces count by character; ids by themselves."""
+    if isinstance(sequence, str):
+        starts, ends = _borders(sequence)
+        found: Sequence[Hashable] = [
+            sequence[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
+    else:
+        found = plain(sequence)
+        starts, ends = np.arange(len(found)), np.arange(1, len(found) + 1)
+    table: dict[Hashable, int] = {}
+    numbers = np.array([table.setdefault(unit, len(table)) for unit in found], dtype=np.int64)
+    return Units(numbers, list(table), starts, ends)
+
+
+def grams(numbers: np.ndarray, n: int) -> np.ndarray:
+    """A number for each n-gram of `numbers`, equal ones alike; ranked in between, so that none overflows."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}.")
+    found = numbers[: len(numbers) - n + 1] if n <= len(numbers) else numbers[:0]
+    base = int(numbers.max()) + 1 if len(numbers) else 1
+    largest = base
+    for skip in range(1, n):
+        if largest > 2**62 // base:
+            found = np.unique(found, return_inverse=True)[1]
+            largest = len(found)
+        found = found * base + numbers[skip : skip + len(found)]
+        largest *= base
+    return found
+
+
+def rep_n(sequence: Sequence[Hashable], n: int) -> float:
+    """The share of n-grams that stood in `sequence` before; 0 when it is shorter than n.
+
+    Of token ids, or of a text's words and punctuation marks, where scripts without spaces count by character.
+    Source: arXiv:1908.04319, seq-rep-n.
+    """
+    return 1 - distinct_n(sequence, n)
+
+
+def distinct_n(sequence: Sequence[Hashable], n: int) -> float:
+    """Distinct n-grams over all n-grams, of the units of `rep_n`; 1 when `sequence` is shorter than n.
+
+    Source: arXiv:1510.03055.
+    """
+    return units_of(sequence).distinct_n(n)
+
+
+def _is_word(unit: str) -> bool:
+    return unit.isalnum() or any(map(str.isalnum, unit))
+
+
+def _borders(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where the units of a text start and end."""
+    kinds = _kinds().take(code_points(text))
+    word, single = kinds == _WORD, kinds == _SINGLE
+    before, after = np.zeros_like(word), np.zeros_like(word)
+    before[1:], after[:-1] = word[:-1], word[1:]
+    return np.flatnonzero(single | word & ~before), np.flatnonzero(single | word & ~after) + 1
+
+
+@cache
+def _kinds() -> np.ndarray:
+    """For every character, whether it goes with its neighbours into a word, or stands alone, or is space."""
+    unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
+    kinds = np.full(sys.maxunicode + 1, _SINGLE, dtype=np.uint8)
+    for kind, pattern in ((_WORD, rf"[^\W{unspaced}]+"), (_SPACE, r"\s+")):
+        for match in regex.finditer(pattern, every_character()):
+            kinds[match.start() : match.end()] = kind
+    return kinds

@@ -1,0 +1,187 @@
+"""What is an endless loop and what is none: inputs of the kinds that people report."""
+
+import random
+
+import pytest
+
+from sae_posttrain.metrics import (
+    LoopSettings,
+    find_loop,
+    find_near_loop,
+    find_repetition,
+    looped_share,
+    repetition_rate,
+)
+
+WAIT = "Wait, let me think again. "
+FRUIT = ["apples", "pears", "plums", "nuts", "figs", "dates", "limes", "kiwis"]
+FINE = "The train left at noon and nobody on the platform knew where it would go."
+NEAR = "".join(f"I will look at the log again{random.Random(n).choice('.!?')} " for n in range(60))
+REFRAIN = "The song: Row, row, row your boat\n" + "Row, row, row your boat\n" * 3 + "Gently down the stream."
+
+
+@pytest.mark.parametrize(
+    ("text", "ended", "kind"),
+    [
+        ("Sure! " + "😂" * 400 + "\ufffd", False, "loop"),
+        ("答案是：" + "我们需要重新考虑这个问题。" * 60 + "我们需\ufffd", False, "loop"),
+        (WAIT * 60 + "<|im_end|>", False, "loop"),
+        (WAIT * 60 + "<｜end▁of▁sentence｜>\n", None, "loop"),
+        (WAIT * 60 + "Wait, let</s>", None, "loop"),
+        (WAIT * 60 + "<eos>\ufffd <pad><pad>", None, "loop"),
+        (WAIT * 60 + "<|im_e", None, "loop"),
+        (WAIT * 60 + "...", False, "loop"),
+        (WAIT * 60 + "…\n\n", False, "loop"),
+        ("**" + WAIT * 60 + "**", None, "loop"),
+        ("| a | b |\n|---|---|\n" + "|  |  |\n" * 40, True, None),
+        ("| a | b |\n|---|---|\n" + "|  |  |\n" * 40, False, "loop"),
+        ("0" * 100, True, None),
+        ("0" * 100, None, "loop"),
+        ("我知道" * 30, False, "loop"),
+        ("你好" * 30, False, "loop"),
+        ("你好" * 14, False, None),
+        ("はい、" * 20, False, "loop"),
+        ("네, 알겠습니다. " * 8, False, "loop"),
+        ("да, да, " * 10, False, None),
+        ("".join(f"step{n}\n" for n in range(40, 160)), False, "loop"),
+        ("".join(f"第{n}步：请稍等一下。\n" for n in range(90, 130)), False, "loop"),
+        ("".join(f"Step {n}: wait a little.\n" for n in range(30, 50)), None, "loop"),
+        ("".join(f"Step {n}: wait a little.\n" for n in range(1, 30)), None, "loop"),
+        ("".join(f"{n - 1} days later came day {n}. " for n in range(95, 110))[:-9], None, "loop"),
+        (
+            "".join(f"00:00:{n % 60:02},000 --> 00:00:{(n + 2) % 60:02},000\nThanks!\n\n" for n in range(0, 180, 2)),
+            None,
+            "loop",
+        ),
+        (REFRAIN, False, None),
+        (WAIT * 60 + "So that is how it was, and we went home.", False, "left"),
+        (WAIT * 60 + "So that is how it was, and we went home.", True, "left"),
+        ("".join(f"I will look at the log again{'.!'[n % 3 == 0]} " for n in range(60)), False, "loop"),
+        (NEAR, False, "near-loop"),
+        (NEAR, True, "left"),
+        (FINE, False, None),
+        ("", False, None),
+        ("Some text in columns" + " " * 300 + ".", None, None),
+        ("Some text" + "\n" * 300, None, "loop"),
+        (f"{FINE}\n{'-' * 200}\n{FINE}", None, None),
+    ],
+)
+def test_the_verdict(text, ended, kind):
+    assert find_repetition(text, ended=ended).kind == kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"{n}. {item}\n" for n, item in enumerate(FRUIT * 2, 1)),
+        "".join(f"Year {1990 + n}: {abs(hash((n, 7)) % 977)} units\n" for n in range(30)),
+        "".join(f"| {n} | {n * n * 37 % 101} | {n * 7919 % 1013} |\n" for n in range(40)),
+        "7 × 1 = 7, " + ", ".join(f"7 × {n} = {7 * n}" for n in range(2, 30)),
+        ", ".join(str(n) for n in range(200)),
+        " ".join(f"{random.Random(n).random():.4f}" for n in range(80)),
+    ],
+    ids=["list", "data", "table", "times table", "numbers", "decimals"],
+)
+def test_numbers_that_do_not_count_are_no_loop(text):
+    assert find_loop(text) is None
+    assert looped_share(text) == 0
+
+
+def test_digits_are_folded_only_on_request():
+    counting = "".join(f"step{n}\n" for n in range(40, 160))
+    assert find_loop(counting, LoopSettings(fold_digits=False)) is None
+    loop = find_loop(counting)
+    assert (loop.start, loop.end, loop.period) == (0, len(counting), 7)
+    assert looped_share(counting) == 1
+    assert find_loop("Well, then: " + counting).start == len("Well, then: ")
+    assert find_loop("".join(f"step{n}\n" for n in range(40, 47)) * 1, LoopSettings(min_length=20)) is None, "too few"
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        WAIT,
+        "😂",
+        "我们需要重新考虑这个问题。",
+        "생각해 보겠습니다. ",
+        "- **Note:** see below.\n",
+        "étape suivante… ",
+        "👩‍👩‍👧 ",
+    ],
+)
+def test_every_cut_has_the_same_verdict(unit):
+    """By bytes, as byte-level tokenizers cut, so that characters are cut too."""
+    whole = ("Let us see: " + unit * 200).encode()
+    for size in range(900, 900 + 2 * len(unit.encode())):
+        text = whole[:size].decode(errors="replace")
+        loop = find_loop(text)
+        assert loop is not None, text[-20:]
+        assert loop.start in (11, 12), "with the space before it, where the unit ends in one"
+
+
+def test_a_counting_loop_has_the_same_verdict_at_every_cut():
+    whole = "".join(f"Then came day number {n}, and nothing had changed at all. " for n in range(80, 130))
+    for size in range(1500, 1700):
+        assert find_loop(whole[:size]).start == 0
+        assert find_repetition(whole[:size]).kind == "loop"
+
+
+def test_an_end_that_is_known_decides():
+    report = repetition_rate([WAIT * 9] * 4 + [FINE], ended=[True, False, None, None, True])
+    assert (report.looped, report.total, report.ended_looped, report.unknown_ends) == (3, 5, 1, 2)
+    assert report.looped_share == pytest.approx(3 * looped_share(WAIT * 9) / 5)
+    assert find_loop(WAIT * 9, ended=True) is None
+    assert find_near_loop(WAIT * 9, ended=True) is None
+    assert find_repetition(WAIT * 9, ended=True).ended_loop == find_loop(WAIT * 9)
+
+
+def test_the_report_says_what_is_not_in_the_rate():
+    report = repetition_rate([NEAR, WAIT * 20 + FINE, FINE, WAIT * 20], ended=[False] * 3 + [True])
+    assert (report.looped, report.near_looped, report.left, report.ended_looped) == (0, 1, 1, 1)
+    assert (
+        "not in the rate: 1 end in a near-loop, 1 left a loop again, 1 end in a loop that the model" in report.table()
+    )
+    assert {"near_looped", "left", "ended_looped", "unknown_ends", "fold_digits"} <= report.to_dict().keys()
+
+
+def words(rng, count):
+    return ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(count)]
+
+
+def test_near_loops_with_words_that_vary_and_with_words_put_in():
+    rng, found = random.Random(0), 0
+    for _ in range(100):
+        sentence = words(rng, rng.randint(10, 25))
+        told = words(rng, 40)
+        for _ in range(14):
+            told += sentence
+            told[rng.randint(-len(sentence), -1)] = rng.choice(["perhaps", "surely", "never"])
+            if rng.random() < 0.2:
+                told.insert(rng.randint(-len(sentence), -1), "very")
+        near = find_near_loop(" ".join(told))
+        if near is not None:  # else a word varies too near to the end
+            found += 1
+            assert abs(near.period - len(sentence)) <= 1
+            assert near.agreement > 0.8
+        assert find_near_loop(" ".join(words(rng, 400))) is None
+        assert find_near_loop(" ".join([*told, *words(rng, 12)])) is None, "it was left again"
+    assert found >= 90
+
+
+def test_near_loops_in_token_ids():
+    rng = random.Random(0)
+    ids = [rng.randint(0, 9999) for _ in range(50)]
+    for _ in range(30):
+        ids += [1, 2, 3, 4, 5, 6, rng.randint(100, 200), 8]
+    near = find_near_loop(ids)
+    assert near.period == 8
+    assert near.end == len(ids)
+    assert find_loop(ids) is None
+
+
+def test_near_loops_hold_few_periods_of_like_length():
+    lists = "".join(
+        f"- {' '.join(words(random.Random(n), 2))}: see the page about it for more of it. " for n in range(4)
+    )
+    assert find_near_loop(lists) is None
+    assert find_near_loop("") is find_near_loop("a b") is find_near_loop([]) is None
