@@ -90,6 +90,24 @@ def hook_residuals(
     return [blocks[layer].register_forward_hook(hook_of(layer)) for layer in layers]
 
 
+def hook_hidden_states(model: nn.Module, see: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Call `see(hidden_BSD)` on every forward with what leaves the decoder after its final norm, the head's input.
+
+    A tensor that `see` returns takes its place. `torch.compile` does not look inside: the hook runs between graphs.
+    """
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            changed_BSD = see(output[0])
+            return None if changed_BSD is None else (changed_BSD, *output[1:])
+        changed_BSD = see(output.last_hidden_state)
+        if changed_BSD is not None:
+            output.last_hidden_state = changed_BSD
+        return output
+
+    return decoder(model).register_forward_hook(torch.compiler.disable(hook))
+
+
 @contextmanager
 def capture(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
     """Capture the residual that leaves each layer during the one forward run inside the block.

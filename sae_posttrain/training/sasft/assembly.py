@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...feature_set import FeatureSet
+from ...languages import LANGUAGES
 from .engine import SASFTEngine, codes_of
 from .features_term import FeaturesTerm
 from .loss import Baseline, Scale
 from .segments import LanguageOf
+from .terms import Term
+from .token_term import TokenTerm
+
+_TOLD_BY_SCRIPT = [one for one in LANGUAGES.values() if len(one.scripts) == 1 or one.code == "ja"]
+ONE_OF_EACH_SCRIPT = tuple({one.scripts: one.code for one in reversed(_TOLD_BY_SCRIPT)}.values())
+"""What scripts alone can tell apart, one language for each way of writing: English for any text in Latin letters."""
 
 
 def build_engine(
@@ -20,23 +27,31 @@ def build_engine(
     scale: Scale = "raw",
     language_of: LanguageOf | None = None,
     refresh_baselines: int = 0,
+    token_weight: float | None = None,
+    token_share: float = 1.0,
 ) -> SASFTEngine:
     """The engine with the terms that these settings ask for.
 
-    Args:
-        features: the feature set; None leaves the features' term out, which needs a weight of 0.
-        suppress, weight, baseline, scale, language_of, refresh_baselines: as in `SASFTCallback`.
+    Args: as in `SASFTCallback`.
 
     Raises:
         ValueError: a setting out of range, an unknown code, a language for which there is no feature, or features
             missing.
     """
-    if features is None:
+    if features is None and token_weight is None:
         if weight:
             raise ValueError(
-                "No features: give a feature set, or a weight of 0 for plain SFT (SASFTConfig: features, sasft_weight)."
+                "No features: give a feature set; or token_weight, which needs none; or a weight of 0, for plain SFT "
+                "(SASFTConfig: features, token_weight, sasft_weight)."
             )
         return SASFTEngine((), (), ())
     codes = codes_of(suppress)
-    term = FeaturesTerm(features, codes, weight, baseline, scale, refresh_baselines)
-    return SASFTEngine(codes, (term,), term.features.languages, language_of)
+    terms: list[Term] = []
+    candidates: tuple[str, ...] = ONE_OF_EACH_SCRIPT
+    if features is not None:
+        term = FeaturesTerm(features, codes, weight, baseline, scale, refresh_baselines)
+        terms.append(term)
+        candidates = term.features.languages
+    if token_weight is not None:
+        terms.append(TokenTerm(codes, token_weight, token_share))
+    return SASFTEngine(codes, terms, candidates, language_of)

@@ -20,21 +20,26 @@ LANGUAGE_COLUMN = "language"
 
 
 class SASFTCallback(HookCallback):
-    """Adds the SASFT loss to an unmodified `SFTTrainer`.
+    """Adds SASFT's auxiliary losses to an unmodified `SFTTrainer`.
+
+    There are two, and either may be used alone: the features' (`features`, `weight`), as published, and the tokens'
+    (`token_weight`), unlikelihood of the suppressed language's tokens, which needs no feature set.
 
     >>> trainer.add_callback(SASFTCallback(features, suppress="zh", weight=5e-4).set_trainer(trainer))
+    >>> trainer.add_callback(SASFTCallback(suppress="zh", token_weight=100).set_trainer(trainer))
 
     The language of a segment comes from the dataset's `language` column where it survives (any batching but packing;
     `SASFTTrainer` also packs it), else from `language_of`, else from the scripts of the segment's labelled tokens:
-    among the languages that have a baseline, the one that uses them. Without `set_trainer` the callback finds its
-    trainer when training begins; with a language column that is too late, and an error. An exception in that first
-    run is out of its sight: the hooks then stay on the model, idle, until the next run. Removed in the middle of a run,
-    it goes on to the run's end.
+    among the languages that have a baseline, the one that uses them. Without features any text in Latin letters counts
+    as English, since only the script matters then. Without `set_trainer` the callback finds its trainer when training
+    begins; with a language column that is too late, and an error. An exception in that first run is out of its sight:
+    the hooks then stay on the model, idle, until the next run. Removed in the middle of a run, it goes on to the run's
+    end.
 
     Args:
-        features: the feature set; None only with a weight of 0, for plain SFT.
+        features: the feature set; None trains without the features' term, and `weight` then has no meaning.
         suppress: language or languages to keep out of the others; their own segments are not penalised.
-        weight: lambda; 0 measures and logs without changing the run in any bit.
+        weight: lambda, of the features' term; 0 measures and logs without changing the run in any bit.
         baseline: `mean` compares with each language's mean pre-activation on the base model, `zero` with 0.
         scale: `raw` as published, in units of the model's residual; `typical` divides each feature by its typical
             activation, so that a weight carries over between models.
@@ -42,20 +47,28 @@ class SASFTCallback(HookCallback):
             of a packed row from one `position_ids == 0` to the next.
         refresh_baselines: measure the baselines anew every so many optimizer steps, on the training batches, and log
             how far they drifted; 0 keeps the base model's, as published.
+        token_weight: weight of the tokens' term; 0 measures and logs without changing the run in any bit, None trains
+            without the term.
+        token_share: share of the penalised positions whose tokens' term is computed, above 0 and up to 1. They are
+            drawn anew for each batch and count for those that are not drawn, so that the mean stays as it is. The term
+            costs in proportion.
 
     Raises:
-        ValueError: a setting out of range, an unknown code, a language for which there is no feature.
+        ValueError: a setting out of range, an unknown code, a language for which there is no feature, or neither
+            features nor a `token_weight`.
     """
 
     def __init__(
         self,
-        features: FeatureSet | None,
-        suppress: str | Sequence[str],
+        features: FeatureSet | None = None,
+        suppress: str | Sequence[str] = (),
         weight: float = 5e-4,
         baseline: Baseline = "mean",
         scale: Scale = "raw",
         language_of: LanguageOf | None = None,
         refresh_baselines: int = 0,
+        token_weight: float | None = None,
+        token_share: float = 1.0,
     ) -> None:
         engine = build_engine(
             features,
@@ -65,6 +78,8 @@ class SASFTCallback(HookCallback):
             scale=scale,
             language_of=language_of,
             refresh_baselines=refresh_baselines,
+            token_weight=token_weight,
+            token_share=token_share,
         )
         super().__init__(engine)
 

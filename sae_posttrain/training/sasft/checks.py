@@ -20,9 +20,18 @@ PEEKED_ROWS = 256
 """Rows of a stream that are looked at before training starts."""
 
 
-def check_settings(weight: float, baseline: str, scale: str, refresh_baselines: int) -> None:
+def check_weight(name: str, weight: float, published: str = "") -> None:
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"weight={weight!r}: expected a finite number of at least 0 (published: 5e-4 to 1e-3).")
+        raise ValueError(f"{name}={weight!r}: expected a finite number of at least 0{published}.")
+
+
+def check_share(share: float) -> None:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError(f"token_share={share!r}: expected a share above 0 and up to 1, such as 0.25.")
+
+
+def check_settings(weight: float, baseline: str, scale: str, refresh_baselines: int) -> None:
+    check_weight("weight", weight, " (published: 5e-4 to 1e-3)")
     if baseline not in ("mean", "zero"):
         raise ValueError(f"baseline={baseline!r}: expected 'mean' or 'zero'.")
     if scale not in ("raw", "typical"):

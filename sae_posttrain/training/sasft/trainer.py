@@ -24,9 +24,16 @@ from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, columns
 logger = logging.getLogger(__name__)
 
 
+_TOKENS_CARD = (
+    "SFT with unlikelihood of a language's tokens",
+    ["trl", "sft", "unlikelihood", "sae-posttrain"],
+    {"title": "Neural Text Generation with Unlikelihood Training", "id": "1908.04319"},
+)
+
+
 @dataclass
 class SASFTConfig(SFTConfig):
-    """`trl.SFTConfig` plus the SASFT loss."""
+    """`trl.SFTConfig` plus SASFT's auxiliary losses: the features' and the tokens'."""
 
     features: str | None = field(
         default=None, metadata={"help": "Feature set: a .safetensors file, or a hub repository that holds one."}
@@ -51,6 +58,17 @@ class SASFTConfig(SFTConfig):
         default=0,
         metadata={"help": "Measure the baselines anew every so many steps, on the training batches; 0 is never."},
     )
+    token_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the tokens' term, unlikelihood of the suppressed language's tokens, which needs no "
+            "features; 0 measures without changing anything, and without a value there is no such term."
+        },
+    )
+    token_share: float = field(
+        default=1.0,
+        metadata={"help": "Share of the positions, drawn at random, in which the tokens' term is computed: 0.25."},
+    )
     language_column: str = field(
         default="language",
         metadata={"help": "Dataset column with each example's language code; told by script where it is absent."},
@@ -58,15 +76,15 @@ class SASFTConfig(SFTConfig):
 
 
 class SASFTTrainer(CardMixin, SFTTrainer):
-    """`trl.SFTTrainer` that keeps languages' features quiet where they do not belong.
+    """`trl.SFTTrainer` that keeps languages' features, or tokens, quiet where they do not belong.
 
     Args:
-        args: a `SASFTConfig`; names the features and the languages to suppress. Without one, `features` must be
-            given, and everything else has its default: the output folder is `<model>-SASFT`.
+        args: a `SASFTConfig`; names the features, or a `token_weight`, and the languages to suppress. Without one,
+            `features` must be given, and everything else has its default: the output folder is `<model>-SASFT`.
         features: a feature set, instead of `args.features`.
         language_of: as in `SASFTCallback`, for datasets without a language column.
 
-    Everything else is `SFTTrainer`'s. Source: arXiv:2507.14894.
+    Everything else is `SFTTrainer`'s. Source: arXiv:2507.14894; for the tokens' term arXiv:1908.04319.
     """
 
     _tag_names = ["trl", "sft", "sasft", "sae-posttrain"]  # noqa: RUF012
@@ -101,9 +119,14 @@ class SASFTTrainer(CardMixin, SFTTrainer):
             scale=args.sasft_scale,
             language_of=language_of,
             refresh_baselines=args.sasft_refresh_baselines,
+            token_weight=args.token_weight,
+            token_share=args.token_share,
         )
-        if not args.sasft_weight:
+        weights = {name for name, term in self.sasft.terms.items() if term.weight}
+        if not weights:
             self._use_card_of(SFTTrainer)
+        elif weights == {"tokens"}:
+            self._name, self._tag_names, self._paper = _TOKENS_CARD
         self._language_column: str | None = None
         self._train_set_prepared = False
         super().__init__(model, args, *positional, **kwargs)

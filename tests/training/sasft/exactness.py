@@ -7,7 +7,6 @@ which `test_runs.py` shows.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +17,11 @@ from trl import SFTTrainer
 
 from sae_posttrain.residual import decoder_blocks
 
-from .reference import auxiliary, gradients
+from .reference import auxiliary, gradients, token_auxiliary
 from .world import Route, World
 
 WEIGHT = 0.7
+TOKEN_WEIGHT = 1.3
 Make = Callable[[World], nn.Module]
 Example = tuple[list[int], list[int], str | list[str]]
 """Token ids, labels, and the language, of all tokens or of each."""
@@ -114,13 +114,12 @@ class Row:
     meant: Callable[[SFTTrainer], Any] = lambda trainer: True
 
 
-def moved(world: World, route: Route, row: Row, weight: float) -> Gradient:
+def moved(world: World, route: Route, row: Row, weight: float, token_weight: float | None = None) -> Gradient:
     """What one step of the trainer does to every trainable weight: minus its gradient, turned round."""
     before = {name: p.detach().clone() for name, p in row.make(world).named_parameters() if p.requires_grad}
     dataset, _ = row.data(world)
-    trainer = world.run(
-        route, model=row.make(world), weight=weight, suppress=row.suppress, dataset=dataset, **row.settings
-    )
+    settings = {**row.settings, "token_weight": token_weight}
+    trainer = world.run(route, model=row.make(world), weight=weight, suppress=row.suppress, dataset=dataset, **settings)
     trainer.train()
     assert row.meant(trainer)
     after = {name: whole(p) for name, p in trainer.model.named_parameters()}
@@ -139,14 +138,21 @@ def whole(parameter: Tensor) -> Tensor:
     return parameter.detach()
 
 
-def reference(world: World, row: Row, weight: float) -> Gradient:
-    """The same by hand: (sum NLL + weight * auxiliary) / labelled tokens, one example at a time, no trainer."""
+def reference(world: World, row: Row, weight: float, token_weight: float = 0.0) -> Gradient:
+    """The same by hand: (sum NLL + weighted auxiliaries) / labelled tokens, one example at a time, no trainer."""
     model = (row.make_reference or row.make)(world)
-    loss_of = partial(auxiliary, features=world.features, suppress=row.suppress)
+
+    def loss_of(residuals: Mapping[int, Tensor], logits: Tensor, labels: Tensor, language: Any) -> Tensor:
+        features = auxiliary(residuals, labels, language, world.features, row.suppress) if weight else torch.zeros(())
+        tokens = torch.zeros(())
+        if token_weight:
+            tokens = token_auxiliary(logits, labels, language, world.tokens, row.suppress)
+        return weight * features + token_weight * tokens
+
     examples = row.data(world)[1]
     size = len(examples) // row.parts
     parts = [examples[start : start + size] for start in range(0, len(examples), size)]
-    each = [gradients(model, list(decoder_blocks(model)), part, loss_of, weight) for part in parts]
+    each = [gradients(model, list(decoder_blocks(model)), part, loss_of) for part in parts]
     return {name: sum(gradient[name] for gradient in each) / len(each) for name in each[0]}
 
 
@@ -154,13 +160,18 @@ def difference(whole: Gradient, plain: Gradient) -> Gradient:
     return {name: whole[name] - plain[name] for name in plain}
 
 
+TERMS: Mapping[str, tuple[float, float]] = {"features": (WEIGHT, 0.0), "tokens": (0.0, TOKEN_WEIGHT)}
+"""Term → the weights with which it is the only one that adds to the gradient."""
+
 CELLS: dict[tuple[str, str], str] = {}
 """What was measured in this session: (row, column of the table) → cell."""
 
 
-def record(row: str, route: Route, cell: float | str) -> None:
+def record(row: str, route: Route, cell: float | str, term: str | None = None) -> None:
+    """Put a cell into the table; one that holds for both terms at once, where no term is named."""
     column = {"with_callback": "callback", "with_trainer": "trainer"}[route.__name__]
-    CELLS[row, column] = cell if isinstance(cell, str) else f"{cell:.0e}"
+    for name in TERMS if term is None else (term,):
+        CELLS[row, f"{name}, {column}"] = cell if isinstance(cell, str) else f"{cell:.0e}"
 
 
 def relative_error(found: Gradient, expected: Gradient) -> float:
@@ -168,7 +179,15 @@ def relative_error(found: Gradient, expected: Gradient) -> float:
     return float((distance / sum(value.square().sum() for value in expected.values())).sqrt())
 
 
-def error_of_the_addition(world: World, route: Route, row: Row) -> float:
-    """What SASFT adds to the gradient, against the hand-written auxiliary gradient."""
-    added = difference(moved(world, route, row, WEIGHT), moved(world, route, row, 0.0))
-    return relative_error(added, difference(reference(world, row, WEIGHT), reference(world, row, 0.0)))
+def errors_of_the_addition(world: World, route: Route, row: Row) -> dict[str, float]:
+    """What each term adds to the gradient, against the hand-written auxiliary gradient.
+
+    The features' term alone and both terms at weight 0 give the other's; so either is seen with and without the other.
+    """
+    plain, by_hand = moved(world, route, row, 0.0, 0.0), reference(world, row, 0.0)
+    errors = {}
+    for term, (weight, token_weight) in TERMS.items():
+        added = difference(moved(world, route, row, weight, token_weight or None), plain)
+        expected = difference(reference(world, row, weight, token_weight), by_hand)
+        errors[term] = relative_error(added, expected)
+    return errors

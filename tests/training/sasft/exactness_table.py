@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from .exactness import CELLS
+from .exactness import CELLS, TERMS
 from .ranks import ROWS as RANKS
 from .rows import ROWS
 
 TABLE = Path(__file__).parents[3] / "docs" / "exactness.md"
-COLUMNS = ("callback", "trainer")
+COLUMNS = tuple(f"{term}, {route}" for term in TERMS for route in ("callback", "trainer"))
 BESIDES = (
     "bf16 autocast",
     "bf16 pure",
@@ -32,7 +32,7 @@ def write_table() -> None:
     """Replace the cells that were measured in this session; the others stay as they were."""
     before, _, after = _split(TABLE.read_text(encoding="utf-8"))
     cells = read_table() | CELLS
-    lines = ["| | callback, `SFTTrainer` unmodified | `SASFTTrainer` |", "|---|---|---|"]
+    lines = [f"| | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
     for row in (*ROWS, *(name for rows in RANKS.values() for name in rows), *BESIDES):
         lines.append(f"| {row} | {' | '.join(cells.get((row, column), 'not run') for column in COLUMNS)} |")
     TABLE.write_text("".join([before, START, *(f"{line}\n" for line in lines), END, after]), encoding="utf-8")

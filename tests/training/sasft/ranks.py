@@ -16,7 +16,7 @@ from trl import SFTTrainer
 
 from sae_posttrain.residual import decoder_blocks
 
-from .exactness import WEIGHT, Row, adapted, difference, moved, reference, relative_error
+from .exactness import Row, adapted, errors_of_the_addition
 from .routes import with_callback, with_trainer
 from .world import Route, World, build_world
 
@@ -68,8 +68,8 @@ def check_it_is_meant(config: str, trainer: SFTTrainer) -> None:
         assert all(parameter.numel() < parameter.ds_numel for parameter in trainer.model.parameters())
 
 
-def error(world: World, config: str, route: Route, row: Row) -> float:
-    """As `error_of_the_addition`, over all ranks."""
+def errors(world: World, config: str, route: Route, row: Row) -> dict[str, float]:
+    """As `errors_of_the_addition`, over all ranks."""
 
     def watched(*args: Any, **kwargs: Any) -> SFTTrainer:
         trainers.append(route(*args, **kwargs))
@@ -80,9 +80,9 @@ def error(world: World, config: str, route: Route, row: Row) -> float:
 
     trainers: list[SFTTrainer] = []
     row = replace(row, settings={**row.settings, "use_cpu": config == "ddp"})  # true would be plain DDP for all of them
-    added = difference(moved(world, watched, row, WEIGHT), moved(world, watched, row, 0.0))
+    found = errors_of_the_addition(world, watched, row)
     check_it_is_meant(config, trainers[-1])
-    return relative_error(added, difference(reference(world, row, WEIGHT), reference(world, row, 0.0)))
+    return found
 
 
 def main(config: str, output: Path) -> None:
@@ -91,10 +91,10 @@ def main(config: str, output: Path) -> None:
         world = build_world(Path(folder))
         for name, row in ROWS[config].items():
             for column, route in ROUTES.items():
-                found = error(world, config, route, row)
-                if dist.get_rank() == 0:
-                    with output.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps([name, column, found]) + "\n")
+                for term, found in errors(world, config, route, row).items():
+                    if dist.get_rank() == 0:
+                        with output.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps([name, column, term, found]) + "\n")
     # A process that leaves while its peer still talks to it takes the peer down.
     dist.barrier()
     dist.destroy_process_group()

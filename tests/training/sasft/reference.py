@@ -30,6 +30,25 @@ def auxiliary(
     return total
 
 
+def token_auxiliary(
+    logits: Tensor,
+    labels: Tensor,
+    language: str | Sequence[str],
+    tokens: Mapping[str, Sequence[int]],
+    suppress: Sequence[str],
+) -> Tensor:
+    """One example's unlikelihood of each suppressed language's tokens, from all logits; plain loops over positions."""
+    languages = [language] * len(labels) if isinstance(language, str) else language
+    total = torch.zeros(())
+    for target in suppress:
+        for place in range(len(labels) - 1):
+            label, code = int(labels[place + 1]), languages[place + 1]
+            if label != -100 and code != target and label not in tokens[target]:
+                mass = logits[place].softmax(-1)[list(tokens[target])].sum()
+                total = total - (1 - mass).log()
+    return total
+
+
 def residuals_of(model: Any, blocks: Sequence[nn.Module], ids: list[int]) -> tuple[dict[int, Tensor], Tensor]:
     """What leaves each block, `(1, S, D)`, and the logits `(S, V)` of one example."""
     residuals: dict[int, Tensor] = {}
@@ -48,10 +67,12 @@ def gradients(
     model: nn.Module,
     blocks: Sequence[nn.Module],
     examples: Sequence[tuple[list[int], list[int], str | list[str]]],
-    loss_of: Callable[[Mapping[int, Tensor], Tensor, str | list[str]], Tensor],
-    weight: float,
+    loss_of: Callable[[Mapping[int, Tensor], Tensor, Tensor, str | list[str]], Tensor],
 ) -> dict[str, Tensor]:
-    """Gradient of every trainable parameter; an example is (input ids, labels, language)."""
+    """Gradient of every trainable parameter; an example is (input ids, labels, language).
+
+    `loss_of` is the weighted auxiliary loss from the residuals, the logits, the labels and the language.
+    """
     model.train()
     num_items = sum(label != -100 for _, labels, _ in examples for label in labels[1:])
     total = torch.zeros(())
@@ -59,7 +80,7 @@ def gradients(
         residuals, logits = residuals_of(model, blocks, ids)
         target = torch.tensor(labels)
         total = total + cross_entropy(logits[:-1], target[1:], ignore_index=-100, reduction="sum")
-        total = total + weight * loss_of(residuals, target, language)
+        total = total + loss_of(residuals, logits, target, language)
     names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
     values = torch.autograd.grad(total / num_items, parameters, allow_unused=True)
     return {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, parameters, values, strict=True)}

@@ -16,9 +16,10 @@ def plain(model: Any, features: FeatureSet, suppress: Sequence[str], weight: flo
 def with_callback(
     model: Any, features: FeatureSet, suppress: Sequence[str], weight: float, **kwargs: Any
 ) -> SFTTrainer:
-    refresh = kwargs["args"].pop("refresh_baselines", 0)
+    names = ("refresh_baselines", "token_weight", "token_share")
+    ours = {name: kwargs["args"].pop(name) for name in names if name in kwargs["args"]}
     trainer = plain(model, features, suppress, weight, **kwargs)
-    callback = SASFTCallback(features, suppress=suppress, weight=weight, refresh_baselines=refresh)
+    callback = SASFTCallback(features, suppress=suppress, weight=weight, **ours)
     trainer.add_callback(callback.set_trainer(trainer))
     return trainer
 

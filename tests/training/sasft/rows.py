@@ -68,6 +68,8 @@ class Noise:
         ids: list[Tensor] = []
 
         def keep(module: Any, args: Any, kwargs: Any) -> None:
+            if not model.training:
+                return
             for row, hidden in zip(ids[-1], args[0], strict=True):
                 row = row[row != world.tokenizer.pad_token_id]
                 embedded = model.model.embed_tokens.weight[row]

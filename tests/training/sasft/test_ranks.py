@@ -7,11 +7,11 @@ from functools import cache
 import pytest
 from two_processes import launch
 
-from .exactness import record
+from .exactness import TERMS, record
 from .ranks import ROUTES, ROWS
 
-Outcome = tuple[dict[tuple[str, str], float], int, str]
-"""Errors by row and column, as far as the run came; its exit code, and what it wrote to stderr."""
+Outcome = tuple[dict[tuple[str, str, str], float], int, str]
+"""Errors by row, route and term, as far as the run came; its exit code, and what it wrote to stderr."""
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def outcome_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Outc
         found.touch()
         code, stderr = launch(config, "training.sasft.ranks", config, str(found))
         lines = map(json.loads, found.read_text("utf-8").splitlines())
-        return {(row, column): error for row, column, error in lines}, code, stderr
+        return {(row, column, term): error for row, column, term, error in lines}, code, stderr
 
     return run
 
@@ -44,7 +44,8 @@ def test_what_is_added_is_the_auxiliary_gradient(
     if config.startswith("zero"):
         pytest.importorskip("deepspeed")
     errors, code, stderr = outcome_of(config)
-    assert (name, column) in errors, stderr
-    assert code == 0, stderr
-    record(name, ROUTES[column], errors[name, column])
-    assert errors[name, column] <= 1e-5
+    for term in TERMS:
+        assert (name, column, term) in errors, stderr
+        assert code == 0, stderr
+        record(name, ROUTES[column], errors[name, column, term], term)
+        assert errors[name, column, term] <= 1e-5, term

@@ -33,13 +33,14 @@ class TestPlainWhereItShouldBe:
     @both_routes
     @pytest.mark.parametrize("packing", [{}, {"packing": True, "max_length": 24}], ids=["padded", "packed"])
     def test_zero_weight_is_plain_sft_bit_for_bit(self, route: Route, packing: dict[str, Any], world: World) -> None:
-        ours = world.run(route, weight=0.0, **ADAM, **packing)
+        ours = world.run(route, weight=0.0, token_weight=0.0, token_share=0.5, **ADAM, **packing)
         theirs = world.run(plain, **ADAM, **packing)
         ours.train()
         theirs.train()
         assert same(weights(ours), weights(theirs))
         assert losses(ours) == losses(theirs)
         assert ours.state.log_history[0]["sasft_loss"] > 0
+        assert ours.state.log_history[0]["sasft_token_loss"] > 0
         record(f"weight 0, {'packed' if packing else 'padded'}: weights after 3 steps", route, "bit-identical to SFT")
 
     @both_routes
@@ -49,7 +50,7 @@ class TestPlainWhereItShouldBe:
         """`wrapped` packing without a language column, which a positive weight refuses."""
         dataset = world.dataset.remove_columns("language")
         settings: dict[str, Any] = {**ADAM, "packing": True, "packing_strategy": "wrapped", "max_length": 16}
-        ours = world.run(route, weight=0.0, dataset=dataset, **settings)
+        ours = world.run(route, weight=0.0, token_weight=0.0, dataset=dataset, **settings)
         theirs = world.run(plain, dataset=dataset, **settings)
         ours.train()
         theirs.train()
@@ -62,19 +63,20 @@ class TestPlainWhereItShouldBe:
     @both_routes
     def test_nothing_to_penalise_is_plain_sft_bit_for_bit(self, route: Route, world: World) -> None:
         chinese = world.dataset.filter(lambda row: row["language"] == "zh")
-        ours, theirs = world.run(route, dataset=chinese, **ADAM), world.run(plain, dataset=chinese, **ADAM)
+        ours = world.run(route, dataset=chinese, token_weight=1.0, **ADAM)
+        theirs = world.run(plain, dataset=chinese, **ADAM)
         ours.train()
         theirs.train()
         assert same(weights(ours), weights(theirs))
         assert ours.state.log_history[0]["sasft_penalised_share"] == 0
+        assert ours.state.log_history[0]["sasft_token_penalised_share"] == 0
         record("no penalised token: weights after 3 steps", route, "bit-identical to SFT")
 
     @both_routes
     def test_evaluation_is_untouched(self, route: Route, world: World) -> None:
         expected = world.run(plain, eval_dataset=world.dataset).evaluate()["eval_loss"]
-        ours = world.run(
-            route, eval_dataset=world.dataset, eval_strategy="steps", eval_steps=1, eval_on_start=True, max_steps=2
-        )
+        evaluation: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True}
+        ours = world.run(route, eval_dataset=world.dataset, token_weight=1.0, max_steps=2, **evaluation)
         ours.train()
         first = next(log for log in ours.state.log_history if "eval_loss" in log)
         assert first["eval_loss"] == expected

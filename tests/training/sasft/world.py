@@ -112,6 +112,11 @@ class World:
     def make_model(self, **changes: Any) -> Qwen3ForCausalLM:
         return build_model(self.tokenizer, **changes)
 
+    @property
+    def tokens(self) -> dict[str, list[int]]:
+        """Ids of each language's words."""
+        return {code: self.tokenizer.convert_tokens_to_ids(words) for code, words in WORDS.items()}
+
     def run(
         self,
         route: Route,
