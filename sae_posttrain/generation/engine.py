@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from .head import contiguous_head
 from .nucleus import Nucleus
 from .progress import SamplingProgress
 from .response import Response
@@ -110,7 +111,7 @@ def sampling(
         processors.append(Nucleus(temperature, top_p))
     if progress is not None:
         processors.append(_Steps(progress))
-    with _own_randomness(model, seed), evaluating(model), _only_config(model, config):
+    with _own_randomness(model, seed), evaluating(model), _only_config(model, config), contiguous_head(model):
         yield partial(_responses, model, tokenizer, config, processors, synced, progress)
 
 
