@@ -1,10 +1,11 @@
 """How often answers would switch, from the probabilities a model sampled them with: for rates too low to count well.
 
 python recipes/sasft/expected.py --suppress zh --runs runs/sft-0 runs/zh-sasft-0 --features runs/zh-sasft-0
-With --corpus CORPUS every run is asked about the same text: real held-out answers instead of its own.
+With --corpus CORPUS every run is asked about the same text: real held-out answers instead of its own. The same figures
+for any model: `sae-posttrain measure code-switching --expected`.
 """
 
-# B batch, S sequence, V vocabulary, F features of one layer
+# S tokens of an answer, F features of one layer
 
 from __future__ import annotations
 
@@ -13,46 +14,23 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from run import RecipeArguments, split_corpus, split_paragraph  # type: ignore[import-not-found]
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_posttrain import FeatureSet
+from sae_posttrain.expected import Setting, switch_probabilities
+from sae_posttrain.expected.columns import Columns
+from sae_posttrain.expected.distributions import hidden_states, logits_of
+from sae_posttrain.generation import encode_prompts
 from sae_posttrain.languages import get_language
+from sae_posttrain.metrics import ExpectedSwitch, expected_switch_report
 from sae_posttrain.residual import capture
-from sae_posttrain.training.sasft.segments import ScriptIdentifier
 
 ANSWER_TOKENS = 64  # as max_new_tokens in mini.yaml
-
-
-@dataclass
-class Sums:
-    """Over the positions of answers sampled with one top_p, up to and with the first switch."""
-
-    by_prompt: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    positions: int = 0
-    prone: int = 0  # positions whose nucleus holds the beginning of a switch
-    part: float = (
-        0.0  # the same for tokens that are only the beginning of a character, which may or may not be finished
-    )
-    excess: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    excess_prone: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def row(self) -> dict[str, str]:
-        rate, low, high = interval(list(self.by_prompt.values()))
-        row = {"expected": rate, "low": low, "high": high, "prone": self.prone / self.positions}
-        row["parts_of_characters"] = self.part / (sum(map(len, self.by_prompt.values())))
-        for baseline, total in self.excess.items():
-            row[f"{baseline}_excess"] = total / self.positions
-            row[f"{baseline}_at_prone"] = self.excess_prone[baseline] / max(1, self.prone)
-            row[f"{baseline}_share_on_prone"] = self.excess_prone[baseline] / max(total, 1e-9)
-        return {name: f"{value:.5f}" for name, value in row.items()}
 
 
 def main() -> None:
@@ -67,50 +45,86 @@ def main() -> None:
     args = parser.parse_args()
     features = FeatureSet.load(args.features).select([args.suppress]) if args.features else None
     others = [code for code in args.languages if code != args.suppress]
-    real = list(real_answers(args.corpus, others, args.top_p)) if args.corpus else None
     for run in args.runs:
-        rows = real or [row for row in own_answers(run, args.top_p) if row["language"] != args.suppress]
-        for nucleus_size, sums in measure(run, args.suppress, rows, features).items():
-            row = {"run": Path(run).name, "suppress": args.suppress, "top_p": str(nucleus_size), **sums.row()}
+        rows = list(real_answers(args.corpus, others, args.top_p) if args.corpus else own_answers(run, args.top_p))
+        rows = [row for row in rows if row["language"] != args.suppress]
+        for top_p, found in measure(run, args.suppress, rows, features, sampled=not args.corpus).items():
+            row = {"run": Path(run).name, "suppress": args.suppress, "top_p": str(top_p)}
+            row |= {name: f"{value:.5f}" for name, value in found.items()}
             print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
             if args.results:
                 append(Path(args.results), row)
 
 
-@torch.no_grad()
-def measure(run: str, target: str, answers: Sequence[dict[str, Any]], features: FeatureSet | None) -> dict[float, Sums]:
+def measure(
+    run: str, target: str, answers: Sequence[dict[str, Any]], features: FeatureSet | None, *, sampled: bool
+) -> dict[float, dict[str, float]]:
     """By top_p, for answers in other languages.
 
-    The probability of a switch, summed over an answer's positions up to its first switch, has the rate of switching as
-    its mean, and varies far less than the switch itself. A switch is here a token that holds a character of the script:
-    one that only begins a character is listed apart, since the answers' text does not keep those left unfinished.
+    A switch is here a token that holds a whole character of the script. What lies on tokens that only begin one is
+    listed apart, since the answers' text does not keep those left unfinished.
     """
     tokenizer = AutoTokenizer.from_pretrained(run)
     model = AutoModelForCausalLM.from_pretrained(run).eval()
-    into_V, part_V = target_tokens(tokenizer, target)
-    found: dict[float, Sums] = defaultdict(Sums)
-    layers = [layer.layer for layer in features.layers] if features else []
-    for rows, ids_BS, answer_BS in batches(answers, tokenizer):
-        with capture(model, layers) as residuals:
-            logits_BSV = model(ids_BS).logits
-        for index, row in enumerate(rows):
-            place_S = answer_BS[index].nonzero().flatten() - 1  # position t speaks of token t + 1
-            switched_S = into_V[ids_BS[index, place_S + 1]].nonzero().flatten()
-            place_S = place_S[: int(switched_S[0]) + 1] if len(switched_S) else place_S
-            sampled_SV = nucleus(logits_BSV[index, place_S].softmax(-1), row["top_p"])
-            switch_S = (sampled_SV * into_V).sum(-1)
-            prone_S = switch_S > 0
-            sums = found[row["top_p"]]
-            sums.by_prompt[row["prompt"]].append(float(switch_S.sum()))
-            sums.positions += len(place_S)
-            sums.prone += int(prone_S.sum())
-            sums.part += float(sampled_SV[:, part_V].sum())
-            for layer in features.layers if features else ():
-                pre_SF = residuals[layer.layer][index, place_S] @ layer.encoder.T + layer.bias
-                for baseline, floor_F in (("mean", layer.baselines[row["language"]]), ("zero", torch.zeros(()))):
-                    excess_S = (pre_SF - floor_F).relu().mean(-1)
-                    sums.excess[baseline] += float(excess_S.sum())
-                    sums.excess_prone[baseline] += float(excess_S[prone_S].sum())
+    found = {}
+    for top_p in dict.fromkeys(row["top_p"] for row in answers):
+        rows = [row for row in answers if row["top_p"] == top_p]
+        setting = Setting(1.0, top_p)
+        probabilities = switch_probabilities(
+            model,
+            tokenizer,
+            [row["prompt"] for row in rows],
+            [row["response"] for row in rows],
+            [row["language"] for row in rows],
+            settings=[setting],
+            sampled=sampled,
+            to=target,
+            chat=True,
+            max_tokens=ANSWER_TOKENS,
+            batch_size=64,
+            progress=False,
+        )[setting]
+        whole = [ExpectedSwitch(one.language, one.cluster, one.any - one.begun, {}) for one in probabilities if one]
+        mean = expected_switch_report(whole, resamples=10_000).overall
+        begun = sum(one.begun for one in probabilities if one) / len(whole)
+        found[top_p] = {"expected": mean.rate, "low": mean.low, "high": mean.high, "parts_of_characters": begun}
+        if features is not None:
+            found[top_p] |= penalty_where_switches_begin(model, tokenizer, target, rows, features, setting)
+    return found
+
+
+@torch.no_grad()
+def penalty_where_switches_begin(
+    model: Any, tokenizer: Any, target: str, rows: Sequence[dict[str, Any]], features: FeatureSet, setting: Setting
+) -> dict[str, float]:
+    """The features' excess over their baselines, at all positions and where the nucleus holds the target's script."""
+    scripts = frozenset(get_language(target).scripts)
+    columns = Columns(tokenizer, [scripts], model.config.vocab_size)
+    positions, prone_positions = 0, 0
+    excess: dict[str, float] = defaultdict(float)
+    excess_prone: dict[str, float] = defaultdict(float)
+    for row in rows:
+        (prompt,) = encode_prompts(tokenizer, [row["prompt"]], chat=True)
+        answer = tokenizer(row["response"], add_special_tokens=False)["input_ids"][:ANSWER_TOKENS]
+        switched = columns.held(answer)[:, columns.whole(scripts)].nonzero().flatten().tolist()
+        length = switched[0] + 1 if switched else len(answer)  # up to and with the first switch
+        place = slice(len(prompt) - 1, len(prompt) - 1 + length)
+        with capture(model, [layer.layer for layer in features.layers]) as residuals:
+            hidden_SD = hidden_states(model, [prompt + answer])[0, place]
+        masses = [columns.masses(setting.probabilities(logits_NV)) for logits_NV in logits_of(model, hidden_SD)]
+        prone_S = torch.cat(masses)[:, columns.whole(scripts)] > 0
+        positions, prone_positions = positions + length, prone_positions + int(prone_S.sum())
+        for layer in features.layers:
+            pre_SF = residuals[layer.layer][0, place] @ layer.encoder.T + layer.bias
+            for baseline, floor_F in (("mean", layer.baselines[row["language"]]), ("zero", torch.zeros(()))):
+                excess_S = (pre_SF - floor_F).relu().mean(-1)
+                excess[baseline] += float(excess_S.sum())
+                excess_prone[baseline] += float(excess_S[prone_S].sum())
+    found = {"prone": prone_positions / positions}
+    for baseline, total in excess.items():
+        found[f"{baseline}_excess"] = total / positions
+        found[f"{baseline}_at_prone"] = excess_prone[baseline] / max(1, prone_positions)
+        found[f"{baseline}_share_on_prone"] = excess_prone[baseline] / max(total, 1e-9)
     return found
 
 
@@ -130,56 +144,6 @@ def real_answers(
         for text in held_out[code][-count:]:
             prompt, answer = split_paragraph(text)
             yield from ({"language": code, "prompt": prompt, "response": answer, "top_p": one} for one in top_p)
-
-
-def batches(
-    rows: Sequence[dict[str, Any]], tokenizer: Any, size: int = 64
-) -> Iterator[tuple[list[dict[str, Any]], Tensor, Tensor]]:
-    """Answers, their prompts' and own token ids `(B, S)`, and which of these are the answers'."""
-    encoded = []
-    for row in rows:
-        chat = [{"role": "user", "content": row["prompt"]}]
-        prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        # An answer also samples its end; the text alone does not say whether it came, so it is left out.
-        answer_ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"][:ANSWER_TOKENS]
-        encoded.append((row, prompt_ids, answer_ids))
-    encoded.sort(key=lambda entry: len(entry[1]) + len(entry[2]))
-    for start in range(0, len(encoded), size):
-        batch = encoded[start : start + size]
-        length = max(len(prompt) + len(answer) for _, prompt, answer in batch)
-        ids_BS = torch.zeros(len(batch), length, dtype=torch.long)
-        answer_BS = torch.zeros(len(batch), length, dtype=torch.bool)
-        for index, (_, prompt, answer) in enumerate(batch):
-            end = len(prompt) + len(answer)
-            ids_BS[index, :end] = torch.tensor(prompt + answer)
-            answer_BS[index, len(prompt) : end] = True
-        yield [row for row, _, _ in batch], ids_BS, answer_BS
-
-
-def nucleus(probability_SV: Tensor, top_p: float) -> Tensor:
-    """The distribution that sampling with this `top_p` draws from."""
-    if top_p >= 1:
-        return probability_SV
-    sorted_SV, order_SV = probability_SV.sort(-1, descending=True)
-    kept_SV = sorted_SV * (sorted_SV.cumsum(-1) - sorted_SV < top_p)
-    return torch.zeros_like(probability_SV).scatter(-1, order_SV, kept_SV / kept_SV.sum(-1, keepdim=True))
-
-
-def target_tokens(tokenizer: Any, target: str) -> tuple[Tensor, Tensor]:
-    """`(V,)` which tokens hold a character of the target's script, and which only begin one."""
-    script_V = ScriptIdentifier(tokenizer, [target]).script_V
-    into_V = script_V < len(get_language(target).scripts)
-    part_V = torch.tensor([not tokenizer.decode([index]).strip(" \ufffd") for index in range(len(into_V))])
-    return into_V & ~part_V, into_V & part_V
-
-
-def interval(by_prompt: Sequence[Sequence[float]], resamples: int = 10_000) -> tuple[float, float, float]:
-    """Mean over answers and its 95% bootstrap interval, drawing whole prompts."""
-    sums, sizes = np.array([[sum(values), len(values)] for values in by_prompt]).T
-    drawn = np.random.default_rng(0).integers(len(sums), size=(resamples, len(sums)))
-    low, high = np.quantile(sums[drawn].sum(1) / sizes[drawn].sum(1), [0.025, 0.975])
-    return float(sums.sum() / sizes.sum()), float(low), float(high)
 
 
 def append(path: Path, row: dict[str, str]) -> None:

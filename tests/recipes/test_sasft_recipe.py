@@ -209,19 +209,14 @@ def expected(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("expected")
 
 
-def test_a_nucleus_is_the_smallest_set_that_holds_top_p(expected: ModuleType) -> None:
-    probability = torch.tensor([[0.1, 0.5, 0.1, 0.3]])
-    torch.testing.assert_close(expected.nucleus(probability, 0.7), torch.tensor([[0, 0.625, 0, 0.375]]))
-    assert torch.equal(expected.nucleus(probability, 1.0), probability)
-
-
 def test_an_expected_rate_is_the_sum_of_the_probabilities_of_a_switch(
     recipe: ModuleType, expected: ModuleType, arguments: list[str], tmp_path: Path
 ) -> None:
-    run(recipe, arguments, "--variant", "sft", "--samples", "1", "--prompts", "1", "--top_p", "1.0")
+    run(recipe, arguments, "--variant", "sasft", "--samples", "1", "--prompts", "1", "--top_p", "1.0")
     folder = tmp_path / "out"
     row = next(row for row in expected.own_answers(str(folder), [1.0]) if row["language"] == "en")
-    found = expected.measure(str(folder), "zh", [row], None)[1.0]
+    features = FeatureSet.load(folder / "features.safetensors")
+    found = expected.measure(str(folder), "zh", [row], features, sampled=True)[1.0]
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     trained = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -235,8 +230,10 @@ def test_an_expected_rate_is_the_sum_of_the_probabilities_of_a_switch(
         by_hand += float(logits.softmax(-1)[chinese].sum())
         if answer[length] in chinese:
             break
-    assert found.by_prompt[row["prompt"]] == pytest.approx([by_hand], rel=1e-4)
+    assert found["expected"] == pytest.approx(by_hand, rel=1e-4)
     assert by_hand > 0
+    assert found["prone"] == 1  # at top_p 1 every position can switch
+    assert found["mean_share_on_prone"] == pytest.approx(1)
 
 
 def test_held_out_paragraphs_are_never_trained_on(recipe: ModuleType, corpus: Path) -> None:
