@@ -88,17 +88,18 @@ class ExpectedSwitchReport:
     def table(self) -> str:
         """One line per mean, in percent; of each language the scripts that it leaves for most."""
         shown: dict[str, int] = {}
+        hidden = 0
         lines = [f"language  {'into':<15}     total  expected %   {self.confidence:.0%} interval"]
         for row in self.rows():
             if row["into"] not in (ANY, BEGUN):
-                shown[row["language"]] = shown.get(row["language"], 0) + 1
-                if shown[row["language"]] > SHOWN:
+                place = shown[row["language"]] = shown.get(row["language"], 0) + 1
+                if place > SHOWN or row["rate"] == 0:
+                    hidden += row["rate"] > 0
                     continue
             lines.append(
                 f"{row['language']:<9} {row['into']:<15} {row['total']:>9} {100 * row['rate']:>11.4f}   "
                 f"{100 * row['low']:.4f} to {100 * row['high']:.4f}"
             )
-        hidden = sum(max(0, count - SHOWN) for count in shown.values())
         if hidden:
             lines.append(f"{hidden} rows for rarer scripts are not shown; --json and --csv have them.")
         if self.skipped:
