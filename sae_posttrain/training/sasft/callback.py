@@ -29,12 +29,13 @@ class SASFTCallback(HookCallback):
     >>> trainer.add_callback(SASFTCallback(suppress="zh", token_weight=100).set_trainer(trainer))
 
     The language of a segment comes from the dataset's `language` column where it survives (any batching but packing;
-    `SASFTTrainer` also packs it), else from `language_of`, else from the scripts of the segment's labelled tokens:
-    among the languages that have a baseline, the one that uses them. Without features any text in Latin letters counts
-    as English, since only the script matters then. Without `set_trainer` the callback finds its trainer when training
-    begins; with a language column that is too late, and an error. An exception in that first run is out of its sight:
-    the hooks then stay on the model, idle, until the next run. Removed in the middle of a run, it goes on to the run's
-    end.
+    `SASFTTrainer` also packs it), else from `language_of`, else from the script of the prose in its labelled tokens:
+    among the languages that have a baseline, the one that is written so, or none. Without features any text in Latin
+    letters counts as English, since only the script matters then.
+
+    Without `set_trainer` the callback finds its trainer when training begins; with a language column that is too late,
+    and an error. An exception in that first run is out of its sight: the hooks then stay on the model, idle, until the
+    next run. Removed in the middle of a run, it goes on to the run's end.
 
     Args:
         features: the feature set; None trains without the features' term, and `weight` then has no meaning.

@@ -15,12 +15,13 @@ from ...languages import get_language
 from .checks import check_boundaries, check_codes, check_labels, check_processes
 from .meter import Meter
 from .record import KEY, take_up
-from .segments import LANGUAGE_IDS, UNKNOWN, LanguageOf, ScriptIdentifier, apply_language_of, segments_of
+from .segments import LANGUAGE_IDS, UNKNOWN, LanguageOf
+from .telling import LanguageTeller
 from .terms import Batch, Term
 
 _UNKNOWN_ADVICE = {
-    "sasft_unknown_share": "their language could not be told. Script cannot tell en from fr: add a `language` column "
-    "to the dataset or pass language_of=….",
+    "sasft_unknown_share": "their language could not be told. Script cannot tell en from fr, and says nothing of "
+    "answers without prose: add a `language` column to the dataset or pass language_of=….",
 }
 
 
@@ -49,8 +50,9 @@ class SASFTEngine:
         self._record = {"suppress": list(self.suppress), **dict(settings)}
         self._start_weights = {name: term.weight for name, term in self.terms.items()}
         self.meter = Meter(self._counted())
-        self._identify: ScriptIdentifier | None = None
-        self._has_segments = self._tells_languages = True
+        self._teller = LanguageTeller(None, self._candidates, language_of)
+        self._told = torch.zeros(len(LanguageTeller.counted))
+        self._tells_languages = True
         self._running = False
         self._place = (0, 0)
 
@@ -69,8 +71,8 @@ class SASFTEngine:
             return
         check_processes(trainer)
         args = trainer.args
-        self._has_segments = not (getattr(args, "packing", False) and args.packing_strategy == "wrapped")
-        self._tells_languages = column is not None or self._has_segments
+        has_segments = not (getattr(args, "packing", False) and args.packing_strategy == "wrapped")
+        self._tells_languages = column is not None or has_segments
         check_boundaries(self._tells_languages, max(term.weight for term in self.terms.values()))
         for term in self.terms.values():
             term.check(trainer)
@@ -83,7 +85,9 @@ class SASFTEngine:
                 "Nothing tells a sample's language: the trainer has no processing_class, whose vocabulary would tell "
                 "scripts. Pass it to the trainer, add a `language` column, or pass language_of=…."
             )
-        self._identify = ScriptIdentifier(tokenizer, self._candidates) if tokenizer is not None else None
+        self._teller = LanguageTeller(tokenizer, self._candidates, self.language_of, has_segments)
+        if column is None and trainer.is_world_process_zero():
+            self._teller.describe(trainer.train_dataset)
 
     def start(self, trainer: Trainer, model: nn.Module, state: TrainerState) -> None:
         """Hook the model; before the first compiled forward, since hooks that come later are ignored there.
@@ -165,6 +169,7 @@ class SASFTEngine:
         if not total:
             return
         found: dict[str, float] = {"sasft_unknown_share": total["unknown"] / max(1.0, total["labelled"])}
+        found |= self._teller.metrics(total, total["labelled"])
         advice = dict(_UNKNOWN_ADVICE)
         for name, term in self.terms.items():
             found[term.loss_name] = total[f"{name}/loss"] / steps / trainer.accelerator.num_processes
@@ -176,7 +181,7 @@ class SASFTEngine:
 
     def _counted(self) -> list[str]:
         """What the meter sums, in the order in which `_add` gives it."""
-        names = ["labelled", "unknown"]
+        names = ["labelled", "unknown", *LanguageTeller.counted]
         for name, term in self.terms.items():
             names += [f"{name}/loss", *(f"{name}/{one}" for one in term.counted)]
         return names
@@ -190,22 +195,8 @@ class SASFTEngine:
         step, number = self._place
         self._place = (step, number + 1) if trainer.state.global_step == step else (trainer.state.global_step, 0)
         place = (*self._place, trainer.args.process_index)
-        return Batch(labels_BS, labelled_BS, self._languages(inputs, told_BS), place)
-
-    def _languages(self, batch: Mapping[str, Tensor], told_BS: Tensor | None) -> Tensor:
-        """From the column; else from the user's function; else from the scripts."""
-        if not self._has_segments:
-            assert told_BS is not None, "attach refuses lost boundaries without a column"
-            return told_BS
-        segment_BS = segments_of(batch)
-        if self._identify is not None:
-            language_BS = self._identify(batch, segment_BS)
-        else:
-            language_BS = torch.full_like(segment_BS, UNKNOWN)
-        if self.language_of is not None:
-            given_BS = apply_language_of(self.language_of, batch, segment_BS)
-            language_BS = given_BS.where(given_BS >= 0, language_BS)
-        return language_BS if told_BS is None else told_BS.where(told_BS >= 0, language_BS)
+        language_BS, self._told = self._teller.tell(inputs, told_BS, labelled_BS)
+        return Batch(labels_BS, labelled_BS, language_BS, place)
 
     def _add(self, trainer: Trainer, loss: Tensor, batch: Batch, num_items: Tensor | int | None) -> Tensor:
         """The trainer's loss with the weighted terms, which are scaled as the trainer scales its cross-entropy."""
@@ -213,7 +204,7 @@ class SASFTEngine:
         # Without a token count for the whole step, the trainer averages micro-batches; so must the log.
         steps = 1 if num_items is not None else trainer.current_gradient_accumulation_steps
         unknown_BS = batch.labelled_BS & (batch.language_BS == UNKNOWN)
-        parts = [batch.labelled_BS.sum(), unknown_BS.sum()]
+        parts = [batch.labelled_BS.sum(), unknown_BS.sum(), self._told]
         for term in self.terms.values():
             with torch.set_grad_enabled(term.weight > 0):
                 summed, counted = term.finish(batch)

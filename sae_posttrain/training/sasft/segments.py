@@ -1,9 +1,9 @@
-"""Which language each token of a batch belongs to: from a dataset's column, or from the segment's own tokens.
+"""The segments of a batch, and the languages that a dataset's column or a user's function gives them.
 
 A segment is what was one example before batching: a row, or a stretch of a packed row.
 """
 
-# B batch, S sequence, N segments, V vocabulary, C scripts, L candidate languages
+# B batch, S sequence
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from ...languages import LANGUAGES, get_language, token_script
-from ...vocabulary import token_bytes
+from ...languages import LANGUAGES, get_language
 
 LANGUAGE_IDS = "language_ids"
 """Name of the batch entry `(B, S)` and of the per-token dataset column that carry languages."""
@@ -23,9 +21,6 @@ UNKNOWN = -1
 CODES: tuple[str, ...] = tuple(sorted(LANGUAGES))
 
 LanguageOf = Callable[[Mapping[str, Tensor]], Sequence[str | None]]
-
-# What each further script of a language costs it, as a share of the tokens: Han alone is zh, ja needs a share of kana.
-EXTRA_SCRIPT_COST = 0.05
 
 
 def language_id(code: str | None) -> int:
@@ -66,48 +61,6 @@ def segments_of(inputs: Mapping[str, Tensor]) -> Tensor:
         starts_BS = starts_BS.expand_as(inputs["input_ids"]).clone()
     starts_BS[:, 0] = True
     return starts_BS.flatten().cumsum(0).view_as(starts_BS) - 1
-
-
-class ScriptIdentifier:
-    """Tell a segment's language by the scripts of its labelled tokens, on the batch's device, without waiting for it.
-
-    A segment is taken for the candidate whose scripts cover most of it, and at least half. Where two candidates do
-    equally well (en and fr) it stays unknown; where only one uses the script, a third language in it is not noticed.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str]) -> None:
-        languages = [get_language(code) for code in candidates]
-        scripts = sorted({script for language in languages for script in language.scripts})
-        self.script_V = _scripts_of_vocabulary(tokenizer, scripts)
-        # Scripts of no candidate share the last-but-one column, tokens of no script the last, which is not counted.
-        self.covers_CL = torch.zeros(len(scripts) + 1, len(languages))
-        for column, language in enumerate(languages):
-            for script in language.scripts:
-                self.covers_CL[scripts.index(script), column] = 1
-        self.cost_L = torch.tensor([EXTRA_SCRIPT_COST * (len(language.scripts) - 1) for language in languages])
-        self.code_L = torch.tensor([CODES.index(language.code) for language in languages])
-
-    def __call__(self, inputs: Mapping[str, Tensor], segment_BS: Tensor) -> Tensor:
-        """`(B, S)` language of each token's segment."""
-        self._move(inputs["input_ids"].device)
-        ids_BS, none = inputs["input_ids"], len(self.covers_CL)
-        script_BS = self.script_V[ids_BS.clamp(max=len(self.script_V) - 1)]
-        script_BS = script_BS.where((inputs["labels"] != -100) & (ids_BS < len(self.script_V)), none)
-        counts_NC = torch.zeros(segment_BS.numel(), none + 1, device=segment_BS.device)
-        counts_NC.index_put_((segment_BS.flatten(), script_BS.flatten()), torch.ones(1, device=segment_BS.device), True)
-        counts_NC = counts_NC[:, :none]
-        share_NL = counts_NC @ self.covers_CL / counts_NC.sum(-1, keepdim=True).clamp(min=1)
-        score_NL = (share_NL - self.cost_L).where(share_NL >= 0.5, -1.0)
-        best_N = score_NL.max(-1, keepdim=True).values
-        winners_NL = (score_NL > best_N - 1e-6) & (best_N > -1)
-        known_N = winners_NL.sum(-1) == 1
-        language_N = self.code_L[winners_NL.float().argmax(-1)].where(known_N, UNKNOWN)
-        return language_N[segment_BS]
-
-    def _move(self, device: torch.device) -> None:
-        if self.script_V.device != device:
-            for name in ("script_V", "covers_CL", "cost_L", "code_L"):
-                setattr(self, name, getattr(self, name).to(device))
 
 
 def apply_language_of(language_of: LanguageOf, inputs: Mapping[str, Tensor], segment_BS: Tensor) -> Tensor:
@@ -157,11 +110,3 @@ class LanguageCollator:
         if self.column == LANGUAGE_IDS:
             return torch.as_tensor(example[self.column])
         return torch.full((length,), language_in(self.column, example.get(self.column)))
-
-
-def _scripts_of_vocabulary(tokenizer: PreTrainedTokenizerBase, scripts: Sequence[str]) -> Tensor:
-    """`(V,)` column of each token's script."""
-    other, none = len(scripts), len(scripts) + 1
-    table = [token_script(raw) for raw in token_bytes(tokenizer)]
-    columns: dict[str | None, int] = {None: none, **{script: column for column, script in enumerate(scripts)}}
-    return torch.tensor([columns.get(script, other) for script in table])

@@ -6,102 +6,20 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, IterableDataset, Value
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from sae_posttrain import SASFTCallback
-from sae_posttrain.languages import get_language, script_counts
 from sae_posttrain.training.sasft import checks
 from sae_posttrain.training.sasft.segments import (
     CODES,
     LANGUAGE_IDS,
     LanguageCollator,
-    ScriptIdentifier,
     language_id,
     segments_of,
 )
 
 from .routes import plain, with_callback, with_trainer
 from .world import Route, World
-
-TEXTS = {
-    "en": "The cat sees a small house and sings.",
-    "zh": "这只猫看见一个小房子并且唱歌。",
-    "ru": "Кошка видит маленький дом и поёт.",
-    "ko": "고양이가 작은 집을 보고 노래한다.",
-    "ja": "猫は小さな家を見て歌います。",
-    "th": "แมวเห็นบ้านหลังเล็กและร้องเพลง",
-}
-
-
-def byte_level_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes only: every character outside ASCII is cut in pieces, as rare ones are in real vocabularies."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        TEXTS.values(), trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
-
-
-def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
-    """As Gemma's: known pieces, and <0xNN> for the bytes of everything else."""
-    pieces = ["<pad>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *(chr(c) for c in range(97, 123)), "▁"]
-    backend = Tokenizer(
-        models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True)
-    )
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
-
-
-# A lone first byte of kana or Thai is one of other scripts too; vocabularies with byte fallback hold those letters.
-@pytest.mark.parametrize(
-    ("make", "codes"), [(byte_level_tokenizer, list(TEXTS)), (byte_fallback_tokenizer, ["en", "zh", "ru", "ko"])]
-)
-def test_scripts_of_a_vocabulary_tell_languages_apart(make: Any, codes: list[str]) -> None:
-    tokenizer = make()
-    encoded = tokenizer([TEXTS[code] for code in codes], return_tensors="pt", padding=True)
-    inputs = {**encoded, "labels": encoded["input_ids"].where(encoded["attention_mask"].bool(), -100)}
-    told = ScriptIdentifier(tokenizer, codes)(inputs, segments_of(inputs))
-    assert [CODES[row[0]] for row in told.tolist()] == codes
-    assert bool((told == told[:, :1]).all())
-
-
-def told_by_hand(text: str, candidates: list[str]) -> str | None:
-    """The rule in plain Python: the share of letters a language's scripts cover, at least half, best and alone."""
-    counts = script_counts(text)
-    scores = {}
-    for code in candidates:
-        scripts = get_language(code).scripts
-        share = sum(counts.get(script, 0) for script in scripts) / max(1, sum(counts.values()))
-        if share >= 0.5:
-            scores[code] = share - 0.05 * (len(scripts) - 1)
-    winners = [code for code, score in scores.items() if score > max(scores.values()) - 1e-9]
-    return winners[0] if len(winners) == 1 else None
-
-
-@pytest.mark.parametrize("candidates", [["en", "fr", "zh"], ["zh", "ja"], ["ru", "uk", "en"], ["th"]])
-def test_the_batched_rule_is_the_one_for_texts(candidates: list[str]) -> None:
-    words = PreTrainedTokenizerFast(tokenizer_object=character_backend(), pad_token="<pad>")
-    texts = [*TEXTS.values(), "猫 cat", "123 …", TEXTS["zh"] + TEXTS["en"], TEXTS["ja"] + TEXTS["zh"]]
-    encoded = words(texts, return_tensors="pt", padding=True)
-    inputs = {**encoded, "labels": encoded["input_ids"].where(encoded["attention_mask"].bool(), -100)}
-    told = ScriptIdentifier(words, candidates)(inputs, segments_of(inputs))[:, 0].tolist()
-    expected = [told_by_hand(text, candidates) for text in texts]
-    assert {None} < set(expected)
-    assert told == [language_id(code) for code in expected]
-
-
-def character_backend() -> Tokenizer:
-    """One token per character, so that token counts are letter counts."""
-    characters = sorted({char for text in [*TEXTS.values(), "猫 cat", "123 …"] for char in text})
-    backend = Tokenizer(models.WordLevel({"<pad>": 0, **{char: i + 1 for i, char in enumerate(characters)}}))
-    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    return backend
 
 
 def test_segments_start_at_rows_and_at_position_zero() -> None:
@@ -111,17 +29,6 @@ def test_segments_start_at_rows_and_at_position_zero() -> None:
     for positions in (packed, packed.expand(3, 2, 4)):
         inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids)}
         assert segments_of(inputs).tolist() == [[0, 0, 1, 1], [2, 2, 2, 3]]
-
-
-def test_only_labelled_tokens_vote(world: World) -> None:
-    inputs = world.tokenizer(["猫 看见 房子 唱歌 the cat"], return_tensors="pt")
-    identify = ScriptIdentifier(world.tokenizer, ["en", "zh"])
-    labels = inputs["input_ids"].clone()
-    labels[:, :4] = -100
-    english = identify({**inputs, "labels": labels}, segments_of(inputs))
-    chinese = identify({**inputs, "labels": inputs["input_ids"]}, segments_of(inputs))
-    assert english.unique().tolist() == [language_id("en")]
-    assert chinese.unique().tolist() == [language_id("zh")]
 
 
 class TestCollator:
@@ -312,13 +219,3 @@ class TestColumn:
         trainer.add_callback(SASFTCallback(world.features, suppress="zh"))
         with pytest.raises(ValueError, match=r"call callback.set_trainer\(trainer\) before trainer.train"):
             trainer.train()
-
-
-def test_ids_of_a_vocabulary_may_have_gaps() -> None:
-    backend = Tokenizer(models.WordLevel({"<pad>": 0, "the": 3, "猫": 900}, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
-    inputs = {**tokenizer(["猫 猫", "the the"], return_tensors="pt")}
-    inputs["labels"] = inputs["input_ids"]
-    told = ScriptIdentifier(tokenizer, ["en", "zh"])(inputs, segments_of(inputs))[:, 0].tolist()
-    assert told == [language_id("zh"), language_id("en")]

@@ -1,0 +1,79 @@
+"""Text as a string of one byte per character, which says what kind of character it is: short patterns run fast on it.
+
+l and U  Latin letters, small and capital      m  marks
+H        Han                                   C  Han that Japanese does not write
+J        Han that Chinese does not write       S  the Chinese copula
+K        kana                                  G  Hangul
+d        digits                                space, newline
+E and .  ends of sentences, CJK and others     c  the Chinese comma
+'        joints of words                       ,  other soft punctuation
+#        everything else                       from 0x80 on: letters of further scripts
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+
+import numpy as np
+import regex
+
+from ..languages import LANGUAGES, SCRIPTS
+
+_OWN_CLASS = {"Hani": "H", "Hira": "K", "Kana": "K", "Hang": "G"}
+_LIVING = {script for language in LANGUAGES.values() for script in language.scripts}
+_OTHERS = sorted({*SCRIPTS} - {"Latn", "Zyyy", "Zinh", *_OWN_CLASS}, key=lambda script: (script not in _LIVING, script))
+SCRIPT_OF_BYTE = dict(zip(range(0x80, 0x100), _OTHERS, strict=False))
+"""The scripts of our languages, then as many others as there are bytes."""
+NO_LETTERS = b"d \nE.',c#"
+_PUNCTUATION = {
+    r"\p{Nd}": "d",
+    r"[\p{Zs}\t]": " ",
+    r"[\n\r\u2028\u0085]": "\n",
+    "[。！？；｡]": "E",
+    "[.!?;:…]": ".",
+    r"['’\-‐\u2011·]": "'",
+    r"[,()\[\]|\"“”„«»‘—–*]": ",",
+    "，": "c",
+    r"\p{Script=Zinh}": "m",
+}
+
+
+def classes_of(text: str) -> bytes:
+    """The class of each character."""
+    return _table()[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")].tobytes()
+
+
+@cache
+def _table() -> np.ndarray:
+    """The class of every character."""
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    table = np.full(sys.maxunicode + 1, ord("#"), dtype=np.uint8)
+    classes = {r"\p{Script=Latn}": ord("l"), r"[\p{Script=Latn}&&\p{Lu}]": ord("U")}
+    classes |= {pattern: ord(char) for pattern, char in _PUNCTUATION.items()}
+    classes |= {rf"\p{{Script={script}}}": ord(char) for script, char in _OWN_CLASS.items()}
+    classes |= {rf"\p{{Script={script}}}": byte for byte, script in SCRIPT_OF_BYTE.items()}
+    for pattern, byte in classes.items():
+        try:
+            matches = regex.finditer(f"{pattern}+", everything, regex.V1)
+        except regex.error:
+            continue  # a script newer than the installed `regex`
+        for match in matches:
+            table[match.start() : match.end()] = byte
+    for place in range(0x4E00, 0xA000):
+        table[place] = _han_class(chr(place))
+    return table
+
+
+def _han_class(char: str) -> int:
+    """By whose character sets hold it: GB 2312 and Big5 for Chinese, JIS X 0208 for Japanese."""
+    chinese, japanese = _encodes(char, "gb2312") or _encodes(char, "big5"), _encodes(char, "shift_jis")
+    return ord("S" if char == "是" else "H" if chinese == japanese else "C" if chinese else "J")
+
+
+def _encodes(char: str, charset: str) -> bool:
+    try:
+        char.encode(charset)
+    except UnicodeEncodeError:
+        return False
+    return True
