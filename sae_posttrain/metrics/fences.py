@@ -30,6 +30,7 @@ _CALL = regex.compile(r"[\w.]\(|;$|\w_\w")
 _ITEM = regex.compile(r'"(?P<string>(?:[^"\\\n]|\\.)*+)"(?P<colon>[ \t]*+:)?')
 _ESCAPE = regex.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
 _JSON_START = regex.compile(r'\s*+[\[{]\s*+(?:[\[{]\s*+)*+"')
+_JSON_PROSE = regex.compile(r"^(?!.*(?:--|[=/@{}<>|\\])).*[A-Za-z]+[ ,]+[A-Za-z]+[ ,]+[A-Za-z]+")
 _MIN_WORDS = 3  # of a line that is a sentence and no code
 
 
@@ -118,7 +119,7 @@ def _outside_strings(text: str, start: int, body: int, body_end: int, end: int) 
     """All of a JSON block but its strings; keys that are identifiers, and escapes, are code as well."""
     place = start
     for item in _ITEM.finditer(text, body, body_end):
-        if item["colon"] and item["string"].isascii() and " " not in item["string"]:
+        if item["string"].isascii() and (item["colon"] or not _JSON_PROSE.search(item["string"])):
             continue
         yield place, item.start("string")
         for escape in _ESCAPE.finditer(text, *item.span("string")):

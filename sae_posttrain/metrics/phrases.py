@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import regex
 
-from ..languages import SCRIPTS, get_language
+from ..languages import SCRIPTS, get_language, script_counts
 from .identification import BENCHMARK_LANGUAGES, Scorer, langid_scorer
 from .prose import blank
 from .scripts import Span
@@ -20,8 +23,15 @@ MIN_WORDS = 4
 MIN_EVIDENCE = 20.0  # nats
 _PER_WORD = 8.0  # at most, so that no single word decides
 _PER_CAPITALISED = 2.0  # names, mostly
+_BY_SMALL = 0.5  # of the evidence that a phrase needs, this share by words that begin with a small letter
+_ENDS = np.float32(1000)  # against a word in a script that the other language is not written in
 _LOST = 15.0  # so much evidence to the contrary ends a phrase
-_WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*(?:['’\-]\p{L}[\p{L}\p{M}]*)*")
+# Words of identifiers, paths, options and addresses say nothing: user_name, fast.ai, --save-dev, types@beta, f(x).
+_WORD = regex.compile(
+    r"(?<![\w@/\\=#$&%~<]|\w[_.:]|-)\p{L}[\p{L}\p{M}]*+(?:['’\-]\p{L}[\p{L}\p{M}]*+)*+(?![\w@/\\=(\[]|[.:_]\w|::)"
+)
+# What ends a clause: a blank line, an item of a list, a heading, a cell of a table, brackets, emphasis, a CJK comma.
+_BREAK = regex.compile(r"\n[ \t]*+(?:\n|[-*+>#]|\d{1,3}[.)][ \t])|[|*、]|\b_|_\b")
 
 
 class PhraseFinder:
@@ -53,6 +63,9 @@ class PhraseFinder:
         self.min_evidence = min_evidence
         self._voters: dict[str, Callable[[str], np.ndarray]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_voters": {}}  # made anew in another process
+
     def find(
         self,
         response: str,
@@ -74,7 +87,7 @@ class PhraseFinder:
         entries = (allowed,) if isinstance(allowed, str) else tuple(allowed)
         terms = tuple(entry for entry in entries if entry not in SCRIPTS)
         text = blank(response, code=ignore_code, urls=ignore_urls, markup=ignore_code, terms=terms)
-        words = list(_WORD.finditer(text))
+        words = [word for word in _WORD.finditer(text) if not _beside_code(response, *word.span())]
         if not others or len(words) < self.min_words:
             return []
         vote = self._voter(own.code, others)
@@ -82,7 +95,7 @@ class PhraseFinder:
         silent = np.zeros(len(others), dtype=np.float32)
         votes_NK = np.stack([silent if word[0].casefold() in quoted else vote(word[0]) for word in words])
         spans = []
-        for first, last, which in self._phrases(votes_NK):
+        for first, last, which in self._phrases(votes_NK, _clauses(text, words), _small(words)):
             start, end = words[first].start(), words[last].end()
             other = get_language(others[which])
             spans.append(Span(start, end, other.scripts[0], response[start:end], other.code))
@@ -101,32 +114,57 @@ class PhraseFinder:
             def vote(word: str) -> np.ndarray:
                 if any(char.isupper() for char in word[1:]):
                     return np.zeros(len(others), dtype=np.float32)
+                script = next(iter(script_counts(word[0])), None)
                 scores = scorer(f" {word} ")
                 limit = _PER_CAPITALISED if word[0].isupper() else _PER_WORD
                 try:
                     votes = [scores[code] - scores[own] for code in others]
                 except KeyError as error:
                     raise ValueError(f"the scorer gave {sorted(scores)}, but no score for {error}") from error
-                return np.clip(np.asarray(votes, dtype=np.float32), -limit, limit)
+                clipped = np.clip(np.asarray(votes, dtype=np.float32), -limit, limit)
+                return np.where([script in get_language(code).scripts for code in others], clipped, -_ENDS)
 
             self._voters[own] = vote
         return self._voters[own]
 
-    def _phrases(self, votes_NK: np.ndarray) -> list[tuple[int, int, int]]:
+    def _phrases(
+        self, votes_NK: np.ndarray, clauses: Sequence[tuple[int, int]], small_N: np.ndarray
+    ) -> list[tuple[int, int, int]]:
         """First word, last word and language of each phrase; of those that overlap, the one with most evidence."""
         total_NK = np.concatenate([np.zeros_like(votes_NK[:1]), votes_NK.cumsum(axis=0)])
         rise_K = (total_NK - np.minimum.accumulate(total_NK)).max(axis=0)
         found = [
-            (evidence, first, last, int(which))
+            (evidence, begin + first, begin + last, int(which))
             for which in np.flatnonzero(rise_K >= self.min_evidence)
-            for evidence, first, last in _stretches(votes_NK[:, which].tolist())
+            for begin, end in clauses
+            for evidence, first, last in _stretches(votes_NK[begin:end, which].tolist())
             if evidence >= self.min_evidence and last - first + 1 >= self.min_words
         ]
         kept: list[tuple[int, int, int]] = []
         for _, first, last, which in sorted(found, reverse=True):
-            if all(last < other_first or first > other_last for other_first, other_last, _ in kept):
+            votes_n = np.where(small_N[first : last + 1], votes_NK[first : last + 1, which], 0)
+            told = (votes_n > 0).sum() > 1 and votes_n.sum() >= self.min_evidence * _BY_SMALL
+            if told and all(last < other_first or first > other_last for other_first, other_last, _ in kept):
                 kept.append((first, last, which))
         return sorted(kept)
+
+
+def _beside_code(response: str, start: int, end: int) -> bool:
+    """Whether a word is a piece of one, the rest of which is code: `g`reater."""
+    return response[start - 1 : start] == "`" or response[end : end + 1] == "`"
+
+
+def _small(words: Sequence[regex.Match[str]]) -> np.ndarray:
+    """Of each word, whether it begins with a small letter; a list of names has none of them."""
+    return np.array([not word[0][0].isupper() for word in words])
+
+
+def _clauses(text: str, words: Sequence[regex.Match[str]]) -> list[tuple[int, int]]:
+    """The words between breaks, as number of the first and behind the last; a phrase lies within one of them."""
+    starts = [word.start() for word in words]
+    cuts = {bisect_left(starts, match.end()) for match in _BREAK.finditer(text)}
+    bounds = sorted({0, len(words), *cuts})
+    return list(pairwise(bounds))
 
 
 def _stretches(votes: Sequence[float]) -> Iterator[tuple[float, int, int]]:

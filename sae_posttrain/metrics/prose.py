@@ -44,6 +44,8 @@ _TARGET = regex.compile(
 )
 _VALUE = r"(?:\"[^\"]*+\"|'[^']*+'|\{(?:[^{}]|\{[^{}]*+\})*+\}|[^\s\"'=<>`{}]++)"
 _TAG = regex.compile(rf"</?+[A-Za-z][\w.:-]*+(?:\s++[A-Za-z_@:*#.][\w.:@-]*+(?:\s*+=\s*+{_VALUE})?+)*+\s*+/?>|</?>")
+_KEY = regex.compile(r"(?m)^---$|^[\w-]++:(?=\s)")
+_FRONT_MATTER = 4000  # characters, at most
 _ENTITY = regex.compile(r"&(?:[A-Za-z]{2,10}|#\d{1,7}|#x[0-9A-Fa-f]{1,6});")
 # Of placeholders and expressions: nothing but Latin and Greek letters, and no strings, so that JSON is none.
 _HELD = r"[[^{}\n\"]--[\p{L}--[\p{Latn}\p{Grek}]]]"
@@ -79,6 +81,9 @@ def blank(text: str, *, code: bool = True, urls: bool = True, markup: bool = Tru
         if "://" in text or "@" in text or "www." in text.lower():
             text = _URL.sub(_without_url, text)
     if markup:
+        if text.startswith("---\n"):
+            end = text.find("\n---", 3, _FRONT_MATTER) + 1
+            text = _KEY.sub(spaces, text[:end]) + text[end:]
         if "<!--" in text or "{" in text:
             text = without(text, _comments(text))
         if "<" in text:
