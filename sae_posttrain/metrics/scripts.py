@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 import numpy as np
 import regex
 
 from ..languages import SCRIPTS, get_language, script_counts
+from .glosses import glossed, without_hanja
+from .han import chinese_forms, japanese_forms, japanese_passages, quoted_names, run_around
 from .prose import blank
+from .symbols import SYMBOLS, is_symbol
 
 # Inside a word: marks and joiners that belong to no script, the kana length mark, dots and hyphens in names.
 _CARRIED = r"[\p{Script=Zinh}[\p{Lm}&&\p{Script=Zyyy}]]"
 _JOINT = r"[·・‧'’\-‐]"
-# Korean spells out what a word is in Hanja, and reads one syllable for each of them. A run of Hanja is tried once, from
-# its start, and not from each of its characters.
-_HANJA = regex.compile(
-    r"(?<=(?P<hangul>\p{Hang}+))[(（](?P<hanja>\p{Hani}+)[)）]"
-    r"|(?<!\p{Hani})(?P<hanja>\p{Hani}++)[(（](?P<hangul>\p{Hang}+)[)）]"
-)
+_PHONETIC = regex.compile(r"[\u0250-\u02af\u02b0-\u02ff--əƏ]", regex.V1)  # ə is a letter of Azerbaijani
+_CHINESE = frozenset({"zh", "yue"})
 _NOWHERE = np.empty(0, dtype=np.intp)
 
 
 @dataclass(frozen=True)
 class Span:
-    """A word in an unexpected script, or a phrase in another `language`: response[start:end] == text."""
+    """A word in an unexpected script, or a phrase in another `language`: response[start:end] == text.
+
+    A word whose script does not tell, because the response's own language has it too, says its language as well.
+    """
 
     start: int
     end: int
     script: str
     text: str
-    language: str | None = None  # of a phrase; a script alone does not tell
+    language: str | None = None
 
 
 def unexpected_spans(
@@ -43,38 +45,55 @@ def unexpected_spans(
     prompt: str | None = None,
     ignore_code: bool = True,
     ignore_urls: bool = True,
+    ignore_glosses: bool = False,
     count_latin: bool = False,
+    han_without_kana: bool = False,
     allowed: Iterable[str] = (),
+    allowed_languages: Iterable[str] = (),
 ) -> list[Span]:
     """The words of `response` in scripts that `language` is not written in, in order.
 
-    prompt: words that occur in it are quotations and not counted. allowed: further scripts ('Grek') or terms
-    ('東京') that are fine. Latin inside other scripts is counted only with `count_latin`: English terms, units and
-    names are ordinary there. A Greek letter by itself is a symbol (α, Ω) and never counted, nor are Hanja beside
-    their Korean reading: 한국(韓國).
+    Not counted are symbols (Δφ, a single Ш or ॐ, currency signs, faces such as ಠ_ಠ), bopomofo in Chinese, Hanja beside
+    their Korean reading as in 한국(韓國), and names in quotation marks that mix Han and some kana, as 「優の良品」 in
+    Chinese. In Japanese, words count that are written in Chinese forms (说, 这); in Chinese, those in Japanese forms
+    (検, 働). Such a span says its language.
 
-    Raises: ValueError for an unknown language.
+    Args:
+        response: the answer, with code and markup left in.
+        language: code, tag or name of the language that it should be in.
+        prompt: words that occur in it are quotations and not counted.
+        ignore_code: leave out code, LaTeX, HTML tags and placeholders, as `blank` does.
+        ignore_urls: leave out addresses and targets of links.
+        ignore_glosses: leave out names and terms beside their reading or translation, as Miyazaki (宮崎 駿).
+        count_latin: count Latin words inside other scripts; English terms, units and names are ordinary there.
+        han_without_kana: say of Han words that they are Japanese in a passage with kana, and Chinese elsewhere.
+        allowed: further scripts ('Grek') or terms ('東京') that are fine.
+        allowed_languages: languages that the response may use besides its own, such as that of a translation.
+
+    Returns:
+        Spans with their place in `response`.
+
+    Raises:
+        ValueError: an unknown language.
+
+    Example:
+        >>> [span.text for span in unexpected_spans("The answer is 答案, so Δx = 5.", "en")]
+        ['答案']
     """
     extra = (allowed,) if isinstance(allowed, str) else tuple(allowed)
-    own = _expected(language, count_latin, extra)
-    if not len(_places(response, own)):
+    further = (allowed_languages,) if isinstance(allowed_languages, str) else tuple(allowed_languages)
+    expected = _expected(language, count_latin, extra, further)
+    if not len(_places(response, expected)):
         return []
     terms = tuple(entry for entry in extra if entry not in SCRIPTS)
     text = blank(response, code=ignore_code, urls=ignore_urls, markup=ignore_code, terms=terms)
-    if get_language(language).code == "ko":
-        text = _HANJA.sub(_without_gloss, text)
-    quoted = prompt.casefold() if prompt else ""
-    places, spans = _places(text, own), []
-    index = 0
-    while index < len(places):
-        start = int(places[index])
-        (script,) = script_counts(text[start])
-        word = _word_in(script).match(text, start)
-        symbol = script == "Grek" and script_counts(word[0])["Grek"] == 1
-        if not symbol and not (quoted and word[0].casefold() in quoted):
-            spans.append(Span(start, word.end(), script, word[0]))
-        index = int(np.searchsorted(places, word.end()))
-    return spans
+    if expected.code == "ko":
+        text = without_hanja(text)
+    spans = list(_words(text, expected, prompt.casefold() if prompt else ""))
+    if ignore_glosses and spans:
+        beside = glossed(text, [(span.start, span.end) for span in spans])
+        spans = [span for span, gloss in zip(spans, beside, strict=True) if not gloss]
+    return _told_by_kana(text, spans) if han_without_kana else spans
 
 
 def unexpected_scripts(response: str, language: str, *, count_latin: bool = False) -> set[str]:
@@ -82,26 +101,80 @@ def unexpected_scripts(response: str, language: str, *, count_latin: bool = Fals
 
     Source: arXiv:2507.14894, code-switching ratio.
     """
-    own = _expected(language, count_latin, ())
-    return set(script_counts("".join({response[place] for place in _places(response, own)})))
+    expected = replace(_expected(language, count_latin, (), ()), forms=None, symbols=True)
+    return set(script_counts("".join({response[place] for place in _places(response, expected)})))
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """In what a response is written: the scripts, and in Han without the forms of another language."""
+
+    code: str
+    scripts: frozenset[str]
+    forms: str | None  # the language whose Han forms do not belong
+    symbols: bool = False  # whether symbols count
 
 
 @lru_cache(maxsize=1024)
-def _expected(language: str, count_latin: bool, allowed: tuple[str, ...]) -> frozenset[str]:
-    """The scripts in which nothing is unexpected."""
-    scripts = {*get_language(language).scripts, *(entry for entry in allowed if entry in SCRIPTS)}
-    return frozenset(scripts if count_latin else scripts | {"Latn"})
+def _expected(language: str, count_latin: bool, allowed: tuple[str, ...], further: tuple[str, ...]) -> _Expected:
+    own = get_language(language)
+    scripts, codes = set(own.scripts), {own.code}
+    for entry in further:
+        if entry in SCRIPTS:
+            scripts.add(entry)
+        else:
+            scripts.update(get_language(entry).scripts)
+            codes.add(get_language(entry).code)
+    if not _CHINESE.isdisjoint(codes):
+        scripts.add("Bopo")
+    han_allowed = "Hani" in allowed or "Hani" in further
+    forms = None
+    if "Hani" in own.scripts and not han_allowed:
+        chinese = not _CHINESE.isdisjoint(codes)
+        forms = None if chinese and "ja" in codes else "ja" if chinese else "zh" if own.code == "ja" else None
+    scripts.update(entry for entry in allowed if entry in SCRIPTS)
+    return _Expected(own.code, frozenset(scripts if count_latin else scripts | {"Latn"}), forms)
 
 
-def _without_gloss(match: regex.Match[str]) -> str:
-    return " " * len(match[0]) if len(match["hanja"]) <= len(match["hangul"]) else match[0]
+def _words(text: str, expected: _Expected, quoted: str) -> Iterator[Span]:
+    places, index, since = _places(text, expected), 0, 0
+    names = list(quoted_names(text)) if expected.forms == "ja" and len(places) else []
+    while index < len(places):
+        start = int(places[index])
+        (script,) = script_counts(text[start])
+        if script in expected.scripts:  # a Han form of another language: the whole run is its word
+            start, end = run_around(text, start, since)
+        else:
+            end = _word_in(script).match(text, start).end()
+        word = text[start:end]
+        skipped = (
+            is_symbol(word, script, text, start)
+            or (script == "Latn" and _PHONETIC.search(word) is not None)
+            or bool(quoted and word.casefold() in quoted)
+            or any(first <= start and end <= last for first, last in names)
+        )
+        if not skipped:
+            yield Span(start, end, script, word, expected.forms if script in expected.scripts else None)
+        index, since = int(np.searchsorted(places, end)), end
 
 
-def _places(text: str, scripts: frozenset[str]) -> np.ndarray:
-    """Where characters of other scripts than these stand."""
-    if text.isascii() and "Latn" in scripts:
+def _told_by_kana(text: str, spans: list[Span]) -> list[Span]:
+    passages = list(japanese_passages(text)) if any(span.script == "Hani" for span in spans) else []
+    starts = [start for start, _ in passages]
+    found = []
+    for span in spans:
+        number = int(np.searchsorted(starts, span.start, side="right")) - 1
+        japanese = number >= 0 and span.end <= passages[number][1]
+        told = span.script == "Hani" and span.language is None
+        found.append(replace(span, language="ja" if japanese else "zh") if told else span)
+    return found
+
+
+def _places(text: str, expected: _Expected) -> np.ndarray:
+    """Where characters stand that are not expected."""
+    if text.isascii() and "Latn" in expected.scripts:
         return _NOWHERE
-    outside = _outside(scripts).take(code_points(text))
+    outside = _outside(expected.scripts, expected.forms, expected.symbols).take(code_points(text))
     return np.flatnonzero(outside) if outside.any() else _NOWHERE
 
 
@@ -110,12 +183,15 @@ def code_points(text: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)  # a mebibyte each
-def _outside(scripts: frozenset[str]) -> np.ndarray:
-    """For every character, whether it is of another script; Common and Inherited ones go with whatever is around."""
+def _outside(scripts: frozenset[str], forms: str | None, symbols: bool) -> np.ndarray:
+    """For every character, whether it is unexpected; Common and Inherited ones go with whatever is around."""
     expected = "".join(rf"\p{{Script={script}}}" for script in sorted({*scripts, "Zyyy", "Zinh", "Zzzz"}))
+    besides = "" if symbols else SYMBOLS
     outside = np.zeros(sys.maxunicode + 1, dtype=bool)
-    for match in regex.finditer(f"[^{expected}]+", every_character()):
+    for match in regex.finditer(f"[^{expected}{besides}]+", every_character(), regex.V1):
         outside[match.start() : match.end()] = True
+    if forms is not None:
+        outside[[ord(char) for char in (chinese_forms() if forms == "zh" else japanese_forms())]] = True
     return outside
 
 
