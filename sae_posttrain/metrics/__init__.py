@@ -12,6 +12,7 @@ from .phrases import PhraseFinder
 from .prose import blank
 from .repetition import Repetition, RepetitionReport, find_repetition, repetition_rate
 from .scripts import Span, unexpected_spans
+from .switches import SwitchCriteria, allowed_in
 from .thinking import Thinking, split_thinking
 from .units import distinct_n, rep_n
 
@@ -32,7 +33,9 @@ __all__ = [
     "Repetition",
     "RepetitionReport",
     "Span",
+    "SwitchCriteria",
     "Thinking",
+    "allowed_in",
     "blank",
     "code_switching_rate",
     "compare_expected",

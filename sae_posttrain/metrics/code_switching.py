@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from ..languages import SCRIPTS, get_language
 from .interval import Outcome, clustered_interval
 from .phrases import PhraseFinder
-from .scripts import Span, unexpected_scripts, unexpected_spans
+from .scripts import Span, unexpected_scripts
+from .switches import SwitchCriteria, into
+from .switches import allowed_languages as parse_allowed
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of `total` responses switched, and the confidence interval of that share."""
+    """How many of `total` responses switched, the confidence interval of that share, and how much of them did.
+
+    words: the mean over the responses of the share of their words that the switches hold; None where not counted.
+    """
 
     switched: int
     total: int
     low: float
     high: float
+    words: float | None = None
 
     @property
     def rate(self) -> float:
@@ -45,6 +52,12 @@ class CodeSwitchingReport:
     @property
     def rate(self) -> float:
         return self.overall.rate
+
+    @property
+    def words(self) -> float:
+        """The mean share of a response's words that are switches: the graded rate."""
+        assert self.overall.words is not None
+        return self.overall.words
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each rate: all, each language, each pair; for tables and .csv."""
@@ -74,29 +87,26 @@ class CodeSwitchingReport:
         """One line per rate, in percent."""
         rows = self.rows()
         width = max(6, *(len(row["into"]) for row in rows))
-        lines = [f"language  {'into':<{width}} switched     total    rate %   {self.confidence:.0%} interval"]
-        lines += [
-            f"{row['language']:<9} {row['into']:<{width}} {row['switched']:>8} {row['total']:>9} "
-            f"{100 * row['rate']:>9.3f}   {100 * row['low']:.3f} to {100 * row['high']:.3f}"
-            for row in rows
+        lines = [
+            f"language  {'into':<{width}} switched     total    rate %   {self.confidence:.0%} interval      words %"
         ]
+        for row in rows:
+            interval = f"{100 * row['low']:.3f} to {100 * row['high']:.3f}"
+            words = "" if row["words"] is None else f"{100 * row['words']:>9.3f}"
+            lines.append(
+                f"{row['language']:<9} {row['into']:<{width}} {row['switched']:>8} {row['total']:>9} "
+                f"{100 * row['rate']:>9.3f}   {interval:<16} {words}".rstrip()
+            )
         if self.skipped:
-            lines.append(f"{self.skipped} responses left out: their own language is written in the target script")
+            lines.append(f"{self.skipped} responses left out: their own language is written in the target script.")
         return "\n".join(lines)
 
 
 class _Judged(NamedTuple):
     language: str
     cluster: Hashable
-    into: frozenset[str]  # the scripts, and languages of phrases, it switched into, of those asked for
+    words: Mapping[str, float]  # what it switched into, of what is asked for, and the share of its words
     published: bool
-
-
-class _Targets(NamedTuple):
-    """What switches are looked for."""
-
-    scripts: frozenset[str]
-    languages: frozenset[str]
 
 
 def code_switching_rate(
@@ -113,81 +123,109 @@ def code_switching_rate(
     seed: int = 0,
     ignore_code: bool = True,
     ignore_urls: bool = True,
+    ignore_glosses: bool = False,
     count_latin: bool = False,
+    han_without_kana: bool = False,
     allowed: Iterable[str] = (),
+    allowed_languages: Sequence[Any] | None = None,
 ) -> CodeSwitchingReport:
     """The share of responses with at least one unexpected word, with bootstrap intervals (see `share_interval`).
 
-    languages: of each response, or one for all. to: languages or scripts; only words in these scripts count, and
-    responses whose own language is written in all of them are left out. phrases: counts phrases in other languages of
-    the same writing as well. compare_published: gives the rate by the authors' definition beside ours. clusters: what
-    responses share, usually the prompt, so that eight samples of one prompt are not taken for eight independent ones.
-    prompts and the rest: as `unexpected_spans`.
+    Args:
+        responses: the answers, with code and markup left in.
+        languages: code, tag or name of the language of each response, or one for all.
+        prompts: words that occur in a response's prompt are quotations and not counted.
+        to: languages or scripts; only switches into these count. Responses in whose own language none of them can be
+            told are left out: `to="zh"` counts Han in all but Chinese responses, in Japanese ones by the characters'
+            forms.
+        phrases: counts phrases in other languages of the same writing as well.
+        compare_published: give the rate by the authors' definition beside ours.
+        clusters: what responses share, usually the prompt, so that eight samples of one prompt are not taken for eight
+            independent ones.
+        confidence, resamples, seed: of the intervals.
+        ignore_code, ignore_urls, ignore_glosses, count_latin, han_without_kana, allowed: as in `unexpected_spans`.
+        allowed_languages: of each response, the languages that it may use besides its own, as in the column `allowed`
+            of a row: a list, a text such as "zh, ja", or None.
 
-    Raises: ValueError when lengths differ, a code is unknown, or nothing is left to measure.
-    Source: arXiv:2507.14894, code-switching ratio.
+    Returns:
+        Rates over all responses, by language and by pair; each with the mean share of words that the switches hold.
+
+    Raises:
+        ValueError: lengths differ, a code is unknown, or nothing is left to measure.
+
+    Example:
+        >>> code_switching_rate(["All good.", "All 一切 good."], "en", to="zh").overall.rate
+        0.5
+
+    Source: arXiv:2507.14894, code-switching ratio. The graded share is the complement of DeepSeek-R1's language
+        consistency, arXiv:2501.12948, section 2.3.2.
     """
     codes = [languages] * len(responses) if isinstance(languages, str) else list(languages)
-    _check_lengths(responses, languages=codes, prompts=prompts, clusters=clusters)
-    targets = _targets(to)
-    latin = count_latin or counts_latin(to)
-    ignored: dict[str, Any] = {
-        "ignore_code": ignore_code,
-        "ignore_urls": ignore_urls,
-        "allowed": (allowed,) if isinstance(allowed, str) else tuple(allowed),
-    }
+    _check_lengths(responses, languages=codes, prompts=prompts, clusters=clusters, allowed_languages=allowed_languages)
+    criteria = SwitchCriteria(
+        to=to,
+        phrases=phrases,
+        ignore_code=ignore_code,
+        ignore_urls=ignore_urls,
+        ignore_glosses=ignore_glosses,
+        count_latin=count_latin,
+        han_without_kana=han_without_kana,
+        allowed=allowed,
+    )
     judged = []
     for index, (response, code) in enumerate(zip(responses, codes, strict=True)):
-        language = get_language(code)
-        if _nothing_to_find(language.code, targets, phrases):
+        if not criteria.applies_to(code):
             continue
-        prompt = None if prompts is None else prompts[index]
-        spans = unexpected_spans(response, code, prompt=prompt, count_latin=latin, **ignored)
-        if phrases is not None:
-            spans += phrases.find(response, code, prompt=prompt, **ignored)
-        published = compare_published and _any_character(response, code, targets, latin)
+        spans = criteria.find(
+            response,
+            code,
+            prompt=None if prompts is None else prompts[index],
+            allowed_languages=() if allowed_languages is None else parse_allowed(allowed_languages[index]),
+        )
+        published = compare_published and _any_character(response, code, criteria)
         cluster = index if clusters is None else clusters[index]
-        judged.append(_Judged(language.code, cluster, _into(spans, targets), published))
+        judged.append(_Judged(get_language(code).code, cluster, _words_by_target(response, spans, criteria), published))
     if not judged:
+        targets = criteria.targets
         why = "" if targets is None else f": every language given is itself written in {', '.join(sorted(targets[0]))}"
-        raise ValueError(f"nothing to measure among {len(responses)} responses{why}")
+        raise ValueError(f"nothing to measure among {len(responses)} responses{why}.")
     interval = partial(clustered_interval, confidence=confidence, resamples=resamples, seed=seed)
-    report = _report(judged, targets, phrases, interval)
     return CodeSwitchingReport(
-        **report,
+        **_report(judged, criteria, interval),
         skipped=len(responses) - len(judged),
         confidence=confidence,
         published=_rate([row.published for row in judged], judged, interval) if compare_published else None,
-        outcomes=tuple((row.cluster, bool(row.into)) for row in judged),
+        outcomes=tuple((row.cluster, bool(row.words)) for row in judged),
     )
 
 
-def counts_latin(to: str | Sequence[str] | None) -> bool:
-    """Whether Latin words inside other scripts are switches into these languages or scripts, asked for or not.
-
-    Raises: ValueError for an unknown one.
-    """
-    targets = _targets(to)
-    return targets is not None and "Latn" in targets.scripts
-
-
-def _report(
-    judged: Sequence[_Judged], targets: _Targets | None, phrases: PhraseFinder | None, interval: Any
-) -> dict[str, Any]:
+def _report(judged: Sequence[_Judged], criteria: SwitchCriteria, interval: Any) -> dict[str, Any]:
     by_language: dict[str, list[_Judged]] = {}
     for row in judged:
         by_language.setdefault(row.language, []).append(row)
     languages, pairs = {}, {}
     for code, rows in sorted(by_language.items()):
-        languages[code] = _rate([bool(row.into) for row in rows], rows, interval)
-        into = set().union(*(row.into for row in rows))
-        if targets is not None:
-            into |= targets.scripts - set(get_language(code).scripts)
-            into |= targets.languages.intersection(phrases.others(code) if phrases else ())
-        for one in sorted(into):
-            pairs[code, one] = _rate([one in row.into for row in rows], rows, interval)
-    overall = _rate([bool(row.into) for row in judged], judged, interval)
-    return {"overall": overall, "languages": languages, "pairs": pairs}
+        languages[code] = _switch_rate(rows, interval)
+        found = set().union(*(row.words for row in rows)) | _pairs_looked_for(code, criteria)
+        for one in sorted(found):
+            pairs[code, one] = _switch_rate(rows, interval, one)
+    return {"overall": _switch_rate(judged, interval), "languages": languages, "pairs": pairs}
+
+
+def _pairs_looked_for(code: str, criteria: SwitchCriteria) -> set[str]:
+    """What gets a row for a language although there may be no switch into it."""
+    if criteria.targets is None:
+        return set()
+    others = criteria.phrases.others(code) if criteria.phrases else ()
+    scripts = criteria.targets.scripts - set(get_language(code).scripts)
+    return {*scripts, *criteria.targets.languages.intersection({*others, *criteria.told_by_forms(code)})}
+
+
+def _switch_rate(rows: Sequence[_Judged], interval: Any, target: str | None = None) -> Rate:
+    """Of switches into one target, or into any."""
+    shares = [sum(row.words.values()) if target is None else row.words.get(target, 0.0) for row in rows]
+    hits = [bool(row.words) if target is None else target in row.words for row in rows]
+    return replace(_rate(hits, rows, interval), words=fmean(shares))
 
 
 def _rate(hits: Sequence[bool], rows: Sequence[_Judged], interval: Any) -> Rate:
@@ -195,42 +233,22 @@ def _rate(hits: Sequence[bool], rows: Sequence[_Judged], interval: Any) -> Rate:
     return Rate(sum(hits), len(rows), low, high)
 
 
-def _targets(to: str | Sequence[str] | None) -> _Targets | None:
-    if to is None:
-        return None
-    scripts: set[str] = set()
-    languages: set[str] = set()
-    for entry in [to] if isinstance(to, str) else to:
-        if entry in SCRIPTS:
-            scripts.add(entry)
-        else:
-            scripts.update(get_language(entry).scripts)
-            languages.add(get_language(entry).code)
-    if not scripts:
-        raise ValueError("`to` is empty; name a language or script, or leave it out to count every switch")
-    return _Targets(frozenset(scripts), frozenset(languages))
+def _words_by_target(response: str, spans: Sequence[Span], criteria: SwitchCriteria) -> dict[str, float]:
+    found: dict[str, list[Span]] = {}
+    for span in spans:
+        found.setdefault(into(span), []).append(span)
+    return {target: criteria.word_share(response, own) for target, own in found.items()}
 
 
-def _nothing_to_find(code: str, targets: _Targets | None, phrases: PhraseFinder | None) -> bool:
-    if targets is None or not targets.scripts <= set(get_language(code).scripts):
-        return False
-    return phrases is None or not targets.languages.intersection(phrases.others(code))
-
-
-def _into(spans: Iterable[Span], targets: _Targets | None) -> frozenset[str]:
-    into = {span.language or span.script for span in spans}
-    return frozenset(into if targets is None else into & (targets.scripts | targets.languages))
-
-
-def _any_character(response: str, code: str, targets: _Targets | None, latin: bool) -> bool:
-    found = unexpected_scripts(response, code, count_latin=latin)
-    return bool(found if targets is None else found & targets.scripts)
+def _any_character(response: str, code: str, criteria: SwitchCriteria) -> bool:
+    found = unexpected_scripts(response, code, count_latin=criteria.counts_latin)
+    return bool(found if criteria.targets is None else found & criteria.targets.scripts)
 
 
 def _check_lengths(responses: Sequence[str], **columns: Sequence[Any] | None) -> None:
     for name, column in columns.items():
         if column is not None and len(column) != len(responses):
-            raise ValueError(f"{len(responses)} responses but {len(column)} {name}; give one for each response")
+            raise ValueError(f"{len(responses)} responses but {len(column)} {name}; give one for each response.")
 
 
 def _script(into: str) -> str:

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..generation import Prompt, Response, check_settings, encode_prompts, evaluating, sample_responses
-from ..metrics import LoopSettings, PhraseFinder, code_switching_rate, repetition_rate
+from ..metrics import LoopSettings, PhraseFinder, allowed_in, code_switching_rate, repetition_rate
 from ..metrics.loops import DEFAULT_LOOPS
 from .calling import calling_trainer
 
@@ -30,19 +30,21 @@ class RateEvaluationCallback(TrainerCallback):
 
     Logged, so that every tracker shows them: `eval_code_switching` and `eval_repetition`, the shares of answers that
     leave their language's script and that end in a loop; `eval_code_switching_count` and `eval_repetition_count`, how
-    many these are; and `eval_code_switching_responses` and `eval_responses`, of how many: with `to`, answers in a
-    language that is written so itself are not looked at for switches. Beside them `eval_near_loops`, the share that
-    ends in a near-loop instead, and `eval_looped_share`, the mean share of an answer inside loops. The model answers as
-    it is trained, adapters included; each process answers its part of the prompts, always with the same random numbers.
-    The run itself does not change in any bit: random states, training mode and settings of the model are put back.
+    many these are; `eval_code_switching_words`, the mean share of an answer's words that are switches; and
+    `eval_code_switching_responses` and `eval_responses`, of how many: with `to`, answers in a language that is written
+    so itself are not looked at for switches. Beside them `eval_near_loops`, the share that ends in a near-loop instead,
+    and `eval_looped_share`, the mean share of an answer inside loops. The model answers as it is trained, adapters
+    included; each process answers its part of the prompts, always with the same random numbers. The run itself does not
+    change in any bit: random states, training mode and settings of the model are put back.
 
     An error while generating does not end the run: it is logged as a warning, nothing is measured this time, and the
     next time it is tried again. Where the weights are split over processes (FSDP2) it does end the run, as it would in
     a step, since the others would wait forever for the one that failed. ZeRO-3 and FSDP1 are refused.
 
     Args:
-        prompts: rows with `prompt`, a text or messages, and `language`, the code of the language of its answer.
-            Without any language only repetition is measured.
+        prompts: rows with `prompt`, a text or messages, and `language`, the code of the language of its answer;
+            perhaps `allowed`, the languages that the answer may use besides. Without any language only repetition is
+            measured.
         every: optimizer steps from one measurement to the next.
         to, phrases: what counts as code-switching, as in `code_switching_rate`.
         loop_settings: what counts as a loop; an answer that the model ended by itself is no endless one.
@@ -81,6 +83,7 @@ class RateEvaluationCallback(TrainerCallback):
         self.every = every
         self.prompts = _prompts(rows)
         self.languages = _languages(rows)
+        self.allowed = [allowed_in(row) for row in rows]
         self.counting: dict[str, Any] = {"to": to, "phrases": phrases}
         self.loop_settings = loop_settings
         self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, **counts}
@@ -174,9 +177,11 @@ class RateEvaluationCallback(TrainerCallback):
         logs: dict[str, float] = {}
         if self.languages is not None:
             codes = [code for place, code in enumerate(self.languages) for _ in answers[place]]
-            switched = code_switching_rate(texts, codes, **self.counting)
+            allowed = [one for place, one in enumerate(self.allowed) for _ in answers[place]]
+            switched = code_switching_rate(texts, codes, allowed_languages=allowed, **self.counting)
             logs = {"eval_code_switching": switched.rate, "eval_code_switching_count": switched.overall.switched}
             logs["eval_code_switching_responses"] = switched.overall.total
+            logs["eval_code_switching_words"] = switched.words
         logs |= {"eval_repetition": looped.rate, "eval_repetition_count": looped.looped, "eval_responses": len(texts)}
         logs |= {"eval_near_loops": looped.near_looped / len(texts), "eval_looped_share": looped.looped_share}
         should_log = control.should_log

@@ -5,13 +5,13 @@ TRL's own `get_repetition_penalty_reward` (n-grams) and `get_soft_overlong_punis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ..languages import SCRIPTS, get_language
-from ..metrics.code_switching import unexpected_spans
+from ..languages import get_language
 from ..metrics.loops import DEFAULT_LOOPS, LoopSettings, find_loop, looped_share
 from ..metrics.near_loops import find_near_loop
+from ..metrics.switches import ALLOWED_COLUMNS, SwitchCriteria, allowed_in
 from ..metrics.thinking import TAGS, Thinking, as_thinking, said
 
 
@@ -113,16 +113,32 @@ def _trainers_ends(kwargs: Mapping[str, Any]) -> frozenset[int]:
 class CodeSwitchingPenalty:
     """Punishes completions with a word in a script that their language is not written in; 0 for all others.
 
-    Words that stand in the prompt are quotations and cost nothing, nor do code, addresses and Latin terms, as in
-    `unexpected_spans`. A dataset's `language` column says which language a completion should be in; where it is empty,
-    and `language` is not given, the completion is not scored.
+    What counts is what `code_switching_rate` counts with the same options. Words that stand in the prompt are
+    quotations and cost nothing. A dataset's column `language` says which language a completion should be in; where it
+    is empty, and `language` is not given, the completion is not scored. A column `allowed` (or `languages`) names
+    languages that a completion may use besides, for prompts such as "translate into Chinese": a list, or a text such
+    as "zh, ja".
 
     Args:
-        penalty: what a switch is worth; at most 0.
+        penalty: what a switch is worth; at most 0. Default: -1.
         language: of all completions, for datasets without such a column.
-        to: languages or scripts; only words in these scripts count.
+        graded: multiply the penalty by the share of the completion's words that are switches, so that one word costs
+            little and a completion in another language costs all.
+        ignore_prompt: words that occur in the prompt cost nothing. Default: True.
         thinking: `both` scores the thinking of a reasoning model and its answer alike, `strip` the answer alone, `only`
             the thinking alone. A `Thinking` also says what the tags are.
+        criteria: the options of `SwitchCriteria`, each by its name: to, phrases, ignore_code, ignore_urls,
+            ignore_glosses, count_latin, han_without_kana, allowed.
+
+    Raises:
+        ValueError: an unknown language, an empty `to`, a penalty above 0; when called, no language anywhere.
+        TypeError: an unknown option.
+
+    Example:
+        >>> CodeSwitchingPenalty(graded=True)(["?"], ["All is 好的 now"], language=["en"])
+        [-0.25]
+
+    Source: graded, the language consistency reward of DeepSeek-R1, arXiv:2501.12948, section 2.3.2.
     """
 
     __name__ = "code_switching_penalty"
@@ -132,17 +148,17 @@ class CodeSwitchingPenalty:
         penalty: float = -1.0,
         *,
         language: str | None = None,
-        to: str | Iterable[str] | None = None,
+        graded: bool = False,
+        ignore_prompt: bool = True,
         thinking: str | Thinking = "both",
+        **criteria: Any,
     ) -> None:
         self.penalty = _penalty(penalty)
-        self.thinking = as_thinking(thinking)
         self.language = None if language is None else get_language(language).code
-        self.scripts: frozenset[str] | None = None
-        if to is not None:
-            entries = [to] if isinstance(to, str) else list(to)
-            written = ([entry] if entry in SCRIPTS else get_language(entry).scripts for entry in entries)
-            self.scripts = frozenset(script for scripts in written for script in scripts)
+        self.thinking = as_thinking(thinking)
+        self.graded = graded
+        self.ignore_prompt = ignore_prompt
+        self.criteria = SwitchCriteria(**criteria)
 
     def __call__(
         self,
@@ -158,27 +174,28 @@ class CodeSwitchingPenalty:
                 "language='…' for all of them."
             )
         codes = [self.language] * len(completions) if language is None else language
+        columns = {name: kwargs[name] for name in ALLOWED_COLUMNS if kwargs.get(name) is not None}
+        rows = [{name: column[number] for name, column in columns.items()} for number in range(len(completions))]
         return [
-            self._score(_text(prompt), _text(completion, "assistant", self.thinking.tags), code or self.language)
-            for prompt, completion, code in zip(prompts, completions, codes, strict=True)
+            self._score(_text(prompt), self._read(completion), code or self.language, allowed_in(row))
+            for prompt, completion, code, row in zip(prompts, completions, codes, rows, strict=True)
         ]
 
-    def _score(self, prompt: str, completion: str, code: str | None) -> float | None:
+    def _read(self, completion: Any) -> str:
+        return self.thinking.read(_text(completion, "assistant", self.thinking.tags))
+
+    def _score(self, prompt: str, completion: str, code: str | None, allowed: Sequence[str]) -> float | None:
         if code is None:
             return None
-        spans = unexpected_spans(
-            self.thinking.read(completion),
-            code,
-            prompt=prompt,
-            count_latin=self.scripts is not None and "Latn" in self.scripts,
-        )
-        switched = any(self.scripts is None or span.script in self.scripts for span in spans)
-        return self.penalty if switched else 0.0
+        quoted = prompt if self.ignore_prompt else None
+        spans = self.criteria.find(completion, code, prompt=quoted, allowed_languages=allowed)
+        share = self.criteria.word_share(completion, spans) if self.graded else 1.0
+        return self.penalty * share if spans else 0.0
 
 
 def _penalty(penalty: float) -> float:
     if not penalty <= 0:
-        raise ValueError(f"a penalty must be 0 or below, got {penalty}")
+        raise ValueError(f"a penalty must be 0 or below, got {penalty}.")
     return penalty
 
 

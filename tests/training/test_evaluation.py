@@ -32,6 +32,7 @@ OURS = {
     "eval_code_switching",
     "eval_code_switching_count",
     "eval_code_switching_responses",
+    "eval_code_switching_words",
     "eval_repetition",
     "eval_repetition_count",
     "eval_responses",
@@ -132,6 +133,7 @@ def test_what_is_logged_is_what_the_model_answers(world: World) -> None:
     assert last["eval_code_switching"] == switched.rate > 0
     assert last["eval_code_switching_count"] == switched.overall.switched
     assert last["eval_code_switching_responses"] == 12
+    assert last["eval_code_switching_words"] == switched.words > 0
     assert (last["eval_repetition"], last["eval_responses"]) == (repetition_rate(flat).rate, 12)
     assert last.keys() > OURS
 
@@ -161,6 +163,15 @@ def test_only_switches_into_the_target_count(
     assert (log["eval_code_switching_count"], log["eval_code_switching_responses"]) == (switched, total)
     assert log["eval_code_switching"] == switched / total
     assert log["eval_responses"] == 6
+
+
+def test_a_prompt_may_allow_languages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = responses([["the 猫"], ["видит 猫"], ["a дом"]])
+    monkeypatch.setattr("sae_posttrain.training.evaluation.sample_responses", lambda *args, **settings: answers)
+    prompts = [{**row, "allowed": allowed} for row, allowed in zip(PROMPTS, (["zh"], None, "ru"), strict=True)]
+    log = logs(trained(sft(world, world.make_model(), max_steps=1), RateEvaluationCallback(prompts, 9)), ours=True)[0]
+    assert log["eval_code_switching_count"] == 1
+    assert log["eval_code_switching_words"] == pytest.approx((0.5 / 1.5) / 3)
 
 
 def test_sasft_goes_on_as_without(world: World) -> None:
@@ -268,7 +279,11 @@ def test_a_resumed_run_is_measured_where_it_would_have_been(world: World) -> Non
     resumed = sft(world, world.make_model(), **saving)
     resumed.add_callback(evaluation())
     resumed.train(resume_from_checkpoint=str(world.folder / "checkpoint-2"))
-    assert logs(resumed, ours=True) == logs(whole, ours=True)
+    measured, expected = logs(resumed, ours=True), logs(whole, ours=True)
+    for log in (*measured, *expected):
+        # The resumed run meets its rows in another order, so that only the counts of these few answers agree.
+        assert log.pop("eval_code_switching_words") > 0
+    assert measured == expected
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,43 @@ def test_only_switches_into_what_is_asked_for_count() -> None:
     assert CodeSwitchingPenalty(language="ru", to=["Latn", "zh"])(prompts, completions) == [-1.0, 0.0, -1.0]
 
 
+def test_a_graded_penalty_is_the_share_of_words() -> None:
+    completions = ["one two three 答案", "答案答案", "one", "```py\n答案\n```"]
+    prompts = ["?"] * 4
+    assert CodeSwitchingPenalty(-2.0, language="en", graded=True)(prompts, completions) == [-0.5, -2.0, 0.0, 0.0]
+    assert CodeSwitchingPenalty(language="en", graded=True, to="ru")(prompts, completions) == [0.0] * 4
+
+
+@pytest.mark.parametrize("column", ["allowed", "languages"])
+def test_a_row_may_allow_languages(column: str) -> None:
+    allowed = {column: [["zh"], "zh, ru", None]}
+    completions = ["It is 你好.", "It is 你好 и ответ.", "It is 你好."]
+    assert CodeSwitchingPenalty()(["?"] * 3, completions, language=["en"] * 3, **allowed) == [0.0, 0.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "completion", "reward"),
+    [
+        ({}, "The torque is Δφ · 2πσ.", 0.0),
+        ({}, "`打印`", 0.0),
+        ({"ignore_code": False}, "`打印`", -1.0),
+        ({"ignore_urls": False}, "https://x.org/wiki/中文", -1.0),
+        ({}, "Miyazaki (宮崎 駿)", -1.0),
+        ({"ignore_glosses": True}, "Miyazaki (宮崎 駿)", 0.0),
+        ({"allowed": ["Hani"]}, "是", 0.0),
+        ({"to": "zh", "han_without_kana": True}, "日本語です", 0.0),
+        ({}, "What 谢谢 means", 0.0),
+        ({"ignore_prompt": False}, "What 谢谢 means", -1.0),
+    ],
+)
+def test_the_options_of_the_rate_are_those_of_the_reward(options: Any, completion: str, reward: float) -> None:
+    assert CodeSwitchingPenalty(language="en", **options)(["谢谢?"], [completion]) == [reward]
+
+
+def test_latin_counts_on_request() -> None:
+    assert CodeSwitchingPenalty(language="zh", count_latin=True)(["?"], ["用 GPU"]) == [-1.0]
+
+
 def test_a_completion_of_unknown_language_is_not_scored() -> None:
     assert CodeSwitchingPenalty()(["?", "?"], ["谢谢", "谢谢"], language=[None, "en"]) == [None, -1.0]
     assert CodeSwitchingPenalty(language="ru")(["?", "?"], ["谢谢", "谢谢"], language=[None, "zh"]) == [-1.0, 0.0]
@@ -146,6 +183,8 @@ def test_rewards_reach_a_spawned_worker_and_have_a_name(reward: Any) -> None:
         (lambda: CodeSwitchingPenalty(0.1), "must be 0 or below"),
         (lambda: CodeSwitchingPenalty(language="xx"), "xx"),
         (lambda: CodeSwitchingPenalty(to="xx"), "xx"),
+        (lambda: CodeSwitchingPenalty(to=[]), "`to` is empty"),
+        (lambda: CodeSwitchingPenalty(language="en")(["?"], ["?"], allowed=["xx"]), "column 'allowed'"),
         (lambda: CodeSwitchingPenalty()(["?"], ["?"]), "Which language"),
     ],
 )

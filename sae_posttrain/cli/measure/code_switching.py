@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from operator import attrgetter
 from typing import Any
 
 from ..inputs import Row
@@ -19,65 +18,103 @@ HELP = "share of responses that leave their language's script, with an interval"
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", metavar="CODE", help="language of the rows that name none")
     group = parser.add_argument_group("what counts")
-    group.add_argument("--to", nargs="+", metavar="CODE", help="only switches into these languages or scripts")
+    group.add_argument(
+        "--to",
+        nargs="+",
+        metavar="CODE",
+        help="count only switches into these languages or scripts; zh counts every Han word, Japanese ones too, and in "
+        "Japanese responses the forms that only Chinese writes",
+    )
+    group.add_argument(
+        "--han-without-kana",
+        action="store_true",
+        help="take Han words in a passage with kana for Japanese, not Chinese",
+    )
     group.add_argument(
         "--phrases",
         nargs="*",
         metavar="CODE",
-        help="count phrases in other languages of one script too, these or the usual ones; needs py3langid",
+        help="also count phrases in other languages of the same script: these, or the usual ones; needs py3langid",
     )
     group.add_argument("--ignore-prompt", action="store_true", help="leave out words that occur in the prompt")
-    group.add_argument("--count-code", action="store_true", help="count inside code too")
-    group.add_argument("--count-urls", action="store_true", help="count inside URLs too")
-    group.add_argument("--count-latin", action="store_true", help="count Latin words in other scripts")
-    group.add_argument("--allow", nargs="+", default=[], metavar="WORD", help="scripts or words that are fine")
+    group.add_argument(
+        "--ignore-glosses",
+        action="store_true",
+        help="leave out names and terms beside their reading or translation, as Miyazaki (宮崎 駿)",
+    )
+    group.add_argument("--count-code", action="store_true", help="also count words inside code, LaTeX and HTML tags")
+    group.add_argument("--count-urls", action="store_true", help="also count words inside URLs")
+    group.add_argument("--count-latin", action="store_true", help="also count Latin words in other scripts")
+    group.add_argument(
+        "--allow",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="scripts or words that never count; a column 'allowed' names languages that its row may use",
+    )
     group.add_argument(
         "--expected",
         action="store_true",
         help="do not count: report the probability of leaving, from the model's own next-token probabilities, of given "
         "responses (--model and --responses) or of its own (--model and --prompts)",
     )
-    group.add_argument("--published", action="store_true", help="give the rate as published, too: any character counts")
+    group.add_argument("--published", action="store_true", help="also give the rate as published: any character counts")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...metrics import CodeSwitchingReport, PhraseFinder, code_switching_rate, unexpected_spans
-    from ...metrics.code_switching import counts_latin
+    from ...metrics import CodeSwitchingReport, PhraseFinder, SwitchCriteria, allowed_in, code_switching_rate
 
     if args.expected:
         return expected.run(args)
     finder = None if args.phrases is None else PhraseFinder(args.phrases) if args.phrases else PhraseFinder()
-    latin = args.count_latin or counts_latin(args.to)
-    ignored: dict[str, Any] = {
+    options: dict[str, Any] = {
+        "to": args.to,
+        "phrases": finder,
         "ignore_code": not args.count_code,
         "ignore_urls": not args.count_urls,
+        "ignore_glosses": args.ignore_glosses,
+        "count_latin": args.count_latin,
+        "han_without_kana": args.han_without_kana,
         "allowed": args.allow,
     }
+    # The spans of --output are all of a response's; its rate may be of some targets.
+    every = SwitchCriteria(
+        **{**options, "to": None, "count_latin": SwitchCriteria(to=args.to, count_latin=args.count_latin).counts_latin}
+    )
 
     def report_of(rows: Sequence[Row]) -> CodeSwitchingReport:
         return code_switching_rate(
             [row["response"] for row in rows],
             [row["language"] for row in rows],
             prompts=[prompt_text(row.get("prompt")) for row in rows] if args.ignore_prompt else None,
-            to=args.to,
-            phrases=finder,
             compare_published=args.published,
             clusters=clusters(rows),
             confidence=args.confidence,
             seed=args.seed,
-            count_latin=latin,
-            **ignored,
+            allowed_languages=[allowed_in(row) for row in rows],
+            **options,
         )
 
     def mark(row: Row) -> None:
-        given = {"prompt": prompt_text(row.get("prompt")) if args.ignore_prompt else None, **ignored}
-        spans = unexpected_spans(row["response"], row["language"], count_latin=latin, **given)
-        if finder is not None:
-            spans = sorted([*spans, *finder.find(row["response"], row["language"], **given)], key=attrgetter("start"))
+        prompt = prompt_text(row.get("prompt")) if args.ignore_prompt else None
+        spans = every.find(row["response"], row["language"], prompt=prompt, allowed_languages=allowed_in(row))
         row["unexpected"] = [asdict(span) for span in spans]
 
     against = read_against(args, language=True)
     rows = read_source(args, language=True)
+    _check_allowed(rows)
+    _check_allowed(against)
     if args.ignore_prompt and not all(row.get("prompt") for row in [*rows, *against]):
-        raise ValueError("--ignore-prompt: some rows have no prompt; add the column, or leave the option out")
+        raise ValueError("--ignore-prompt: some rows have no prompt; add the column, or leave the option out.")
     return finish(rows, against, args, report_of, mark, to=args.to)
+
+
+def _check_allowed(rows: Sequence[Row]) -> None:
+    """Before anything is sampled: what the column `allowed` holds. Raises: ValueError, with the row's number."""
+    from ...metrics import allowed_in
+
+    for number, row in enumerate(rows, start=1):
+        try:
+            allowed_in(row)
+        except ValueError as error:
+            raise ValueError(f"row {number}, {error}") from error

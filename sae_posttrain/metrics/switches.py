@@ -1,0 +1,190 @@
+"""What counts as a switch: one value that the rate, the reward, the callback and the command share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from ..languages import SCRIPTS, get_language
+from .phrases import PhraseFinder
+from .prose import blank
+from .scripts import Span, unexpected_spans
+from .words import count_words
+
+ALLOWED_COLUMNS = ("allowed", "languages")
+"""Columns of a row that name languages which its answer may use besides its own; the first one that is there counts."""
+
+_HAN_FORMS = {"ja": frozenset({"zh"}), "zh": frozenset({"ja"}), "yue": frozenset({"ja"})}
+"""For a language written in Han, the languages whose Han its forms tell from its own."""
+
+
+class Targets(NamedTuple):
+    """What switches are looked for."""
+
+    scripts: frozenset[str]
+    languages: frozenset[str]
+    named: frozenset[str]  # the scripts that were named themselves, and not by a language
+
+
+def parse_targets(to: str | Iterable[str] | None) -> Targets | None:
+    """The languages and scripts of an option `to`; None, every switch counts.
+
+    Raises: ValueError for an unknown one, or for none.
+    """
+    if to is None:
+        return None
+    entries = [to] if isinstance(to, str) else list(to)
+    named = {entry for entry in entries if entry in SCRIPTS}
+    known = [get_language(entry) for entry in entries if entry not in SCRIPTS]
+    scripts = named.union(*(language.scripts for language in known))
+    if not scripts:
+        raise ValueError("`to` is empty; name a language or script, or leave it out to count every switch.")
+    codes = {language.code for language in known}
+    return Targets(frozenset(scripts), frozenset(codes | ({"zh"} if "yue" in codes else set())), frozenset(named))
+
+
+def allowed_languages(value: Any) -> tuple[str, ...]:
+    """The languages that a value of a column `allowed` names: a list of them, or a text such as "zh, ja"; or None.
+
+    Raises: ValueError for an unknown language, or for a value that is neither.
+    """
+    if value is None or value != value:  # an empty cell of a table is NaN
+        return ()
+    entries = value.replace(",", " ").split() if isinstance(value, str) and not _is_language(value) else value
+    entries = [entries] if isinstance(entries, str) else list(entries)
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise ValueError(f'expected languages, as in ["zh", "ja"], got {value!r:.60}.')
+        if entry not in SCRIPTS:
+            get_language(entry)
+    return tuple(entries)
+
+
+def allowed_in(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The languages that a row of a file or a dataset allows its answer besides its own. Raises: ValueError."""
+    for column in ALLOWED_COLUMNS:
+        if row.get(column) is not None:
+            try:
+                return allowed_languages(row[column])
+            except ValueError as error:
+                raise ValueError(f"column {column!r}: {error}") from error
+    return ()
+
+
+@dataclass(frozen=True)
+class SwitchCriteria:
+    """What counts as a switch.
+
+    Args:
+        to: languages or scripts; only switches into these count. Default: into any.
+        phrases: finds phrases in other languages of the same writing; they count as well.
+        ignore_code, ignore_urls, ignore_glosses, han_without_kana, allowed: as in `unexpected_spans`.
+        count_latin: count Latin words inside other scripts; always on when `to` holds a language written so.
+
+    Raises:
+        ValueError: an unknown language or script, or an empty `to`.
+
+    Example:
+        >>> [span.text for span in SwitchCriteria(to="zh").find("The answer: 答案, ответ.", "en")]
+        ['答案']
+    """
+
+    to: str | Sequence[str] | None = None
+    phrases: PhraseFinder | None = None
+    ignore_code: bool = True
+    ignore_urls: bool = True
+    ignore_glosses: bool = False
+    count_latin: bool = False
+    han_without_kana: bool = False
+    allowed: Iterable[str] = ()
+    targets: Targets | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        allowed = (self.allowed,) if isinstance(self.allowed, str) else tuple(self.allowed)
+        object.__setattr__(self, "allowed", allowed)
+        object.__setattr__(self, "targets", parse_targets(self.to))
+
+    @property
+    def counts_latin(self) -> bool:
+        """Whether Latin words inside other scripts count, asked for or because a target is written so."""
+        return self.count_latin or (self.targets is not None and "Latn" in self.targets.scripts)
+
+    def applies_to(self, language: str) -> bool:
+        """Whether any switch that is looked for can be told from text in this language."""
+        known = get_language(language)
+        if self.targets is None or not self.targets.scripts <= set(known.scripts):
+            return True
+        if not self.targets.languages.isdisjoint(self.told_by_forms(known.code)):
+            return True
+        return self.phrases is not None and not self.targets.languages.isdisjoint(self.phrases.others(known.code))
+
+    @staticmethod
+    def told_by_forms(code: str) -> frozenset[str]:
+        """The languages that this one shares Han with, and whose forms tell them apart."""
+        return _HAN_FORMS.get(code, frozenset())
+
+    def find(
+        self, response: str, language: str, *, prompt: str | None = None, allowed_languages: Iterable[str] = ()
+    ) -> list[Span]:
+        """The switches of a response, in order: words that are unexpected in `language`, and phrases.
+
+        prompt, allowed_languages: as in `unexpected_spans`.
+        """
+        shared: dict[str, Any] = {
+            "prompt": prompt,
+            "ignore_code": self.ignore_code,
+            "ignore_urls": self.ignore_urls,
+            "allowed": self.allowed,
+        }
+        further = (allowed_languages,) if isinstance(allowed_languages, str) else tuple(allowed_languages)
+        spans = unexpected_spans(
+            response,
+            language,
+            ignore_glosses=self.ignore_glosses,
+            count_latin=self.counts_latin,
+            han_without_kana=self.han_without_kana,
+            allowed_languages=further,
+            **shared,
+        )
+        if self.phrases is not None:
+            codes = {get_language(entry).code for entry in further if entry not in SCRIPTS}
+            phrases = self.phrases.find(response, language, **shared)
+            spans = sorted([*spans, *(one for one in phrases if one.language not in codes)], key=attrgetter("start"))
+        return spans if self.targets is None else [span for span in spans if self._is_wanted(span, language)]
+
+    def _is_wanted(self, span: Span, language: str) -> bool:
+        assert self.targets is not None
+        if span.language is None:
+            return span.script in self.targets.scripts
+        if span.language in self.targets.languages:
+            return True
+        return span.script in self.targets.named and span.script not in get_language(language).scripts
+
+    def word_share(self, response: str, spans: Sequence[Span]) -> float:
+        """The share of a response's words that these spans hold; what is no prose, and left out, is in neither."""
+        if not spans:
+            return 0.0
+        prose = blank(response, code=self.ignore_code, urls=self.ignore_urls, markup=self.ignore_code)
+        held, end = 0.0, 0
+        for span in spans:  # a phrase may hold words that are found by their script, too
+            start = max(span.start, end)
+            held += count_words(prose[start : span.end]) if span.end > start else 0.0
+            end = max(end, span.end)
+        return min(1.0, held / max(count_words(prose), held, 1e-9))
+
+
+def into(span: Span) -> str:
+    """What a switch goes into: a language where the script does not tell, else the script."""
+    return span.language or span.script
+
+
+def _is_language(text: str) -> bool:
+    if text in SCRIPTS:
+        return True
+    try:
+        get_language(text)
+    except ValueError:
+        return False
+    return True
