@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import regex
 
 
@@ -25,3 +26,8 @@ def without(text: str, stretches: Iterable[tuple[int, int]], replace: Callable[[
             parts += [text[place:start], replace(text[start:end])]
             place = end
     return "".join([*parts, text[place:]]) if parts else text
+
+
+def code_points(text: str) -> np.ndarray:
+    """The number of each character."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

@@ -8,14 +8,15 @@ Offsets stay: what is left out becomes spaces, and line breaks remain. Every ste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
+import numpy as np
 import regex
 
 from .fences import code_in_fences
 from .latex import blank_latex
-from .offsets import spaces, without
+from .offsets import code_points, spaces, without
 
 _INLINE = regex.compile(r"(?<!`)(?P<ticks>`++)[^\n]+?(?<!`)(?P=ticks)(?!`)")
 _HTML_CODE = regex.compile(r"(?i)<(?P<close>/?)(?P<name>code|pre|kbd|samp|var|tt|script|style)(?:\s[^<>]*+)?>")
@@ -27,6 +28,7 @@ _URL = regex.compile(
     r"(?P<path>[/?#][^\s<>\"`，。、；：！？（）「」『』《》【】]*+)?"
     r"|(?<![a-z0-9._%+-])[a-z0-9._%+-]{1,64}+@[a-z0-9-]++(?:\.[a-z0-9-]++)++)"
 )
+_ASCII = 128
 _LETTERS = r"[[\p{L}\p{M}]--\p{Latn}]"
 _UNSPACED = r"[\p{Hani}\p{Hira}\p{Kana}\p{Thai}\p{Laoo}\p{Khmr}\p{Mymr}\p{Tibt}]"
 _FOREIGN = regex.compile(rf"{_LETTERS}+", regex.V1)
@@ -73,39 +75,52 @@ def blank(text: str, *, code: bool = True, urls: bool = True, markup: bool = Tru
         >>> blank("Call `f(x)` (see https://example.org).")
         'Call        (see                    ).'
     """
-    if code:
-        text = _without_code(text)
-    if urls:
-        if "](" in text or "][" in text or "]:" in text:
+    held = _marks(text)
+    if code and held("`~<$\\{"):
+        text = _without_code(text, held)
+    if urls and held("[@:.") and held("/]@w"):
+        if held("["):
             text = _TARGET.sub(_without_target, text)
-        if "://" in text or "@" in text or "www." in text.lower():
+        if held("@") or (held(":") and "://" in text) or _names_host(text, held):
             text = _URL.sub(_without_url, text)
-    if markup:
-        if text.startswith("---\n"):
-            end = text.find("\n---", 3, _FRONT_MATTER) + 1
-            text = _KEY.sub(spaces, text[:end]) + text[end:]
-        if "<!--" in text or "{" in text:
-            text = without(text, _comments(text))
-        if "<" in text:
-            text = _TAG.sub(spaces, text)
-        if "&" in text:
-            text = _ENTITY.sub(spaces, text)
-        if "{" in text:
-            text = _PLACEHOLDER.sub(spaces, text)
+    if markup and held("<&{-"):
+        text = _without_markup(text, held)
     wanted = tuple(terms)
     return _any_of(wanted).sub(spaces, text) if wanted else text
 
 
-def _without_code(text: str) -> str:
-    if "```" in text or "~~~" in text:
+def _marks(text: str) -> Callable[[str], bool]:
+    """Whether a text holds any of some ASCII characters; looking once for all is faster than once for each."""
+    points = code_points(text)
+    counts = np.bincount(points[points < _ASCII], minlength=_ASCII).tolist()
+    return lambda marks: any(counts[ord(mark)] for mark in marks)
+
+
+def _names_host(text: str, held: Callable[[str], bool]) -> bool:
+    return held("w") and held(".") and any(www in text for www in ("www.", "Www.", "WWW."))
+
+
+def _without_code(text: str, held: Callable[[str], bool]) -> str:
+    if held("`~"):
         text = without(text, code_in_fences(text))
-    if "<" in text:
+    if held("<"):
         text = without(text, _in_html(text))
-    if "`" in text:
+    if held("`"):
         text = _INLINE.sub(spaces, text)
-    if "$" in text or "\\" in text or "_{" in text or "^{" in text:
-        text = blank_latex(text)
-    return text
+    return blank_latex(text) if held("$\\{") else text
+
+
+def _without_markup(text: str, held: Callable[[str], bool]) -> str:
+    if text.startswith("---\n"):
+        end = text.find("\n---", 3, _FRONT_MATTER) + 1
+        text = _KEY.sub(spaces, text[:end]) + text[end:]
+    if held("{<"):
+        text = without(text, _comments(text))
+    if held("<"):
+        text = _TAG.sub(spaces, text)
+    if held("&"):
+        text = _ENTITY.sub(spaces, text)
+    return _PLACEHOLDER.sub(spaces, text) if held("{") else text
 
 
 def _in_html(text: str) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,7 @@ import regex
 from ..languages import SCRIPTS, get_language, script_counts
 from .glosses import glossed, without_hanja
 from .han import chinese_forms, japanese_forms, japanese_passages, quoted_names, run_around
+from .offsets import code_points
 from .prose import blank
 from .symbols import SYMBOLS, is_symbol
 
@@ -22,6 +23,8 @@ _JOINT = r"[·・‧'’\-‐]"
 _PHONETIC = regex.compile(r"[\u0250-\u02af\u02b0-\u02ff--əƏ]", regex.V1)  # ə is a letter of Azerbaijani
 _CHINESE = frozenset({"zh", "yue"})
 _NOWHERE = np.empty(0, dtype=np.intp)
+
+__all__ = ["Span", "code_points", "every_character", "unexpected_scripts", "unexpected_spans"]
 
 
 @dataclass(frozen=True)
@@ -176,10 +179,6 @@ def _places(text: str, expected: _Expected) -> np.ndarray:
         return _NOWHERE
     outside = _outside(expected.scripts, expected.forms, expected.symbols).take(code_points(text))
     return np.flatnonzero(outside) if outside.any() else _NOWHERE
-
-
-def code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 @lru_cache(maxsize=32)  # a mebibyte each

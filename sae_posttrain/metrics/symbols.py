@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
+from string import ascii_letters, digits
 
 import regex
 
@@ -31,6 +32,9 @@ _MIRRORED = regex.compile(r"(?P<eye>\p{L})[_.‿﹏^ㅅωvux-]{1,3}(?P=eye)")
 _SHRUG = regex.compile(r"\\[_(\\]*\([ツッシ]\)|\(\p{L}?[^()\p{L}\s]*[_^;<>~|`][^()\p{L}\s]*\p{L}?[^()\p{L}\s]*\)")
 _LAST_GREEK = regex.compile(r"(?P<word>[\p{Grek}\p{M}]{2,}) (?=\Z)")
 _NEXT_GREEK = regex.compile(r" (?P<word>[\p{Grek}\p{M}]{2,})")
+_ORDINARY = frozenset(
+    " \n,.:;!?\"'“”‘’。，、：；！？「」『』" + ascii_letters + digits
+)  # what beside a letter makes no face
 _OPENS, _CLOSES = "(（༼ʕ", ")）༽ʔ"
 
 
@@ -92,6 +96,8 @@ def _of_script(script: str) -> regex.Pattern[str]:
 
 
 def _in_face(text: str, start: int, end: int) -> bool:
+    if _ORDINARY.issuperset(text[max(0, start - 2) : start] + text[end : end + 2]):
+        return False
     left = text[max(0, start - _LOOK) : start]
     right = text[end : end + _LOOK]
     own = text[start:end]
