@@ -7,7 +7,9 @@ from copy import copy
 from functools import cache
 from typing import Any, TypeAlias
 
-from ..languages import get_language
+import regex
+
+from ..languages import UNSPACED_SCRIPTS, get_language
 
 Identifier: TypeAlias = Callable[[str], str | None]
 """From a text to the code of its language, or None where it cannot tell."""
@@ -17,6 +19,11 @@ Scorer: TypeAlias = Callable[[str], Mapping[str, float]]
 
 BENCHMARK_LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "id", "it", "ja", "ko", "pt", "ru", "tr", "vi", "zh")
 """Those of the Language Confusion Benchmark, arXiv:2406.20052."""
+
+LINE_LANGUAGES = (*BENCHMARK_LANGUAGES, "ca", "ms", "nl")
+"""What lines are told apart from by default: the benchmark's languages, and near relatives that fastText knows."""
+
+_MOSTLY = 0.6  # of a line's words in Latin letters: then it is in a language of Latin letters, whatever else is in it
 
 
 def langid_scorer(languages: Iterable[str] = BENCHMARK_LANGUAGES) -> Scorer:
@@ -38,15 +45,47 @@ def langid_scorer(languages: Iterable[str] = BENCHMARK_LANGUAGES) -> Scorer:
 def langid_identifier(languages: Iterable[str] = BENCHMARK_LANGUAGES) -> Identifier:
     """py3langid's choice among these languages; None for a text without anything that it knows.
 
+    A text with more than 60% of its words in Latin letters is in a language of Latin letters, if there is one among
+    them: py3langid reads bytes, of which a Chinese character has three, so that a few would outweigh a sentence.
+
     Raises: as `langid_scorer`.
     """
     score = langid_scorer(languages)
+    latin = {code for code in map(_code_of, languages) if "Latn" in get_language(code).scripts}
 
     def identify(text: str) -> str | None:
         scores = score(text)
-        return max(scores, key=scores.__getitem__) if any(scores.values()) else None
+        if not any(scores.values()):
+            return None
+        candidates = latin if latin and _latin_share(text) > _MOSTLY else scores
+        return max(sorted(candidates), key=scores.__getitem__)
 
     return identify
+
+
+def _code_of(language: str) -> str:
+    return get_language(language).code
+
+
+def _latin_share(text: str) -> float:
+    """The share of words in Latin letters; of a script without spaces two characters are a word."""
+    if text.isascii():
+        return 1.0
+    latin, unspaced, other = (len(pattern.findall(text)) for pattern in _word_patterns())
+    words = latin + unspaced / 2 + other
+    return latin / words if words else 0.0
+
+
+@cache
+def _word_patterns() -> tuple[regex.Pattern[str], ...]:
+    unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
+    return (
+        regex.compile(r"\p{Script=Latin}[\p{Script=Latin}\p{M}]*"),
+        regex.compile(f"[{unspaced}]"),
+        regex.compile(
+            rf"(?![\p{{Script=Latin}}{unspaced}])\p{{L}}(?:(?![\p{{Script=Latin}}{unspaced}])[\p{{L}}\p{{M}}])*"
+        ),
+    )
 
 
 _FLOOR = -1e30  # py3langid's score of a text without features lies below

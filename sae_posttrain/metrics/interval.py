@@ -64,6 +64,42 @@ def clustered_interval(
     return share_interval(*zip(*counts.values(), strict=True), **options)
 
 
+def mean_share_interval(
+    cells: Sequence[tuple[float, Sequence[Outcome]]],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a weighted mean of shares, drawing whole clusters within each cell.
+
+    Where all responses of all cells agree, the bootstrap would claim certainty; the bound is then that of
+    `share_interval` on the pooled responses.
+
+    Args:
+        cells: weight and outcomes of each share.
+        confidence: of the interval.
+        resamples, seed: of the bootstrap.
+    """
+    outcomes = [outcome for _, cell in cells for outcome in cell]
+    clusters, hits = zip(*outcomes, strict=True)
+    if len(set(hits)) == 1 or len(outcomes) == len(cells):
+        low, high = clustered_interval(hits, clusters, confidence=confidence, resamples=resamples, seed=seed)
+        return low * sum(weight for weight, _ in cells), high * sum(weight for weight, _ in cells)
+    tail = (1 - confidence) / 2
+    mean = np.zeros(resamples)
+    for number, (weight, cell) in enumerate(cells):
+        counts: dict[Hashable, list[int]] = {}
+        for cluster, hit in cell:
+            count = counts.setdefault(cluster, [0, 0])
+            count[0] += hit
+            count[1] += 1
+        hits_C, sizes_C = np.asarray(list(counts.values()), dtype=np.int64).T
+        mean += weight * _resampled_shares(hits_C, sizes_C, resamples, seed + number)
+    low, high = np.quantile(mean, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def _wilson(share: float, draws: float, tail: float) -> tuple[float, float]:
     """Wilson's score interval (1927), which stays honest at small counts."""
     z = NormalDist().inv_cdf(1 - tail)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple
 
-import regex
+from ..languages import get_language
+from .confusion_lines import MIN_WORDS, LineReader, confused_spans
+from .identification import LINE_LANGUAGES, Identifier, langid_identifier
+from .interval import Outcome, clustered_interval, mean_share_interval
 
-from ..languages import UNSPACED_SCRIPTS, get_language, is_same_language, script_counts
-from .identification import BENCHMARK_LANGUAGES, Identifier, langid_identifier
-from .interval import Outcome, clustered_interval
-from .prose import blank
-from .scripts import Span
-
-MIN_WORDS = 5  # of a line that is looked at, as published
-_CHARACTERS_PER_WORD = 2  # in scripts without spaces; the published code has a tokeniser for zh and one for ja
-_LINE = regex.compile(r"\S(?:[^\n]*\S)?")
-_LATIN_WORD = regex.compile(r"(?<![\p{L}\p{N}_])[a-z]{4,}(?![\p{L}\p{N}_])")
+__all__ = ["LanguageConfusionReport", "PassRate", "confused_spans", "language_confusion"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +30,26 @@ class PassRate:
 
 
 @dataclass(frozen=True)
+class AverageRate:
+    """The mean over languages of the mean over sources of a pass rate, as published, and its confidence interval."""
+
+    rate: float
+    low: float
+    high: float
+    cells: int  # pairs of a source and a language that it is the mean of
+
+
+@dataclass(frozen=True)
 class LanguageConfusionReport:
     """Line pass rate: responses without a line in a wrong language, of those with a line long enough. Word pass rate:
     those without a wrong word, of those that passed by line and whose language is not written in Latin letters.
 
-    lines, words: over all responses; by_language: (lines, words) of each.
+    lpr, wpr: the published averages, by source and language; wpr is None where no response was judged by word. lines,
+    words: pooled over all responses; by_language: pooled, (lines, words) of each.
     """
 
+    lpr: AverageRate
+    wpr: AverageRate | None
     lines: PassRate
     words: PassRate
     by_language: Mapping[str, tuple[PassRate, PassRate]]
@@ -56,9 +63,12 @@ class LanguageConfusionReport:
         return sum(failed for _, failed in self.outcomes) / len(self.outcomes)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each rate, of all and of each language; for tables and .csv."""
+        """A row for each rate: the published average, all responses pooled, each language; for tables and .csv."""
         found = {"all": (self.lines, self.words), **self.by_language}
+        averages = (("LPR", self.lpr), ("WPR", self.wpr))
         return [
+            {"language": "average", "measure": measure, **_plain_average(rate)} for measure, rate in averages if rate
+        ] + [
             {"language": code, "measure": measure, **_plain(rate)}
             for code, rates in found.items()
             for measure, rate in zip(("LPR", "WPR"), rates, strict=True)
@@ -72,6 +82,10 @@ class LanguageConfusionReport:
         }
         return {
             "rate": self.rate,
+            "average": {
+                "lpr": _plain_average(self.lpr),
+                "wpr": None if self.wpr is None else _plain_average(self.wpr),
+            },
             "lpr": _plain(self.lines),
             "wpr": _plain(self.words),
             "languages": languages,
@@ -83,7 +97,8 @@ class LanguageConfusionReport:
         """One line per rate, in percent."""
         lines = [f"language  measure   passed     total    rate %   {self.confidence:.0%} interval"]
         lines += [
-            f"{row['language']:<9} {row['measure']:<7} {row['passed']:>8} {row['total']:>9} {100 * row['rate']:>9.3f}"
+            f"{row['language']:<9} {row['measure']:<7} {_cell(row['passed']):>8} {_cell(row['total']):>9}"
+            f" {100 * row['rate']:>9.3f}"
             f"   {100 * row['low']:.3f} to {100 * row['high']:.3f}"
             for row in self.rows()
         ]
@@ -94,6 +109,7 @@ class LanguageConfusionReport:
 
 class _Judged(NamedTuple):
     language: str
+    source: Hashable
     cluster: Hashable
     line: bool  # whether every line passed
     word: bool | None  # whether every word did; None where words are not looked at
@@ -103,7 +119,8 @@ def language_confusion(
     responses: Sequence[str],
     languages: str | Sequence[str],
     *,
-    among: Iterable[str] = BENCHMARK_LANGUAGES,
+    sources: Sequence[Hashable] | None = None,
+    among: Iterable[str] = LINE_LANGUAGES,
     identify: Identifier | None = None,
     english: Collection[str] | None = None,
     clusters: Sequence[Hashable] | None = None,
@@ -112,45 +129,81 @@ def language_confusion(
     seed: int = 0,
     ignore_code: bool = True,
     ignore_urls: bool = True,
+    published: bool = False,
 ) -> LanguageConfusionReport:
     """Line and word pass rates, as in the Language Confusion Benchmark, with bootstrap intervals.
 
-    languages: of each response, or one for all. identify: from a line to its language's code, or None, which is wrong
-    too; default: py3langid, choosing among these languages and `among`. english: the words that count as wrong; without
-    a list any word of at least four small Latin letters does, so that English-like names in small letters count.
-    clusters: as in `code_switching_rate`.
+    Differences to the published code, with `published=True`:
 
-    Apart from the identifier the differences to the published code are: no dictionary comes along; a word of Chinese
-    or Japanese is taken for two characters long; and code and addresses are passed over unless `ignore_code` and
-    `ignore_urls` are off.
+    - Lines are identified by py3langid among 18 languages, and not by fastText among 176; fastText's "unknown" (less
+      than 0.3 sure) has no counterpart. A line with more than 60% of its words in Latin letters is taken for a language
+      of Latin letters, since fastText weighs words and py3langid bytes. `identify` takes any other identifier.
+    - In Chinese and Japanese 1.6 characters, or a mark, count as a word, where the published code splits words with
+      jieba and fugashi; a Latin word in them ends where their characters begin.
+    - English words are those of `english`, which is not part of the package; without it, any word of at least four
+      small Latin letters, so that names in small letters count too. Of the published list, words of at least four small
+      letters are used, as there.
+    - A pair of source and language without a single line that is long enough is left out of the averages; the published
+      code counts it as 1. Words are judged in every language that is not written in Latin letters, not in six.
+
+    Without `published` there are four more: code, markup and addresses are left out (unless `ignore_code` and
+    `ignore_urls` are off); punctuation is kept, only words with a letter are counted, and two characters are a word of
+    Chinese and Japanese; what follows a line that begins with "Q:" is read as well; and a pair of source and language
+    of which no response passes by line is left out of the average of words, where the published code counts it as 1.
+
+    Args:
+        responses: texts.
+        languages: of each response, or one for all.
+        sources: what each response comes from, such as the data set of its prompt; default: all from one.
+        among: languages that lines are told apart from, beside those of the responses.
+        identify: from a line to its language's code, or None, which is wrong too; default: py3langid.
+        english: the words that count as wrong.
+        clusters: as in `code_switching_rate`.
+        confidence, resamples, seed: of the intervals.
+        ignore_code, ignore_urls: leave code and markup, and addresses, out of what is read.
+        published: read responses as the published code does; the two options before are then without effect.
+
+    Returns: the published averages, the pooled rates, and those by language.
 
     Raises: ValueError when lengths differ, a code is unknown, or no response has a line to look at.
+
     Source: arXiv:2406.20052 and its code, for-ai/language-confusion.
     """
     codes = [languages] * len(responses) if isinstance(languages, str) else list(languages)
-    for name, column in (("languages", codes), ("clusters", clusters)):
+    for name, column in (("languages", codes), ("sources", sources), ("clusters", clusters)):
         if column is not None and len(column) != len(responses):
-            raise ValueError(f"{len(responses)} responses but {len(column)} {name}; give one for each response")
+            raise ValueError(f"{len(responses)} responses but {len(column)} {name}; give one for each response.")
     known = [get_language(code) for code in codes]
     identify = identify or langid_identifier({*among, *(language.code for language in known)})
+    reader = LineReader(identify, english, ignore_code, ignore_urls, published)
     judged = []
     for index, (response, language) in enumerate(zip(responses, known, strict=True)):
-        text = blank(response, code=ignore_code, urls=ignore_urls, markup=ignore_code)
-        lines = list(_lines(text))
-        if lines:
-            cluster = index if clusters is None else clusters[index]
-            passed = not any(_wrong_lines(text, lines, language.code, identify))
-            words = passed and "Latn" not in language.scripts
-            word = not any(_wrong_words(text, lines, english)) if words else None
-            judged.append(_Judged(language.code, cluster, passed, word))
+        text = reader.text(response)
+        if lines := reader.lines(text, language):
+            passed = next(reader.wrong_lines(text, language, lines), None) is None
+            word = next(reader.wrong_words(text, language, lines), None) is None
+            judged.append(
+                _Judged(
+                    language.code,
+                    None if sources is None else sources[index],
+                    index if clusters is None else clusters[index],
+                    passed,
+                    word if passed and "Latn" not in language.scripts else None,
+                )
+            )
     if not judged:
         raise ValueError(f"nothing to measure among {len(responses)} responses: no line has at least {MIN_WORDS} words")
-    rate = partial(_rates, interval=partial(clustered_interval, confidence=confidence, resamples=resamples, seed=seed))
+    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    rate = partial(_rates, interval=partial(clustered_interval, **options))
     by_language: dict[str, list[_Judged]] = {}
     for row in judged:
         by_language.setdefault(row.language, []).append(row)
     overall = rate(judged)
+    averages = [_average(judged, by_word, published, options) for by_word in (False, True)]
+    assert averages[0] is not None
     return LanguageConfusionReport(
+        averages[0],
+        averages[1],
         *overall,
         by_language={code: rate(rows) for code, rows in sorted(by_language.items())},
         skipped=len(responses) - len(judged),
@@ -159,60 +212,25 @@ def language_confusion(
     )
 
 
-def confused_spans(
-    response: str,
-    language: str,
-    *,
-    identify: Identifier,
-    english: Collection[str] | None = None,
-    ignore_code: bool = True,
-    ignore_urls: bool = True,
-) -> list[Span]:
-    """What makes a response fail: its lines in a wrong language, or, if there are none, its wrong words."""
-    known = get_language(language)
-    text = blank(response, code=ignore_code, urls=ignore_urls, markup=ignore_code)
-    lines = list(_lines(text))
-    found = list(_wrong_lines(text, lines, known.code, identify))
-    if not found and "Latn" not in known.scripts:
-        found = list(_wrong_words(text, lines, english))
-    return [Span(start, end, _script(text[start:end]), response[start:end], code or None) for start, end, code in found]
-
-
-_Line: TypeAlias = tuple[int, int]
-_Wrong: TypeAlias = tuple[int, int, str]
-"""Start, end, and the code of its language, if that could be told."""
-
-
-def _lines(text: str) -> Iterator[_Line]:
-    """Where the lines of at least five words are."""
-    for match in _LINE.finditer(text):
-        if _words(match[0]) >= MIN_WORDS:
-            yield match.span()
-
-
-def _words(line: str) -> float:
-    words = _unit().findall(line)
-    unspaced = sum(len(word) == 1 and _unspaced().match(word) is not None for word in words)
-    return len(words) - unspaced + unspaced / _CHARACTERS_PER_WORD
-
-
-def _wrong_lines(text: str, lines: Iterable[_Line], code: str, identify: Identifier) -> Iterator[_Wrong]:
-    for start, end in lines:
-        found = identify(text[start:end])
-        if found is None or not is_same_language(found, code):
-            yield start, end, found or ""
-
-
-def _wrong_words(text: str, lines: Iterable[_Line], english: Collection[str] | None) -> Iterator[_Wrong]:
-    for line in lines:
-        for match in _LATIN_WORD.finditer(text, *line):
-            if english is None or match[0] in english:
-                yield *match.span(), "en"
-
-
-def _script(text: str) -> str:
-    counts = script_counts(text)
-    return max(counts, key=counts.__getitem__, default="Zyyy")
+def _average(rows: Sequence[_Judged], by_word: bool, published: bool, options: Mapping[str, Any]) -> AverageRate | None:
+    """By source first, then by language, so that neither a large source nor a large language counts for more."""
+    cells: dict[str, dict[Hashable, list[Outcome]]] = {}
+    for row in rows:
+        passed = row.word if by_word else row.line
+        empty = published and by_word and "Latn" not in get_language(row.language).scripts
+        if passed is not None or empty:
+            cell = cells.setdefault(row.language, {}).setdefault(row.source, [])
+            cell += [] if passed is None else [(row.cluster, passed)]
+    weighted = [
+        (1 / (len(cells) * len(sources)), outcomes) for sources in cells.values() for outcomes in sources.values()
+    ]
+    judged = [(weight, outcomes) for weight, outcomes in weighted if outcomes]
+    if not judged:
+        return None
+    share = sum(weight * sum(passed for _, passed in outcomes) / len(outcomes) for weight, outcomes in judged)
+    unjudged = sum(weight for weight, outcomes in weighted if not outcomes)  # nothing failed: 1, as published
+    low, high = mean_share_interval(judged, **options)
+    return AverageRate(share + unjudged, low + unjudged, min(1.0, high + unjudged), len(weighted))
 
 
 def _rates(rows: Sequence[_Judged], interval: Any) -> tuple[PassRate, PassRate]:
@@ -227,16 +245,12 @@ def _rate(rows: Sequence[Outcome], interval: Any) -> PassRate:
     return PassRate(sum(passed), len(rows), *interval(passed, clusters))
 
 
-@cache
-def _unspaced() -> regex.Pattern[str]:
-    return regex.compile("[" + "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS) + "]")
+def _plain_average(rate: AverageRate) -> dict[str, Any]:
+    return {"rate": rate.rate, "passed": None, "total": None, "low": rate.low, "high": rate.high}
 
 
-@cache
-def _unit() -> regex.Pattern[str]:
-    """A word with a letter, or one character of a script without spaces."""
-    unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
-    return regex.compile(rf"[{unspaced}]|[^\W\d_{unspaced}][^\W{unspaced}]*")
+def _cell(count: int | None) -> str:
+    return "" if count is None else str(count)
 
 
 def _plain(rate: PassRate) -> dict[str, Any]:

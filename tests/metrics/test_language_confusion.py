@@ -83,8 +83,69 @@ def test_rates_are_of_the_responses_that_could_be_judged():
     plain = json.loads(json.dumps(report.to_dict()))
     assert (plain["lpr"]["rate"], plain["wpr"]["rate"], plain["languages"]["en"]["wpr"]["rate"]) == (0.8, 2 / 3, None)
     lines = [line.split() for line in report.table().splitlines()]
-    assert lines[1][:5] == ["all", "LPR", "4", "5", "80.000"]
+    assert lines[1][:3] == ["average", "LPR", "88.889"]
+    assert lines[3][:5] == ["all", "LPR", "4", "5", "80.000"]
     assert ["en", "WPR"] not in [line[:2] for line in lines]
+
+
+def test_the_average_is_by_source_and_language():
+    """As published: the mean over languages of the mean over sources, whatever their numbers."""
+    responses = [RUSSIAN, RUSSIAN, ENGLISH, f"{RUSSIAN} today", ENGLISH, ENGLISH]
+    languages = ["ru", "ru", "ru", "ru", "en", "en"]
+    sources = ["a", "a", "a", "b", "a", "b"]
+    report = confusion(responses, languages, sources=sources)
+    assert report.lpr.rate == ((2 / 3 + 1) / 2 + (1 + 1) / 2) / 2
+    assert report.wpr is not None
+    assert report.wpr.rate == (1 + 0) / 2
+    assert (report.lpr.cells, report.wpr.cells) == (4, 2)
+    assert report.lpr.low < report.lpr.rate < report.lpr.high
+    assert report.lines.rate == 5 / 6
+    assert confusion(responses, languages).lpr.rate == (3 / 4 + 1) / 2
+    assert confusion([ENGLISH], "en").wpr is None
+    plain = report.to_dict()["average"]
+    assert (plain["lpr"]["rate"], plain["wpr"]["rate"]) == (report.lpr.rate, report.wpr.rate)
+
+
+def test_the_interval_of_an_average_widens_with_its_clusters():
+    responses, languages = [RUSSIAN, ENGLISH] * 10, ["ru"] * 20
+    apart = confusion(responses, languages).lpr
+    together = confusion(responses, languages, clusters=[place % 2 for place in range(20)]).lpr
+    assert together.low < apart.low < 0.5 < apart.high < together.high
+    agreed = confusion([RUSSIAN] * 4, "ru")
+    assert agreed.lpr.rate == agreed.lpr.high == 1
+    assert agreed.lpr.low == agreed.lines.low
+
+
+@pytest.mark.parametrize(
+    ("language", "response", "line", "word"),
+    [
+        ("ru", f"{RUSSIAN}\nQ: What is it all about?", True, True),  # the next question of a base model
+        ("ru", "Кошка, видит: дом! . - 12", None, None),  # four words
+        ("ru", "Кошка видит дом 12 34", True, True),  # numbers are words there
+        ("ru", f"{RUSSIAN} see/today", True, True),  # one word there
+        ("ru", f"{RUSSIAN} (today)", True, False),
+        ("zh", f"{CHINESE}today的", True, False),
+        ("ru", f"{RUSSIAN} `today`", True, False),
+    ],
+)
+def test_responses_are_read_as_the_published_code_does(language, response, line, word):
+    if line is None:
+        with pytest.raises(ValueError, match="nothing to measure"):
+            confusion([response], language, published=True)
+        return
+    report = confusion([response], language, published=True, english={"today", "what", "about"})
+    assert passed(report)["all"] == ((int(line), 1), (int(word), int(line)))
+    for span in confused_spans(response, language, identify=identify, published=True):
+        assert response[span.start : span.end] == span.text
+
+
+def test_a_line_mostly_in_latin_letters_is_in_a_language_of_latin_letters():
+    pytest.importorskip("py3langid")
+    identify = langid_identifier()
+    assert identify("中国是第一个采用它的国家。") == "zh"
+    assert identify("我们 we consider the present understanding and progress of physics") == "en"
+    assert identify("我们今天在这里讨论 physics 的发展") == "zh"
+    assert langid_identifier(["ru", "zh"])("We consider") in ("ru", "zh")  # there is no such language to choose
 
 
 def test_a_list_of_english_words_decides_as_published():

@@ -7,6 +7,7 @@ import argparse
 from . import code_switching, language_confusion, repetition
 from .output import add_output
 from .responses import add_sampling, add_source
+from .thinking import add_thinking
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -22,4 +23,5 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         add_output(one.add_argument_group("output"))
         add_sampling(one.add_argument_group("sampling, with --model"))
         kind.add_options(one)
+        add_thinking(one)
         one.set_defaults(run=kind.run)

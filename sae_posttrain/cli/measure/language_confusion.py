@@ -22,31 +22,41 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--among", nargs="+", metavar="CODE", help="languages told apart, beside those of the rows (default: the usual)"
     )
     group.add_argument("--english", metavar="FILE", help="the words that are wrong, one a line (default: any)")
-    group.add_argument("--count-code", action="store_true", help="count inside code too, as published")
-    group.add_argument("--count-urls", action="store_true", help="count inside URLs too, as published")
+    group.add_argument("--count-code", action="store_true", help="count inside code too")
+    group.add_argument("--count-urls", action="store_true", help="count inside URLs too")
+    group.add_argument(
+        "--published",
+        action="store_true",
+        help="read responses as the published code does: code and URLs too, without punctuation, up to a line with Q:",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from ...metrics import LanguageConfusionReport, confused_spans, langid_identifier, language_confusion
-    from ...metrics.identification import BENCHMARK_LANGUAGES
+    from ...metrics.identification import LINE_LANGUAGES
 
     against = read_against(args, language=True)
     rows = read_source(args, language=True)
     languages = {row["language"] for row in [*rows, *against]}
     how: dict[str, Any] = {
-        "identify": langid_identifier([*(args.among or BENCHMARK_LANGUAGES), *languages]),
+        "identify": langid_identifier([*(args.among or LINE_LANGUAGES), *languages]),
         "english": frozenset(Path(args.english).read_text(encoding="utf-8").split()) if args.english else None,
         "ignore_code": not args.count_code,
         "ignore_urls": not args.count_urls,
+        "published": args.published,
     }
 
     def report_of(rows: Sequence[Row]) -> LanguageConfusionReport:
         texts, codes = [row["response"] for row in rows], [row["language"] for row in rows]
-        return language_confusion(
-            texts, codes, clusters=clusters(rows), confidence=args.confidence, seed=args.seed, **how
-        )
+        options = {"clusters": clusters(rows), "confidence": args.confidence, "seed": args.seed}
+        return language_confusion(texts, codes, sources=[_source(row) for row in rows], **options, **how)
 
     def mark(row: Row) -> None:
         row["confused"] = [asdict(span) for span in confused_spans(row["response"], row["language"], **how)]
 
     return finish(rows, against, args, report_of, mark)
+
+
+def _source(row: Row) -> str:
+    """What the averages treat alike: rows of one `source`, and of one `task` where a file holds several."""
+    return " ".join(str(row.get(column, "")) for column in ("task", "source"))

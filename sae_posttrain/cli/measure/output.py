@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from ..inputs import Row
 from ..outputs import check_file, replacing
-from .responses import SAMPLING, by_setting, check_sampling, sample, setting_columns, stand_ins
+from .responses import SAMPLING, by_setting, check_sampling, prompt_text, sample, setting_columns, stand_ins
+from .thinking import ANSWER, THINKING, Parts
 
 ABOVE = 1
 """Exit code when a rate is above what is allowed; 2 is that of every error."""
@@ -37,6 +38,7 @@ def finish(
     mark: Callable[[Row], None],
     *,
     compare: Callable[..., Any] | None = None,
+    joined: bool = False,
     **options: Any,
 ) -> int:
     """Sample what is not there yet, report on the rows of each setting, write and print; returns the exit code.
@@ -48,34 +50,43 @@ def finish(
         against: rows of the run to compare with, if there is one.
         mark: puts what was found in a response into its row.
         compare: of two reports; default: `compare_rates`.
+        joined: as in `Parts`, which says what of each response is measured.
         options: printed with the report, as JSON.
     """
     from ...metrics import compare_rates
 
-    columns = setting_columns(args)
+    columns, parts = setting_columns(args), Parts(args, joined=joined)
     output = check_file(args.output) if args.output else None
-    others = {setting: report_of(group) for setting, group in by_setting(against, columns).items()}
+    others = by_setting(against, columns)
+    for group in others.values():
+        for part in parts.names(group):
+            report_of(parts.read(group, part))
     if args.model:
         check_sampling(args)
         for group in by_setting(stand_ins(rows, args), columns).values():
             report_of(group)
-            mark(group[0])
+            mark(dict(group[0]))
         rows = sample(rows, args)
     if output:  # first, so that nothing sampled is lost to an error below
         for row in rows:
-            mark(row)
+            parts.mark(row, mark)
         _write(rows, output)
     found = []
     for setting, group in by_setting(rows, columns).items():
-        report, other = report_of(group), _other(others, setting, columns) if args.against else None
-        difference = None if other is None else (compare or compare_rates)(report, other, seed=args.seed)
-        found.append(_Found(dict(zip(columns, setting, strict=True)), report, other, difference))
+        for part in parts.names(group):
+            named, own = dict(zip(columns, setting, strict=True)), parts.read(group, part)
+            report, other, difference = report_of(own), None, None
+            if args.against and (rival := _other(others, setting, part, columns, parts)):
+                other = report_of(rival)
+                pair = (report, other) if part == ANSWER else tuple(map(report_of, _paired(own, rival)))
+                difference = (compare or compare_rates)(*pair, seed=args.seed)
+            found.append(_Found(named, part, report, other, difference, parts.unfinished(group)))
     if args.json:
         print(json.dumps(_as_json(found, args, options), ensure_ascii=False, indent=2))
     elif args.csv:
-        _print_csv([_beside(one.setting, row) for one in found for row in one.report.rows()])
+        _print_csv([_beside(one.named(found), row) for one in found for row in one.report.rows()])
     else:
-        print("\n\n".join(table for one in found for table in _tables(one)))
+        print("\n\n".join(table for one in found for table in _tables(one, found)))
     return _exit_code(found, args.fail_above)
 
 
@@ -83,23 +94,53 @@ class _Found(NamedTuple):
     """What was found at one setting, and in the run that it is compared with."""
 
     setting: dict[str, Any]
+    part: str
     report: Any
     other: Any
     difference: Any
+    unfinished: int  # responses without an answer, at this setting
+
+    def named(self, found: Sequence[_Found]) -> dict[str, Any]:
+        """The setting, with the part where there are several."""
+        return {**self.setting, **({"part": self.part} if len({one.part for one in found}) > 1 else {})}
+
+    def to_dict(self) -> dict[str, Any]:
+        compared = {} if self.other is None else {"against": self.other.to_dict()}
+        if self.difference is not None:
+            compared["comparison"] = self.difference.to_dict()
+        return {**self.report.to_dict(), **compared}
 
 
-def _other(others: Mapping[tuple[Any, ...], Any], setting: tuple[Any, ...], columns: Sequence[str]) -> Any:
+def _other(
+    others: Mapping[tuple[Any, ...], list[Row]],
+    setting: tuple[Any, ...],
+    part: str,
+    columns: Sequence[str],
+    parts: Parts,
+) -> list[Row]:
+    """The other run's rows at a setting; none where it does not think."""
     if setting not in others:
         wanted = ", ".join(f"{column} {value}" for column, value in zip(columns, setting, strict=True))
         raise ValueError(f"--against: the other run has no responses with {wanted}.")
-    return others[setting]
+    return parts.read(others[setting], part)
+
+
+def _paired(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of the prompts that both runs think about, if there are any."""
+    both = {prompt_text(row.get("prompt")) for row in rows} & {prompt_text(row.get("prompt")) for row in others}
+    kept = [[row for row in some if prompt_text(row.get("prompt")) in both] for some in (rows, others)]
+    return (kept[0], kept[1]) if both else (list(rows), list(others))
 
 
 def _as_json(found: Sequence[_Found], args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
-    plain = []
+    """The report of each setting; with both parts, that of the answers, which holds that of the thinking."""
+    plain: list[dict[str, Any]] = []
     for one in found:
-        compared = {} if one.other is None else {"against": one.other.to_dict(), "comparison": one.difference.to_dict()}
-        plain.append({**_beside(one.setting, one.report.to_dict()), **compared})
+        if one.part == THINKING and args.thinking == "both":
+            plain[-1]["thinking"] = one.to_dict()
+        else:
+            unfinished = {"unfinished_thinking": one.unfinished} if one.unfinished else {}
+            plain.append({**_beside(one.setting, one.to_dict()), **unfinished})
     whole = plain[0] if not setting_columns(args) else {"settings": plain}
     if args.model:
         sampling = {name: getattr(args, name) for name in ("model", "adapter", *SAMPLING)}
@@ -122,9 +163,11 @@ def _print_csv(rows: Sequence[dict[str, Any]]) -> None:
     writer.writerows(rows)
 
 
-def _tables(one: _Found) -> list[str]:
-    title = ", ".join(f"{column} {value}" for column, value in one.setting.items())
+def _tables(one: _Found, found: Sequence[_Found]) -> list[str]:
+    title = ", ".join(f"{column} {value}" for column, value in one.named(found).items())
     table = one.report.table()
+    if one.unfinished and one.part == ANSWER:
+        table += f"\n{one.unfinished} responses are thinking without an answer"
     return [f"{title}\n{table}" if title else table, *([] if one.difference is None else [one.difference.table()])]
 
 
@@ -150,4 +193,4 @@ def _share(text: str) -> float:
 def _write(rows: Sequence[Row], path: Path) -> None:
     with replacing(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")

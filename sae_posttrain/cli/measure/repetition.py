@@ -41,4 +41,4 @@ def run(args: argparse.Namespace) -> int:
 
     against = read_against(args)
     rows = read_source(args)
-    return finish(rows, against, args, report_of, mark)
+    return finish(rows, against, args, report_of, mark, joined=True)

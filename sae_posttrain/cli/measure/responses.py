@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
 from ..inputs import Row, add_chat, add_columns, add_dtype, columns_of, load_model, read_rows, uses_chat
+from .thinking import opens_thinking
 
 if TYPE_CHECKING:
     from ...generation import Response
@@ -182,7 +183,8 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
     from ...generation import sample_responses
 
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
-    caps = sorted(set(args.max_new_tokens))
+    caps, chat = sorted(set(args.max_new_tokens)), uses_chat(args, tokenizer)
+    opened = {"thinking_opened": True} if opens_thinking(tokenizer, chat, args.thinking_tags[0]) else {}
     for temperature, top_p in product(dict.fromkeys(args.temperature), dict.fromkeys(args.top_p)):
         responses = sample_responses(
             model,
@@ -194,13 +196,13 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
             max_new_tokens=caps[-1],
             batch_size=args.batch_size,
             seed=args.seed,
-            chat=uses_chat(args, tokenizer),
+            chat=chat,
         )
         sampled = [(row, one) for row, found in zip(rows, responses, strict=True) for one in found]
         for cap in caps:
             told = _told(args, temperature, top_p, cap)
             for row, one in sampled:
-                yield {**row, **told, **_found(one.cut(cap, tokenizer))}
+                yield {**row, **told, **opened, **_found(one.cut(cap, tokenizer))}
 
 
 def _told(args: argparse.Namespace, temperature: float, top_p: float, cap: int) -> Row:

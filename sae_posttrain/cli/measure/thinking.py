@@ -1,0 +1,133 @@
+"""What of each response is measured: the answer, the thinking of a reasoning model, or each of them by itself."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...metrics.thinking import CHOICES, TAGS, Part, Split, Thinking
+from ..inputs import Row
+
+ANSWER, THINKING = "answer", "thinking"
+
+
+def add_thinking(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("thinking of reasoning models")
+    group.add_argument(
+        "--thinking",
+        choices=CHOICES,
+        default="both",
+        help="strip: measure the answer alone; only: the thinking alone; both: a report for each, where some response "
+        "thinks, and --fail-above looks at the higher rate (default: %(default)s, so that neither hides the other)",
+    )
+    group.add_argument(
+        "--thinking-tags",
+        nargs=2,
+        metavar=("OPEN", "CLOSE"),
+        default=list(TAGS),
+        help=f"what opens and what closes thinking (default: {' '.join(TAGS)})",
+    )
+    group.add_argument(
+        "--thinking-opened",
+        action="store_true",
+        help="the prompts open the thinking, so that a response without a closing tag is all thinking; with --model "
+        "the chat template says so by itself",
+    )
+
+
+class Parts:
+    """Takes the rows of responses apart.
+
+    Args:
+        args: with the options of `add_thinking`.
+        joined: whether the stretches of a part are read as one text, as a search for loops needs it; else all else is
+            spaces, so that places stay as they are.
+    """
+
+    def __init__(self, args: argparse.Namespace, *, joined: bool) -> None:
+        self.joined = joined
+        self.choice: str = args.thinking
+        tags = tuple(args.thinking_tags)
+        self._how = {
+            opened: Thinking(self.choice, (tags[0], tags[1]), opened or args.thinking_opened)
+            for opened in (False, True)
+        }
+
+    def names(self, rows: Sequence[Row]) -> list[str]:
+        """The parts that are reported on; the thinking only where there is some."""
+        chosen = {"strip": [ANSWER], "only": [THINKING], "both": [ANSWER, THINKING]}[self.choice]
+        if self.choice != "strip" and not any(self._split(row).has_thinking for row in rows):
+            if self.choice == "only":
+                opening, closing = self._how[False].tags
+                raise ValueError(
+                    f"--thinking only: none of {len(rows)} responses holds thinking between {opening} and {closing}. "
+                    f"Name other tags with --thinking-tags, or leave the option out."
+                )
+            return [ANSWER]
+        return chosen
+
+    def read(self, rows: Sequence[Row], name: str) -> list[Row]:
+        """Rows whose response is the part alone; of the thinking, those that think."""
+        splits = [(row, self._split(row)) for row in rows]
+        return [self._only(row, split, name) for row, split in splits if name == ANSWER or split.has_thinking]
+
+    def unfinished(self, rows: Sequence[Row]) -> int:
+        """How many responses are thinking without an answer."""
+        return sum(self._split(row).is_unfinished for row in rows)
+
+    def mark(self, row: Row, mark: Callable[[Row], None]) -> None:
+        """Put into a row what `mark` finds in each part, at its place in the whole response.
+
+        What is found in the thinking has names that begin with `thinking_` where the answer is measured too.
+        """
+        bare, split = dict(row), self._split(row)
+        for name in {"strip": [ANSWER], "only": [THINKING], "both": [ANSWER, THINKING]}[self.choice]:
+            if name == THINKING and not split.has_thinking and self.choice == "both":
+                continue
+            part = self._only(bare, split, name)
+            mark(part)
+            place = split.answer if name == ANSWER else split.thinking
+            prefix = "thinking_" if name == THINKING and self.choice == "both" else ""
+            for key, found in part.items():
+                if key not in bare and key != "finish_reason":
+                    row[prefix + key] = _placed(found, place) if self.joined else _worded(found, row["response"])
+
+    def _split(self, row: Row) -> Split:
+        return self._how[bool(row.get("thinking_opened"))].split(row["response"])
+
+    def _only(self, row: Row, split: Split, name: str) -> Row:
+        part = split.answer if name == ANSWER else split.thinking
+        text = part.text if self.joined else part.blanked
+        closed = name == THINKING and part.stretches and part.stretches[-1][1] < len(row["response"])
+        return {**row, "response": text, **({"finish_reason": "stop"} if closed else {})}  # it went on to the answer
+
+
+def opens_thinking(tokenizer: Any, chat: bool, opening: str) -> bool:
+    """Whether the chat template ends its prompts with an opening tag, so that responses begin inside the thinking."""
+    if not chat or not tokenizer.chat_template:
+        return False
+    turn = [{"role": "user", "content": "a"}]
+    prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return str(prompt).rstrip().endswith(opening)
+
+
+def _placed(found: Any, part: Part) -> Any:
+    """What was found in a part's own text, with its places in the whole response."""
+    if isinstance(found, list):
+        return [_placed(one, part) for one in found]
+    if not isinstance(found, dict):
+        return found
+    moved = {key: _placed(value, part) for key, value in found.items()}
+    if isinstance(found.get("start"), int):
+        moved["start"] = part.place(found["start"])
+    if isinstance(found.get("end"), int):
+        moved["end"] = part.place(found["end"] - 1) + 1
+    return moved
+
+
+def _worded(found: Any, response: str) -> Any:
+    """Spans with their text as it is in the response, should one reach over what was left out."""
+    if not isinstance(found, list):
+        return found
+    return [{**one, "text": response[one["start"] : one["end"]]} if "text" in one else one for one in found]
