@@ -53,9 +53,13 @@ def qwen3(size: str, **changes: Any) -> Any:
     return Qwen3ForCausalLM(config)
 
 
-def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """`w1 w2 …`: one word for each id but that of padding, which also stands for an end that never comes."""
-    words = ["<pad>", *(f"w{number}" for number in range(1, vocabulary))]
+def tokenizer(vocabulary: int, foreign: str = "w") -> PreTrainedTokenizerFast:
+    """`w1 w2 …`: one word for each id but that of padding, which also stands for an end that never comes.
+
+    Every sixth word from the 4096th on begins with `foreign` instead, so that a vocabulary holds a language's tokens.
+    """
+    names = ((foreign if number >= 4096 and number % 6 == 0 else "w", number) for number in range(1, vocabulary))
+    words = ["<pad>", *(f"{name}{number}" for name, number in names)]
     backend = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<pad>")

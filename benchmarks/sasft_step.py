@@ -1,10 +1,14 @@
 """What SASFT adds to a step of SFT, in time and in memory, beside the published way of doing it.
 
-    python benchmarks/sasft_step.py [--quick]
+    python benchmarks/sasft_step.py [--quick | --tokens]
 
 Random Qwen3 models on one thread of the CPU, with plain SGD, so that what surrounds the model weighs as much as it can.
 The ways take turns in one process. The published way is written from its description (arXiv:2507.14894): the whole
 residual goes to float32, and the whole SAE of each layer stays in memory.
+
+The tokens' term is measured where the vocabulary is large, beside plain SFT on the same weights. Each batch holds one
+row in each of four languages, one of them suppressed; three quarters of a row are its answer. So the term is computed
+at 9 of 16 tokens, or at the given share of those.
 """
 
 # B batch, S sequence, D model width, F selected features
@@ -22,7 +26,7 @@ import torch
 from _models import SIZES, features, qwen3, tokenizer
 from _timing import MEGABYTE, Timing, Way, interleaved, table
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
@@ -49,8 +53,14 @@ class Case:
     lora: bool = False
     dtype: str = "float32"
     rounds: int = 15
+    shares: tuple[float, ...] = ()
+    """Of the positions in which the tokens' term is computed; instead of the features' term, where there are any."""
 
     def __str__(self) -> str:
+        if self.shares:
+            vocabulary = SIZES[self.size][2]
+            shape = f"{self.size}, {self.rows} x {self.length} tokens, vocabulary of {vocabulary}"
+            return shape + (", LoRA" if self.lora else "")
         ways = [*([self.layout] if self.layout != "full" else []), *(["LoRA"] if self.lora else [])]
         shape = f"{self.rows} x {self.length} tokens, {self.features} of {self.dictionary} features in {self.layers} "
         return ", ".join([self.size, shape + ("layer" if self.layers == 1 else "layers"), *ways])
@@ -76,6 +86,11 @@ CASES = [
     Case(size="40M", lora=True, rounds=7),
     Case(size="150M", rows=2, length=128, rounds=7),
     Case(size="500M", rows=2, length=64, rounds=5),
+]
+TOKEN_CASES = [
+    Case(size="500M", rows=4, length=256, rounds=3, shares=(0.25, 1.0)),
+    Case(size="500M", rows=4, length=64, rounds=5, shares=(0.25, 1.0)),
+    Case(size="500M", rows=4, length=64, rounds=5, shares=(0.25, 1.0), lora=True),
 ]
 
 
@@ -199,7 +214,30 @@ def as_published(case: Case, folder: str, found: FeatureSet) -> Way:
     return step_of(trainer)
 
 
+def measured_tokens(case: Case) -> list[Timing]:
+    """Plain SFT, twice, and the tokens' term at each share, on the weights of one model."""
+    words = tokenizer(SIZES[case.size][2], "猫")
+    model = qwen3(case.size).to(getattr(torch, case.dtype))
+    if case.lora:
+        model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear"))
+    with TemporaryDirectory() as folder:
+        settings = settings_of(case, folder) | {"train_sampling_strategy": "sequential", "shuffle_dataset": False}
+
+        def step(share: float | None) -> Way:
+            given: dict[str, Any] = {"train_dataset": rows_of(case), "processing_class": words}
+            if share is None:
+                return step_of(SFTTrainer(model, SFTConfig(**settings), **given))
+            args = SASFTConfig(**settings, suppress=[SUPPRESSED], sasft_weight=0, token_weight=1, token_share=share)
+            return step_of(SASFTTrainer(model, args, **given))
+
+        ways = {"plain SFT": step(None), "plain SFT, a second one": step(None)}
+        ways |= {f"tokens, share {share:g}": step(share) for share in case.shares}
+        return interleaved("SFT step", ways, rounds=case.rounds, size=str(case), dtype=case.dtype, memory=True)
+
+
 def measured(case: Case) -> list[Timing]:
+    if case.shares:
+        return measured_tokens(case)
     width, blocks, _ = SIZES[case.size]
     last = range(blocks - case.layers, blocks)
     found = features(width, blocks, last, case.features, SUPPRESSED, LANGUAGES)
@@ -225,14 +263,17 @@ def measured(case: Case) -> list[Timing]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three cases; writes no file")
+    parser.add_argument("--tokens", action="store_true", help="only the cases of the tokens' term")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    timings: list[Timing] = []
-    for case in QUICK if args.quick else CASES:
-        timings += measured(case)
-        if not args.quick:  # after each, since all of them take half an hour
-            _rows.write("sasft_step", timings)
-    print(table(timings))
+    files = {"sasft_step": [] if args.tokens else CASES, "sasft_step_tokens": TOKEN_CASES}
+    for name, cases in {"": QUICK}.items() if args.quick else files.items():
+        timings: list[Timing] = []
+        for case in cases:
+            timings += measured(case)
+            if name:  # after each, since all of them take an hour
+                _rows.write(name, timings)
+        print(table(timings))
 
 
 if __name__ == "__main__":

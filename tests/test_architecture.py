@@ -23,6 +23,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "texts": frozenset(),
     "generation": frozenset(),
     "vocabulary": frozenset({"languages"}),
+    "token_counts": frozenset({"languages"}),
     "expected": frozenset({"residual", "languages", "vocabulary", "generation", "metrics"}),
     "sae": frozenset(),
     "metrics": frozenset({"languages"}),
@@ -31,7 +32,9 @@ ROOMS: dict[str, frozenset[str]] = {
     "data": frozenset(
         {"discovery", "sae", "residual", "metrics", "languages", "feature_set", "generation", "steering"}
     ),
-    "training": frozenset({"feature_set", "residual", "steering", "metrics", "languages", "generation", "vocabulary"}),
+    "training": frozenset(
+        {"feature_set", "residual", "steering", "metrics", "languages", "generation", "vocabulary", "token_counts"}
+    ),
     "report": frozenset({"metrics", "languages", "feature_set"}),
     "lab": ANY,
     "cli": ANY,

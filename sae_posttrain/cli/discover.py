@@ -16,7 +16,7 @@ from .outputs import check_file
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("discover", help="find features and write a feature set")
+    parser = commands.add_parser("discover", help="find features, or count tokens, for training")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     language = kinds.add_parser("language", help="features that stand for one language and no other")
     language.add_argument(
@@ -29,6 +29,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     language.add_argument("--targets", nargs="+", help="languages to find features for (default: all)")
     _add_common(language, select="monolinguality", per="language and layer", max_length=512)
     language.set_defaults(run=run_language)
+    _add_tokens(kinds.add_parser("tokens", help="token counts of languages that share a script; needs no SAE"))
     repetition = kinds.add_parser("repetition", help="features that grow while a text repeats itself")
     source = repetition.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompts", metavar="FILE", help="rows with prompt (text or messages) to let the model loop")
@@ -36,6 +37,21 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     _add_common(repetition, select="contrast", per="layer", max_length=2048)
     _add_loops(repetition.add_argument_group("loops"))
     repetition.set_defaults(run=run_repetition)
+
+
+def _add_tokens(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--texts",
+        nargs="+",
+        required=True,
+        metavar="CODE=SOURCE",
+        help="texts per language, such as de=de.txt en=en.jsonl.gz; a few hundred paragraphs each",
+    )
+    parser.add_argument("--model", required=True, help="folder or hub id; only its tokenizer is read")
+    parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=10000, help="rows read of each source (default: %(default)s)")
+    parser.add_argument("--output", required=True, help="the .safetensors file to write")
+    parser.set_defaults(run=run_tokens)
 
 
 def _add_common(parser: argparse.ArgumentParser, *, select: str, per: str, max_length: int) -> None:
@@ -73,6 +89,39 @@ def _add_loops(group: argparse._ArgumentGroup) -> None:
 
 def run_language(args: argparse.Namespace) -> int:
     check_file(args.output)
+    texts = _texts_by_language(args)
+    with _setting(args) as setting:
+        from ..discovery import discover_language_features
+
+        features = discover_language_features(
+            setting.model, setting.tokenizer, setting.saes, texts, targets=args.targets, **setting.options
+        )
+        setting.write(features, "Mean activation of each feature in each language:")
+    return 0
+
+
+def run_tokens(args: argparse.Namespace) -> int:
+    check_file(args.output)
+    texts = _texts_by_language(args)
+    from transformers import AutoTokenizer
+
+    from ..token_counts import count_tokens
+
+    counts = count_tokens(AutoTokenizer.from_pretrained(args.model), texts)
+    print("Tokens that belong to the row's language rather than the column's, each with a weight of at least 0.5:\n")
+    print(" " * 8 + "".join(f"{code:>10}" for code in counts.languages))
+    for target in counts.languages:
+        cells = (
+            "" if target == other else str(int((counts.membership(target, other) >= 0.5).sum()))
+            for other in counts.languages
+        )
+        print(f"{target:<8}" + "".join(f"{cell:>10}" for cell in cells))
+    print(f"\nWrote {counts.save(args.output)}")
+    return 0
+
+
+def _texts_by_language(args: argparse.Namespace) -> dict[str, Any]:
+    """Language code → texts, of items such as zh=zh.txt."""
     texts = {}
     for item in args.texts:
         code, separator, source = item.partition("=")
@@ -82,14 +131,7 @@ def run_language(args: argparse.Namespace) -> int:
         if code in texts:
             raise ValueError(f"--texts names {code} twice; put its texts into one file.")
         texts[code] = load_texts(source, column=args.column, limit=args.limit)
-    with _setting(args) as setting:
-        from ..discovery import discover_language_features
-
-        features = discover_language_features(
-            setting.model, setting.tokenizer, setting.saes, texts, targets=args.targets, **setting.options
-        )
-        setting.write(features, "Mean activation of each feature in each language:")
-    return 0
+    return texts
 
 
 def run_repetition(args: argparse.Namespace) -> int:

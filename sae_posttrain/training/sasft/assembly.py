@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...feature_set import FeatureSet
-from ...languages import LANGUAGES
+from ...languages import LANGUAGES, get_language
+from ...token_counts import TokenCounts
 from .engine import SASFTEngine, codes_of
 from .features_term import FeaturesTerm
 from .loss import Baseline, Scale
@@ -29,6 +30,7 @@ def build_engine(
     refresh_baselines: int = 0,
     token_weight: float | None = None,
     token_share: float = 1.0,
+    token_counts: TokenCounts | None = None,
 ) -> SASFTEngine:
     """The engine with the terms that these settings ask for.
 
@@ -53,5 +55,11 @@ def build_engine(
         terms.append(term)
         candidates = term.features.languages
     if token_weight is not None:
-        terms.append(TokenTerm(codes, token_weight, token_share))
+        terms.append(TokenTerm(codes, token_weight, token_share, token_counts))
+        if token_counts is not None and features is None:
+            counted = token_counts.languages
+            # One that was counted is a language of its own, beside the ways of writing that none of them uses.
+            taken = {get_language(code).scripts for code in counted}
+            rest = (code for code in ONE_OF_EACH_SCRIPT if get_language(code).scripts not in taken)
+            candidates = (*counted, *rest)
     return SASFTEngine(codes, terms, candidates, language_of)

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import Trainer
 
 from ...feature_set import FeatureSet
+from ...token_counts import TokenCounts
 from ..calling import calling_trainer
 from .assembly import build_engine
 from .checks import naming_bad_rows
@@ -53,6 +54,8 @@ class SASFTCallback(HookCallback):
         token_share: share of the penalised positions whose tokens' term is computed, above 0 and up to 1. They are
             drawn anew for each batch and count for those that are not drawn, so that the mean stays as it is. The term
             costs in proportion.
+        token_counts: occurrences of each token by language, from `count_tokens`, for languages that scripts do not tell
+            apart, such as de and en; without them such answers are not penalised.
 
     Raises:
         ValueError: a setting out of range, an unknown code, a language for which there is no feature, or neither
@@ -70,6 +73,7 @@ class SASFTCallback(HookCallback):
         refresh_baselines: int = 0,
         token_weight: float | None = None,
         token_share: float = 1.0,
+        token_counts: TokenCounts | None = None,
     ) -> None:
         engine = build_engine(
             features,
@@ -81,6 +85,7 @@ class SASFTCallback(HookCallback):
             refresh_baselines=refresh_baselines,
             token_weight=token_weight,
             token_share=token_share,
+            token_counts=token_counts,
         )
         super().__init__(engine)
 

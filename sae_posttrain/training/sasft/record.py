@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 KEY = "SASFT"
 """Where it stands in `trainer_state.json`, under `stateful_callbacks`."""
-_FILES = {"features_sha256": "feature set", "token_table_sha256": "token table"}
+_FILES = {"features_sha256": "feature set", "token_counts_sha256": "file of token counts"}
 _STATE = ("refresh", "weights")
 """What is not a setting but has grown during the run."""
 
@@ -28,7 +28,7 @@ def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any]:
         none or where it is of other languages.
 
     Raises:
-        ValueError: the checkpoint was trained with another feature set or token table.
+        ValueError: the checkpoint was trained with another feature set or other token counts.
     """
     earlier = state.stateful_callbacks.get(KEY)
     state.stateful_callbacks[KEY] = dict(record)

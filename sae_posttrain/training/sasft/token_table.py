@@ -9,14 +9,16 @@ token a weight between 0 and 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...languages import get_language
+from ...token_counts import TokenCounts
 from ...vocabulary import token_scripts
 from .segments import CODES
 
@@ -59,20 +61,30 @@ def penalised_scripts(target: str, language: str) -> frozenset[str]:
     return frozenset(scripts - set(get_language(language).scripts))
 
 
-def build_token_table(tokenizer: Any, suppress: Sequence[str], size: int) -> TokenTable:
+def build_token_table(
+    tokenizer: Any, suppress: Sequence[str], size: int, counts: TokenCounts | None = None
+) -> TokenTable:
     """The table for a model and the languages to keep out.
 
     Args:
         tokenizer: the model's.
         suppress: codes of the languages to keep out of the others.
         size: number of the model's logits.
+        counts: for pairs of languages that scripts do not tell apart, where both were counted.
 
     Raises:
         ValueError: no token of the vocabulary holds a letter of a suppressed language.
     """
     held = token_scripts(tokenizer)
-    rows: dict[frozenset[str], int] = {}
+    rows: dict[Any, int] = {}
     members: list[Tensor] = []
+
+    def row_of(key: Any, make: Callable[[], Tensor]) -> int:
+        if key not in rows:
+            rows[key] = len(members)
+            members.append(fitted(make(), size))
+        return rows[key]
+
     table_LT = torch.full((len(CODES) + 1, len(suppress)), UNPENALISED)
     shared_L = torch.zeros(len(CODES) + 1, dtype=torch.bool)
     for column, target in enumerate(suppress):
@@ -80,13 +92,12 @@ def build_token_table(tokenizer: Any, suppress: Sequence[str], size: int) -> Tok
             if code == target:
                 continue
             scripts = penalised_scripts(target, code)
-            if not scripts:
+            if scripts:
+                table_LT[row, column] = row_of(scripts, partial(held.mask, scripts))
+            elif counts is not None and {target, code} <= set(counts.languages):
+                table_LT[row, column] = row_of((target, code), partial(counts.membership, target, code))
+            else:
                 shared_L[row] = True
-                continue
-            if scripts not in rows:
-                rows[scripts] = len(members)
-                members.append(held.mask(scripts, size=size)[:size].float())
-            table_LT[row, column] = rows[scripts]
         if not any(bool(members[row].any()) for row in table_LT[:, column].unique().tolist() if row >= 0):
             raise ValueError(
                 f"No token of this vocabulary holds a letter of {target}'s scripts "
@@ -94,3 +105,9 @@ def build_token_table(tokenizer: Any, suppress: Sequence[str], size: int) -> Tok
                 "tokenizer is the model's."
             )
     return TokenTable(torch.stack(members), table_LT, shared_L)
+
+
+def fitted(member_V: Tensor, size: int) -> Tensor:
+    """As many values as the model has logits: a vocabulary may be smaller, or name ids that the model has not."""
+    member_V = member_V[:size].float()
+    return torch.cat([member_V, member_V.new_zeros(size - len(member_V))])

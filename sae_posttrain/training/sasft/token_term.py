@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import Trainer
 
 from ...residual import hook_hidden_states
+from ...token_counts import TokenCounts
 from .checks import check_share, check_weight
 from .head import LogitTransform, check_logits, head_of, shape_of, transform_of
 from .segments import UNKNOWN
@@ -32,13 +33,15 @@ class TokenTerm:
 
     Args:
         suppress: codes of the languages to keep out of the others.
-        weight, share: `token_weight` and `token_share` of `SASFTCallback`.
+        weight, share, counts: `token_weight`, `token_share` and `token_counts` of `SASFTCallback`.
     """
 
     name = "tokens"
     loss_name = "sasft_token_loss"
 
-    def __init__(self, suppress: Sequence[str], weight: float, share: float = 1.0) -> None:
+    def __init__(
+        self, suppress: Sequence[str], weight: float, share: float = 1.0, counts: TokenCounts | None = None
+    ) -> None:
         check_weight("token_weight", weight)
         check_share(share)
         self.suppress = tuple(suppress)
@@ -50,9 +53,13 @@ class TokenTerm:
         )
         self.advice: Mapping[str, str] = {
             "sasft_token_shared_script_share": "their language is written in the suppressed language's scripts, so "
-            "that no token tells them apart.",
+            "that no token tells them apart. Count tokens of texts in both (sae-posttrain discover tokens) and give "
+            "them as token_counts.",
         }
-        self._settings = {"token_weight": weight, "token_share": share}
+        self._counted_tokens = counts
+        self._settings: dict[str, Any] = {"token_weight": weight, "token_share": share}
+        if counts is not None:
+            self._settings["token_counts_sha256"] = counts.sha256
         self._seed = 0
         self._table: TokenTable | None = None
         self._transform = LogitTransform()
@@ -74,10 +81,12 @@ class TokenTerm:
                 "The token term needs the vocabulary, and the trainer has no processing_class. Pass the model's "
                 "tokenizer to the trainer, or leave token_weight out."
             )
+        if self._counted_tokens is not None:
+            self._counted_tokens.check_tokenizer(tokenizer)
         size = shape_of(head_of(trainer.model).weight)[0]
         if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             check_logits(trainer.model)
-        self._table = build_token_table(tokenizer, self.suppress, size)
+        self._table = build_token_table(tokenizer, self.suppress, size, self._counted_tokens)
         self._transform = transform_of(trainer.model)
 
     def start(self, trainer: Trainer, model: nn.Module, step: int, resumed: Mapping[str, Any]) -> None:

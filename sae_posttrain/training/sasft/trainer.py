@@ -15,6 +15,7 @@ except ImportError as error:
     raise ImportError("SASFTTrainer is a TRL trainer: pip install 'sae-posttrain[trl]'.") from error
 
 from ...feature_set import FeatureSet
+from ...token_counts import TokenCounts
 from ..cards import CardMixin, default_output_dir
 from .assembly import build_engine
 from .checks import check_codes, naming_bad_rows
@@ -69,6 +70,12 @@ class SASFTConfig(SFTConfig):
         default=1.0,
         metadata={"help": "Share of the positions, drawn at random, in which the tokens' term is computed: 0.25."},
     )
+    token_counts: str | None = field(
+        default=None,
+        metadata={
+            "help": "File of token counts, for languages that scripts do not tell apart; `discover tokens` makes it."
+        },
+    )
     language_column: str = field(
         default="language",
         metadata={"help": "Dataset column with each example's language code; told by script where it is absent."},
@@ -121,6 +128,7 @@ class SASFTTrainer(CardMixin, SFTTrainer):
             refresh_baselines=args.sasft_refresh_baselines,
             token_weight=args.token_weight,
             token_share=args.token_share,
+            token_counts=TokenCounts.load(args.token_counts) if args.token_counts is not None else None,
         )
         weights = {name for name, term in self.sasft.terms.items() if term.weight}
         if not weights:

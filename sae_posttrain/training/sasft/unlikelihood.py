@@ -79,7 +79,8 @@ class _Unlikelihood(torch.autograd.Function):
     is there for the other, and no second gradient of their size waits.
 
     The gradient to the hidden states is made in the forward, from the logits that are there. That to the head's weight
-    needs the whole weight's room, so it is made in the backward, from logits computed again.
+    needs the whole weight's room, so it is made in the backward: from the one tile that is kept if all positions fit
+    into it, else from logits computed again.
     """
 
     @staticmethod
@@ -89,10 +90,10 @@ class _Unlikelihood(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         loss, mass_NT, grad_ND, sums = head.forward(hidden_BSD, with_gradient=True)
         ctx.mark_non_differentiable(mass_NT)
-        ctx.place_N, ctx.shape, ctx.sums = head.positions.place_N, hidden_BSD.shape, sums
+        ctx.place_N, ctx.shape = head.positions.place_N, hidden_BSD.shape
         # Not kept where it is not needed: a gathered copy of a frozen weight would stay until the backward.
         trains_head = any(ctx.needs_input_grad[1:3])
-        ctx.head = head if trains_head else None
+        ctx.head, ctx.sums = (head, sums) if trains_head else (None, None)
         hidden_ND = head.pick(hidden_BSD) if trains_head else grad_ND.new_empty(0)
         ctx.save_for_backward(grad_ND.to(hidden_BSD.dtype), hidden_ND)
         return hidden_BSD.view_as(hidden_BSD), loss, mass_NT
@@ -118,11 +119,18 @@ class _Unlikelihood(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """What a tile of the backward needs of the rows of the forward: `exp(logit − top) / total` is the probability."""
+    """What the gradient to the head's weight needs of the forward.
+
+    Args:
+        log_total_N: logarithm of the sum of exp(logit); a logit less it is a log-probability.
+        set_NK, rest_NK: factors of the probabilities inside and outside each set in the derivative.
+        slope_NV: the derivative by the head's output, where all positions fit into one tile; else None.
+    """
 
     log_total_N: Tensor
     set_NK: Tensor
     rest_NK: Tensor
+    slope_NV: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +156,7 @@ class _Pass:
         member_KV = self.member_KV.to(device)
         loss = torch.zeros((), device=device)
         parts: list[tuple[Tensor, ...]] = []
+        slope_NV: Tensor | None = None
         for rows in _slices(len(hidden_ND), max(1, _tile(device) // member_KV.shape[1])):
             logits_NV, slope_NV = self._logits(hidden_ND[rows])
             top_N1 = logits_NV.amax(-1, keepdim=True)
@@ -170,30 +179,37 @@ class _Pass:
         if not parts:
             count, width = positions.weight_NT.shape[1], hidden_ND.shape[1]
             none = hidden_ND.new_zeros(0, len(member_KV), dtype=torch.float32)
-            sums = _Sums(none[:, 0], none, none)
+            sums = _Sums(none[:, 0], none, none, None)
             return loss, none.new_zeros(0, count), none.new_zeros(0, width), sums
         mass_NT, grad_ND, log_total_N, set_NK, rest_NK = (torch.cat(one) for one in zip(*parts, strict=True))
-        return loss, mass_NT, grad_ND, _Sums(log_total_N, set_NK, rest_NK)
+        return loss, mass_NT, grad_ND, _Sums(log_total_N, set_NK, rest_NK, slope_NV if len(parts) == 1 else None)
 
     def backward(self, hidden_ND: Tensor, sums: _Sums, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Gradient to the head's weight and bias, a part of the vocabulary at a time."""
         if not len(hidden_ND):
             return None, None
         weight_VD, bias_V = self.weight_VD, self.bias_V
-        member_KV = self.member_KV.to(hidden_ND.device)
         grad_VD = torch.empty_like(weight_VD) if weight_VD.requires_grad else None
         grad_V = torch.empty_like(bias_V) if bias_V is not None and bias_V.requires_grad else None
+        scaled_ND = hidden_ND * grad_loss.to(hidden_ND.device)
         scale = grad_loss.to(hidden_ND.device).float()
         for part in _slices(weight_VD.shape[0], max(1, _tile(hidden_ND.device) // len(hidden_ND))):
-            logits_NC, slope_NC = self._logits(hidden_ND, part)
-            share_NC = logits_NC.sub_(sums.log_total_N[:, None]).exp_()
-            slope_NC = self._slope(share_NC, slope_NC, sums.set_NK, sums.rest_NK, member_KV[:, part])
-            slope_NC.mul_(scale)
-            if grad_VD is not None:
-                grad_VD[part] = _product(slope_NC.T, hidden_ND).to(grad_VD.dtype)
+            slope_NC = self._slope_again(hidden_ND, sums, part)
+            if grad_VD is not None and grad_VD.dtype == scaled_ND.dtype == slope_NC.dtype:
+                torch.mm(slope_NC.T, scaled_ND, out=grad_VD[part])
+            elif grad_VD is not None:
+                grad_VD[part] = (scale * _product(slope_NC.T, hidden_ND)).to(grad_VD.dtype)
             if grad_V is not None:
-                grad_V[part] = slope_NC.sum(0).to(grad_V.dtype)
+                grad_V[part] = (scale * slope_NC.sum(0)).to(grad_V.dtype)
         return grad_VD, grad_V
+
+    def _slope_again(self, hidden_ND: Tensor, sums: _Sums, part: slice) -> Tensor:
+        """The derivative by a part of the head's output: kept from the forward, or made from logits anew."""
+        if sums.slope_NV is not None:
+            return sums.slope_NV[:, part]
+        logits_NC, slope_NC = self._logits(hidden_ND, part)
+        share_NC = logits_NC.sub_(sums.log_total_N[:, None]).exp_()
+        return self._slope(share_NC, slope_NC, sums.set_NK, sums.rest_NK, self.member_KV.to(hidden_ND.device)[:, part])
 
     def _logits(self, hidden_ND: Tensor, part: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
         """Logits in float32, of a part of the vocabulary, and their derivative by the head's output."""

@@ -16,7 +16,7 @@ def plain(model: Any, features: FeatureSet, suppress: Sequence[str], weight: flo
 def with_callback(
     model: Any, features: FeatureSet, suppress: Sequence[str], weight: float, **kwargs: Any
 ) -> SFTTrainer:
-    names = ("refresh_baselines", "token_weight", "token_share")
+    names = ("refresh_baselines", "token_weight", "token_share", "token_counts")
     ours = {name: kwargs["args"].pop(name) for name in names if name in kwargs["args"]}
     trainer = plain(model, features, suppress, weight, **kwargs)
     callback = SASFTCallback(features, suppress=suppress, weight=weight, **ours)
@@ -27,6 +27,8 @@ def with_callback(
 def with_trainer(model: Any, features: FeatureSet, suppress: Sequence[str], weight: float, **kwargs: Any) -> SFTTrainer:
     settings = kwargs.pop("args")
     refresh = settings.pop("refresh_baselines", 0)
+    if (counts := settings.pop("token_counts", None)) is not None:
+        settings["token_counts"] = str(counts.save(f"{settings['output_dir']}/counts.safetensors"))
     args = SASFTConfig(suppress=list(suppress), sasft_weight=weight, sasft_refresh_baselines=refresh, **settings)
     return SASFTTrainer(model, args, features=features, **kwargs)
 
