@@ -135,7 +135,7 @@ def language_confusion(
 
     Differences to the published code, with `published=True`:
 
-    - Lines are identified by py3langid among 18 languages, and not by fastText among 176; fastText's "unknown" (less
+    - Lines are identified by py3langid among 21 languages, and not by fastText among 176; fastText's "unknown" (less
       than 0.3 sure) has no counterpart. A line with more than 60% of its words in Latin letters is taken for a language
       of Latin letters, since fastText weighs words and py3langid bytes. `identify` takes any other identifier.
     - In Chinese and Japanese 1.6 characters, or a mark, count as a word, where the published code splits words with
