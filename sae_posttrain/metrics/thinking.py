@@ -57,6 +57,12 @@ class Split:
         return bool(self.thinking.text.strip())
 
     @property
+    def thinking_is_closed(self) -> bool:
+        """Whether the thinking came to its closing tag."""
+        stretches = self.thinking.stretches
+        return bool(stretches) and stretches[-1][1] < len(self.thinking.whole)
+
+    @property
     def is_unfinished(self) -> bool:
         """Whether there is thinking but no answer, as where the token limit came first."""
         return self.has_thinking and not self.answer.text.strip()
@@ -154,6 +160,15 @@ def said(message: Mapping[str, Any], tags: tuple[str, str] = TAGS) -> str:
     reasoning = next((message[key] for key in _REASONING if isinstance(message.get(key), str) and message[key]), "")
     content = content if isinstance(content, str) else ""
     return f"{tags[0]}{reasoning}{tags[1]}{content}" if reasoning else content
+
+
+def opens_thinking(tokenizer: Any, opening: str = TAGS[0]) -> bool:
+    """Whether a tokenizer's chat template ends prompts with an opening tag, so that answers begin inside thinking."""
+    if not getattr(tokenizer, "chat_template", None):
+        return False
+    turn = [{"role": "user", "content": "a"}]
+    prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return str(prompt).rstrip().endswith(opening)
 
 
 def _tag(begin: str, end: str) -> re.Pattern[str]:

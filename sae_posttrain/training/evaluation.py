@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..generation import Prompt, Response, check_settings, encode_prompts, evaluating, sample_responses
-from ..metrics import LoopSettings, PhraseFinder, allowed_in, code_switching_rate, repetition_rate
+from ..metrics import LoopSettings, PhraseFinder, Thinking, allowed_in, code_switching_rate
 from ..metrics.loops import DEFAULT_LOOPS
+from ..metrics.thinking import as_thinking, opens_thinking
 from .calling import calling_trainer
+from .rates import Answer, rates
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,10 @@ class RateEvaluationCallback(TrainerCallback):
         samples, temperature, top_p, max_new_tokens, batch_size, seed: as in `sample_responses`; batch_size is of each
             process.
         chat: whether texts go through the chat template; default: when the tokenizer has one.
+        thinking: what of a reasoning model's answers is measured: `strip` the answer, `only` the thinking, `both` each
+            by itself. The rates of the thinking are then `eval_thinking_code_switching`, `eval_thinking_repetition` and
+            so on, logged where some answer thinks, with `eval_unfinished_thinking`, the number of answers that did not
+            come. A `Thinking` also says what the tags are.
 
     Raises:
         ValueError: no prompts, a row without one or with an unknown language, a setting out of range; and, when
@@ -72,6 +79,7 @@ class RateEvaluationCallback(TrainerCallback):
         batch_size: int = 32,
         seed: int = 0,
         chat: bool | None = None,
+        thinking: str | Thinking = "both",
     ) -> None:
         counts = {"samples": samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
         check_settings(temperature, top_p, every=every, **counts)
@@ -89,6 +97,7 @@ class RateEvaluationCallback(TrainerCallback):
         self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, **counts}
         self.seed = seed
         self.chat = chat
+        self.thinking = as_thinking(thinking)
         self.trainer: Trainer | None = None
         self._measured_at: int | None = None
         if self.languages is not None:
@@ -171,19 +180,15 @@ class RateEvaluationCallback(TrainerCallback):
         return {place: found for place, found in zip(places, answers, strict=True) if place < len(self.prompts)}
 
     def _log(self, trainer: Trainer, control: TrainerControl, answers: Answers) -> None:
-        texts = [one.text for place in range(len(self.prompts)) for one in answers[place]]
-        ended = [one.ended for place in range(len(self.prompts)) for one in answers[place]]
-        looped = repetition_rate(texts, self.loop_settings, ended=ended)
-        logs: dict[str, float] = {}
-        if self.languages is not None:
-            codes = [code for place, code in enumerate(self.languages) for _ in answers[place]]
-            allowed = [one for place, one in enumerate(self.allowed) for _ in answers[place]]
-            switched = code_switching_rate(texts, codes, allowed_languages=allowed, **self.counting)
-            logs = {"eval_code_switching": switched.rate, "eval_code_switching_count": switched.overall.switched}
-            logs["eval_code_switching_responses"] = switched.overall.total
-            logs["eval_code_switching_words"] = switched.words
-        logs |= {"eval_repetition": looped.rate, "eval_repetition_count": looped.looped, "eval_responses": len(texts)}
-        logs |= {"eval_near_loops": looped.near_looped / len(texts), "eval_looped_share": looped.looped_share}
+        languages: Sequence[str | None] = self.languages or [None] * len(self.prompts)
+        measured = [
+            Answer(one.text, one.ended, languages[place], self.allowed[place])
+            for place in range(len(self.prompts))
+            for one in answers[place]
+        ]
+        opened = self._uses_chat(trainer) and opens_thinking(_tokenizer(trainer), self.thinking.tags[0])
+        thinking = replace(self.thinking, opened=True) if opened else self.thinking
+        logs = rates(measured, thinking, self.loop_settings, self.counting)
         should_log = control.should_log
         # The class's own: TRL's trainers would put the training metrics of this step into ours and forget them.
         Trainer.log(trainer, logs)

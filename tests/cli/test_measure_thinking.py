@@ -9,7 +9,8 @@ import pytest
 from measure_cases import as_json, measured, write
 from tiny_models import word_tokenizer
 
-from sae_posttrain.cli.measure.thinking import Parts, opens_thinking
+from sae_posttrain.cli.measure.thinking import Parts
+from sae_posttrain.metrics.thinking import opens_thinking
 from sae_posttrain.texts import load_rows
 
 LOOP = "on and on, " * 20
@@ -146,8 +147,8 @@ def test_reasoning_of_messages_is_thinking(tmp_path, capsys):
 def test_a_chat_template_says_whether_it_opens_thinking(template, opens):
     tokenizer = word_tokenizer(["a b c"], "<pad>", "<eos>")
     tokenizer.chat_template = template
-    assert opens_thinking(tokenizer, True, "<think>") is opens
-    assert opens_thinking(tokenizer, False, "<think>") is False
+    assert opens_thinking(tokenizer) is opens
+    assert opens_thinking(tokenizer, "[t]") is False
 
 
 def test_marks_of_a_part_are_json(tmp_path):

@@ -9,8 +9,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
+from ...metrics.thinking import opens_thinking
 from ..inputs import Row, add_chat, add_columns, add_dtype, columns_of, load_model, read_rows, uses_chat
-from .thinking import opens_thinking
 
 if TYPE_CHECKING:
     from ...generation import Response
@@ -184,7 +184,7 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
 
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
     caps, chat = sorted(set(args.max_new_tokens)), uses_chat(args, tokenizer)
-    opened = {"thinking_opened": True} if opens_thinking(tokenizer, chat, args.thinking_tags[0]) else {}
+    opened = {"thinking_opened": True} if chat and opens_thinking(tokenizer, args.thinking_tags[0]) else {}
     for temperature, top_p in product(dict.fromkeys(args.temperature), dict.fromkeys(args.top_p)):
         responses = sample_responses(
             model,

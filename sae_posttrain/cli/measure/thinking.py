@@ -99,17 +99,8 @@ class Parts:
     def _only(self, row: Row, split: Split, name: str) -> Row:
         part = split.answer if name == ANSWER else split.thinking
         text = part.text if self.joined else part.blanked
-        closed = name == THINKING and part.stretches and part.stretches[-1][1] < len(row["response"])
+        closed = name == THINKING and split.thinking_is_closed
         return {**row, "response": text, **({"finish_reason": "stop"} if closed else {})}  # it went on to the answer
-
-
-def opens_thinking(tokenizer: Any, chat: bool, opening: str) -> bool:
-    """Whether the chat template ends its prompts with an opening tag, so that responses begin inside the thinking."""
-    if not chat or not tokenizer.chat_template:
-        return False
-    turn = [{"role": "user", "content": "a"}]
-    prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return str(prompt).rstrip().endswith(opening)
 
 
 def _placed(found: Any, part: Part) -> Any:

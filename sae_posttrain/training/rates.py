@@ -1,0 +1,83 @@
+"""The rates of a set of answers, under the names that trackers show, by what of each answer is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..metrics import LoopSettings, Thinking, code_switching_rate, repetition_rate
+from ..metrics.thinking import Part
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as a model gave it, and what it is measured by.
+
+    Args:
+        text: all of it.
+        ended: whether the model ended it by itself; None when not known.
+        language: the code of the language that it should be in; None where no switches are looked for.
+        allowed: languages that it may use besides.
+    """
+
+    text: str
+    ended: bool | None
+    language: str | None
+    allowed: Sequence[str]
+
+
+def rates(
+    answers: Sequence[Answer], thinking: Thinking, loop_settings: LoopSettings, counting: Mapping[str, Any]
+) -> dict[str, float]:
+    """What is logged about answers: their rates, and those of their thinking, where some of them think.
+
+    Args:
+        answers: whole, as the model gave them.
+        thinking: what counts; with `both`, the rates of the thinking have names that begin with `eval_thinking_`.
+        loop_settings: what counts as a loop.
+        counting: options of `code_switching_rate`.
+    """
+    splits = [(answer, thinking.split(answer.text)) for answer in answers]
+    replies = [_Read(answer, split.answer, answer.ended) for answer, split in splits]
+    thoughts = [  # thinking that an answer follows has ended, whatever became of the answer
+        _Read(answer, split.thinking, True if split.thinking_is_closed else answer.ended)
+        for answer, split in splits
+        if split.has_thinking
+    ]
+    if thinking.part == "only":
+        return _rates(thoughts, "eval_", loop_settings, counting)
+    logs = _rates(replies, "eval_", loop_settings, counting)
+    if thinking.part == "both" and thoughts:
+        logs |= _rates(thoughts, "eval_thinking_", loop_settings, counting)
+    if thoughts:
+        logs["eval_unfinished_thinking"] = sum(split.is_unfinished for _, split in splits)
+    return logs
+
+
+class _Read(NamedTuple):
+    answer: Answer
+    part: Part
+    ended: bool | None
+
+
+def _rates(
+    read: Sequence[_Read], prefix: str, loop_settings: LoopSettings, counting: Mapping[str, Any]
+) -> dict[str, float]:
+    logs: dict[str, float] = {}
+    if not read:
+        return {f"{prefix}responses": 0}
+    codes = [one.answer.language for one in read if one.answer.language is not None]
+    if len(codes) == len(read):
+        texts, allowed = [one.part.blanked for one in read], [one.answer.allowed for one in read]
+        switched = code_switching_rate(texts, codes, allowed_languages=allowed, **counting)
+        logs = {
+            "code_switching": switched.rate,
+            "code_switching_count": switched.overall.switched,
+            "code_switching_responses": switched.overall.total,
+            "code_switching_words": switched.words,
+        }
+    looped = repetition_rate([one.part.text for one in read], loop_settings, ended=[one.ended for one in read])
+    logs |= {"repetition": looped.rate, "repetition_count": looped.looped, "responses": len(read)}
+    logs |= {"near_loops": looped.near_looped / len(read), "looped_share": looped.looped_share}
+    return {prefix + name: value for name, value in logs.items()}
