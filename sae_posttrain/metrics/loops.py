@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
 from .letters import GREATEST_WEIGHT, has_heavy_letters, is_mark, weight, without_cut, without_tail
-from .numbers import Folded, fold
+from .numbers import Folded, fold, marks_of_numbers, may_count_at_end
 from .scripts import code_points
 
 # Chosen by measurement (benchmarks/repetition_detection.py); no source publishes its own.
 MIN_REPEATS = 4
 MIN_LENGTH = 100
 MIN_TOKENS = 50
+_FEW = 16
 
 
 @dataclass(frozen=True)
@@ -127,9 +132,9 @@ def find_loops(sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LO
         ]
     else:
         loops = _loops(sequence, settings.min_repeats, least)
-    folded = fold(sequence, settings.counting_repeats) if settings.fold_digits else None
-    if folded is not None:
-        counting = _loops(folded.text, settings.counting_repeats, _shortest_folded(settings))
+    if settings.fold_digits and _numbers_loop(sequence, settings):
+        folded = fold(sequence)
+        counting = _loops(folded.text, settings.counting_repeats, _shortest_folded(sequence, settings))
         loops += [loop for one in counting if (loop := _unfolded(folded, one, settings)) and loop not in loops]
     return sorted(loops, key=lambda loop: (loop.start, loop.end))
 
@@ -192,17 +197,28 @@ def _at_end(text: str, settings: LoopSettings) -> Loop | None:
         exact = _loop_at_end(text, settings.min_repeats, least)
     if not settings.fold_digits or (exact is not None and exact.start == 0):
         return exact
-    folded = fold(text, settings.counting_repeats, at_end=True)
-    if folded is None:
+    shortest = _shortest_folded(text[-least:], settings)
+    if not may_count_at_end(text, settings.counting_repeats, shortest):
         return exact
-    found = _loop_at_end(folded.text, settings.counting_repeats, _shortest_folded(settings))
+    folded = fold(text)
+    found = _loop_at_end(folded.text, settings.counting_repeats, shortest)
     counting = None if found is None else _unfolded(folded, found, settings)
     return max(filter(None, (exact, counting)), key=lambda loop: loop.length, default=None)
 
 
-def _shortest_folded(settings: LoopSettings) -> int:
+def _numbers_loop(text: str, settings: LoopSettings) -> bool:
+    """Whether what stands around the numbers repeats often enough for a loop whose numbers count.
+
+    At the ends of such a loop a few numbers have other text around them.
+    """
+    return bool(
+        _loops(_as_text(marks_of_numbers(text, settings.min_repeats)), settings.min_repeats, settings.min_repeats)
+    )
+
+
+def _shortest_folded(text: str, settings: LoopSettings) -> int:
     """A length that every long enough loop has in the folded text, where numbers of any length are one character."""
-    return -(-settings.min_length // (2 * GREATEST_WEIGHT))
+    return -(-settings.min_length // (2 * (GREATEST_WEIGHT if has_heavy_letters(text) else 1)))
 
 
 def _unfolded(folded: Folded, loop: Loop, settings: LoopSettings) -> Loop | None:
@@ -215,12 +231,19 @@ def _unfolded(folded: Folded, loop: Loop, settings: LoopSettings) -> Loop | None
 
 
 def _has_short_loops(text: str, settings: LoopSettings) -> bool:
-    """Whether any loop may have fewer characters than `min_length`, found by comparing with each short period."""
-    points = code_points(text)
-    shortest = -(-settings.min_length // GREATEST_WEIGHT)
-    for period in range(1, settings.min_length // settings.min_repeats + 1):
-        same = (points[period:] == points[:-period]).tobytes()
-        if b"\1" * (max(shortest, settings.min_repeats * period) - period) in same:
+    """Whether any loop may have fewer characters than `min_length`: each equal to the one a short period later.
+
+    Every second character is compared: with every second one for even periods, with those between for odd ones.
+    """
+    points, longest = code_points(text), settings.min_length // settings.min_repeats
+    shortest = max(settings.min_repeats, -(-settings.min_length // GREATEST_WEIGHT))
+    equal = b"\1" * ((shortest - shortest // settings.min_repeats) // 2)
+    padded = np.concatenate([points, np.full(longest + longest % 2 + 1, sys.maxunicode + 1, dtype=points.dtype)])
+    even, odd = padded[::2].copy(), padded[1::2].copy()
+    size = len(points) // 2
+    for later, first in ((even, 1), (odd, 0)):
+        same = sliding_window_view(later, size)[first:] == even[:size]  # a row for each period
+        if equal in same.tobytes():
             return True
     return False
 
@@ -252,8 +275,12 @@ def _loops(text: str, min_repeats: int, min_length: int) -> list[Loop]:
     mirror, size = text[::-1], len(text)
     found = set()
     for block, stride in _scales(size, min_repeats, min_length):
-        place = 0
+        place, few = 0, min(block, _FEW)
         while place + block <= size:
+            # Nearly everywhere its first characters alone do not come again, which is found out sooner.
+            if text.find(text[place : place + few], place + 1, place + block + few) < 0:
+                place += stride
+                continue
             again = text.find(text[place : place + block], place + 1, place + 2 * block)
             if again < 0:
                 place += stride

@@ -16,6 +16,8 @@ AGREEMENT = 0.8
 _GRAM = 3  # words that have to come again together
 _TIMES = 2  # as long as an exact loop
 _SPREAD = 0.25  # of the distances, as a share of their median
+_WINDOW = 64  # words and marks at the end; most texts end there in nothing that stood before
+_RECENT = 0.1  # share of its 4-grams, punctuation included, that stood before if there is a near-loop
 _LAST = 6  # words at the end of which most come again, too
 
 
@@ -61,7 +63,11 @@ def find_near_loop(
         return None
     if not isinstance(sequence, Units):
         text = sequence if isinstance(sequence, str) else None
-    words = (sequence if isinstance(sequence, Units) else units_of(sequence)).words
+    units = sequence if isinstance(sequence, Units) else units_of(sequence)
+    recent = units.repeated_fours[-_WINDOW:]
+    if not len(recent) or recent.mean() < _RECENT:
+        return None
+    words = units.words
     distances = _distances(words.numbers, len(words) // settings.min_repeats)
     again = _standing_in(distances > 0, len(words))
     if again[-_LAST:].sum() * 2 <= min(_LAST, len(words)):

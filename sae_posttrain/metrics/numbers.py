@@ -20,8 +20,10 @@ from .scripts import code_points
 # Chosen so that no table of numbers in the corpora is a loop (benchmarks/repetition_detection.py).
 REGULAR = 0.8  # share of a place's steps that are the usual one; less than all, since seconds go from 59 to 0
 MIN_LETTERS = 3  # in a period; a row of numbers is a table
-_CONTEXT = 3  # characters before a number that say whether numbers may count
+# For the four characters before a number.
+_PRIMES = np.array([1, 1_000_003, 998_244_353, 15_485_863])
 _LONGEST_NUMBER = 18
+_END = 6
 
 _NUMBER = re.compile(r"\d+")
 
@@ -66,13 +68,8 @@ class Folded:
         return None not in steps and any(steps)
 
 
-def fold(text: str, repeats: int, *, at_end: bool = False) -> Folded | None:
-    """The text with every number alike; None where its numbers surely do not count in a loop of so many periods.
-
-    at_end: whether only a loop at the end matters.
-    """
-    if not _may_count(text, repeats, at_end):
-        return None
+def fold(text: str) -> Folded:
+    """The text with every number alike."""
     numbers = [match.span() for match in _NUMBER.finditer(text)]
     places, shorter = [], 0
     for start, end in numbers:
@@ -81,25 +78,39 @@ def fold(text: str, repeats: int, *, at_end: bool = False) -> Folded | None:
     return Folded(text, _NUMBER.sub("0", text), numbers, places)
 
 
-def _may_count(text: str, repeats: int, at_end: bool) -> bool:
-    """Whether what stands before some number, or before the last one, stands before as many others."""
-    searched = max(0, len(text) - len(text) // repeats - _LONGEST_NUMBER) if at_end else 0
-    is_digit = _digits().take(code_points(text[searched:]))
-    starts = np.flatnonzero(is_digit[1:] & ~is_digit[:-1]) + 1 + searched
-    if at_end:
-        if not len(starts):
-            return False
-        last = int(starts[-1])
-        return text.count(_before(text, last)) >= repeats - 1
-    if len(starts) < repeats - 1:
-        return False
-    return max(Counter(_before(text, start) for start in starts.tolist()).values()) >= repeats - 1
+def may_count_at_end(text: str, repeats: int, shortest: int) -> bool:
+    """Whether a text may end in a loop whose numbers count: its folded end stands there twice, a number in between.
+
+    Args:
+        text: any text.
+        repeats: whole periods that such a loop has.
+        shortest: its least length in the folded text.
+    """
+    window, end = text[-(len(text) // repeats + 8 * _LONGEST_NUMBER) :], text[-_END:]
+    if window.find(end, 0, -1) < 0 and _NUMBER.search(end) is None:
+        return False  # every period has a number, and the same text behind it
+    last = _NUMBER.sub("0", window)
+    shortest = max(shortest, repeats)
+    block = last[-(shortest - shortest // repeats) :]
+    again = last.rfind(block, 0, len(last) - 1)
+    return again >= 0 and "0" in last[again + len(block) :]
 
 
-def _before(text: str, place: int) -> str:
-    """The character before a number, and those before it that surely are not of another number."""
-    before = text[max(0, place - _CONTEXT) : place]
-    return re.split(r"\d", before)[-1]
+def marks_of_numbers(text: str, least: int) -> list[int]:
+    """For each number a mark of what stands before it and of how far the next one is; in loops that count they loop.
+
+    Empty where there are fewer than `least` numbers.
+    """
+    points = code_points(text)
+    digits = np.flatnonzero(_digits().take(points))
+    if len(digits) < least:
+        return []
+    starts = digits[np.diff(digits, prepend=-2) > 1]
+    ends = digits[np.diff(digits, append=len(points) + 1) > 1] + 1
+    around = starts[:, None] - np.arange(1, len(_PRIMES) + 1)
+    known = around >= np.concatenate([[0], ends[:-1]])[:, None]  # of the text behind the number before
+    before = np.where(known, points[np.maximum(around, 0)], 0).astype(np.int64)
+    return ((before * _PRIMES).sum(axis=1)[:-1] + 7919 * (starts[1:] - ends[:-1])).tolist()
 
 
 def _usual_step(values: Sequence[int]) -> int | None:

@@ -37,12 +37,15 @@ class Units:
 
     def distinct_n(self, n: int) -> float:
         """Distinct n-grams over all n-grams; 1 when there are fewer than n units."""
-        total = len(self) - n + 1
-        return len(np.unique(self.grams(n))) / total if total > 0 else 1.0
+        if n == 1:
+            return len(self.distinct) / len(self) if len(self) else 1.0
+        repeated = self.repeated_fours if n == 4 else _repeated(grams(self.numbers, n))
+        return 1 - float(repeated.mean()) if len(repeated) else 1.0
 
-    def grams(self, n: int) -> np.ndarray:
-        """A number for each n-gram, equal ones alike."""
-        return grams(self.numbers, n)
+    @cached_property
+    def repeated_fours(self) -> np.ndarray:
+        """Of each 4-gram, whether it stood before."""
+        return _repeated(grams(self.numbers, 4))
 
     @cached_property
     def words(self) -> Units:
@@ -70,9 +73,10 @@ def units_of(sequence: Sequence[Hashable]) -> Units:
     else:
         found = plain(sequence)
         starts, ends = np.arange(len(found)), np.arange(1, len(found) + 1)
-    table: dict[Hashable, int] = {}
-    numbers = np.array([table.setdefault(unit, len(table)) for unit in found], dtype=np.int64)
-    return Units(numbers, list(table), starts, ends)
+    distinct = list(dict.fromkeys(found))
+    table = dict(zip(distinct, range(len(distinct)), strict=True))
+    numbers = np.fromiter(map(table.__getitem__, found), dtype=np.int64, count=len(found))
+    return Units(numbers, distinct, starts, ends)
 
 
 def grams(numbers: np.ndarray, n: int) -> np.ndarray:
@@ -89,6 +93,13 @@ def grams(numbers: np.ndarray, n: int) -> np.ndarray:
         found = found * base + numbers[skip : skip + len(found)]
         largest *= base
     return found
+
+
+def _repeated(found: np.ndarray) -> np.ndarray:
+    order = found.argsort(kind="stable")
+    repeated = np.zeros(len(found), dtype=bool)
+    repeated[order[1:]] = found[order[1:]] == found[order[:-1]]
+    return repeated
 
 
 def rep_n(sequence: Sequence[Hashable], n: int) -> float:

@@ -3,15 +3,18 @@
 import random
 
 import pytest
+from loop_cases import every_loop, random_text
 
 from sae_posttrain.metrics import (
     LoopSettings,
     find_loop,
+    find_loops,
     find_near_loop,
     find_repetition,
     looped_share,
     repetition_rate,
 )
+from sae_posttrain.metrics.letters import weight
 
 WAIT = "Wait, let me think again. "
 FRUIT = ["apples", "pears", "plums", "nuts", "figs", "dates", "limes", "kiwis"]
@@ -185,3 +188,51 @@ def test_near_loops_hold_few_periods_of_like_length():
     )
     assert find_near_loop(lists) is None
     assert find_near_loop("") is find_near_loop("a b") is find_near_loop([]) is None
+
+
+def test_short_loops_of_heavy_letters_are_those_of_a_search_through_every_period():
+    rng = random.Random(3)
+    found = 0
+    for _ in range(1500):
+        text = random_text(rng, rng.randint(0, 90), ["我你", "我a", "あ我, ", "가a"][rng.randrange(4)])
+        settings = LoopSettings(min_length=rng.choice([24, 36, 60]), fold_digits=False)
+        shortest = -(-settings.min_length // 3)
+        expected = [
+            loop
+            for loop in every_loop(text, settings.min_repeats, shortest)
+            if weight(text[loop.start : loop.end]) >= settings.min_length
+        ]
+        assert find_loops(text, settings) == expected, (text, settings)
+        at_end = [loop for loop in expected if loop.end == len(text)]
+        if at_end:
+            assert find_loop(text, settings) == max(at_end, key=lambda loop: loop.length)
+        found += sum(loop.length < settings.min_length for loop in expected)
+    assert found > 200
+
+
+def test_loops_that_count_are_found_wherever_they_stand():
+    rng = random.Random(4)
+    for _ in range(400):
+        words_of_it = ["then", *words(rng, rng.randint(0, 5))]
+        places = rng.sample(range(len(words_of_it) + 1), rng.randint(1, min(3, len(words_of_it) + 1)))
+        firsts = [(rng.choice([1, 7, 95, 990, 1995]), rng.choice([1, 1, 2, -1, 10])) for _ in places]
+        if not any(step for _, step in firsts):
+            continue
+        told = ""
+        for turn in range(rng.randint(14, 30)):
+            line = list(words_of_it)
+            for place, (first, step) in sorted(zip(places, firsts, strict=True), reverse=True):
+                line.insert(place, str(max(0, first + step * turn)))
+            told += " ".join(line) + "\n"
+        if len(told) < 140 or any(step < 0 for _, step in firsts):
+            continue
+        before = " ".join(words(rng, 30)) + ".\n"
+        cut = rng.randint(0, 5)
+        text = before + told[: len(told) - cut]
+        loop = find_loop(text)
+        assert loop is not None, text
+        assert loop.start <= len(before) + 8
+        assert loop.end == len(text)
+        after = text + "\n" + " ".join(words(rng, 30))
+        assert find_repetition(after).kind in ("left", "near-loop"), after
+        assert looped_share(after) > 0.9 * (loop.end - loop.start) / len(after)

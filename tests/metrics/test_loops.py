@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from loop_cases import every_loop, random_text
 
 from sae_posttrain.metrics import Loop, LoopSettings, find_loop, find_loops, looped_share
 
@@ -23,29 +24,6 @@ TWENTY = LoopSettings(min_length=20, min_tokens=20)
 
 def exact(**least):
     return LoopSettings(**least, fold_digits=False)
-
-
-def every_loop(sequence, min_repeats, min_length):
-    """Period by period, place by place; the first period to fit a stretch is its smallest."""
-    loops = {}
-    for period in range(1, len(sequence) // min_repeats + 1):
-        same = [a == b for a, b in zip(sequence, sequence[period:], strict=False)]
-        start = 0
-        for place, equal in enumerate([*same, False]):
-            if not equal:
-                if place + period - start >= max(min_length, min_repeats * period):
-                    loops.setdefault((start, place + period), Loop(start, place + period, period))
-                start = place + 1
-    return sorted(loops.values(), key=lambda loop: (loop.start, loop.end))
-
-
-def random_text(rng, length, letters):
-    """Random letters with repeated stretches among them, cut at `length`."""
-    text = ""
-    while len(text) < length:
-        unit = "".join(rng.choices(letters, k=rng.randint(1, 14)))
-        text += (unit * 9)[: rng.randint(1, 70)] if rng.random() < 0.5 else unit
-    return text[:length]
 
 
 def test_loops_are_those_of_a_search_through_every_period():
