@@ -85,7 +85,8 @@ def describe(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) ->
     }
     if recipe.arm == "sft":
         return described
-    label = f"{recipe.arm} {'+'.join(training.suppress)} {training.sasft_weight:g}"
+    weight = training.sasft_weight if isinstance(training.sasft_weight, str) else f"{training.sasft_weight:g}"
+    label = f"{recipe.arm} {'+'.join(training.suppress)} {weight}"
     settings = ("suppress", "sasft_weight", "sasft_scale", "sasft_baseline")
     return {
         **described,

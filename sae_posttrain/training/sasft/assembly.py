@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from ...feature_set import FeatureSet
 from ...languages import LANGUAGES, get_language
 from ...token_counts import TokenCounts
+from .checks import check_budget
 from .engine import SASFTEngine, codes_of
 from .features_term import FeaturesTerm
+from .finder import WeightFinder
 from .loss import Baseline, Scale
 from .segments import LanguageOf
 from .terms import Term
 from .token_term import TokenTerm
+from .weight import AUTO, LOSS_BUDGET, Weight
 
 _TOLD_BY_SCRIPT = [one for one in LANGUAGES.values() if len(one.scripts) == 1 or one.code == "ja"]
 ONE_OF_EACH_SCRIPT = tuple({one.scripts: one.code for one in reversed(_TOLD_BY_SCRIPT)}.values())
@@ -22,13 +25,14 @@ ONE_OF_EACH_SCRIPT = tuple({one.scripts: one.code for one in reversed(_TOLD_BY_S
 def build_engine(
     features: FeatureSet | None,
     suppress: str | Sequence[str],
-    weight: float,
+    weight: Weight,
     *,
+    loss_budget: float = LOSS_BUDGET,
     baseline: Baseline = "mean",
     scale: Scale = "raw",
     language_of: LanguageOf | None = None,
     refresh_baselines: int = 0,
-    token_weight: float | None = None,
+    token_weight: Weight | None = None,
     token_share: float = 1.0,
     token_counts: TokenCounts | None = None,
 ) -> SASFTEngine:
@@ -48,6 +52,7 @@ def build_engine(
             )
         return SASFTEngine((), (), ())
     codes = codes_of(suppress)
+    check_budget(loss_budget)
     terms: list[Term] = []
     candidates: tuple[str, ...] = ONE_OF_EACH_SCRIPT
     if features is not None:
@@ -62,4 +67,5 @@ def build_engine(
             taken = {get_language(code).scripts for code in counted}
             rest = (code for code in ONE_OF_EACH_SCRIPT if get_language(code).scripts not in taken)
             candidates = (*counted, *rest)
-    return SASFTEngine(codes, terms, candidates, language_of)
+    found = [term for term in terms if AUTO in (term.settings().get("weight"), term.settings().get("token_weight"))]
+    return SASFTEngine(codes, terms, candidates, language_of, WeightFinder(found, loss_budget))

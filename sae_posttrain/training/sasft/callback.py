@@ -16,6 +16,7 @@ from .checks import naming_bad_rows
 from .engine import HookCallback
 from .loss import Baseline, Scale
 from .segments import LanguageCollator, LanguageOf, columns_of
+from .weight import LOSS_BUDGET, Weight
 
 LANGUAGE_COLUMN = "language"
 
@@ -41,7 +42,8 @@ class SASFTCallback(HookCallback):
     Args:
         features: the feature set; None trains without the features' term, and `weight` then has no meaning.
         suppress: language or languages to keep out of the others; their own segments are not penalised.
-        weight: lambda, of the features' term; 0 measures and logs without changing the run in any bit.
+        weight: lambda, of the features' term; 0 measures and logs without changing the run in any bit. `"auto"` finds
+            it while the run trains: as large as `loss_budget` allows.
         baseline: `mean` compares with each language's mean pre-activation on the base model, `zero` with 0.
         scale: `raw` as published, in units of the model's residual; `typical` divides each feature by its typical
             activation, so that a weight carries over between models.
@@ -49,13 +51,15 @@ class SASFTCallback(HookCallback):
             of a packed row from one `position_ids == 0` to the next.
         refresh_baselines: measure the baselines anew every so many optimizer steps, on the training batches, and log
             how far they drifted; 0 keeps the base model's, as published.
-        token_weight: weight of the tokens' term; 0 measures and logs without changing the run in any bit, None trains
-            without the term.
+        token_weight: weight of the tokens' term, a number or `"auto"`; 0 measures and logs without changing the run in
+            any bit, None trains without the term.
         token_share: share of the penalised positions whose tokens' term is computed, above 0 and up to 1. They are
             drawn anew for each batch and count for those that are not drawn, so that the mean stays as it is. The term
             costs in proportion.
         token_counts: occurrences of each token by language, from `count_tokens`, for languages that scripts do not tell
             apart, such as de and en; without them such answers are not penalised.
+        loss_budget: how much of the cross-entropy the terms whose weight is `"auto"` may cost together, by the run's
+            own estimate, as a share of it; 0.01 is 1%.
 
     Raises:
         ValueError: a setting out of range, an unknown code, a language for which there is no feature, or neither
@@ -66,14 +70,15 @@ class SASFTCallback(HookCallback):
         self,
         features: FeatureSet | None = None,
         suppress: str | Sequence[str] = (),
-        weight: float = 5e-4,
+        weight: Weight = 5e-4,
         baseline: Baseline = "mean",
         scale: Scale = "raw",
         language_of: LanguageOf | None = None,
         refresh_baselines: int = 0,
-        token_weight: float | None = None,
+        token_weight: Weight | None = None,
         token_share: float = 1.0,
         token_counts: TokenCounts | None = None,
+        loss_budget: float = LOSS_BUDGET,
     ) -> None:
         engine = build_engine(
             features,
@@ -86,6 +91,7 @@ class SASFTCallback(HookCallback):
             token_weight=token_weight,
             token_share=token_share,
             token_counts=token_counts,
+            loss_budget=loss_budget,
         )
         super().__init__(engine)
 

@@ -13,6 +13,7 @@ from transformers import Trainer
 
 from ...residual import decoder, unwrap
 from .segments import LANGUAGE_IDS, language_id, language_in
+from .weight import AUTO, Weight
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +21,31 @@ PEEKED_ROWS = 256
 """Rows of a stream that are looked at before training starts."""
 
 
-def check_weight(name: str, weight: float, published: str = "") -> None:
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"{name}={weight!r}: expected a finite number of at least 0{published}.")
+def weight_of(name: str, setting: Weight, published: str = "") -> float:
+    """The number that a term's weight begins with: 1 for `auto`, until the finder sets it when training begins.
+
+    Args:
+        name: the setting, for the message.
+        setting: what the user asked for.
+        published: what the message adds about usual weights.
+
+    Raises:
+        ValueError: neither `auto` nor a finite number of at least 0.
+    """
+    if setting == AUTO:
+        return 1.0
+    is_number = isinstance(setting, int | float) and not isinstance(setting, bool)
+    if not (is_number and math.isfinite(float(setting)) and float(setting) >= 0):
+        raise ValueError(f"{name}={setting!r}: expected a finite number of at least 0{published}, or 'auto'.")
+    return setting
+
+
+def check_budget(budget: float) -> None:
+    """Refuse a budget that is no share of the cross-entropy."""
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < 1:
+        raise ValueError(
+            f"loss_budget={budget!r}: expected a share of the cross-entropy above 0 and below 1; 0.01 is 1%."
+        )
 
 
 def check_share(share: float) -> None:
@@ -30,8 +53,7 @@ def check_share(share: float) -> None:
         raise ValueError(f"token_share={share!r}: expected a share above 0 and up to 1, such as 0.25.")
 
 
-def check_settings(weight: float, baseline: str, scale: str, refresh_baselines: int) -> None:
-    check_weight("weight", weight, " (published: 5e-4 to 1e-3)")
+def check_settings(baseline: str, scale: str, refresh_baselines: int) -> None:
     if baseline not in ("mean", "zero"):
         raise ValueError(f"baseline={baseline!r}: expected 'mean' or 'zero'.")
     if scale not in ("raw", "typical"):

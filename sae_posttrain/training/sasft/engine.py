@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ...languages import get_language
 from .checks import check_boundaries, check_codes, check_labels, check_processes
+from .finder import WeightFinder
 from .meter import Meter
 from .record import KEY, take_up
 from .segments import LANGUAGE_IDS, UNKNOWN, LanguageOf
@@ -33,6 +34,7 @@ class SASFTEngine:
         terms: the auxiliary losses. Without any, the run is plain SFT.
         candidates: the languages among which a segment's scripts decide.
         language_of: as in `SASFTCallback`.
+        finder: sets the weights of terms that are to find their own; by default none does.
     """
 
     def __init__(
@@ -41,14 +43,16 @@ class SASFTEngine:
         terms: Sequence[Term],
         candidates: Sequence[str],
         language_of: LanguageOf | None = None,
+        finder: WeightFinder | None = None,
     ) -> None:
         self.suppress = tuple(suppress)
+        self.finder = finder or WeightFinder((), 0.0)
         self.terms: dict[str, Term] = {term.name: term for term in terms}
         self.language_of = language_of
         self._candidates = tuple(candidates)
         settings = [setting for term in terms for setting in term.settings().items()]
         self._record = {"suppress": list(self.suppress), **dict(settings)}
-        self._start_weights = {name: term.weight for name, term in self.terms.items()}
+        self._start_weights = {name: one.weight for name, one in self.terms.items() if name not in self.finder.terms}
         self.meter = Meter(self._counted())
         self._teller = LanguageTeller(None, self._candidates, language_of)
         self._told = torch.zeros(len(LanguageTeller.counted))
@@ -102,12 +106,14 @@ class SASFTEngine:
         self.meter = Meter(self._counted(), state.global_step)
         self._place = (state.global_step, -1)
         for name, term in self.terms.items():
-            term.weight = earlier.get("weights", {}).get(name, self._start_weights[name])
+            term.weight = earlier.get("weights", {}).get(name, self._start_weights.get(name, 0.0))
             term.start(trainer, model, state.global_step, earlier)
+        self.finder.start(state, earlier.get("auto", {}))
         self._running = True
 
     def end_step(self, trainer: Trainer, state: TrainerState) -> None:
         """Let the terms renew what they renew between steps; a collective call on every rank."""
+        self.finder.end_step(trainer, state.global_step)
         for term in self.terms.values():
             term.end_step(trainer, state.global_step)
 
@@ -116,8 +122,10 @@ class SASFTEngine:
         if not self._running:
             return
         self.end_step(trainer, trainer.state)  # a callback that saves may come before ours
-        weights = {name: term.weight for name, term in self.terms.items()}
-        grown = {} if weights == self._start_weights else {"weights": weights}
+        weights = {name: term.weight for name, term in self.terms.items() if name not in self.finder.terms}
+        grown: dict[str, Any] = {} if weights == self._start_weights else {"weights": weights}
+        if self.finder.terms:
+            grown["auto"] = self.finder.state()
         for term in self.terms.values():
             grown |= term.state(trainer)
         trainer.state.stateful_callbacks[KEY] = {**self._record, **grown}
@@ -175,6 +183,7 @@ class SASFTEngine:
             found[term.loss_name] = total[f"{name}/loss"] / steps / trainer.accelerator.num_processes
             found |= term.metrics({one: total[f"{name}/{one}"] for one in term.counted})
             advice |= term.advice
+        found |= self.finder.metrics()
         logs.update(found)
         if trainer.is_world_process_zero():
             self.meter.warn(found, advice)
@@ -205,13 +214,16 @@ class SASFTEngine:
         steps = 1 if num_items is not None else trainer.current_gradient_accumulation_steps
         unknown_BS = batch.labelled_BS & (batch.language_BS == UNKNOWN)
         parts = [batch.labelled_BS.sum(), unknown_BS.sum(), self._told]
-        for term in self.terms.values():
+        own, auxiliaries = loss, {}
+        for name, term in self.terms.items():
             with torch.set_grad_enabled(term.weight > 0):
                 summed, counted = term.finish(batch)
                 auxiliary = summed * scale
             if term.weight > 0:
                 loss = loss + term.weight * auxiliary.to(loss.device)
-            parts += [auxiliary / steps, counted]
+            auxiliaries[name] = auxiliary / steps
+            parts += [auxiliaries[name], counted]
+        self.finder.add(own / steps, auxiliaries)
         self.meter.add(parts)
         return loss
 

@@ -14,11 +14,12 @@ from transformers import Trainer
 
 from ...feature_set import FeatureSet
 from ...residual import hook_residuals, unwrap
-from .checks import check_gradient, check_residual, check_settings
+from .checks import check_gradient, check_residual, check_settings, weight_of
 from .loss import Baseline, Penalty, Scale, build_penalty, sasft_loss
 from .refresh import BaselineRefresh
 from .segments import UNKNOWN
 from .terms import Batch
+from .weight import Weight
 
 
 class FeaturesTerm:
@@ -37,15 +38,15 @@ class FeaturesTerm:
         self,
         features: FeatureSet,
         suppress: Sequence[str],
-        weight: float,
+        weight: Weight,
         baseline: Baseline = "mean",
         scale: Scale = "raw",
         refresh_baselines: int = 0,
     ) -> None:
-        check_settings(weight, baseline, scale, refresh_baselines)
+        check_settings(baseline, scale, refresh_baselines)
         self.suppress = tuple(suppress)
         self.features = features.select(suppress)
-        self.weight = weight
+        self.weight = weight_of("weight", weight, " (published: 5e-4 to 1e-3)")
         self.counted: tuple[str, ...] = (
             *("tokens", "penalised", "no_baseline"),
             *(f"{kind}_{code}" for kind in ("pre_activation", "penalised") for code in self.suppress),

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 KEY = "SASFT"
 """Where it stands in `trainer_state.json`, under `stateful_callbacks`."""
 _FILES = {"features_sha256": "feature set", "token_counts_sha256": "file of token counts"}
-_STATE = ("refresh", "weights")
+_STATE = ("refresh", "weights", "auto")
 """What is not a setting but has grown during the run."""
 
 
@@ -49,5 +49,10 @@ def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any]:
     if set(earlier["suppress"]) != set(record["suppress"]):
         return {}  # other languages to keep out are other features
     setting_of = {"features": "weight", "tokens": "token_weight"}
-    weights = {k: v for k, v in earlier.get("weights", {}).items() if setting_of.get(k, k) not in changed}
-    return {**earlier, "weights": weights}
+    kept = {
+        kind: {
+            name: value for name, value in earlier.get(kind, {}).items() if setting_of.get(name, name) not in changed
+        }
+        for kind in ("weights", "auto")
+    }
+    return {**earlier, **kept}

@@ -16,12 +16,13 @@ from transformers import Trainer
 
 from ...residual import hook_hidden_states
 from ...token_counts import TokenCounts
-from .checks import check_share, check_weight
+from .checks import check_share, weight_of
 from .head import LogitTransform, check_logits, head_of, shape_of, transform_of
 from .segments import UNKNOWN
 from .terms import Batch
 from .token_table import UNPENALISED, TokenTable, build_token_table
 from .unlikelihood import Positions, token_unlikelihood
+from .weight import Weight
 
 
 class TokenTerm:
@@ -40,12 +41,11 @@ class TokenTerm:
     loss_name = "sasft_token_loss"
 
     def __init__(
-        self, suppress: Sequence[str], weight: float, share: float = 1.0, counts: TokenCounts | None = None
+        self, suppress: Sequence[str], weight: Weight, share: float = 1.0, counts: TokenCounts | None = None
     ) -> None:
-        check_weight("token_weight", weight)
         check_share(share)
         self.suppress = tuple(suppress)
-        self.weight = weight
+        self.weight = weight_of("token_weight", weight)
         self.share = share
         self.counted: tuple[str, ...] = (
             *("tokens", "penalised", "shared"),

@@ -21,6 +21,7 @@ from .assembly import build_engine
 from .checks import check_codes, naming_bad_rows
 from .engine import HookCallback
 from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, columns_of, language_id, language_in
+from .weight import LOSS_BUDGET, parse_weight
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,20 @@ class SASFTConfig(SFTConfig):
             "one language only."
         },
     )
-    sasft_weight: float = field(
-        default=5e-4, metadata={"help": "Lambda, the weight of the auxiliary loss; 0 measures without changing it."}
+    # transformers reads a union with a text and None as a text, which is what `auto` needs on a command line.
+    sasft_weight: float | str | None = field(
+        default=5e-4,
+        metadata={
+            "help": "Lambda, the weight of the auxiliary loss. 0 measures without changing the run; auto finds it "
+            "while the run trains, as large as sasft_loss_budget allows."
+        },
+    )
+    sasft_loss_budget: float = field(
+        default=LOSS_BUDGET,
+        metadata={
+            "help": "How much of the cross-entropy the terms whose weight is auto may cost together, by the run's own "
+            "estimate, as a share of it; 0.01 is 1%."
+        },
     )
     sasft_baseline: Literal["mean", "zero"] = field(
         default="mean", metadata={"help": "What a pre-activation is compared with: the base model's mean, or zero."}
@@ -59,11 +72,12 @@ class SASFTConfig(SFTConfig):
         default=0,
         metadata={"help": "Measure the baselines anew every so many steps, on the training batches; 0 is never."},
     )
-    token_weight: float | None = field(
+    token_weight: float | str | None = field(
         default=None,
         metadata={
             "help": "Weight of the tokens' term, unlikelihood of the suppressed language's tokens, which needs no "
-            "features; 0 measures without changing anything, and without a value there is no such term."
+            "features; 0 measures without changing anything, auto finds it as for sasft_weight, and without a value "
+            "there is no such term."
         },
     )
     token_share: float = field(
@@ -80,6 +94,12 @@ class SASFTConfig(SFTConfig):
         default="language",
         metadata={"help": "Dataset column with each example's language code; told by script where it is absent."},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.sasft_weight = parse_weight("sasft_weight", self.sasft_weight)
+        if self.token_weight is not None:
+            self.token_weight = parse_weight("token_weight", self.token_weight)
 
 
 class SASFTTrainer(CardMixin, SFTTrainer):
@@ -121,12 +141,13 @@ class SASFTTrainer(CardMixin, SFTTrainer):
         self.sasft = build_engine(
             features,
             args.suppress or (_only_target(features) if features is not None else ()),
-            args.sasft_weight,
+            parse_weight("sasft_weight", args.sasft_weight),
+            loss_budget=args.sasft_loss_budget,
             baseline=args.sasft_baseline,
             scale=args.sasft_scale,
             language_of=language_of,
             refresh_baselines=args.sasft_refresh_baselines,
-            token_weight=args.token_weight,
+            token_weight=None if args.token_weight is None else parse_weight("token_weight", args.token_weight),
             token_share=args.token_share,
             token_counts=TokenCounts.load(args.token_counts) if args.token_counts is not None else None,
         )

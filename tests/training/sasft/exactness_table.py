@@ -14,6 +14,8 @@ BESIDES = (
     "weight 0, padded: weights after 3 steps",
     "weight 0, packed: weights after 3 steps",
     "weight 0, wrapped: weights after 3 steps",
+    "weight auto, accumulation of 4: weights of 6 steps",
+    "weight auto, DDP: weights of 6 steps",
     "no penalised token: weights after 3 steps",
     "evaluation loop",
 )

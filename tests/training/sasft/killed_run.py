@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from sae_posttrain.training.sasft import refresh
+from sae_posttrain.training.sasft import refresh, weight
 
 from .routes import with_callback, with_trainer
 from .world import build_world
@@ -29,15 +29,15 @@ class Kill(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def make_trainer(folder: Path, route: str, **settings: Any) -> SFTTrainer:
+def make_trainer(folder: Path, route: str, weight: Any = 0.5, **settings: Any) -> SFTTrainer:
     """Dropout is on, so that a resumed run must find its random numbers too."""
     world = build_world(folder)
     model = world.make_model(attention_dropout=0.2)
-    return world.run(ROUTES[route], model=model, weight=0.5, **{**SETTINGS, **settings})
+    return world.run(ROUTES[route], model=model, weight=weight, **{**SETTINGS, **settings})
 
 
 if __name__ == "__main__":
-    refresh.MIN_TOKENS = 1  # the test's own process has it patched
+    refresh.MIN_TOKENS, weight.FEWEST = 1, 2  # the test's own process has them patched
     trainer = make_trainer(Path(sys.argv[1]), sys.argv[2], **json.loads(sys.argv[3]))
     trainer.add_callback(Kill())
     trainer.train()

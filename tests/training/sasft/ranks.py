@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch.distributed as dist
+from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from trl import SFTTrainer
@@ -30,6 +31,8 @@ HARDER = {
 }
 PACKED = {"packing": True, "packing_strategy": "bfd", "max_length": 24, "per_device_train_batch_size": 2}
 ALONE = {"average_tokens_across_devices": False, "train_sampling_strategy": "sequential", "shuffle_dataset": False}
+FOUND_WEIGHTS = "weight auto, DDP: weights of 6 steps"
+WEIGHT_NAMES = {"features": "sasft_weight", "tokens": "sasft_token_weight"}
 ROWS: Mapping[str, Mapping[str, Row]] = {
     "ddp": {
         "DDP": Row(ONE_STEP),
@@ -51,6 +54,15 @@ ROWS: Mapping[str, Mapping[str, Row]] = {
         "ZeRO-3, LoRA": Row(ONE_STEP, adapted()),
     },
 }
+
+
+def found_weights(world: World, route: Route, **settings: Any) -> dict[str, list[float]]:
+    """The weights of six steps of a run in which both terms find their own, by term."""
+    both = {"weight": "auto", "token_weight": "auto", "learning_rate": 0.05, "max_steps": 6}
+    trainer = world.run(route, **{**both, **settings})
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    return {term: [log[name] for log in logs] for term, name in WEIGHT_NAMES.items()}
 
 
 def check_it_is_meant(config: str, trainer: SFTTrainer) -> None:
@@ -95,6 +107,14 @@ def main(config: str, output: Path) -> None:
                     if dist.get_rank() == 0:
                         with output.open("a", encoding="utf-8") as file:
                             file.write(json.dumps([name, column, term, found]) + "\n")
+        if config == "ddp":
+            for column, route in ROUTES.items():
+                of_ranks = gather_object([found_weights(world, route, per_device_train_batch_size=4)])
+                if dist.get_rank() == 0:
+                    with output.open("a", encoding="utf-8") as file:
+                        for term in WEIGHT_NAMES:
+                            each = [weights[term] for weights in of_ranks]
+                            file.write(json.dumps([FOUND_WEIGHTS, column, term, each]) + "\n")
     # A process that leaves while its peer still talks to it takes the peer down.
     dist.barrier()
     dist.destroy_process_group()

@@ -9,14 +9,12 @@ from sae_posttrain import FeatureSet, SASFTCallback, SASFTConfig, SASFTTrainer
 from sae_posttrain.training.sasft.loss import Penalty
 
 
-def plain(model: Any, features: FeatureSet, suppress: Sequence[str], weight: float, **kwargs: Any) -> SFTTrainer:
+def plain(model: Any, features: FeatureSet, suppress: Sequence[str], weight: Any, **kwargs: Any) -> SFTTrainer:
     return SFTTrainer(model, SFTConfig(**kwargs.pop("args")), **kwargs)
 
 
-def with_callback(
-    model: Any, features: FeatureSet, suppress: Sequence[str], weight: float, **kwargs: Any
-) -> SFTTrainer:
-    names = ("refresh_baselines", "token_weight", "token_share", "token_counts")
+def with_callback(model: Any, features: FeatureSet, suppress: Sequence[str], weight: Any, **kwargs: Any) -> SFTTrainer:
+    names = ("refresh_baselines", "loss_budget", "token_weight", "token_share", "token_counts")
     ours = {name: kwargs["args"].pop(name) for name in names if name in kwargs["args"]}
     trainer = plain(model, features, suppress, weight, **kwargs)
     callback = SASFTCallback(features, suppress=suppress, weight=weight, **ours)
@@ -24,7 +22,7 @@ def with_callback(
     return trainer
 
 
-def with_trainer(model: Any, features: FeatureSet, suppress: Sequence[str], weight: float, **kwargs: Any) -> SFTTrainer:
+def with_trainer(model: Any, features: FeatureSet, suppress: Sequence[str], weight: Any, **kwargs: Any) -> SFTTrainer:
     settings = kwargs.pop("args")
     refresh = settings.pop("refresh_baselines", 0)
     if (counts := settings.pop("token_counts", None)) is not None:

@@ -119,6 +119,18 @@ def test_two_processes_follow_one(config: dict[str, Any], tmp_path: Path) -> Non
                 assert same_refreshed[kind][layer][code] == pytest.approx(values, rel=1e-3)
 
 
+def test_a_weight_that_finds_itself(config: dict[str, Any], tmp_path: Path) -> None:
+    config = {**config, "sasft_weight": "auto", "max_steps": 5}
+    assert main(["sft", "--config", write(config, tmp_path), "--sasft_loss_budget", "0.02"]) == 0
+    log = state(tmp_path / "out")["log_history"]
+    assert [entry["sasft_weight"] for entry in log[:3]] == [0.0, 0.0, 0.0]
+    assert log[3]["sasft_weight"] > 0
+    command = ["sft", "--config", write({**config, "sasft_weight": 0.5}, tmp_path), "--sasft_weight", "auto"]
+    assert main([*command, "--output_dir", str(tmp_path / "line"), "--save_strategy", "no"]) == 0
+    again = json.loads((tmp_path / "line" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    assert again[3]["sasft_weight"] == pytest.approx(log[3]["sasft_weight"] / 2), "half the budget, by default"
+
+
 @pytest.mark.parametrize(
     ("given", "meant"),
     [("true", True), ("True", True), ("false", False), (True, True), (None, None), ("runs/checkpoint-3",) * 2],
@@ -151,6 +163,7 @@ def test_ready_configurations_train_resume_and_save(way: str, config: dict[str, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"sasft_weight": "lots"}, "sasft_weight='lots': expected a number of at least 0, or auto"),
         ({"sasft_wieght": 1.0}, "Unknown setting sasft_wieght. Did you mean sasft_weight?"),
         ({"dataset_name": None}, "No dataset"),
         ({"features": "nowhere.safetensors"}, "There is no feature set at nowhere.safetensors"),

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 from two_processes import launch
 
 from .exactness import TERMS, record
-from .ranks import ROUTES, ROWS
+from .ranks import FOUND_WEIGHTS, ROUTES, ROWS, WEIGHT_NAMES, found_weights
+from .world import World
 
-Outcome = tuple[dict[tuple[str, str, str], float], int, str]
-"""Errors by row, route and term, as far as the run came; its exit code, and what it wrote to stderr."""
+Outcome = tuple[dict[tuple[str, str, str], Any], int, str]
+"""Errors, or weights that were found, by row, route and term, as far as the run came; its exit code and its stderr."""
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +51,19 @@ def test_what_is_added_is_the_auxiliary_gradient(
         assert code == 0, stderr
         record(name, ROUTES[column], errors[name, column, term], term)
         assert errors[name, column, term] <= 1e-5, term
+
+
+@pytest.mark.parametrize("column", ROUTES)
+def test_weights_that_are_found_follow_one_process(
+    column: str, outcome_of: Callable[[str], Outcome], world: World
+) -> None:
+    found, code, stderr = outcome_of("ddp")
+    assert code == 0, stderr
+    alone = found_weights(world, ROUTES[column])
+    for term in WEIGHT_NAMES:
+        of_ranks = found[FOUND_WEIGHTS, column, term]
+        assert of_ranks[0] == of_ranks[1], "every rank has the same weight, to the bit"
+        assert alone[term][-1] > alone[term][3] > 0
+        error = max(abs(a - b) / max(b, 1e-9) for a, b in zip(of_ranks[0], alone[term], strict=True))
+        record(FOUND_WEIGHTS, ROUTES[column], error, term)
+        assert error <= 1e-5, term

@@ -42,12 +42,13 @@ def curve(trainer: SFTTrainer) -> list[dict[str, float]]:
     ]
 
 
-@pytest.mark.parametrize(("route", "refresh"), [(with_callback, 0), (with_trainer, 2)])
+@pytest.mark.parametrize(("route", "refresh", "weight"), [(with_callback, 0, "auto"), (with_trainer, 2, 0.5)])
 def test_a_killed_run_resumes_exactly(
-    route: Route, refresh: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    route: Route, refresh: int, weight: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
-    settings = {"refresh_baselines": refresh}
+    monkeypatch.setattr("sae_posttrain.training.sasft.weight.FEWEST", 2)
+    settings = {"refresh_baselines": refresh, "weight": weight}
     whole = make_trainer(tmp_path / "whole", route.__name__, **settings)
     whole.train()
     command = [sys.executable, "-m", "training.sasft.killed_run", str(tmp_path / "cut"), route.__name__]
@@ -60,6 +61,9 @@ def test_a_killed_run_resumes_exactly(
     assert len(curve(resumed)) == 8
     assert curve(resumed) == curve(whole)
     assert any("sasft_drift_layer_1" in log for log in curve(whole)) == bool(refresh)
+    weights = [log["sasft_weight"] for log in curve(whole) if "sasft_weight" in log]
+    assert bool(weights) == (weight == "auto")
+    assert len(set(weights[3:])) == len(weights[3:]), "it changes in every step that the resumed run takes"
 
 
 class SaveAtThree(TrainerCallback):
@@ -117,7 +121,7 @@ def test_a_checkpoint_inside_a_step_counts_its_batches_once(world: World, monkey
     """As transformers' callback for SIGTERM may save, too: whoever resumes takes the whole step again."""
     monkeypatch.setattr("sae_posttrain.training.sasft.refresh.MIN_TOKENS", 1)
     few: dict[str, Any] = {"optim": "adamw_torch", "learning_rate": 1e-2, "max_steps": 5, "refresh_baselines": 2}
-    whole, resumed = (world.run(with_callback, **few) for _ in range(2))
+    whole, resumed = (world.run(with_callback, weight="auto", **few) for _ in range(2))
 
     class SaveInside(TrainerCallback):
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -128,6 +132,15 @@ def test_a_checkpoint_inside_a_step_counts_its_batches_once(world: World, monkey
     whole.train()
     resumed.train(resume_from_checkpoint=str(world.folder / "checkpoint-3"))
     assert curve(resumed) == curve(whole)
+
+
+def test_a_weight_that_was_fixed_and_is_to_be_found_starts_anew(world: World) -> None:
+    world.run(with_callback, weight=0.5, **SAVED).train()
+    resumed = world.run(with_callback, weight="auto", **{**SAVED, "max_steps": 6})
+    resumed.train(resume_from_checkpoint=True)
+    weights = [log.get("sasft_weight") for log in curve(resumed)]
+    assert weights[:5] == [None, None, 0.0, 0.0, 0.0]
+    assert weights[5] > 0
 
 
 @both_routes

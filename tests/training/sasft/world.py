@@ -122,7 +122,7 @@ class World:
         route: Route,
         *,
         suppress: Sequence[str] = ("zh",),
-        weight: float = 1.0,
+        weight: Any = 1.0,
         model: nn.Module | None = None,
         features: FeatureSet | None = None,
         dataset: Dataset | None = None,

@@ -1,0 +1,77 @@
+"""Weights that find themselves, of all the terms that want one: measured on every rank alike, changed between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerState
+
+from .terms import Term
+from .weight import AutoWeight
+
+
+class WeightFinder:
+    """Sets the `weight` of terms after each optimizer step.
+
+    Args:
+        terms: those whose weight is found. They share the budget equally.
+        budget: how much of the cross-entropy all of them may cost together, as a share of it.
+    """
+
+    def __init__(self, terms: Sequence[Term], budget: float) -> None:
+        self.terms = {term.name: term for term in terms}
+        self.budget = budget / max(1, len(self.terms))
+        self.found: dict[str, AutoWeight] = {}
+        self._of_step: Tensor | None = None
+        self._used: dict[str, float] = {}
+        self._ended = 0
+
+    def start(self, state: TrainerState, resumed: Mapping[str, Any]) -> None:
+        """Begin a run, or go on with one.
+
+        Args:
+            state: the trainer's; it knows how many steps the run has.
+            resumed: what `state` gave to the checkpoint that the run goes on from; empty for a new run.
+        """
+        self._ended, self._of_step = state.global_step, None
+        for name, term in self.terms.items():
+            setting = {"budget": self.budget, "num_steps": state.max_steps}
+            self.found[name] = AutoWeight(**{**resumed.get(name, {}), **setting})
+            term.weight = self._used[name] = self.found[name].weight
+
+    def add(self, loss: Tensor, auxiliary: Mapping[str, Tensor]) -> None:
+        """Count one micro-batch: the trainer's own loss and each term's, as parts of the optimizer step."""
+        if not self.terms:
+            return
+        dtype = torch.float32 if loss.device.type == "mps" else torch.float64
+        parts = [loss, *(auxiliary[name] for name in self.terms)]
+        values = torch.stack([part.detach().to(loss.device, dtype) for part in parts])
+        self._of_step = values if self._of_step is None else self._of_step + values
+
+    def end_step(self, trainer: Trainer, step: int) -> None:
+        """Set the weights of the coming step; a collective call on every rank."""
+        if step <= self._ended or self._of_step is None:
+            return
+        self._ended = step
+        total = trainer.accelerator.reduce(self._of_step, "sum") / trainer.accelerator.num_processes
+        self._of_step = None
+        loss, *auxiliary = total.tolist()
+        for (name, term), value in zip(self.terms.items(), auxiliary, strict=True):
+            self._used[name] = term.weight
+            self.found[name] = self.found[name].after(loss, value)
+            term.weight = self.found[name].weight
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What a checkpoint keeps, by term."""
+        return {name: one.state() for name, one in self.found.items()}
+
+    def metrics(self) -> dict[str, float]:
+        """What is logged: the weight of the last step, and what the term is estimated to cost."""
+        logs = {}
+        for name, term in self.terms.items():
+            logs[term.loss_name.replace("loss", "weight")] = self._used[name]
+            logs[term.loss_name.replace("loss", "cost")] = self.found[name].cost
+        return logs
