@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..feature_set.checks import LAST_PERIOD, ORDINARY_TEXT
 from ..generation import Prompt, encode_prompts, sampling
 from ..metrics import find_loop, find_loops
 from ..metrics.loops import DEFAULT_LOOPS, Loop, LoopSettings
@@ -18,7 +19,7 @@ from .statistics import Passage, Span
 
 logger = logging.getLogger(__name__)
 
-FIRST, LAST, ORDINARY = "first period", "last period", "ordinary text"
+FIRST, LAST, ORDINARY = "first period", LAST_PERIOD, ORDINARY_TEXT
 
 
 @dataclass

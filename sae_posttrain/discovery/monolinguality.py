@@ -16,14 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from ..feature_set import FeatureSet
 from ..languages import get_language
 from ..sae import SparseAutoencoder
-from .selection import Choice, check_choice, draw, highest, layer_features
+from .selection import Choice, check_choice, draw, highest, layer_features, warn_of_active_elsewhere
 from .sources import load_saes, provenance
 from .statistics import LayerStatistics, collect_statistics
 
 logger = logging.getLogger(__name__)
-
-# A feature is called monolingual when no other language reaches this share of its mean activation.
-FIRES_ELSEWHERE = 0.5
 
 
 def monolinguality(activation_LK: Tensor) -> Tensor:
@@ -82,7 +79,10 @@ def discover_language_features(
     found = []
     for layer in layers:
         chosen = _choose(layer, statistics[layer], targets, top, select, seed)
-        _warn(layer, chosen, statistics[layer], targets, top, select)
+        for target in targets:
+            count = sum(choice.target == target for choice in chosen)
+            if count < top:
+                logger.warning("Layer %d gives %d of %d features for %s.", layer, count, top, target)
         if chosen:
             found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=True))
     if not found:
@@ -90,7 +90,9 @@ def discover_language_features(
             f"No feature of layers {list(layers)} is more active in {', '.join(targets)} than in the other languages. "
             "Try later layers, or check that SAE and model belong together."
         )
-    return FeatureSet(tuple(found), provenance(model, saes, texts, select, progress=progress))
+    features = FeatureSet(tuple(found), provenance(model, saes, texts, select, progress=progress))
+    warn_of_active_elsewhere(features)
+    return features
 
 
 def _by_language(texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
@@ -133,32 +135,3 @@ def _choose(
         for position, code in enumerate(targets)
         for feature in drawn[position * top : (position + 1) * top]
     ]
-
-
-def _warn(
-    layer: int,
-    chosen: Sequence[Choice],
-    statistics: Mapping[str, LayerStatistics],
-    targets: Sequence[str],
-    top: int,
-    select: str,
-) -> None:
-    for target in targets:
-        count = sum(choice.target == target for choice in chosen)
-        if count < top:
-            logger.warning("Layer %d gives %d of %d features for %s.", layer, count, top, target)
-    if select == "random":
-        return  # nobody expects these to be monolingual
-    for choice in chosen:
-        feature, target = choice.feature, choice.target
-        own = float(statistics[target].mean_activation[feature])
-        rival, most = max(
-            ((code, float(one.mean_activation[feature])) for code, one in statistics.items() if code != target),
-            key=lambda pair: pair[1],
-        )
-        if most > FIRES_ELSEWHERE * own:
-            logger.warning(
-                "Layer %d feature %d is not monolingual: mean activation %.3f in %s, but %.3f in %s. Suppressing it "
-                "would hurt %s; take fewer features (top) or another layer.",
-                *(layer, feature, own, target, most, rival, rival),
-            )

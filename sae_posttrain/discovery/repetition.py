@@ -17,15 +17,13 @@ from ..generation import Prompt
 from ..metrics.loops import DEFAULT_LOOPS, LoopSettings, plain
 from ..sae import SparseAutoencoder
 from .loops import FIRST, LAST, ORDINARY, passage_of, sample_loops
-from .selection import Choice, check_choice, draw, highest, layer_features
+from .selection import Choice, check_choice, draw, highest, layer_features, warn_of_active_elsewhere
 from .sources import load_saes, provenance
 from .statistics import LayerStatistics, Passage, check_reading, share_of_process, sum_passages
 
 logger = logging.getLogger(__name__)
 
 REPETITION = "repetition"
-# A feature is called one of repetition when its mean activation in ordinary text stays under this share.
-FIRES_ORDINARILY = 0.5
 
 
 class Sampling(TypedDict, total=False):
@@ -105,7 +103,8 @@ def discover_repetition_features(
     found = []
     for layer in layers:
         chosen = _choose(layer, statistics[layer], top, select, seed)
-        _warn(layer, chosen, statistics[layer], top, select)
+        if len(chosen) < top:
+            logger.warning("Layer %d gives %d of %d features for repetition.", layer, len(chosen), top)
         if chosen:
             found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=False))
     if not found:
@@ -115,7 +114,9 @@ def discover_repetition_features(
         )
     source = {REPETITION: [" ".join(map(str, ids)) for ids in sequences]}
     selection = "repetition contrast" if select == "contrast" else select
-    return FeatureSet(tuple(found), provenance(model, saes, source, selection, progress=progress))
+    features = FeatureSet(tuple(found), provenance(model, saes, source, selection, progress=progress))
+    warn_of_active_elsewhere(features)
+    return features
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequence[int]]) -> list[list[int]]:
@@ -157,21 +158,3 @@ def _choose(layer: int, statistics: Mapping[str, LayerStatistics], top: int, sel
         return ranked
     drawn = draw(statistics, ranked, top, seed + 1000 * layer)
     return [Choice(feature, REPETITION, float(score_K[feature]), own=LAST) for feature in drawn]
-
-
-def _warn(
-    layer: int, chosen: Sequence[Choice], statistics: Mapping[str, LayerStatistics], top: int, select: str
-) -> None:
-    if len(chosen) < top:
-        logger.warning("Layer %d gives %d of %d features for repetition.", layer, len(chosen), top)
-    if select == "random" or ORDINARY not in statistics:
-        return
-    for choice in chosen:
-        last, ordinary = (float(statistics[group].mean_activation[choice.feature]) for group in (LAST, ORDINARY))
-        if ordinary > FIRES_ORDINARILY * last:
-            logger.warning(
-                "Layer %d feature %d is not one of repetition alone: mean activation %.3f in loops' last periods, but "
-                "%.3f in ordinary text. Steering with it may do something else; take fewer features (top) or another "
-                "layer.",
-                *(layer, choice.feature, last, ordinary),
-            )

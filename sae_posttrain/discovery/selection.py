@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..feature_set import LayerFeatures
+from ..feature_set import FeatureSet, LayerFeatures
 from ..sae import SparseAutoencoder
 from .statistics import LayerStatistics
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,17 @@ def layer_features(
         baselines=pre if baselines else {},
         activations={group: one.mean_activation[ids].float() for group, one in statistics.items()},
     )
+
+
+def warn_of_active_elsewhere(features: FeatureSet) -> None:
+    """One line about the features that are not of their target alone; who uses them hears of each."""
+    sentences = features.active_elsewhere()
+    if sentences:
+        logger.warning(
+            "%d of %d features are also active where their target is not; `sae-posttrain features show FILE` lists "
+            "them. The first: %s",
+            *(len(sentences), sum(len(layer.ids) for layer in features.layers), sentences[0]),
+        )
 
 
 def _typical(statistics: Mapping[str, LayerStatistics], choice: Choice) -> float:

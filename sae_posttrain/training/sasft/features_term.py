@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from .refresh import BaselineRefresh
 from .segments import UNKNOWN
 from .terms import Batch
 from .weight import Weight
+
+logger = logging.getLogger(__name__)
 
 
 class FeaturesTerm:
@@ -77,6 +80,8 @@ class FeaturesTerm:
     def check(self, trainer: Trainer) -> None:
         self.features.check_model(unwrap(trainer.model).config)
         if self.weight > 0:
+            for sentence in self.features.active_elsewhere() if trainer.is_world_process_zero() else ():
+                logger.warning(sentence)
             check_gradient(trainer.model, min(self.penalties))
 
     def start(self, trainer: Trainer, model: nn.Module, step: int, resumed: Mapping[str, Any]) -> None:

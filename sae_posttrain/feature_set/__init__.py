@@ -6,24 +6,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from . import __version__
+from .. import __version__
+from .card import card_of, short_name
+from .checks import BY_GROUP, TENSORS, active_elsewhere, check_tensors
 
 FORMAT = 1
 FILE_NAME = "features.safetensors"
@@ -77,20 +77,29 @@ class LayerFeatures:
     def select(self, targets: Iterable[str]) -> LayerFeatures:
         """Only the features that stand for these targets."""
         wanted = set(targets)
-        rows = [row for row, target in enumerate(self.targets) if target in wanted]
-        picked: dict[str, Any] = {name: getattr(self, name)[rows] for name in _TENSORS}
-        for name in _BY_GROUP:
-            picked[name] = {group: values[rows] for group, values in getattr(self, name).items()}
+        return self.take([row for row, target in enumerate(self.targets) if target in wanted])
+
+    def first(self, top: int | None) -> LayerFeatures:
+        """Of each target the first `top` features, which discovery ranked highest; all with None."""
+        seen: dict[str, int] = {}
+        rows = []
+        for row, target in enumerate(self.targets):
+            seen[target] = seen.get(target, 0) + 1
+            if top is None or seen[target] <= top:
+                rows.append(row)
+        return self.take(rows)
+
+    def take(self, rows: Sequence[int]) -> LayerFeatures:
+        """Only the features in these rows."""
+        picked: dict[str, Any] = {name: getattr(self, name)[list(rows)] for name in TENSORS}
+        for name in BY_GROUP:
+            picked[name] = {group: values[list(rows)] for group, values in getattr(self, name).items()}
         return replace(
             self,
             ids=tuple(self.ids[row] for row in rows),
             targets=tuple(self.targets[row] for row in rows),
             **picked,
         )
-
-
-_TENSORS = ("encoder", "bias", "direction", "score", "typical")
-_BY_GROUP = ("baselines", "activations")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,21 +129,50 @@ class FeatureSet:
         """The languages or kinds of text in which mean activations were measured, sorted."""
         return tuple(sorted({group for layer in self.layers for group in layer.activations}))
 
-    def select(self, targets: Iterable[str]) -> FeatureSet:
-        """Only the features that stand for these targets; layers left without any are dropped.
+    def select(
+        self, targets: Iterable[str] | None = None, *, layers: Iterable[int] | None = None, top: int | None = None
+    ) -> FeatureSet:
+        """Some of the features; layers left without any are dropped.
+
+        Args:
+            targets: what the features stand for: languages, or `repetition`. Default: all.
+            layers: decoder blocks. Default: all.
+            top: features per target and layer, the first ones, which discovery ranked highest. Default: all.
+
+        Returns:
+            A feature set. It keeps the calibrated alpha unless `layers` or `top` left out features of the targets.
 
         Raises:
-            ValueError: no feature stands for one of them.
+            ValueError: no feature stands for one of the targets, or is of one of the layers; top below 1.
+
+        Example:
+            >>> features.select(["zh"], layers=[14, 16], top=2).save("features-zh.safetensors")
         """
-        wanted = sorted(set(targets))
+        wanted = self.targets if targets is None else tuple(sorted(set(targets)))
         missing = [target for target in wanted if target not in self.targets]
         if missing:
             raise ValueError(
                 f"No feature stands for {', '.join(missing)}: this set has {', '.join(self.targets) or 'none'}. Run "
                 f"`sae-posttrain discover language` with texts in {', '.join(missing)}."
             )
-        selected = (layer.select(wanted) for layer in self.layers)
-        return replace(self, layers=tuple(layer for layer in selected if layer.ids))
+        there = [layer.layer for layer in self.layers]
+        kept = set(there if layers is None else layers)
+        if not kept <= set(there):
+            raise ValueError(f"No features of layers {sorted(kept - set(there))}: this set has layers {there}.")
+        if top is not None and top < 1:
+            raise ValueError(f"top must be at least 1, got {top}.")
+        whole = [layer.select(wanted) for layer in self.layers]
+        found = [layer.first(top) for layer in whole if layer.layer in kept]
+        fewer = sum(len(layer.ids) for layer in found) < sum(len(layer.ids) for layer in whole)
+        return replace(self, layers=tuple(layer for layer in found if layer.ids), alpha=None if fewer else self.alpha)
+
+    def active_elsewhere(self) -> tuple[str, ...]:
+        """A sentence about each feature that is also active where its target is not.
+
+        A feature of a language should be quiet in all others, and one of repetition in ordinary text. Features that
+        were drawn at random are not judged.
+        """
+        return () if self.provenance.selection == "random" else tuple(active_elsewhere(self.layers))
 
     def check_model(self, config: Any, name: str | None = None) -> None:
         """Refuse a model these features cannot belong to; warn when only its name differs.
@@ -155,7 +193,7 @@ class FeatureSet:
                 "Discover features for this model."
             )
         name = name or getattr(config, "_name_or_path", "")
-        if name and _short(name) != _short(source.base_model):
+        if name and short_name(name) != short_name(source.base_model):
             warnings.warn(
                 f"These features were found in {source.base_model}, and the model is {name}. Its shape fits, so "
                 "training goes on: features of a base model mostly carry over to its post-trained checkpoints. If it "
@@ -185,7 +223,7 @@ class FeatureSet:
             ValueError: `load` would refuse it, as of numbers that are not finite.
         """
         path = Path(path)
-        _check(self, f"{path} was not written")
+        check_tensors(self.layers, self.provenance, self.alpha, f"{path} was not written")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self._serialise())
         return path
@@ -198,9 +236,9 @@ class FeatureSet:
     def _serialise(self) -> bytes:
         tensors = {}
         for layer in self.layers:
-            for name in _TENSORS:
+            for name in TENSORS:
                 tensors[f"{layer.layer}.{name}"] = getattr(layer, name).float().contiguous()
-            for name in _BY_GROUP:
+            for name in BY_GROUP:
                 for code, values in getattr(layer, name).items():
                     tensors[f"{layer.layer}.{name}.{code}"] = values.float().contiguous()
         description: dict[str, Any] = {
@@ -226,26 +264,7 @@ class FeatureSet:
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload feature set"))
 
     def _card(self) -> ModelCard:
-        source = self.provenance
-        facts = {
-            "Base model": f"`{source.base_model}` ({source.num_layers} layers of width {source.d_model})",
-            "Sparse autoencoder": f"`{source.sae}`",
-            "Chosen by": f"{source.selection}, with sae-posttrain {source.library_version}",
-            "Languages with measured baselines": ", ".join(self.languages),
-            "Calibrated alpha": "" if self.alpha is None else f"{self.alpha:g}",
-        }
-        data = ModelCardData(
-            base_model=source.base_model if "/" in source.base_model else None,
-            language=[target for target in self.targets if target in self.languages] or None,
-            library_name="sae-posttrain",
-            tags=["sae-posttrain", "sparse-autoencoder", "feature-set"],
-        )
-        return ModelCard(
-            f"---\n{data.to_yaml()}\n---\n\n"
-            f"# SAE features of {_short(source.base_model)}\n\n"
-            + "".join(f"- {name}: {fact}\n" for name, fact in facts.items() if fact)
-            + f"\nMean activation of each feature in each group of texts:\n\n```\n{self.summary()}\n```\n"
-        )
+        return card_of(self)
 
     @classmethod
     def load(cls, source: str | Path, *, revision: str | None = None) -> FeatureSet:
@@ -273,7 +292,7 @@ class FeatureSet:
                 "written by `sae-posttrain discover` or FeatureSet.save; in a git clone run `git lfs pull` first."
             ) from error
         loaded = cls(layers, provenance, description.get("alpha"))
-        _check(loaded, f"{path} is damaged")
+        check_tensors(loaded.layers, loaded.provenance, loaded.alpha, f"{path} is damaged")
         return loaded
 
 
@@ -303,43 +322,13 @@ def _entry(layer: LayerFeatures) -> dict[str, Any]:
 
 def _read_layer(file: Any, entry: Mapping[str, Any]) -> LayerFeatures:
     layer = entry["layer"]
-    read: dict[str, Any] = {name: file.get_tensor(f"{layer}.{name}") for name in _TENSORS}
+    read: dict[str, Any] = {name: file.get_tensor(f"{layer}.{name}") for name in TENSORS}
     groups = {"baselines": entry["languages"], "activations": entry.get("activations", entry["languages"])}
     for name, named in groups.items():
         read[name] = {group: file.get_tensor(f"{layer}.{name}.{group}") for group in named}
     return LayerFeatures(layer=layer, ids=tuple(entry["ids"]), targets=tuple(entry["targets"]), **read)
 
 
-def _check(features: FeatureSet, complaint: str) -> None:
-    width = features.provenance.d_model
-    numbers = [layer.layer for layer in features.layers]
-    if len(set(numbers)) != len(numbers) or not all(0 <= n < features.provenance.num_layers for n in numbers):
-        raise ValueError(
-            f"{complaint}: layers {numbers}, but the model has {features.provenance.num_layers}, each once."
-        )
-    alpha = features.alpha
-    if alpha is not None and not (isinstance(alpha, int | float) and math.isfinite(alpha)):
-        raise ValueError(f"{complaint}: alpha is {alpha!r}; a finite number was expected.")
-    for layer in features.layers:
-        count = len(layer.ids)
-        expected = {"encoder": (count, width), "direction": (count, width), "bias": (count,), "score": (count,)}
-        vectors = {name: getattr(layer, name) for name in _TENSORS}
-        for name in _BY_GROUP:
-            vectors |= {f"{name}.{code}": values for code, values in getattr(layer, name).items()}
-        for name, values in vectors.items():
-            if tuple(values.shape) != expected.get(name, (count,)) or not bool(torch.isfinite(values).all()):
-                raise ValueError(
-                    f"{complaint}: {name} of layer {layer.layer} has shape {tuple(values.shape)} or values that "
-                    f"are not finite; {expected.get(name, (count,))} finite numbers were expected."
-                )
-        if len(layer.targets) != count or not all(math.isfinite(t) and t > 0 for t in layer.typical.tolist()):
-            raise ValueError(f"{complaint}: typical activations of layer {layer.layer} must be positive.")
-
-
 def _public(name: str) -> str:
     """A hub id as it is; of a local folder only its own name, since the rest is nobody's business."""
     return name if re.fullmatch(r"[\w-]+/[\w.-]+", name) else Path(name).name
-
-
-def _short(name: str) -> str:
-    return Path(name.rstrip("/")).name.lower()

@@ -1,0 +1,40 @@
+"""The card that is published beside a feature set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCard, ModelCardData
+
+if TYPE_CHECKING:
+    from . import FeatureSet
+
+
+def card_of(features: FeatureSet) -> ModelCard:
+    """A card that states model, SAE, languages and scores."""
+    source = features.provenance
+    facts = {
+        "Base model": f"`{source.base_model}` ({source.num_layers} layers of width {source.d_model})",
+        "Sparse autoencoder": f"`{source.sae}`",
+        "Chosen by": f"{source.selection}, with sae-posttrain {source.library_version}",
+        "Languages with measured baselines": ", ".join(features.languages),
+        "Calibrated alpha": "" if features.alpha is None else f"{features.alpha:g}",
+    }
+    data = ModelCardData(
+        base_model=source.base_model if "/" in source.base_model else None,
+        language=[target for target in features.targets if target in features.languages] or None,
+        library_name="sae-posttrain",
+        tags=["sae-posttrain", "sparse-autoencoder", "feature-set"],
+    )
+    return ModelCard(
+        f"---\n{data.to_yaml()}\n---\n\n"
+        f"# SAE features of {short_name(source.base_model)}\n\n"
+        + "".join(f"- {name}: {fact}\n" for name, fact in facts.items() if fact)
+        + f"\nMean activation of each feature in each group of texts:\n\n```\n{features.summary()}\n```\n"
+    )
+
+
+def short_name(name: str) -> str:
+    """The last part of a hub id or a path, in lower case."""
+    return Path(name.rstrip("/")).name.lower()

@@ -1,0 +1,68 @@
+"""What is wrong with the tensors of a feature set, and which of its features are not of their target alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from . import LayerFeatures, Provenance
+
+TENSORS = ("encoder", "bias", "direction", "score", "typical")
+BY_GROUP = ("baselines", "activations")
+LAST_PERIOD, ORDINARY_TEXT = "last period", "ordinary text"
+"""Groups of tokens in which the features of repetition were measured."""
+TOO_ACTIVE = 0.5
+"""A feature that is elsewhere more than this share as active as on its target is not of the target alone."""
+
+
+def active_elsewhere(layers: Sequence[LayerFeatures]) -> Iterator[str]:
+    """A sentence about each feature that is also active where its target is not."""
+    for layer in layers:
+        means = {group: values.tolist() for group, values in layer.activations.items()}
+        for row, (feature, target) in enumerate(zip(layer.ids, layer.targets, strict=True)):
+            language = target in means
+            own = target if language else LAST_PERIOD
+            others = [group for group in means if group != own] if language else [ORDINARY_TEXT]
+            others = [group for group in others if group in means]
+            if own not in means or not others:
+                continue
+            rival = max(others, key=lambda group: means[group][row])
+            if means[rival][row] > TOO_ACTIVE * means[own][row]:
+                wrong, advice = (
+                    ("is not monolingual", f"Suppressing it would hurt {rival}")
+                    if language
+                    else ("is not one of repetition alone", "Steering with it may do something else")
+                )
+                yield (
+                    f"Layer {layer.layer} feature {feature} (for {target}) {wrong}: mean activation "
+                    f"{means[own][row]:.3f} in {own}, but {means[rival][row]:.3f} in {rival}. {advice}; "
+                    "leave it out with `sae-posttrain features select`, or take another layer."
+                )
+
+
+def check_tensors(layers: Sequence[LayerFeatures], provenance: Provenance, alpha: Any, complaint: str) -> None:
+    """Refuse layers, shapes and numbers that training could not use. Raises: ValueError."""
+    width = provenance.d_model
+    numbers = [layer.layer for layer in layers]
+    if len(set(numbers)) != len(numbers) or not all(0 <= n < provenance.num_layers for n in numbers):
+        raise ValueError(f"{complaint}: layers {numbers}, but the model has {provenance.num_layers}, each once.")
+    if alpha is not None and not (isinstance(alpha, int | float) and math.isfinite(alpha)):
+        raise ValueError(f"{complaint}: alpha is {alpha!r}; a finite number was expected.")
+    for layer in layers:
+        count = len(layer.ids)
+        expected = {"encoder": (count, width), "direction": (count, width), "bias": (count,), "score": (count,)}
+        vectors = {name: getattr(layer, name) for name in TENSORS}
+        for name in BY_GROUP:
+            vectors |= {f"{name}.{code}": values for code, values in getattr(layer, name).items()}
+        for name, values in vectors.items():
+            if tuple(values.shape) != expected.get(name, (count,)) or not bool(torch.isfinite(values).all()):
+                raise ValueError(
+                    f"{complaint}: {name} of layer {layer.layer} has shape {tuple(values.shape)} or values that "
+                    f"are not finite; {expected.get(name, (count,))} finite numbers were expected."
+                )
+        if len(layer.targets) != count or not all(math.isfinite(t) and t > 0 for t in layer.typical.tolist()):
+            raise ValueError(f"{complaint}: typical activations of layer {layer.layer} must be positive.")
