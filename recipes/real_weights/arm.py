@@ -25,6 +25,8 @@ ARMS = {
     "sft": "plain SFT",
     "sasft": "SASFT with the features of --features",
     "random_features": "the control: SASFT with features that were drawn at random, in --features",
+    "token_mass": "unlikelihood of the suppressed languages' tokens with --token_weight, without features",
+    "sasft+token_mass": "both terms",
 }
 RECORD = "arm.json"  # written last: a folder that has it is finished
 
@@ -68,13 +70,25 @@ def check(recipe: ArmArguments, training: SASFTConfig) -> None:
         raise ValueError(f"arm={recipe.arm!r}: expected one of {', '.join(ARMS)}.")
     if not Path(recipe.texts, "train.jsonl").is_file():
         raise FileNotFoundError(f"texts={recipe.texts!r} holds no train.jsonl; texts.py writes it.")
-    if recipe.arm != "sft" and not (training.features and training.suppress):
-        raise ValueError(f"arm={recipe.arm} needs features and suppress.")
+    missing = [name for name in needed(recipe.arm) if not getattr(training, name)]
+    if missing:
+        raise ValueError(f"arm={recipe.arm} needs {' and '.join(missing)}.")
+    if "token_mass" not in recipe.arm and training.token_weight is not None:
+        raise ValueError(f"arm={recipe.arm} takes no token_weight; arm token_mass and sasft+token_mass do.")
+    if recipe.arm == "token_mass":
+        training.features = None  # the YAML may name one
+
+
+def needed(arm: str) -> list[str]:
+    """The settings that an arm cannot do without."""
+    features = ["features"] if arm in ("sasft", "random_features", "sasft+token_mass") else []
+    token = ["token_weight"] if "token_mass" in arm else []
+    return [*features, *token, *(["suppress"] if arm != "sft" else [])]
 
 
 def describe(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) -> dict[str, Any]:
     """The name of the arm and what makes it what it is."""
-    described = {
+    described: dict[str, Any] = {
         "arm": recipe.arm,
         "label": recipe.label or recipe.arm,
         "seed": training.seed,
@@ -85,15 +99,18 @@ def describe(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) ->
     }
     if recipe.arm == "sft":
         return described
-    weight = training.sasft_weight if isinstance(training.sasft_weight, str) else f"{training.sasft_weight:g}"
-    label = f"{recipe.arm} {'+'.join(training.suppress)} {weight}"
-    settings = ("suppress", "sasft_weight", "sasft_scale", "sasft_baseline")
-    return {
-        **described,
-        "label": recipe.label or label,
-        **{name: getattr(training, name) for name in settings},
-        "features": Path(str(training.features)).name,
-    }
+    described["suppress"] = training.suppress
+    weights: list[float | str | None] = []
+    if "features" in needed(recipe.arm):
+        weights.append(training.sasft_weight)
+        described |= {name: getattr(training, name) for name in ("sasft_weight", "sasft_scale", "sasft_baseline")}
+        described["features"] = Path(str(training.features)).name
+    if training.token_weight is not None:
+        weights.append(training.token_weight)
+        described |= {"token_weight": training.token_weight, "token_share": training.token_share}
+    named = [f"{weight:g}" if isinstance(weight, float) else str(weight) for weight in weights]
+    label = " ".join([recipe.arm, "+".join(training.suppress), *named])
+    return {**described, "label": recipe.label or label}
 
 
 def make_trainer(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) -> SFTTrainer:

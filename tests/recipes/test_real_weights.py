@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import importlib
@@ -29,7 +30,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "real_weights"
 def scripts() -> Iterator[dict[str, ModuleType]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(RECIPE))
-        names = ("prepare", "texts", "looping_texts", "arm")
+        names = ("prepare", "texts", "looping_texts", "arm", "evaluate")
         yield {name: importlib.import_module(name) for name in names}
 
 
@@ -209,33 +210,85 @@ def test_texts_are_split_where_tokens_end_and_none_is_both_trained_on_and_held_o
     assert [row["prompt"] for row in found["prompts"]] == [row["prompt"] for row in found["held_out"]]
 
 
+@pytest.fixture(scope="module")
+def runs(scripts: dict[str, ModuleType], world: Path) -> Path:
+    """A folder with an arm of each kind, two steps long."""
+    options = {"sft": ["--arm", "sft"], "zero": ["--sasft_weight", "0"], "sasft": []}
+    options["token"] = ["--arm", "token_mass", "--token_weight", "100"]
+    for name, more in options.items():
+        scripts["arm"].main(arm_arguments(world, world / "runs" / name, *more))
+    return world / "runs"
+
+
 def test_arms_train_on_the_same_rows_and_a_finished_one_is_left_alone(
-    scripts: dict[str, ModuleType], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scripts: dict[str, ModuleType], world: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arm = scripts["arm"]
-    plain = arm.main(arm_arguments(world, tmp_path / "sft", "--arm", "sft"))
-    zero = arm.main(arm_arguments(world, tmp_path / "zero", "--arm", "sasft", "--sasft_weight", "0"))
-    sasft = arm.main(arm_arguments(world, tmp_path / "sasft", "--arm", "sasft"))
-    weights = [load_file(folder / "adapter_model.safetensors") for folder in (plain, zero, sasft)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # so the rows are the same
-    assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
-    described = json.loads((sasft / "arm.json").read_text("utf-8"))
+    weights = {name: load_file(runs / name / "adapter_model.safetensors") for name in ("sft", "zero", "sasft")}
+    assert all(torch.equal(weights["sft"][name], weights["zero"][name]) for name in weights["sft"])  # the same rows
+    assert any(not torch.equal(weights["sft"][name], weights["sasft"][name]) for name in weights["sft"])
+    token = load_file(runs / "token" / "adapter_model.safetensors")
+    assert any(not torch.equal(weights["sft"][name], token[name]) for name in token)
+    assert json.loads((runs / "token" / "arm.json").read_text("utf-8"))["label"] == "token_mass zh 100"
+    described = json.loads((runs / "sasft" / "arm.json").read_text("utf-8"))
     assert (described["label"], described["seed"]) == ("sasft zh 2", 42)
 
-    capsys.readouterr()
-    written = (sasft / "adapter_model.safetensors").stat().st_mtime_ns
-    assert arm.main(arm_arguments(world, tmp_path / "sasft", "--arm", "sasft")) == sasft
+    written = (runs / "sasft" / "adapter_model.safetensors").stat().st_mtime_ns
+    assert scripts["arm"].main(arm_arguments(world, runs / "sasft")) == runs / "sasft"
     assert "is finished" in capsys.readouterr().out
-    assert (sasft / "adapter_model.safetensors").stat().st_mtime_ns == written
+    assert (runs / "sasft" / "adapter_model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(ValueError, match="holds another arm"):
-        arm.main(arm_arguments(world, tmp_path / "sasft", "--arm", "sasft", "--sasft_weight", "3"))
+        scripts["arm"].main(arm_arguments(world, runs / "sasft", "--sasft_weight", "3"))
+
+
+def test_evaluation_measures_each_arm_and_compares_it_text_by_text(
+    scripts: dict[str, ModuleType], world: Path, runs: Path, tmp_path: Path
+) -> None:
+    def evaluate(*folders: Path) -> list[dict[str, str]]:
+        files = ["--against", str(runs / "sft"), "--texts", str(world / "texts")]
+        where = ["--results", str(tmp_path / "results.csv"), "--per-language", "2", "--dtype", "float32"]
+        scripts["evaluate"].main(["--runs", *map(str, folders), *files, *where])
+        with (tmp_path / "results.csv").open(encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    rows = evaluate(world / "model", runs / "sft", runs / "sasft")
+    assert tuple(rows[0]) == scripts["evaluate"].COLUMNS
+    assert {row["arm"] for row in rows} == {"base", "sft", "sasft zh 2"}
+    found = {(row["arm"], row["metric"], row["setting"]): float(row["value"]) for row in rows}
+    assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in rows)
+    for setting in ("into Hani, top_p 1", "into Hang, top_p 0.9", "into Cyrl, top_p 1"):
+        ours, plain = (found[arm, "probability of leaving", setting] for arm in ("sasft zh 2", "sft"))
+        change = found["sasft zh 2", "change of leaving against sft", setting]
+        assert change == pytest.approx(ours / plain - 1, abs=1e-2)
+        assert plain > 0
+    assert found["base", "held-out loss", "all"] == pytest.approx(loss_by_hand(world), rel=1e-4)
+    again = evaluate(runs / "sasft")  # from what was kept; its rows take the place of the earlier ones
+    assert sorted(map(str, again)) == sorted(map(str, rows))
+
+
+def loss_by_hand(world: Path) -> float:
+    """The base model's cross-entropy of two held-out answers per language, one at a time."""
+    model = AutoModelForCausalLM.from_pretrained(world / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(world / "model")
+    rows = read_jsonl(world / "texts" / "held_out.jsonl")
+    summed, counted = 0.0, 0
+    for code in WORDS:
+        for row in [row for row in rows if row["language"] == code][:2]:
+            prompt = tokenizer(row["prompt"])["input_ids"]
+            ids = torch.tensor([prompt + tokenizer(row["completion"], add_special_tokens=False)["input_ids"][:48]])
+            with torch.no_grad():
+                surprise_S = -model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+            summed += float(surprise_S[len(prompt) - 1 :].sum())
+            counted += ids.shape[1] - len(prompt)
+    return summed / counted
 
 
 def test_an_arm_says_what_is_missing_before_anything_is_loaded(
     scripts: dict[str, ModuleType], world: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="expected one of sft, sasft, random_features"):
+    with pytest.raises(ValueError, match="expected one of sft, sasft, random_features, token_mass"):
         scripts["arm"].main(arm_arguments(world, tmp_path, "--arm", "grpo"))
+    with pytest.raises(ValueError, match=r"arm=token_mass needs token_weight"):
+        scripts["arm"].main(arm_arguments(world, tmp_path, "--arm", "token_mass"))
     with pytest.raises(FileNotFoundError, match=r"texts\.py writes it"):
         scripts["arm"].main(arm_arguments(world, tmp_path, "--texts", str(tmp_path)))
 
