@@ -28,7 +28,9 @@ ROOMS: dict[str, frozenset[str]] = {
     "sae": frozenset(),
     "metrics": frozenset({"languages"}),
     "steering": frozenset({"feature_set", "residual"}),
-    "discovery": frozenset({"sae", "residual", "metrics", "languages", "feature_set", "generation", "steering"}),
+    "discovery": frozenset(
+        {"sae", "residual", "metrics", "languages", "feature_set", "generation", "steering", "vocabulary"}
+    ),
     "data": frozenset(
         {"discovery", "sae", "residual", "metrics", "languages", "feature_set", "generation", "steering"}
     ),

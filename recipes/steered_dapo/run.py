@@ -144,6 +144,7 @@ def find_features(
         found,
         list(dict.fromkeys(map(prompt_of, train)))[: recipe.calibration_prompts],
         alphas=recipe.alphas,
+        top=[recipe.top],
         target_rate=recipe.target_rate,
         max_ratio=recipe.max_ratio,
         max_new_tokens=training.max_completion_length,

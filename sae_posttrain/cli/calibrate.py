@@ -1,4 +1,7 @@
-"""`sae-posttrain calibrate`: how strongly to steer with a feature set, measured and written into it."""
+"""`sae-posttrain calibrate`: how strongly to steer with a feature set, measured and written into it.
+
+Beside the feature set it writes the curve (.calibration.json) and every response (.calibration.jsonl).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,18 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
-from .outputs import check_file
+from .outputs import check_file, replacing
+
+if TYPE_CHECKING:
+    from ..discovery import Calibration
 
 _SETTINGS = (
-    *("alphas", "refine", "target_rate", "max_ratio", "max_new_tokens", "temperature", "top_p"),
-    *("batch_size", "seed"),
+    *("alphas", "top", "temperature", "refine", "target_rate", "max_ratio", "max_new_tokens", "top_p"),
+    *("batch_size", "seed", "fold_digits"),
 )
 
 
@@ -22,11 +30,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
     parser.add_argument("--features", required=True, help="the feature set: file, folder or hub id")
     parser.add_argument("--prompts", required=True, metavar="FILE", help="rows with prompt (text or messages)")
-    parser.add_argument("--limit", type=int, default=64, help="prompts used (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=32, help="prompts used (default: %(default)s)")
     parser.add_argument(
         "--output",
         required=True,
-        help="the .safetensors file to write; may be that of --features; the curve goes beside it",
+        help="the .safetensors file to write; may be that of --features; the curve and the responses go beside it",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     goal = parser.add_argument_group("what is looked for")
@@ -34,8 +42,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--alphas",
         type=float,
         nargs="+",
-        default=[1.0, 2.0, 4.0, 8.0, 16.0, 32.0],
+        default=[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0],
         help="in units of typical strength (default: %(default)s)",
+    )
+    goal.add_argument(
+        "--top",
+        type=int,
+        nargs="+",
+        help="numbers of features per layer, the ones that discovery ranked highest (default: one, and all)",
     )
     goal.add_argument(
         "--refine", type=int, default=0, help="rounds of halving the gap below the best (default: %(default)s)"
@@ -49,9 +63,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     add_loops(goal, tokens=True)
     sampling = parser.add_argument_group("sampling, as in the training to come")
-    sampling.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
+    sampling.add_argument(
+        "--temperature",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="one or several to choose from; 0 is greedy (default: %(default)s)",
+    )
     sampling.add_argument("--top-p", type=float, default=1.0, help="default: %(default)s")
-    sampling.add_argument("--max-new-tokens", type=int, default=512, help="default: %(default)s")
+    sampling.add_argument("--max-new-tokens", type=int, default=256, help="default: %(default)s")
     sampling.add_argument("--batch-size", type=int, default=32, help="responses at once (default: %(default)s)")
     sampling.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
     add_dtype(sampling)
@@ -80,14 +100,36 @@ def run(args: argparse.Namespace) -> int:
     found = calibration.best is not None
     if state.is_main_process:
         print(json.dumps(calibration.to_dict(), indent=2) if args.json else calibration.table())
-        curve = path.with_suffix(".calibration.json")
+        curve, responses = path.with_suffix(".calibration.json"), path.with_suffix(".calibration.jsonl")
         curve.parent.mkdir(parents=True, exist_ok=True)
         curve.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n", encoding="utf-8")
+        with replacing(responses) as file:
+            for row in response_rows(calibration, prompts):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         if found:
             calibration.calibrated().save(path)
-            print(f"Wrote {path} and {curve}", file=sys.stderr if args.json else sys.stdout)
+            out = sys.stderr if args.json else sys.stdout
+            print(f"\n{calibration.verdict()}\nWrote {path}, {curve} and {responses}", file=out)
         else:
-            print(f"\nNo feature set was written, only {curve}. {calibration.advice()}", file=sys.stderr)
+            print(
+                f"\nNo feature set was written, only {curve} and {responses}. {calibration.verdict()}", file=sys.stderr
+            )
     state.wait_for_everyone()  # see cli/sft.py: the group must be idle when it goes
     state.end_training()
     return 0 if found else 1
+
+
+def response_rows(calibration: Calibration, prompts: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Every response with what was steered when it was sampled, as a row of a responses file."""
+    for one in calibration.answers:
+        yield {
+            "prompt": prompts[one.prompt],
+            "response": one.response.text,
+            "finish_reason": one.response.finish_reason,
+            "tokens": one.response.tokens,
+            "layers": list(one.layers),
+            "top": one.top,
+            "temperature": one.temperature,
+            "alpha": one.alpha,
+            "looped": one.looped,
+        }

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..languages import get_language
-from ..texts import load_texts
+from ..texts import load_rows, load_texts
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
-from .outputs import check_file
+from .outputs import check_file, replacing
+
+LOOPS_SUFFIX = ".loops.jsonl"
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -33,7 +37,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     repetition = kinds.add_parser("repetition", help="features that grow while a text repeats itself")
     source = repetition.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompts", metavar="FILE", help="rows with prompt (text or messages) to let the model loop")
-    source.add_argument("--texts", metavar="SOURCE", help="texts in which the model fell into a loop, instead")
+    source.add_argument(
+        "--texts",
+        metavar="SOURCE",
+        help="texts in which the model fell into a loop, instead; such as the .loops.jsonl that an earlier call wrote",
+    )
     _add_common(repetition, select="contrast", per="layer", max_length=2048)
     _add_loops(repetition.add_argument_group("loops"))
     repetition.set_defaults(run=run_repetition)
@@ -136,15 +144,13 @@ def _texts_by_language(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_repetition(args: argparse.Namespace) -> int:
     check_file(args.output)
-    if args.texts:
-        texts = load_texts(args.texts, column=args.column, limit=args.limit)
-    else:
-        prompts = [row["prompt"] for row in read_rows(args.prompts, "prompt", args.limit)]
-    loops = loop_settings(args, tokens=True)
+    texts: Sequence[str | list[int]] = _looping_texts(args) if args.texts else []
+    prompts = [row["prompt"] for row in read_rows(args.prompts, "prompt", args.limit)] if args.prompts else []
+    loops: dict[str, Any] = {"loop_settings": loop_settings(args, tokens=True), "fold_digits": args.fold_digits}
     with _setting(args) as setting:
         from ..discovery import discover_repetition_features, sample_loops
 
-        if args.prompts:
+        if prompts:
             sample = sample_loops(
                 setting.model,
                 setting.tokenizer,
@@ -155,19 +161,25 @@ def run_repetition(args: argparse.Namespace) -> int:
                 chat=uses_chat(args, setting.tokenizer),
                 batch_size=args.batch_size,
                 seed=args.seed,
-                loop_settings=loops,
+                **loops,
             )
-            setting.print(f"Found {sample}, of {len(prompts)} prompts.\n")
+            texts = sample.texts
+            setting.print(f"Found {sample}, of {len(prompts)} prompts.")
+            kept = setting.keep_loops(texts, len(sample.looped))
+            setting.print(f"Wrote them to {kept}: with --texts {kept} nothing need be sampled again.\n")
         features = discover_repetition_features(
-            setting.model,
-            setting.tokenizer,
-            setting.saes,
-            sample.texts if args.prompts else texts,
-            **setting.options,
-            loop_settings=loops,
+            setting.model, setting.tokenizer, setting.saes, texts, **setting.options, **loops
         )
         setting.write(features, "Mean activation of each feature, by place in a loop and in ordinary text:")
     return 0
+
+
+def _looping_texts(args: argparse.Namespace) -> Sequence[str | list[int]]:
+    """The token ids of a .loops.jsonl, so that the model reads what it wrote; else the texts of a column."""
+    rows = load_rows(args.texts) if args.texts.endswith(LOOPS_SUFFIX) else []
+    if rows and all(isinstance(row.get("ids"), list) for row in rows):
+        return [row["ids"] for row in rows[: args.limit]]
+    return load_texts(args.texts, column=args.column, limit=args.limit)
 
 
 @dataclass
@@ -184,6 +196,16 @@ class _Setting:
     def print(self, text: str) -> None:
         if self.state.is_main_process:
             print(text)
+
+    def keep_loops(self, texts: Sequence[list[int]], looped: int) -> Path:
+        """Write texts with their token ids beside the features; the first `looped` of them end in a loop."""
+        path = Path(self.output).with_suffix(LOOPS_SUFFIX)
+        if self.state.is_main_process:
+            with replacing(path) as file:
+                for place, ids in enumerate(texts):
+                    row = {"text": self.tokenizer.decode(ids), "looped": place < looped, "ids": ids}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return path
 
     def write(self, features: Any, title: str) -> None:
         if self.state.is_main_process:

@@ -49,13 +49,14 @@ def add_loops(parser: argparse._ActionsContainer, *, tokens: bool) -> None:
         )
         + " (default: %(default)s)",
     )
-    if not tokens:
-        parser.add_argument(
-            "--fold-digits",
-            action=argparse.BooleanOptionalAction,
-            default=True,
-            help="whether a text that repeats but for numbers that go on counting loops (default: %(default)s)",
-        )
+    parser.add_argument(
+        "--fold-digits",
+        action=argparse.BooleanOptionalAction,
+        default=not tokens,
+        help="whether a text that repeats but for numbers that go on counting loops"
+        + (", as in `measure repetition`; without it, only token ids that repeat exactly do" if tokens else "")
+        + " (default: %(default)s)",
+    )
 
 
 def loop_settings(args: argparse.Namespace, *, tokens: bool) -> LoopSettings:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..feature_set import FeatureSet
+from ..generation import Response
 
 
 @dataclass(frozen=True)
@@ -13,10 +15,17 @@ class Point:
     """What one strength of steering, at some layers, does to sampled responses.
 
     Args:
-        looped: how many of `total` responses end in a loop.
-        low: of the 95% interval of their share, as is `high`.
+        layers: the layers that were steered; none for unsteered responses.
+        alpha: in units of typical strength.
+        looped: how many of `total` responses end in an endless loop.
+        total: number of responses.
+        low, high: 95% interval of their share.
         perplexity: per token under the unsteered model, of the looped responses up to where they first repeat.
         plain_perplexity: that of the unsteered responses to the same prompts, over as many tokens.
+        top: features per layer that were steered with; None is all that the set has.
+        temperature: of the sampling.
+        tokens: mean length of the responses.
+        ended: how many responses the model ended by itself; the others were cut at the token limit.
     """
 
     layers: tuple[int, ...]
@@ -27,6 +36,10 @@ class Point:
     high: float
     perplexity: float | None = None
     plain_perplexity: float | None = None
+    top: int | None = None
+    temperature: float = 1.0
+    tokens: float = 0.0
+    ended: int = 0
 
     @property
     def rate(self) -> float:
@@ -39,8 +52,30 @@ class Point:
             return None
         return self.perplexity / self.plain_perplexity
 
+    @property
+    def curve(self) -> tuple[tuple[int, ...], int | None, float]:
+        """What it shares with the points that differ from it in alpha only."""
+        return self.layers, self.top, self.temperature
+
     def reaches(self, target_rate: float, max_ratio: float) -> bool:
         return self.rate >= target_rate and self.ratio is not None and self.ratio <= max_ratio
+
+    def __str__(self) -> str:
+        features = "" if self.top is None else f" with {counted(self.top, 'feature')} per layer"
+        return f"alpha {self.alpha:g} of {named(self.layers)}{features} at temperature {self.temperature:g}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response of a calibration, and what was steered with when it was sampled; `prompt` is the prompt's index."""
+
+    prompt: int
+    layers: tuple[int, ...]
+    top: int | None
+    temperature: float
+    alpha: float
+    looped: bool
+    response: Response
 
 
 @dataclass(frozen=True)
@@ -50,9 +85,11 @@ class Calibration:
     Args:
         features: those that were steered with, as they were.
         plain: what happens without steering; its `plain_perplexity` is over all that does not repeat itself.
-        points: for each layer alone and for all together, by rising alpha.
+        points: for each layer alone and for all together, each number of features and temperature, by rising alpha.
         target_rate: the share of responses that should loop.
         max_ratio: how much higher than the unsteered perplexity that before the loop may be.
+        other_plain: what happens without steering at the other temperatures.
+        answers: every response that was sampled, the unsteered ones too.
     """
 
     features: FeatureSet
@@ -60,57 +97,112 @@ class Calibration:
     points: tuple[Point, ...]
     target_rate: float
     max_ratio: float
+    other_plain: tuple[Point, ...] = ()
+    answers: tuple[Answer, ...] = field(default=(), repr=False)
+
+    def plain_of(self, point: Point) -> Point:
+        """What happens without steering at a point's temperature."""
+        found = (plain for plain in self.other_plain if plain.temperature == point.temperature)
+        return next(found, self.plain)
 
     @property
     def best(self) -> Point | None:
-        """The smallest alpha that reaches the share fluently, at the layers where that is most fluent, if any."""
-        smallest: dict[tuple[int, ...], Point] = {}
+        """The point to steer at; None where nothing loops more than without steering.
+
+        - Where points reach the target fluently: of each curve the smallest alpha that does, of these the most fluent.
+        - Else the fluent point at which most responses loop, of those that surely loop more than without steering where
+          there are any.
+        - Where no point is fluent: of those that surely loop more than without steering, the most fluent.
+        """
+        smallest: dict[Any, Point] = {}
         for point in self.points:
             if point.reaches(self.target_rate, self.max_ratio):
-                smallest.setdefault(point.layers, point)
-        return min(smallest.values(), key=lambda point: (_fluency(point), point.alpha, point.layers), default=None)
+                smallest.setdefault(point.curve, point)
+        if smallest:
+            return min(smallest.values(), key=lambda point: (_fluency(point), point.alpha, point.layers))
+        looping = [point for point in self.points if point.rate > self.plain_of(point).rate]
+        fluent = [point for point in looping if _fluency(point) <= self.max_ratio]
+        if fluent:
+            return max(self._sure(fluent) or fluent, key=lambda point: (point.rate, -_fluency(point), -point.alpha))
+        return min(self._sure(looping) or looping, key=lambda point: (_fluency(point), point.alpha), default=None)
+
+    def _sure(self, points: Sequence[Point]) -> list[Point]:
+        """Those whose interval lies above the rate without steering."""
+        return [point for point in points if point.low > self.plain_of(point).rate]
+
+    @property
+    def reached(self) -> bool:
+        """Whether the best point reaches the target and stays within the bound."""
+        return self.best is not None and self.best.reaches(self.target_rate, self.max_ratio)
 
     def calibrated(self) -> FeatureSet:
-        """The features of the best layers, with their alpha.
+        """The features of the best point, with its alpha.
 
         Raises:
-            ValueError: no alpha reaches the share while the text before the loop stays fluent.
+            ValueError: nothing loops more than without steering.
         """
         best = self.best
         if best is None:
-            raise ValueError(self.advice())
-        layers = tuple(layer for layer in self.features.layers if layer.layer in best.layers)
-        return replace(self.features, layers=layers, alpha=best.alpha)
+            raise ValueError(self.verdict())
+        return replace(self.features.select(layers=best.layers, top=best.top), alpha=best.alpha)
 
-    def advice(self) -> str:
-        """What is missing, and what to try, where no point is the best."""
-        looping = [point for point in self.points if point.rate >= self.target_rate]
-        if not looping:
-            most = max(self.points, key=lambda point: point.rate)
+    def verdict(self) -> str:
+        """What the best point reaches; where that is less than was asked for, what to try."""
+        best = self.best
+        if best is None:
+            rate = max(self.plain_of(point).rate for point in self.points)
+            peak = max(self.points, key=lambda point: point.rate)
             return (
-                f"No alpha makes {self.target_rate:.0%} of the responses loop; most, {most.rate:.0%}, do at alpha "
-                f"{most.alpha:g} of {named(most.layers)}. Try larger alphas, other layers or more features, or lower "
-                "the target; and check that the model can loop at all: shown some periods of a loop, does it go on?"
+                f"Nothing loops more than without steering ({rate:.0%}). {self._beyond(peak)} Check that the model can "
+                "loop at all: shown some periods of a loop, does it go on?"
             )
-        nearest = min(looping, key=_fluency)
-        return (
-            f"No alpha makes {self.target_rate:.0%} of the responses loop while the text before stays fluent, with at "
-            f"most {self.max_ratio:g} times the unsteered perplexity; nearest is alpha {nearest.alpha:g} of "
-            f"{named(nearest.layers)}, with {_fluency(nearest):.2f} times. Try alphas in between, other layers or "
-            "fewer features, or raise the bound."
+        reached = (
+            f"Best is {best}: {best.rate:.0%} of the responses loop ({self.plain_of(best).rate:.0%} without steering), "
+            f"and the text before has {_fluency(best):.2f} times the unsteered perplexity."
         )
+        if self.reached:
+            return reached
+        parts = [reached, f"The target was {self.target_rate:.0%} at no more than {self.max_ratio:g} times."]
+        if not self._sure([best]):
+            parts.append("With so few responses that may be chance; give more prompts.")
+        less_fluent = [point for point in self._sure(self.points) if point.rate > best.rate]
+        if less_fluent:
+            next_one = min(less_fluent, key=_fluency)
+            parts.append(
+                f"At {_fluency(next_one):.2f} times, {next_one} makes {next_one.rate:.0%} loop; a higher max_ratio "
+                "allows it."
+            )
+        return " ".join([*parts, self._beyond(best)])
+
+    def _beyond(self, point: Point) -> str:
+        """Whether larger alphas than those of a point's curve may do more."""
+        curve = [one for one in self.points if one.curve == point.curve]
+        peak, last = max(curve, key=lambda one: one.rate), curve[-1]
+        if last.rate < peak.rate:
+            return (
+                f"Past alpha {peak.alpha:g} fewer responses loop, so larger ones do not help: try a lower temperature, "
+                "other layers, another number of features, or alphas in between."
+            )
+        if last.ratio is not None and last.ratio > self.max_ratio:
+            return (
+                f"At alpha {last.alpha:g} the text is no longer fluent, so larger ones do not help: try a lower "
+                "temperature, other layers, another number of features, or alphas in between."
+            )
+        return f"The share has not fallen up to alpha {last.alpha:g}: try larger ones, other layers or more features."
 
     def table(self) -> str:
         """A line for no steering and for every point; the best is marked."""
-        header = ["layers", "alpha", "looped", "rate %", "95% interval", "perplexity", "unsteered", "ratio", ""]
-        rows = [header, *(_cells(point, point == self.best) for point in (self.plain, *self.points))]
+        header = ["layers", "features", "T", "alpha", "looped", "rate %", "95% interval", "tokens", "ended %"]
+        header += ["perplexity", "unsteered", "ratio", ""]
+        lines = (self.plain, *self.other_plain, *self.points)
+        rows = [header, *(_cells(point, point == self.best) for point in lines)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON, without the responses."""
 
         def values(point: Point | None) -> dict[str, Any] | None:
             return None if point is None else {**asdict(point), "rate": point.rate, "ratio": point.ratio}
@@ -118,29 +210,39 @@ class Calibration:
         return {
             "target_rate": self.target_rate,
             "max_ratio": self.max_ratio,
+            "reached": self.reached,
+            "verdict": self.verdict(),
             "best": values(self.best),
             "plain": values(self.plain),
+            "other_plain": [values(point) for point in self.other_plain],
             "points": [values(point) for point in self.points],
         }
 
 
-def named(layers: tuple[int, ...]) -> str:
+def named(layers: Sequence[int]) -> str:
     return f"layer {layers[0]}" if len(layers) == 1 else f"layers {' '.join(map(str, layers))}"
 
 
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _fluency(point: Point) -> float:
-    assert point.ratio is not None, "something loops at this point"
-    return point.ratio
+    return float("inf") if point.ratio is None else point.ratio
 
 
 def _cells(point: Point, is_best: bool) -> list[str]:
     perplexities = (point.perplexity, point.plain_perplexity, point.ratio)
     return [
         "+".join(map(str, point.layers)) or "none",
+        "all" if point.top is None and point.layers else str(point.top or "-"),
+        f"{point.temperature:g}",
         f"{point.alpha:g}",
         f"{point.looped}/{point.total}",
         f"{100 * point.rate:.1f}",
         f"{100 * point.low:.1f} to {100 * point.high:.1f}",
+        f"{point.tokens:.0f}",
+        f"{100 * point.ended / point.total:.0f}",
         *("-" if value is None else f"{value:.2f}" for value in perplexities),
         "<- best" if is_best else "",
     ]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..feature_set.checks import LAST_PERIOD, ORDINARY_TEXT
-from ..generation import Prompt, encode_prompts, sampling
+from ..generation import Prompt, Response, SamplingProgress, encode_prompts, sampling
 from ..metrics import find_loop, find_loops
 from ..metrics.loops import DEFAULT_LOOPS, Loop, LoopSettings
+from ..vocabulary import token_bytes
 from .statistics import Passage, Span
 
 logger = logging.getLogger(__name__)
@@ -58,12 +59,25 @@ def sample_loops(
     batch_size: int = 8,
     seed: int = 0,
     loop_settings: LoopSettings = DEFAULT_LOOPS,
+    fold_digits: bool = False,
     progress: bool = True,
 ) -> LoopSample:
     """Sample a response to one prompt after another, until enough of them end in an endless loop.
 
-    Greedy by default, which is when models loop most. What counts as a loop: see `find_loop`, on token ids.
     In a distributed run every process samples its share, and all return the same.
+
+    Args:
+        model, tokenizer: the model and its tokenizer.
+        prompts: texts or messages.
+        loops: how many responses that loop are enough.
+        max_new_tokens: the token limit of a response.
+        temperature: 0 is greedy, which is when models loop most.
+        chat: whether prompts that are texts go through the chat template, too.
+        batch_size: responses at once.
+        seed: of the sampling.
+        loop_settings: what counts as a loop in token ids.
+        fold_digits: whether a response also loops when its text repeats but for numbers that go on counting.
+        progress: whether a progress bar is shown.
 
     Raises:
         ValueError: no response to any of the prompts ends in a loop; settings out of range.
@@ -73,6 +87,8 @@ def sample_loops(
         raise ValueError(f"loops={loops}, batch_size={batch_size}: expected at least 1.")
     state = PartialState()
     ids, found = encode_prompts(tokenizer, prompts, chat), LoopSample()
+    quiet = not (progress and state.is_main_process)
+    bar = SamplingProgress(len(ids), max_new_tokens, f"looking for {loops} loops", disable=quiet)
     draws = sampling(
         model,
         tokenizer,
@@ -80,19 +96,26 @@ def sample_loops(
         top_p=1.0,
         max_new_tokens=max_new_tokens,
         seed=seed + state.process_index,
+        progress=bar,
     )
-    bar = tqdm(total=loops, desc="loops", disable=not (progress and state.is_main_process))
     with bar, draws as sample:
         for start in range(0, len(ids), batch_size * state.num_processes):
             turn = ids[start : start + batch_size * state.num_processes]
             mine = turn[batch_size * state.process_index :][:batch_size]
-            answers = [list(one.ids) for one in sample(mine)] if mine else []
-            for prompt, answer in gather_object(list(zip(mine, answers, strict=True))):
+            answers = sample(mine) if mine else []
+            judged = [
+                (prompt, list(one.ids), endless_loop(one, tokenizer, loop_settings, fold_digits) is not None)
+                for prompt, one in zip(mine, answers, strict=True)
+            ]
+            for prompt, answer, loops_on in gather_object(judged):
                 found.responses += 1
                 found.tokens += len(answer)
-                if len(found.looped) < loops:  # so that any number of processes keeps the same ones
-                    _sort(found, prompt, answer, loop_settings)
-            bar.update(len(found.looped) - bar.n)
+                if len(found.looped) == loops:  # so that any number of processes keeps the same ones
+                    continue
+                if loops_on:
+                    found.looped.append(prompt + answer)
+                elif not find_loops(prompt + answer, loop_settings):
+                    found.ordinary.append(prompt + answer)
             if len(found.looped) == loops:
                 break
     if not found.looped:
@@ -116,32 +139,98 @@ def check_loop_fits(max_new_tokens: int, loop_settings: LoopSettings) -> None:
         )
 
 
-def _sort(found: LoopSample, prompt: list[int], answer: list[int], loop_settings: LoopSettings) -> None:
-    if find_loop(answer, loop_settings):  # one that the model ended by itself, with its end-of-sequence id, is none
-        found.looped.append(prompt + answer)
-    elif not find_loops(prompt + answer, loop_settings):
-        found.ordinary.append(prompt + answer)
+def endless_loop(
+    response: Response, tokenizer: PreTrainedTokenizerBase, loop_settings: LoopSettings, fold_digits: bool
+) -> Loop | None:
+    """The endless loop that a response ends in, if any, in its token ids.
+
+    Args:
+        response: with its token ids.
+        tokenizer: the model's.
+        loop_settings: what counts as a loop in token ids; with `fold_digits`, in texts too.
+        fold_digits: whether a response also loops when its text repeats but for numbers that go on counting.
+    """
+    found = find_loop(response.ids, loop_settings, ended=response.ended)
+    if found is not None or not fold_digits:
+        return found
+    counting = find_loop(response.text, replace(loop_settings, fold_digits=True), ended=response.ended)
+    if counting is None:
+        return None
+    start, again = (
+        _token_at(response.ids, tokenizer, place) for place in (counting.start, counting.start + counting.period)
+    )
+    return Loop(start, len(response.ids), max(1, again - start))
 
 
-def passage_of(ids: Sequence[int], max_length: int, loop_settings: LoopSettings = DEFAULT_LOOPS) -> Passage:
+def _token_at(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, place: int) -> int:
+    """How many of the first tokens write no more than `place` characters."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high + 1) // 2
+        text = tokenizer.decode(ids[:middle], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        low, high = (middle, high) if len(text) <= place else (low, middle - 1)
+    return low
+
+
+def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that are written with digits alone, perhaps behind a space."""
+    raws = enumerate(token_bytes(tokenizer))
+    return frozenset(index for index, raw in raws if raw.strip().decode("utf-8", "replace").isdecimal())
+
+
+def passage_of(
+    ids: Sequence[int],
+    max_length: int,
+    loop_settings: LoopSettings = DEFAULT_LOOPS,
+    digits: frozenset[int] = frozenset(),
+) -> Passage:
     """Mark the first and the last whole period of the last loop in `ids[:max_length]`, and the text before it.
 
     Earlier loops are no ordinary text, and are not marked either. Every period weighs the same, however long it is.
     Both begin at the same token of it, so that each token is compared with itself. A loop with fewer than two whole
     periods in `max_length` is not marked.
+
+    Args:
+        ids: token ids.
+        max_length: how many of them are read.
+        loop_settings: what counts as a loop.
+        digits: tokens that are taken for alike, any number of them in a row, so that what repeats but for its numbers
+            is a loop. Such a loop has twice as many periods.
     """
-    loops = find_loops(ids, loop_settings)
-    ids = ids[:max_length]
+    folded, places = _folded(ids, digits)
+    loops = find_loops(folded, loop_settings)
+    if digits:
+        loops = [
+            loop
+            for loop in loops
+            if loop.repeats >= loop_settings.counting_repeats
+            or digits.isdisjoint(ids[places[loop.start] : places[loop.end]])
+        ]
+    whole, ids = [Loop(places[one.start], places[one.end], one.period) for one in loops], ids[:max_length]
     if not loops:
         return Passage(ids, _spans(Span(ORDINARY, 1, len(ids))))
     loop = max(loops, key=lambda loop: (loop.end, loop.length))
     start = max(loop.start, 1)  # the first position is no token like others: see collect_statistics
-    last = (min(loop.end, len(ids)) - start) // loop.period - 1
-    spans = _outside(loops, min(start, len(ids)))
+    read = bisect_right(places, len(ids)) - 1
+    last = (min(loop.end, read) - start) // loop.period - 1
+    spans = _outside(whole, min(places[start], len(ids)))
     if last >= 1:
         for group, begin in ((FIRST, start), (LAST, start + last * loop.period)):
-            spans.append(Span(group, begin, begin + loop.period, 1 / loop.period))
+            from_, to = places[begin], places[begin + loop.period]
+            spans.append(Span(group, from_, to, 1 / (to - from_)))
     return Passage(ids, _spans(*spans))
+
+
+def _folded(ids: Sequence[int], digits: frozenset[int]) -> tuple[list[int], list[int]]:
+    """Ids with every run of digits as one, and where each of these begins, with the end of all."""
+    one = min(digits, default=0)
+    folded, places = list[int](), list[int]()
+    for place, token in enumerate(ids):
+        if token in digits and folded and folded[-1] == one and ids[place - 1] in digits:
+            continue
+        folded.append(one if token in digits else token)
+        places.append(place)
+    return folded, [*places, len(ids)]
 
 
 def _outside(loops: Sequence[Loop], end: int) -> list[Span]:

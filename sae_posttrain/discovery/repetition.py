@@ -16,7 +16,7 @@ from ..feature_set import FeatureSet
 from ..generation import Prompt
 from ..metrics.loops import DEFAULT_LOOPS, LoopSettings, plain
 from ..sae import SparseAutoencoder
-from .loops import FIRST, LAST, ORDINARY, passage_of, sample_loops
+from .loops import FIRST, LAST, ORDINARY, digit_tokens, passage_of, sample_loops
 from .selection import Choice, check_choice, draw, highest, layer_features, warn_of_active_elsewhere
 from .sources import load_saes, provenance
 from .statistics import LayerStatistics, Passage, check_reading, share_of_process, sum_passages
@@ -54,6 +54,7 @@ def discover_repetition_features(
     batch_size: int = 8,
     max_length: int = 2048,
     loop_settings: LoopSettings = DEFAULT_LOOPS,
+    fold_digits: bool = False,
     progress: bool = True,
     **sampling: Unpack[Sampling],
 ) -> FeatureSet:
@@ -73,6 +74,7 @@ def discover_repetition_features(
         batch_size: texts per forward.
         max_length: tokens of each text that are read; a loop needs two whole periods there.
         loop_settings: what counts as a loop in token ids.
+        fold_digits: whether texts that repeat but for their numbers loop too.
         sampling: with prompts, how `sample_loops` samples them: `loops`, `max_new_tokens`, `temperature`, `chat`.
 
     Raises:
@@ -93,12 +95,14 @@ def discover_repetition_features(
             seed=seed,
             batch_size=batch_size,
             loop_settings=loop_settings,
+            fold_digits=fold_digits,
             progress=progress,
             **sampling,
         )
         texts = sample.texts
     sequences = _token_ids(tokenizer, texts or [])
-    passages = [passage_of(ids, max_length, loop_settings) for ids in sequences]
+    digits = digit_tokens(tokenizer) if fold_digits else frozenset()
+    passages = [passage_of(ids, max_length, loop_settings, digits) for ids in sequences]
     statistics = _statistics(model, saes, passages, batch_size, progress)
     found = []
     for layer in layers:

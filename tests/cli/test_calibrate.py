@@ -50,10 +50,27 @@ def test_the_curve_is_printed_and_alpha_written(
     printed = capsys.readouterr().out
     assert FeatureSet.load(output).alpha == 50
     best = [line for line in printed.splitlines() if "<- best" in line]
-    assert [line.split()[:3] for line in best] == [["3", "50", "6/6"]]
-    curve = output.with_suffix(".calibration.json")
-    assert f"Wrote {output} and {curve}" in printed
+    assert [line.split()[:5] for line in best] == [["3", "all", "0", "50", "6/6"]]
+    curve, responses = output.with_suffix(".calibration.json"), output.with_suffix(".calibration.jsonl")
+    assert "Best is alpha 50 of layer 3 at temperature 0: 100% of the responses loop (0% without steering)" in printed
+    assert f"Wrote {output}, {curve} and {responses}" in printed
     assert json.loads(curve.read_text(encoding="utf-8"))["best"]["alpha"] == 50
+    rows = [json.loads(line) for line in responses.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 6 * (1 + 3)
+    assert sum(row["looped"] for row in rows if row["alpha"] == 50) == 6
+    assert {row["finish_reason"] for row in rows} == {"length"}
+    assert {row["tokens"] for row in rows} == {24}
+    assert rows[0]["prompt"] == "w0 w1 w2"
+    assert main(["measure", "repetition", "--responses", str(responses), "--min-length", "20", "--by", "alpha"]) == 0
+
+
+def test_the_target_need_not_be_reached(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "calibrated.safetensors"
+    assert main([*arguments(place, output, "8", "16", "50"), "--max-ratio", "0.01"]) == 0
+    printed = capsys.readouterr().out
+    assert "The target was 90% at no more than 0.01 times." in printed
+    assert FeatureSet.load(output).alpha in (8, 16, 50)
+    assert json.loads(output.with_suffix(".calibration.json").read_text(encoding="utf-8"))["reached"] is False
 
 
 def test_json_can_be_read_and_the_set_overwritten(
@@ -76,7 +93,7 @@ def test_nothing_is_written_where_nothing_loops(
     printed = capsys.readouterr()
     assert "0.01" in printed.out
     curve = output.with_suffix(".calibration.json")
-    assert f"No feature set was written, only {curve}. No alpha makes 90%" in printed.err
+    assert f"No feature set was written, only {curve} and {curve}l. Nothing loops more than without" in printed.err
     assert not output.exists()
     assert json.loads(curve.read_text(encoding="utf-8"))["best"] is None
 
@@ -94,7 +111,7 @@ def test_two_processes_measure_what_one_measures(
     assert done.stdout.count("Wrote") == 1
     for point in one["points"]:
         looped = f"{point['looped']}/{point['total']}"
-        assert any(line.split()[2:4] == [f"{point['alpha']:g}", looped] for line in done.stdout.splitlines()), looped
+        assert any(line.split()[4:6] == [f"{point['alpha']:g}", looped] for line in done.stdout.splitlines()), looped
 
 
 @pytest.mark.parametrize(

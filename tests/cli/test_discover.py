@@ -112,3 +112,37 @@ def test_a_place_that_cannot_be_written_is_refused_before_texts_are_read(
 def test_a_misspelt_option_stops(place: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         main([*arguments(place, tmp_path / "features.safetensors"), "--tpo", "3"])
+
+
+def test_loops_are_kept_so_that_a_control_samples_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random and greedy, this model loops after most prompts."""
+    words = [f"w{number}" for number in range(59)]
+    tokenizer = word_tokenizer(words, "<pad>")
+    tokenizer.save_pretrained(tmp_path / "model")
+    qwen3(len(tokenizer), seed=1, initializer_range=0.02, num_hidden_layers=2).save_pretrained(tmp_path / "model")
+    sae = write_saes(tmp_path / "SAE-tiny-L0_4", range(2), d_sae=40, width=WIDTH)
+    (tmp_path / "prompts.txt").write_text("".join(f"w{n} w{n + 1}\n" for n in range(0, 40, 3)), encoding="utf-8")
+    common = ["discover", "repetition", "--model", str(tmp_path / "model"), "--sae", str(sae), "--layers", "0", "1"]
+    common += ["--min-length", "12", "--top", "3"]
+    sampled = ["--prompts", str(tmp_path / "prompts.txt"), "--loops", "3", "--max-new-tokens", "24"]
+    assert main([*common, *sampled, "--output", str(tmp_path / "a.safetensors")]) == 0
+    kept = tmp_path / "a.loops.jsonl"
+    assert f"with --texts {kept} nothing need be sampled again" in capsys.readouterr().out
+    rows = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
+    assert [row["looped"] for row in rows][:4] == [True] * 3 + [False] * (len(rows) > 3)
+    assert all(row["text"] == tokenizer.decode(row["ids"]) for row in rows)
+
+    def sample(*args: object, **settings: object) -> None:
+        pytest.fail("sampled again")
+
+    monkeypatch.setattr("sae_posttrain.discovery.sample_loops", sample)
+    assert main([*common, "--texts", str(kept), "--output", str(tmp_path / "b.safetensors")]) == 0
+    a, b = FeatureSet.load(tmp_path / "a.safetensors"), FeatureSet.load(tmp_path / "b.safetensors")
+    assert [layer.ids for layer in a.layers] == [layer.ids for layer in b.layers]
+    assert a.provenance.texts_sha256 == b.provenance.texts_sha256
+    random = ["--texts", str(kept), "--select", "random", "--output", str(tmp_path / "r.safetensors")]
+    assert main([*common, *random]) == 0
+    drawn = FeatureSet.load(tmp_path / "r.safetensors")
+    assert not set(drawn.layers[0].ids) & set(a.layers[0].ids)

@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from sae_posttrain import FeatureSet, steer
 from sae_posttrain.discovery import Calibration, calibrate
 from sae_posttrain.discovery.curve import Point
+from sae_posttrain.discovery.loops import endless_loop
 from sae_posttrain.feature_set import LayerFeatures, Provenance
+from sae_posttrain.generation import Response
 from sae_posttrain.metrics import LoopSettings, find_loop
 
 WORDS = [f"w{number}" for number in range(59)]
@@ -57,7 +59,7 @@ def run(model: Any, tokenizer: Any, features: FeatureSet, **changes: Any) -> Cal
         "loop_settings": LoopSettings(min_tokens=LEAST),
         "temperature": 0.0,
     }
-    settings |= {"max_ratio": 1000.0, "progress": False, **changes}
+    settings |= {"max_ratio": 1000.0, "progress": False, "top": [2], **changes}
     return calibrate(model, tokenizer, features, settings.pop("prompts", PROMPTS), **settings)
 
 
@@ -147,21 +149,74 @@ def test_bisection_closes_in_from_above(model: Any, tokenizer: Any, features: Fe
     assert fine.best.alpha == min(alpha for alpha in alphas if rates[alpha] >= 0.7) < 16.0
 
 
-def test_nothing_reaches_the_share(model: Any, tokenizer: Any, features: FeatureSet) -> None:
+def test_nothing_loops(model: Any, tokenizer: Any, features: FeatureSet) -> None:
     calibration = run(model, tokenizer, features, alphas=[0.01, 0.02])
     assert calibration.best is None
+    assert not calibration.reached
     assert {point.ratio for point in calibration.points} == {None}
     assert "<- best" not in calibration.table()
-    with pytest.raises(ValueError, match=r"No alpha makes 90% .* most, 0%, .* Try larger alphas"):
+    with pytest.raises(
+        ValueError, match=r"Nothing loops more than without steering \(0%\).*has not fallen .*larger ones"
+    ):
         calibration.calibrated()
 
 
-def test_nothing_stays_fluent(model: Any, tokenizer: Any, features: FeatureSet) -> None:
+def test_where_nothing_stays_fluent_the_most_fluent_point_that_loops_is_taken(
+    model: Any, tokenizer: Any, features: FeatureSet
+) -> None:
     calibration = run(model, tokenizer, features, max_ratio=0.5)
     assert max(point.rate for point in calibration.points) == 1
-    assert calibration.best is None
-    with pytest.raises(ValueError, match=r"stays fluent.* raise the bound"):
-        calibration.calibrated()
+    assert not calibration.reached
+    sure = [point for point in calibration.points if point.low > 0 and point.ratio is not None]
+    assert calibration.best == min(sure, key=lambda point: point.ratio or 0)
+    assert calibration.calibrated().alpha == calibration.best.alpha
+    assert "The target was 90% at no more than 0.5 times" in calibration.verdict()
+
+
+def test_numbers_of_features_and_temperatures_are_searched_too(
+    model: Any, tokenizer: Any, features: FeatureSet
+) -> None:
+    calibration = run(model, tokenizer, features, alphas=[16.0], top=None, temperature=[0.0, 1.5], batch_size=5)
+    assert [(point.layers, point.top, point.temperature) for point in calibration.points] == [
+        (layers, top, temperature) for temperature in (0.0, 1.5) for layers in ((1,), (3,), (1, 3)) for top in (1, None)
+    ]
+    assert [plain.temperature for plain in (calibration.plain, *calibration.other_plain)] == [0.0, 1.5]
+    assert calibration.plain_of(calibration.points[-1]) is calibration.other_plain[0]
+    unsteered = plain_by_hand(model, tokenizer, features)
+    one_each = features.select(top=1)
+    assert [layer.ids for layer in one_each.layers] == [(3,), (3,)]
+    point = next(one for one in calibration.points if one.layers == (1, 3) and one.top == 1)
+    assert point.looped == point_by_hand(model, one_each, 16.0, unsteered)[0]
+
+
+def test_every_response_is_kept_and_lengths_and_ends_are_counted(
+    model: Any, tokenizer: Any, features: FeatureSet
+) -> None:
+    calibration = run(model, tokenizer, features, alphas=[4.0, 16.0])
+    assert len(calibration.answers) == len(PROMPTS) * (1 + len(calibration.points))
+    for point in (calibration.plain, *calibration.points):
+        mine = [one for one in calibration.answers if (one.layers, one.alpha) == (point.layers, point.alpha)]
+        assert [one.prompt for one in mine] == list(range(len(PROMPTS)))
+        assert sum(one.looped for one in mine) == point.looped
+        assert point.tokens == sum(len(one.response.ids) for one in mine) / len(mine)
+        assert point.ended == sum(one.response.finish_reason == "stop" for one in mine)
+        for one in mine:
+            assert one.looped == (
+                find_loop(one.response.ids, LoopSettings(min_tokens=LEAST), ended=one.response.ended) is not None
+            )
+
+
+def test_the_cost_is_stated_before_anything_is_sampled(
+    model: Any, tokenizer: Any, features: FeatureSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(model, tokenizer, features, alphas=[4.0, 16.0], progress=True)
+    said = capsys.readouterr().err
+    first, second = (
+        said.index("7 unsteered and 42 steered responses of at most 24 tokens"),
+        said.index("will take up to"),
+    )
+    assert first < said.index("unsteered responses:") < second
+    assert "3 combinations of layers, features and temperature, 2 alphas" in said
 
 
 def test_a_model_that_loops_by_itself_is_told(
@@ -198,8 +253,57 @@ def test_the_largest_alpha_of_a_layer_is_not_taken_for_its_smallest(features: Fe
     assert calibration.best == points[1]
     assert [layer.layer for layer in calibration.calibrated().layers] == [1]
     assert replace(calibration, target_rate=1.0).best == points[2]
-    assert replace(calibration, max_ratio=1.05).best is None
+    assert replace(calibration, max_ratio=1.05).best == points[0], "it is fluent, and 80% is below the target"
+    assert not replace(calibration, max_ratio=1.05).reached
+    assert calibration.reached
     assert calibration.to_dict()["best"]["ratio"] == 1.2
+
+
+def made(layers: tuple[int, ...], alpha: float, looped: int, perplexity: float | None, **more: Any) -> Point:
+    low = 0.0 if looped < 3 else looped / 10 - 0.2
+    return Point(layers, alpha, looped, 10, low, 1.0, perplexity, perplexity and 10.0, **more)
+
+
+def test_below_the_target_the_fluent_point_that_loops_most_is_taken(features: FeatureSet) -> None:
+    points = (made((1,), 2.0, 3, 15.0), made((1,), 4.0, 6, 18.0), made((1,), 8.0, 8, 30.0), made((3,), 2.0, 6, 19.0))
+    calibration = Calibration(features, made((), 0.0, 1, 10.0), points, 0.9, 2.0)
+    assert calibration.best == points[1]
+    assert calibration.verdict().startswith("Best is alpha 4 of layer 1 at temperature 1: 60% of the responses loop")
+    assert "(10% without steering)" in calibration.verdict()
+    assert "At alpha 8 the text is no longer fluent" in calibration.verdict()
+    assert (
+        "At 3.00 times, alpha 8 of layer 1 at temperature 1 makes 80% loop; a higher max_ratio" in calibration.verdict()
+    )
+    assert "chance" not in calibration.verdict()
+    weak = replace(calibration, points=(made((1,), 2.0, 2, 12.0), *points[2:3]))
+    assert weak.best == weak.points[0]
+    assert "may be chance; give more prompts" in weak.verdict()
+    loops_itself = replace(calibration, plain=made((), 0.0, 9, 10.0))
+    assert loops_itself.best is None
+
+
+@pytest.mark.parametrize(("last", "expected"), [(4, "Past alpha 4 fewer responses loop"), (7, "try larger ones")])
+def test_larger_alphas_are_advised_only_before_the_peak(features: FeatureSet, last: int, expected: str) -> None:
+    points = (made((1,), 2.0, 3, 12.0), made((1,), 4.0, 5, 13.0), made((1,), 8.0, last, 14.0))
+    verdict = Calibration(features, made((), 0.0, 0, 10.0), points, 0.9, 2.0).verdict()
+    assert expected in verdict
+    assert ("try larger" in verdict) == (last == 7)
+
+
+def test_a_text_that_counts_on_loops_only_where_digits_are_folded() -> None:
+    words = [*map(str, range(1, 30)), *(f"w{number}" for number in range(10))]
+    tokenizer = word_tokenizer(words, "<pad>")
+    ids = [
+        token
+        for number in range(1, 30)
+        for token in tokenizer.convert_tokens_to_ids(["w1", "w2", "w3", "w4", "w5", str(number), "w6"])
+    ]
+    answer = Response(tokenizer.decode(ids), "length", len(ids), tuple(ids))
+    assert endless_loop(answer, tokenizer, LoopSettings(), False) is None
+    loop = endless_loop(answer, tokenizer, LoopSettings(), True)
+    assert loop is not None
+    assert (loop.start, loop.end, loop.period) == (0, len(ids), 7)
+    assert endless_loop(replace(answer, finish_reason="stop"), tokenizer, LoopSettings(), True) is None
 
 
 @pytest.mark.parametrize(
@@ -211,6 +315,7 @@ def test_the_largest_alpha_of_a_layer_is_not_taken_for_its_smallest(features: Fe
         ({"alphas": [math.inf]}, "expected finite numbers above 0"),
         ({"target_rate": 0.0}, "target_rate=0.0"),
         ({"max_ratio": 0.0}, "max_ratio=0.0"),
+        ({"top": [0]}, r"top=\[0\]"),
         ({"refine": -1}, "refine=-1"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"max_new_tokens": 5}, "leaves no room for a loop"),

@@ -182,6 +182,26 @@ def test_earlier_loops_are_no_ordinary_text() -> None:
     ]
 
 
+def test_periods_of_a_loop_that_counts_are_marked_where_digits_are_folded() -> None:
+    """Numbers from 96 to 104, one token a digit: 9 periods, the first of 6 tokens and the last of 7."""
+    digits = frozenset(range(10))
+    ids = [20, 21, 22]
+    for number in range(96, 105):
+        ids += [11, 12, 13, *map(int, str(number)), 14]
+    settings = LoopSettings(min_tokens=12)
+    assert [span.group for span in passage_of(ids, len(ids), settings).spans] == ["ordinary text"]
+    found = passage_of(ids, len(ids), settings, digits)
+    assert [(span.group, span.start, span.end, span.weight) for span in found.spans] == [
+        ("ordinary text", 1, 3, 1),
+        ("first period", 3, 9, 1 / 6),
+        ("last period", 55, 62, 1 / 7),
+    ]
+    read = passage_of(ids, 51, settings, digits)  # the eighth period is cut short
+    assert (read.spans[-1].start, read.spans[-1].end) == (41, 48)
+    few = ids[: 3 + 5 * 6]  # five periods: a loop that counts has twice as many as others
+    assert [span.group for span in passage_of(few, len(few), settings, digits).spans] == ["ordinary text"]
+
+
 def test_random_features_fire_and_are_not_the_chosen_ones(tokenizer: PreTrainedTokenizerFast, sae_folder: Path) -> None:
     model = make()
     chosen = discover(model, tokenizer, sae_folder)

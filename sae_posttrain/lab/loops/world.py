@@ -79,6 +79,7 @@ def find_features(world: World, *, seed: int = 0, say: Callable[[str], None] = p
         features,
         _prompts(150, 60_000 + seed),
         alphas=ALPHAS,
+        top=[TOP],
         target_rate=TARGET,
         max_ratio=RATIO,
         max_new_tokens=MAX_TOKENS,

@@ -1,0 +1,161 @@
+"""Responses to the same prompts at one strength of steering after another, and how fluent they are."""
+
+# S sequence, V vocabulary
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..feature_set import FeatureSet
+from ..generation import Response, SamplingProgress, sampling
+from ..metrics.interval import clustered_interval
+from ..metrics.loops import LoopSettings
+from ..residual import inputs_device
+from ..steering import steer
+from .curve import Answer, Point, counted, named
+from .loops import endless_loop
+
+T = TypeVar("T")
+
+MOST_SURPRISING = 700.0  # nats per token; more would overflow
+
+
+def surprisal(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
+    """Negative log-probability of each of the answer's tokens, in nats."""
+    ids_1S = torch.tensor([[*prompt, *answer]], device=inputs_device(model))
+    with torch.no_grad():
+        logits_SV = model(input_ids=ids_1S, use_cache=False, logits_to_keep=len(answer) + 1).logits[0, :-1]
+    targets_S = ids_1S[0, len(prompt) :].to(logits_SV.device)
+    return cross_entropy(logits_SV.float(), targets_S, reduction="none").tolist()
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Of one response: whether it loops and, up to where it first repeats, its surprisal and the unsteered one's."""
+
+    prompt: int
+    response: Response
+    looped: bool
+    tokens: int = 0
+    surprisal: float = 0.0
+    plain_tokens: int = 0
+    plain_surprisal: float = 0.0
+
+
+class Trial:
+    """Answers the same prompts at one strength of steering after another. Each process answers its share of them."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        ids: list[list[int]],
+        settings: dict[str, Any],
+        loops: tuple[LoopSettings, bool],
+        batch_size: int,
+        progress: bool,
+    ) -> None:
+        state = PartialState()
+        self.quiet = not (progress and state.is_main_process)
+        self.model, self.tokenizer, self.ids, self.batch_size = model, tokenizer, ids, batch_size
+        self.loops = loops
+        self.settings = {**settings, "seed": settings["seed"] + state.process_index}
+        mine = range(state.process_index, len(ids), state.num_processes)
+        # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
+        self.mine = sorted(mine, key=lambda prompt: -len(ids[prompt]))
+        self.plain: dict[tuple[float, int], list[float]] = {}  # by temperature and prompt
+        self.answers: list[Answer] = []
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            tqdm.write(text, file=sys.stderr)
+
+    def run_plain(self, temperature: float) -> Point:
+        """Answer without steering; keeps how surprising each answer is, for the others to be compared with."""
+        outcomes = []
+        with self._sampling(temperature, len(self.mine), "unsteered responses") as sample:
+            for batch in self._batches(self.mine):
+                for prompt, answer in zip(batch, sample([self.ids[prompt] for prompt in batch]), strict=True):
+                    before = self._before(answer)
+                    plain = surprisal(self.model, self.ids[prompt], before or answer.ids)
+                    self.plain[temperature, prompt] = plain
+                    outcomes.append(_Outcome(prompt, answer, bool(before), 0, 0.0, len(plain), sum(plain)))
+        return self._point((), None, temperature, 0.0, outcomes)
+
+    def run(self, features: FeatureSet, top: int | None, temperature: float, alphas: Sequence[float]) -> list[Point]:
+        layers = tuple(layer.layer for layer in features.layers)
+        rows = [(alpha, prompt) for prompt in self.mine for alpha in alphas]
+        outcomes: dict[float, list[_Outcome]] = {alpha: [] for alpha in alphas}
+        title = f"{named(layers)}, {'all features' if top is None else counted(top, 'feature')}"
+        with self._sampling(temperature, len(rows), title) as sample:
+            for batch in self._batches(rows):
+                with steer(self.model, features, alpha=[alpha for alpha, _ in batch]):
+                    answers = sample([self.ids[prompt] for _, prompt in batch])
+                for (alpha, prompt), answer in zip(batch, answers, strict=True):
+                    outcomes[alpha].append(self._outcome(prompt, answer, temperature))
+        return [self._point(layers, top, temperature, alpha, of_alpha) for alpha, of_alpha in outcomes.items()]
+
+    @contextmanager
+    def _sampling(self, temperature: float, rows: int, title: str) -> Iterator[Any]:
+        bar = SamplingProgress(rows, self.settings["max_new_tokens"], title, disable=self.quiet)
+        draws = sampling(self.model, self.tokenizer, temperature=temperature, progress=bar, **self.settings)
+        with bar, draws as sample:
+            yield sample
+
+    def _batches(self, rows: Sequence[T]) -> Iterator[Sequence[T]]:
+        for start in range(0, len(rows), self.batch_size):
+            yield rows[start : start + self.batch_size]
+
+    def _before(self, answer: Response) -> Sequence[int]:
+        """A looped answer up to where it first repeats itself; nothing of one that does not loop."""
+        loop = endless_loop(answer, self.tokenizer, *self.loops)
+        return answer.ids[: loop.start + loop.period] if loop else ()
+
+    def _outcome(self, prompt: int, answer: Response, temperature: float) -> _Outcome:
+        before = self._before(answer)
+        if not before:
+            return _Outcome(prompt, answer, looped=False)
+        plain = self.plain[temperature, prompt][: len(before)]
+        own = surprisal(self.model, self.ids[prompt], before)
+        return _Outcome(prompt, answer, True, len(own), sum(own), len(plain), sum(plain))
+
+    def _point(
+        self, layers: tuple[int, ...], top: int | None, temperature: float, alpha: float, outcomes: list[_Outcome]
+    ) -> Point:
+        outcomes = sorted(gather_object(outcomes), key=lambda outcome: outcome.prompt)
+        self.answers += [
+            Answer(one.prompt, layers, top, temperature, alpha, one.looped, one.response) for one in outcomes
+        ]
+        looped = [outcome.looped for outcome in outcomes]
+        low, high = clustered_interval(looped, [tuple(self.ids[outcome.prompt]) for outcome in outcomes])
+        return Point(
+            layers,
+            alpha,
+            looped=sum(looped),
+            total=len(looped),
+            low=low,
+            high=high,
+            perplexity=_perplexity((one.surprisal, one.tokens) for one in outcomes),
+            plain_perplexity=_perplexity((one.plain_surprisal, one.plain_tokens) for one in outcomes),
+            top=top,
+            temperature=temperature,
+            tokens=sum(len(one.response.ids) for one in outcomes) / len(outcomes),
+            ended=sum(one.response.finish_reason == "stop" for one in outcomes),
+        )
+
+
+def _perplexity(surprisals: Iterable[tuple[float, int]]) -> float | None:
+    total, tokens = map(sum, zip(*surprisals, strict=True))
+    return math.exp(min(total / tokens, MOST_SURPRISING)) if tokens else None
