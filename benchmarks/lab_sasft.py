@@ -2,6 +2,8 @@
 
     python benchmarks/lab_sasft.py [--base FOLDER]
 
+Beside them stands what needs no SAE: unlikelihood of the suppressed language's tokens.
+
 zh, ru and ko in turn, three seeds each (of the training data, its order and the discovery texts), on one base model
 and one set of SAEs from the lab. SFT is trained once a seed and measured for each language. With --base it takes the
 `base` model and SAEs that `sae-posttrain demo` left in FOLDER instead of training them.
@@ -17,7 +19,16 @@ from _rows import Row, write
 from transformers import AutoTokenizer
 
 from sae_posttrain.lab.demonstration import quiet
-from sae_posttrain.lab.experiment import Outcome, Settings, find_features, fine_tune, measure
+from sae_posttrain.lab.experiment import (
+    ARMS,
+    WITH_FEATURES,
+    Outcome,
+    Settings,
+    callback_of,
+    find_features,
+    fine_tune,
+    measure,
+)
 from sae_posttrain.lab.world import World, build_world, measure_world
 
 LANGUAGES = ("zh", "ru", "ko")
@@ -67,9 +78,9 @@ def run_seed(base: Path, saes: Path, seed: int, settings: Settings) -> list[tupl
     plain = fine_tune(base, seed, settings)
     for language in LANGUAGES:
         keep(measure("SFT", plain, tokenizer, language, settings), language)
-        for arm in ("SASFT", "random features"):
-            features = find_features(base, saes, language, seed, settings, arm)
-            model = fine_tune(base, seed, settings, features, language)
+        for arm in ARMS[1:]:
+            features = find_features(base, saes, language, seed, settings, arm) if arm in WITH_FEATURES else None
+            model = fine_tune(base, seed, settings, callback_of(arm, features, language, settings))
             keep(measure(arm, model, tokenizer, language, settings), language)
     return found
 
@@ -98,7 +109,7 @@ def summary_rows(rows: list[Row]) -> list[Row]:
         if name == "held-out loss" or (name.startswith("switching") and not name.endswith(("low", "high")))
     ]
     for language in LANGUAGES:
-        for arm in ("SASFT", "random features"):
+        for arm in ARMS[1:]:
             for name in measures:
                 plain = mean(language, "SFT", name)
                 if plain:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .metrics import code_switching_rate, repetition_rate
     from .sae import SparseAutoencoder, load_sae
     from .steering import steer
+    from .token_counts import TokenCounts, count_tokens
     from .training.evaluation import RateEvaluationCallback
     from .training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
     from .training.sasft import SASFTCallback, SASFTConfig, SASFTTrainer
@@ -26,7 +27,9 @@ _HOME = {
     "SparseAutoencoder": "sae",
     "SteeredGRPOConfig": "training.rollouts",
     "SteeredGRPOTrainer": "training.rollouts",
+    "TokenCounts": "token_counts",
     "code_switching_rate": "metrics",
+    "count_tokens": "token_counts",
     "discover_language_features": "discovery",
     "discover_repetition_features": "discovery",
     "expected_switch_rate": "expected",
@@ -43,7 +46,9 @@ __all__ = [
     "SparseAutoencoder",
     "SteeredGRPOConfig",
     "SteeredGRPOTrainer",
+    "TokenCounts",
     "code_switching_rate",
+    "count_tokens",
     "discover_language_features",
     "discover_repetition_features",
     "expected_switch_rate",

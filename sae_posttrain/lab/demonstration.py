@@ -1,4 +1,4 @@
-"""The demo: build the world, run the three arms, print one table and name the files."""
+"""The demo: build the world, run the four arms, print one table and name the files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def demonstrate(
     with quiet():
         world = build_world(output, plan=plan, seed=seed, say=say)
         say(f"  {copying_line(world)}")
-        say(f"2/3 features that stand for {suppress}, and three ways to fine-tune")
+        say(f"2/3 features that stand for {suppress}, and four ways to fine-tune")
         outcomes = run_arms(world.base, world.saes, suppress, seed, settings, output=output, say=say)
     say("3/3 done")
     table = outcome_table(outcomes, suppress)

@@ -1,4 +1,8 @@
-"""Plain SFT, SASFT, and SASFT with random features, from one checkpoint: how often each switches, at what cost."""
+"""Plain SFT, SASFT, its control and its rival, from one checkpoint: how often each switches, at what cost.
+
+The control is SASFT with random features. The rival is unlikelihood of the suppressed language's tokens, which needs no
+SAE.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,9 @@ from .lexicon import LANGUAGES
 from .questions import NOISE, questions
 from .record import arm_folder, write_log, write_numbers, write_switching_answers
 
-Arm = Literal["SFT", "SASFT", "random features"]
-ARMS: tuple[Arm, ...] = ("SFT", "SASFT", "random features")
+Arm = Literal["SFT", "SASFT", "random features", "unlikelihood"]
+ARMS: tuple[Arm, ...] = ("SFT", "SASFT", "random features", "unlikelihood")
+WITH_FEATURES: tuple[Arm, ...] = ("SASFT", "random features")
 HELD_OUT_SEED = 90_000
 
 
@@ -37,6 +42,7 @@ class Settings:
     learning_rate: float = 3e-4
     noise: float = NOISE
     weight: float = 0.5
+    token_weight: float = 30.0
     scale: Literal["raw", "typical"] = "raw"
     baseline: Literal["mean", "zero"] = "mean"
     top: int = 32
@@ -75,9 +81,12 @@ def run_arms(
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     outcomes = []
     for arm in arms:
-        features = None if arm == "SFT" else find_features(checkpoint, saes, suppress, seed, settings, arm)
+        features = None
+        if arm in WITH_FEATURES:
+            features = find_features(checkpoint, saes, suppress, seed, settings, arm)
         folder = None if output is None else arm_folder(output, arm)
-        model = fine_tune(checkpoint, seed, settings, features, suppress, folder=folder)
+        callback = callback_of(arm, features, suppress, settings)
+        model = fine_tune(checkpoint, seed, settings, callback, folder=folder)
         outcome = measure(arm, model, tokenizer, suppress, settings, folder=folder)
         say(f"  {arm}: {', '.join(f'{r.rate:.2%} at top_p {p}' for p, r in outcome.switching.items())}")
         outcomes.append(outcome)
@@ -108,16 +117,24 @@ def find_features(
     )
 
 
+def callback_of(arm: Arm, features: FeatureSet | None, suppress: str, settings: Settings) -> SASFTCallback | None:
+    """What makes an arm other than plain SFT."""
+    if arm == "unlikelihood":
+        return SASFTCallback(suppress=suppress, token_weight=settings.token_weight)
+    if features is None:
+        return None
+    return SASFTCallback(features, suppress, weight=settings.weight, baseline=settings.baseline, scale=settings.scale)
+
+
 def fine_tune(
     checkpoint: Path,
     seed: int,
     settings: Settings,
-    features: FeatureSet | None = None,
-    suppress: str = "zh",
+    callback: SASFTCallback | None = None,
     *,
     folder: Path | None = None,
 ) -> PreTrainedModel:
-    """The checkpoint after supervised fine-tuning with TRL; under SASFT where features are given.
+    """The checkpoint after supervised fine-tuning with TRL; with an auxiliary loss where a callback is given.
 
     The trainer's log goes into `folder`.
     """
@@ -131,10 +148,7 @@ def fine_tune(
             processing_class=AutoTokenizer.from_pretrained(checkpoint),
         )
         trainer.remove_callback(PrinterCallback)
-        if features is not None:
-            callback = SASFTCallback(
-                features, suppress, weight=settings.weight, baseline=settings.baseline, scale=settings.scale
-            )
+        if callback is not None:
             trainer.add_callback(callback.set_trainer(trainer))
         trainer.train()
         if folder is not None:

@@ -34,12 +34,12 @@ PLAN = Plan(
 def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
     outcomes = demonstrate(tmp_path / "out", suppress="ko", settings=TINY, plan=PLAN)
     printed = capsys.readouterr().out
-    assert [outcome.arm for outcome in outcomes] == ["SFT", "SASFT", "random features"]
+    assert [outcome.arm for outcome in outcomes] == ["SFT", "SASFT", "random features", "unlikelihood"]
     assert {rate.total for outcome in outcomes for rate in outcome.switching.values()} == {12}
     assert outcome_table(outcomes, "ko") in printed
     assert "given two periods it continues" in printed
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("base", "SAE-Res-lab-W1024-L0_16", "sft", "sasft", "random-features"),
+        *("base", "SAE-Res-lab-W1024-L0_16", "sft", "sasft", "random-features", "unlikelihood"),
         *("sasft.safetensors", "random-features.safetensors", "table.txt", "results.json"),
         *("contexts.json", "trace.json"),
     }
@@ -53,7 +53,7 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
     assert control.provenance.selection == "random"
     report = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert report["suppress"] == "ko"
-    assert len(report["outcomes"]) == 3
+    assert len(report["outcomes"]) == 4
 
 
 @pytest.mark.parametrize("only", [None, "switching", "loops"])

@@ -14,6 +14,7 @@ from torch import nn
 
 from sae_posttrain import FeatureSet, SASFTCallback, SASFTConfig, SASFTTrainer
 from sae_posttrain.residual import decoder
+from sae_posttrain.training.sasft import head
 from sae_posttrain.training.sasft.head import check_logits, transform_of
 from sae_posttrain.training.sasft.token_term import TokenTerm
 
@@ -257,6 +258,28 @@ class TestHead:
         expected = difference(reference(world, row, 0.0, TOKEN_WEIGHT), reference(world, row, 0.0))
         assert any("lm_head" in name and value.any() for name, value in expected.items())
         assert relative_error(added, expected) <= 1e-5
+
+
+class Sharded(nn.Parameter):
+    """What FSDP2 makes of a parameter, as far as the head is concerned."""
+
+    def full_tensor(self) -> torch.Tensor:
+        return torch.full((2, 2), 7.0)
+
+
+class TestShardedHead:
+    """A head that FSDP2 shards as a module of its own is not whole inside the model's forward."""
+
+    def test_a_trained_one_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(head, "DTensor", Sharded)
+        with pytest.raises(RuntimeError, match="FSDP2 shards the head as a module of its own, and it is trained"):
+            head.plain(Sharded(torch.zeros(1, 2)))
+
+    def test_a_frozen_one_is_gathered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(head, "DTensor", Sharded)
+        found = head.plain(Sharded(torch.zeros(1, 2), requires_grad=False))
+        assert found is not None
+        assert found.tolist() == [[7.0, 7.0]] * 2
 
 
 class TestRefusals:
