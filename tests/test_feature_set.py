@@ -57,6 +57,27 @@ def test_a_file_gives_back_what_was_saved(features: FeatureSet, tmp_path: Path) 
     assert FeatureSet.load(tmp_path / "deep").summary() == features.summary()
 
 
+def test_tensors_that_share_memory_are_saved(features: FeatureSet, tmp_path: Path) -> None:
+    """As of an SAE whose decoder is its encoder transposed, or of languages that were given one tensor."""
+    layer = features.layers[0]
+    block = torch.randn(4, 8)
+    same = layer.baselines["en"]
+    tied = replace(
+        layer, encoder=block[:3], direction=block[1:], baselines={"ko": same, "zh": same[:], "en": same}, bias=same
+    )
+    apart = replace(
+        tied,
+        encoder=block[:3].clone(),
+        direction=block[1:].clone(),
+        baselines={code: same.clone() for code in ("ko", "zh", "en")},
+        bias=same.clone(),
+    )
+    saved = replace(features, layers=(tied,))
+    loaded = FeatureSet.load(saved.save(tmp_path / "features.safetensors"))
+    assert torch.equal(loaded.layers[0].direction, block[1:])
+    assert saved.sha256 == loaded.sha256 == replace(features, layers=(apart,)).sha256
+
+
 def test_alpha_survives_the_file_and_is_stated(features: FeatureSet, tmp_path: Path) -> None:
     calibrated = replace(features, alpha=2.5)
     assert FeatureSet.load(calibrated.save(tmp_path / "features.safetensors")).alpha == 2.5

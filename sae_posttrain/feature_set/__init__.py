@@ -237,10 +237,10 @@ class FeatureSet:
         tensors = {}
         for layer in self.layers:
             for name in TENSORS:
-                tensors[f"{layer.layer}.{name}"] = getattr(layer, name).float().contiguous()
+                tensors[f"{layer.layer}.{name}"] = _own(getattr(layer, name))
             for name in BY_GROUP:
                 for code, values in getattr(layer, name).items():
-                    tensors[f"{layer.layer}.{name}.{code}"] = values.float().contiguous()
+                    tensors[f"{layer.layer}.{name}.{code}"] = _own(values)
         description: dict[str, Any] = {
             "format": FORMAT,
             "provenance": asdict(self.provenance),
@@ -310,6 +310,11 @@ def _locate(source: str | Path, revision: str | None) -> Path:
         raise FileNotFoundError(
             f"{str(source)!r} is neither a file nor a Hugging Face repository with {FILE_NAME}: {error}"
         ) from error
+
+
+def _own(values: Tensor) -> Tensor:
+    """A copy in memory of its own: safetensors refuses tensors that share it, such as tied encoders and directions."""
+    return values.detach().clone().float().contiguous()
 
 
 def _entry(layer: LayerFeatures) -> dict[str, Any]:
