@@ -19,6 +19,8 @@ import numpy as np
 import regex
 
 from ..languages import LANGUAGES, SCRIPTS
+from .han import chinese_forms, japanese_forms
+from .offsets import code_points
 
 _OWN_CLASS = {"Hani": "H", "Hira": "K", "Kana": "K", "Hang": "G"}
 _LIVING = {script for language in LANGUAGES.values() for script in language.scripts}
@@ -41,7 +43,7 @@ _PUNCTUATION = {
 
 def classes_of(text: str) -> bytes:
     """The class of each character."""
-    return _table()[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")].tobytes()
+    return _table()[code_points(text)].tobytes()
 
 
 @cache
@@ -60,20 +62,6 @@ def _table() -> np.ndarray:
             continue  # a script newer than the installed `regex`
         for match in matches:
             table[match.start() : match.end()] = byte
-    for place in range(0x4E00, 0xA000):
-        table[place] = _han_class(chr(place))
+    for forms, char in ((chinese_forms(), "C"), (japanese_forms(), "J"), ("是", "S")):
+        table[[ord(form) for form in forms]] = ord(char)
     return table
-
-
-def _han_class(char: str) -> int:
-    """By whose character sets hold it: GB 2312 and Big5 for Chinese, JIS X 0208 for Japanese."""
-    chinese, japanese = _encodes(char, "gb2312") or _encodes(char, "big5"), _encodes(char, "shift_jis")
-    return ord("S" if char == "是" else "H" if chinese == japanese else "C" if chinese else "J")
-
-
-def _encodes(char: str, charset: str) -> bool:
-    try:
-        char.encode(charset)
-    except UnicodeEncodeError:
-        return False
-    return True
