@@ -1,12 +1,14 @@
 """The language of an answer, from its own tokens: by their scripts where that is certain, else by the decoded text."""
 
-# B batch, S sequence, V vocabulary, M labelled tokens of one segment
+# B batch, S sequence
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -42,8 +44,9 @@ class ScriptIdentifier:
         raws = token_bytes(tokenizer)
         scripts = [token_script(raw) for raw in raws]
         place: dict[str | None, int] = {script: index for index, script in enumerate(SCRIPTS)}
-        self._script_V = torch.tensor([place.get(script, len(SCRIPTS)) for script in scripts])
-        self._unclear_V = torch.tensor([_is_unclear(*one) for one in zip(raws, scripts, strict=True)])
+        self._raws = raws if _joins_bytes(tokenizer) else None
+        self._scripts = np.array([place.get(script, len(SCRIPTS)) for script in scripts])
+        self._unclear = np.array([_is_unclear(*one) for one in zip(raws, scripts, strict=True)])
 
     def __call__(
         self, inputs: Mapping[str, Tensor], segment_BS: Tensor, open_BS: Tensor | None = None
@@ -57,56 +60,63 @@ class ScriptIdentifier:
         """
         return {number: self._read(runs) for number, runs in labelled_runs(inputs, segment_BS, open_BS)}
 
-    def text(self, runs: Sequence[Tensor]) -> str:
+    def text(self, runs: Sequence[np.ndarray]) -> str:
         """Runs of token ids as text, each on a line of its own."""
-        return "\n".join(self._tokenizer.decode(run.tolist(), skip_special_tokens=True) for run in runs)
+        if self._raws is None:
+            return "\n".join(self._tokenizer.decode(run.tolist(), skip_special_tokens=True) for run in runs)
+        # As the tokenizer's own decoder, which takes several times as long.
+        known = (run[run < len(self._raws)].tolist() for run in runs)
+        return b"\n".join(b"".join([self._raws[index] for index in run]) for run in known).decode("utf-8", "replace")
 
-    def _read(self, runs: Sequence[Tensor]) -> AnswerLanguage:
-        ids_M = torch.cat(list(runs))
-        found = self._by_tokens(ids_M)
+    def _read(self, runs: Sequence[np.ndarray]) -> AnswerLanguage:
+        ids = np.concatenate(runs)
+        found = self._by_tokens(ids)
         if found is not None:
             return found
-        if len(ids_M) > FIRST_TOKENS:
+        if len(ids) > FIRST_TOKENS:
             first = answer_language(self.text(_first(runs, FIRST_TOKENS)), self._candidates)
             if first.share >= CLEAR_SHARE and first.words >= CLEAR_WORDS:
                 return first
         return answer_language(self.text(runs), self._candidates)
 
-    def _by_tokens(self, ids_M: Tensor) -> AnswerLanguage | None:
+    def _by_tokens(self, ids: np.ndarray) -> AnswerLanguage | None:
         """What the tokens alone tell; None where only their text does."""
-        ids_M = ids_M[ids_M < len(self._script_V)]
-        if bool(self._unclear_V[ids_M].any()):
+        ids = ids[ids < len(self._scripts)]
+        if self._unclear[ids].any():
             return None
-        script_M = self._script_V[ids_M]
-        script_M = script_M[script_M < len(SCRIPTS)]
-        if not len(script_M):
+        places = self._scripts[ids]
+        places = places[places < len(SCRIPTS)]
+        if not len(places):
             return _NOTHING
-        script = SCRIPTS[int(script_M[0])]
-        if script in _NEEDS_TEXT or bool((script_M != script_M[0]).any()):
+        script = SCRIPTS[places[0]]
+        if script in _NEEDS_TEXT or (places != places[0]).any():
             return None
-        return AnswerLanguage(language_of_writing(script, self._candidates), script, 1.0, float(len(script_M)))
+        return AnswerLanguage(language_of_writing(script, self._candidates), script, 1.0, float(len(places)))
 
 
 def labelled_runs(
     inputs: Mapping[str, Tensor], segment_BS: Tensor, open_BS: Tensor | None = None
-) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """Number of each segment, and its labelled token ids, in runs without a gap, on the CPU."""
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Number of each segment, and its labelled token ids, in runs without a gap."""
     wanted_BS = inputs["labels"] != -100
     if open_BS is not None:
         wanted_BS = wanted_BS & open_BS
     stacked = torch.stack([inputs["input_ids"], segment_BS, wanted_BS.to(segment_BS.dtype)])
-    id_BS, number_BS, asked_BS = stacked.cpu()  # one copy, which waits for the device once
-    place = asked_BS.flatten().nonzero().squeeze(-1)
-    number, id_at = number_BS.flatten()[place], id_BS.flatten()[place]
-    starts = torch.ones_like(place, dtype=torch.bool)
-    starts[1:] = (place[1:] != place[:-1] + 1) | (number[1:] != number[:-1])
-    at = starts.nonzero().squeeze(-1)
-    runs = id_at.tensor_split(at[1:])
-    by_number: dict[int, list[Tensor]] = {}
-    for one, run in zip(number[at].tolist(), runs, strict=False):
-        by_number.setdefault(one, []).append(run)
-    for one, together in by_number.items():
-        yield one, tuple(together)
+    ids, numbers, wanted = stacked.flatten(1).cpu().numpy()  # one copy, which waits for the device once
+    place = wanted.nonzero()[0]
+    number = numbers[place]
+    starts = 1 + ((np.diff(place) != 1) | (np.diff(number) != 0)).nonzero()[0]
+    by_number: dict[int, list[np.ndarray]] = {}
+    for run in np.split(place, starts) if len(place) else ():
+        by_number.setdefault(int(numbers[run[0]]), []).append(ids[run])
+    yield from by_number.items()
+
+
+def _joins_bytes(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text is its tokens' bytes one after another: not where words are joined by spaces, as in WordPiece."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    decoder = "" if backend is None else json.dumps(json.loads(backend.to_str()).get("decoder"))
+    return "ByteLevel" in decoder or "ByteFallback" in decoder
 
 
 def _is_unclear(raw: bytes, script: str | None) -> bool:
@@ -119,7 +129,7 @@ def _is_unclear(raw: bytes, script: str | None) -> bool:
     return text.encode() != raw or bool(script_counts(text))
 
 
-def _first(runs: Sequence[Tensor], count: int) -> list[Tensor]:
+def _first(runs: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
     kept = []
     for run in runs:
         if count <= 0:

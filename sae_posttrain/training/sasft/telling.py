@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -110,7 +111,7 @@ class LanguageTeller:
                 ", ".join(f"{code} {count}" for code, count in told.most_common()),
             )
 
-    def _answers(self, dataset: Any) -> Iterator[tuple[tuple[Tensor, ...], str | None]]:
+    def _answers(self, dataset: Any) -> Iterator[tuple[list[np.ndarray], str | None]]:
         """Of the first rows: each answer's token ids, and the language that they tell."""
         assert self._identify is not None
         for row in islice(dataset, FIRST_ANSWERS):

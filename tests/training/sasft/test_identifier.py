@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -75,6 +76,16 @@ def test_code_does_not_count(make: Make) -> None:
     assert told(make(), [f"```python\n{CODE}```", "42, 17", "{}"], CANDIDATES) == [None, None, None]
 
 
+@pytest.mark.parametrize("make", [byte_level_tokenizer, byte_fallback_tokenizer])
+def test_bytes_are_joined_as_the_tokenizer_decodes_them(make: Make, world: World) -> None:
+    tokenizer = make()
+    ids = tokenizer(f"<pad>{TEXTS['ja']} `x` {TEXTS['en']}")["input_ids"]
+    joined = ScriptIdentifier(tokenizer, ["en"]).text([np.array(ids)])
+    assert joined.strip() == tokenizer.decode(ids, skip_special_tokens=True).strip()
+    words = world.tokenizer("the cat <unk> 猫")["input_ids"]  # a vocabulary of words, which spaces join
+    assert ScriptIdentifier(world.tokenizer, ["en"]).text([np.array(words)]) == "the cat 猫"
+
+
 @pytest.mark.parametrize("candidates", [["en", "fr", "zh"], ["zh", "ja"], ["ru", "uk", "en"], ["th"], ["en", "sr"]])
 def test_tokens_tell_what_the_text_tells(candidates: list[str]) -> None:
     texts = [*TEXTS.values(), "猫 cat", "123 …", TEXTS["zh"] + TEXTS["en"], f"`x` {TEXTS['en']}", f"`{CODE[:15]}`"]
@@ -90,7 +101,7 @@ def test_plain_answers_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> str:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(tokenizer, "decode", refuse)
+    monkeypatch.setattr(ScriptIdentifier, "text", refuse)
     segment_BS = segments_of(inputs)
     plain = identify(inputs, segment_BS, segment_BS < 2)
     assert [plain[number].language for number in range(2)] == ["en", None]

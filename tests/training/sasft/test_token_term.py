@@ -78,7 +78,7 @@ def test_the_position_before_a_label_is_the_one_that_is_judged(world: World) -> 
     judged = [0, 2]  # the labels at 1 and 3 are no Chinese, "cat" and the end; TRL appends that one
     count = round(found["sasft_token_penalised_share"] * 3)
     assert count in (1, 2)  # whether the tokenizer splits the end off the last word
-    assert found["sasft_token_mass_zh"] == pytest.approx(float(mass_S[judged[:count]].mean()), rel=1e-4)
+    assert found["sasft_token_mass_zh"] == pytest.approx(float(mass_S[judged[:count]].mean().detach()), rel=1e-4)
 
 
 @both_routes
