@@ -150,7 +150,7 @@ class TestModels:
 
     def test_another_name_is_a_warning_with_the_reason(self, features: FeatureSet) -> None:
         config = Qwen3Config(hidden_size=8, num_hidden_layers=4)
-        with pytest.warns(UserWarning, match="features of a base model mostly carry over"):
+        with pytest.warns(UserWarning, match="they are used: features of a base model mostly carry over"):
             features.check_model(config, name="owner/tiny-instruct")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from . import calibrate, data, demo, discover, features, grpo, inspect, measure, report, sae, sft, steer
+from .wording import in_options
 
 CLOSED = 141
 """Exit code when who reads the output is gone, as `… | head`: that of a program that SIGPIPE ends."""
@@ -75,5 +76,5 @@ def _main(arguments: Sequence[str] | None) -> int:
     except (ValueError, OSError, ImportError) as error:
         if args.traceback or (isinstance(error, BrokenPipeError) and _is_closed()):
             raise
-        print(f"sae-posttrain: error: {error}", file=sys.stderr)
+        print(f"sae-posttrain: error: {in_options(str(error), args)}", file=sys.stderr)
         return 2

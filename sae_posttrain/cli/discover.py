@@ -15,6 +15,7 @@ from ..languages import get_language
 from ..texts import load_rows, load_texts
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
 from .outputs import check_file, replacing
+from .wording import option
 
 LOOPS_SUFFIX = ".loops.jsonl"
 
@@ -135,7 +136,8 @@ def _texts_by_language(args: argparse.Namespace) -> dict[str, Any]:
         code, separator, source = item.partition("=")
         if not separator:
             raise ValueError(f"--texts {item!r}: expected CODE=SOURCE, such as zh=zh.txt.")
-        code = get_language(code).code
+        with option(f"--texts {item!r}"):
+            code = get_language(code).code
         if code in texts:
             raise ValueError(f"--texts names {code} twice; put its texts into one file.")
         texts[code] = load_texts(source, column=args.column, limit=args.limit)

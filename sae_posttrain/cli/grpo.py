@@ -47,7 +47,7 @@ class RewardArguments:
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    common.add_parser(commands, "grpo", "GRPO or DAPO with one steered rollout in each group", run)
+    common.add_parser(commands, "grpo", "GRPO or DAPO with one steered rollout in each group", run, {})
 
 
 def run(args: argparse.Namespace) -> int:

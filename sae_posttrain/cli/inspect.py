@@ -10,6 +10,7 @@ from typing import Any
 from ..languages import get_language
 from ..texts import load_texts
 from .inputs import add_chat, add_dtype, load_model, read_rows, uses_chat
+from .wording import option
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -103,7 +104,8 @@ def run_switches(args: argparse.Namespace) -> int:
 
 def _target(given: str | None, targets: tuple[str, ...]) -> str:
     if given:
-        return get_language(given).code
+        with option("--target"):
+            return get_language(given).code
     if len(targets) != 1:
         raise ValueError(f"The features stand for {', '.join(targets)}: say which with --target.")
     return targets[0]

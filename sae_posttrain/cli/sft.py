@@ -6,9 +6,15 @@ import argparse
 
 from . import training as common
 
+SETTINGS = {
+    **{name: f"sasft_{name}" for name in ("weight", "baseline", "scale", "refresh_baselines", "loss_budget")},
+    "args.features": "features",
+    "SASFTConfig(suppress=['zh'])": "suppress: [zh]",
+}
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    common.add_parser(commands, "sft", "fine-tune with SASFT", run)
+    common.add_parser(commands, "sft", "fine-tune with SASFT", run, SETTINGS)
 
 
 def run(args: argparse.Namespace) -> int:

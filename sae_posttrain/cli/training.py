@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,17 @@ from typing import Any
 _FILE_KINDS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
-def add_parser(commands: argparse._SubParsersAction, name: str, what: str, run: Any) -> None:
+def add_parser(
+    commands: argparse._SubParsersAction, name: str, what: str, run: Any, settings: Mapping[str, str]
+) -> None:
+    """A command whose settings TRL's parser reads.
+
+    Args:
+        settings: names in messages of the library, and the command's settings that stand for them.
+    """
     # TRL's parser reads the arguments, and answers --help with every one of its settings.
     parser = commands.add_parser(name, help=f"{what}: --config FILE [--any_trl_setting …]", add_help=False)
-    parser.set_defaults(run=run, passes_rest=True)
+    parser.set_defaults(run=run, passes_rest=True, settings=settings)
 
 
 def parse(parser: Any, arguments: list[str]) -> tuple[Any, ...]:

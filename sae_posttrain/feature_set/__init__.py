@@ -196,8 +196,8 @@ class FeatureSet:
         if name and short_name(name) != short_name(source.base_model):
             warnings.warn(
                 f"These features were found in {source.base_model}, and the model is {name}. Its shape fits, so "
-                "training goes on: features of a base model mostly carry over to its post-trained checkpoints. If it "
-                "is another model altogether, discover features for it.",
+                "they are used: features of a base model mostly carry over to its post-trained checkpoints. If it is "
+                "another model altogether, discover features for it.",
                 stacklevel=2,
             )
 

@@ -81,7 +81,7 @@ def test_the_report_finds_what_is_written(place: Path, tmp_path: Path, capsys: p
         (switches, ["--target", "klingon"], "klingon"),
         (switches, ["--features", "nowhere.safetensors"], "no feature set at nowhere.safetensors"),
         (contexts, ["--texts", "zh.txt"], "expected NAME=SOURCE"),
-        (contexts, ["--top", "0"], "top=0"),
+        (contexts, ["--top", "0"], "--top=0"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_code_2(

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..inputs import Row
+from ..wording import option
 from . import expected
 from .output import finish
 from .responses import clusters, prompt_text, read_against, read_source
@@ -66,7 +67,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.expected:
         return expected.run(args)
-    finder = None if args.phrases is None else PhraseFinder(args.phrases) if args.phrases else PhraseFinder()
+    with option("--phrases"):
+        finder = None if args.phrases is None else PhraseFinder(args.phrases) if args.phrases else PhraseFinder()
+    with option("--to"):
+        SwitchCriteria(to=args.to)
     options: dict[str, Any] = {
         "to": args.to,
         "phrases": finder,

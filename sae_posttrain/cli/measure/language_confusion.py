@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..inputs import Row
+from ..wording import option
 from .output import finish
 from .responses import clusters, read_against, read_source
 
@@ -38,8 +39,10 @@ def run(args: argparse.Namespace) -> int:
     against = read_against(args, language=True)
     rows = read_source(args, language=True)
     languages = {row["language"] for row in [*rows, *against]}
+    with option("--among"):
+        identify = langid_identifier([*(args.among or LINE_LANGUAGES), *languages])
     how: dict[str, Any] = {
-        "identify": langid_identifier([*(args.among or LINE_LANGUAGES), *languages]),
+        "identify": identify,
         "english": frozenset(Path(args.english).read_text(encoding="utf-8").split()) if args.english else None,
         "ignore_code": not args.count_code,
         "ignore_urls": not args.count_urls,

@@ -153,7 +153,8 @@ def _with_language(rows: Sequence[Row], source: str, default: str | None) -> lis
         try:
             get_language(language)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            named = where if row.get("language") else "--language"
+            raise ValueError(f"{named}: {error}") from error
         found.append({**row, "language": language})
     return found
 
