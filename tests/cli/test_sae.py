@@ -215,11 +215,11 @@ def test_an_sae_of_another_width_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "text", "message"),
     [
-        (["--batch-size", "0"], None, "batch_size=0; a batch has at least 1 text"),
-        (["--batch-size", "-1"], None, "batch_size=-1; a batch has at least 1 text"),
-        (["--max-length", "-1"], None, "max_length=-1; at least 2 tokens are read"),
-        (["--max-length", "0"], None, "max_length=0; at least 2 tokens are read"),
-        (["--max-length", "1"], None, "max_length=1; at least 2 tokens are read"),
+        (["--batch-size", "0"], None, "--batch-size=0; a batch has at least 1 text"),
+        (["--batch-size", "-1"], None, "--batch-size=-1; a batch has at least 1 text"),
+        (["--max-length", "-1"], None, "--max-length=-1; at least 2 tokens are read"),
+        (["--max-length", "0"], None, "--max-length=0; at least 2 tokens are read"),
+        (["--max-length", "1"], None, "--max-length=1; at least 2 tokens are read"),
         ([], "w1 w2", "too few different tokens: 1 counted"),
         ([], "w1 w2\nw1 w2", "too few different tokens: 2 counted"),
     ],
