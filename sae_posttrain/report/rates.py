@@ -103,6 +103,24 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
             found.append(
                 _comparison("Answers that end in an endless loop", name, looping, _looped, _by_language(looping))
             )
+        found += _of_thinking(answers, name)
+    return found
+
+
+def _of_thinking(answers: Sequence[Answers], name: str) -> list[Comparison]:
+    """What was found in the thinking of reasoning models, of the answers that think."""
+    found = []
+    for key, title in (
+        ("thinking_unexpected", "Thinking that leaves its language"),
+        ("thinking_loop", "Thinking that ends in an endless loop"),
+    ):
+        thinking = [one._replace(rows=rows) for one in answers if (rows := [row for row in one.rows if key in row])]
+
+        def judge(row: Row, key: str = key) -> bool:
+            return bool(row[key])
+
+        if thinking:
+            found.append(_comparison(title, name, thinking, judge, {}))
     return found
 
 

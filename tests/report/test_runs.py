@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sae_posttrain.cli import main
 from sae_posttrain.report import read_runs
 from sae_posttrain.report.curves import training_curves
 from sae_posttrain.report.rates import comparisons, scripts_of
@@ -258,6 +259,18 @@ def test_settings_in_one_file_are_told_apart(tmp_path: Path) -> None:
     found = comparisons(read_runs([tmp_path]))
     assert [one.name for one in found] == ["answers, temperature 0.7", "answers, temperature 1.0"]
     assert [rate.hits for one in found for rate in one.overall.values()] == [1, 0]
+
+
+def test_thinking_has_comparisons_of_its_own(tmp_path: Path) -> None:
+    """Written by `measure`, of the answers that think."""
+    rows = [{"response": f"<think>So.{extra}</think>Fine.", "language": "en"} for extra in ("", " 想", " 好")]
+    write_rows(tmp_path / "given.jsonl", [*rows, {"response": "Fine.", "language": "en"}])
+    given, output = str(tmp_path / "given.jsonl"), str(tmp_path / "run" / "answers.jsonl")
+    assert main(["measure", "code-switching", "--responses", given, "--output", output]) == 0
+    answers, thinking = comparisons(read_runs([tmp_path / "run"]))
+    assert (answers.title, thinking.title) == ("Answers that leave their language", "Thinking that leaves its language")
+    counts = [(rate.hits, rate.total) for one in (answers, thinking) for rate in one.overall.values()]
+    assert counts == [(0, 4), (2, 3)]
 
 
 def test_phrases_in_a_language_of_the_same_script_go_by_their_language(tmp_path: Path) -> None:
