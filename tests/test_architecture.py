@@ -53,12 +53,13 @@ MAY_IMPORT_TRL = (
     "__main__",
 )
 # Within sae the formats build the object, out of what the catalogue names; the object knows no format. Training writes
-# files that a format reads, and knows neither.
+# files that a format reads, and knows neither; what it will do is planned before.
 INSIDE_SAE = {
     "mapping": frozenset[str](),
     "activations": frozenset[str](),
     "catalogue": frozenset[str](),
-    "training": frozenset[str](),
+    "planning": frozenset[str](),
+    "training": frozenset({"planning"}),
     "model": frozenset({"activations", "mapping"}),
     "formats": frozenset({"activations", "catalogue", "model"}),
 }

@@ -52,11 +52,17 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")
     parser.add_argument("--output", type=Path, required=True, help="folder to write, for load_sae to read")
-    parser.add_argument("--d-sae", type=int, help="number of features (default: 16 times the model's width)")
+    parser.add_argument(
+        "--d-sae",
+        type=int,
+        help="number of features (default: 16 times the model's width, fewer where the texts are short)",
+    )
     parser.add_argument("--k", type=int, help="active features per token (default: width / 8, from 8 to 50)")
     parser.add_argument("--tokens", type=int, default=20_000_000, help="tokens read, at most (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=32, help="rows per step (default: %(default)s)")
-    parser.add_argument("--max-length", type=int, default=256, help="tokens per row (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, help="rows per step (default: 32, fewer where the texts are short, for 250 steps)"
+    )
+    parser.add_argument("--max-length", type=int, help="tokens per row (default: 256, or what the model takes)")
     parser.add_argument("--lr", type=float, help="learning rate (default: sparsify's for the number of features)")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights (default: %(default)s)")
     add_dtype(parser)
@@ -140,6 +146,10 @@ def _table(sae: SparseAutoencoder, fit: Fit | None) -> str:
     return "\n".join(f"{name:<12} {value}" for name, value in lines.items())
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def run_list(args: argparse.Namespace) -> int:
     from ..sae.catalogue import HOOK, RELEASES, span
 
@@ -174,7 +184,9 @@ def run_train(args: argparse.Namespace) -> int:
     settings = ("layers", "d_sae", "k", "tokens", "batch_size", "max_length", "lr", "seed")
     texts = stream_texts(args.texts, column=args.column)
     # The decoder alone: nobody reads the head's logits, and it is the same in a multimodal model.
-    folder = train_saes(decoder(model), tokenizer, texts, args.output, **{one: getattr(args, one) for one in settings})
+    folder = train_saes(
+        decoder(model), tokenizer, texts, args.output, say=_say, **{one: getattr(args, one) for one in settings}
+    )
     layers = " ".join(map(str, args.layers))
     print(
         f"Wrote {folder}\nSee how well it fits, on texts it has not seen:\n"

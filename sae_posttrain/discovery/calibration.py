@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..feature_set import FeatureSet
 from ..generation import Prompt, check_settings, encode_prompts
 from ..metrics.loops import DEFAULT_LOOPS, LoopSettings
+from ..sae.planning import duration
 from .curve import Calibration, Point, counted
 from .loops import check_loop_fits
 from .trial import Trial
@@ -119,14 +120,6 @@ def cost(prompts: int, temperatures: int, plans: int, alphas: int, max_new_token
         f"{max_new_tokens} tokens: {counted(prompts, 'prompt')}, {counted(plans, 'combination')} of layers, features "
         f"and temperature, {counted(alphas, 'alpha')}. Fewer of any of these take less time."
     )
-
-
-def duration(seconds: float) -> str:
-    """In the unit that a person would use."""
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(1, round(seconds))} seconds"
 
 
 def _plans(features: FeatureSet, top: Sequence[int] | None) -> list[tuple[tuple[int, ...], int | None]]:

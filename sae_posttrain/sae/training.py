@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-PRE_ACTIVATIONS = 2**28  # held at once, in numbers: 1 GB in float32
+from .planning import READ_AHEAD, ReadRows, TrainingPlan, duration, plan_training, seconds_per_step
 
 
 class PackedRows(IterableDataset):
@@ -59,20 +59,97 @@ def train_saes(
     d_sae: int | None = None,
     k: int | None = None,
     tokens: int = 20_000_000,
-    batch_size: int = 32,
-    max_length: int = 256,
+    batch_size: int | None = None,
+    max_length: int | None = None,
     lr: float | None = None,
     seed: int = 0,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Train one SAE on each block's output and save it at `layers.{n}` in `folder`, where `load_sae` reads it.
 
-    Texts are read once, one after the other, until `tokens` have been seen or they end. With None, d_sae is 16 times
-    the model's width, k an eighth of it between 8 and 50, and lr what sparsify takes for that d_sae.
+    Texts are read once, one after the other, until `tokens` have been read or they end; the first 33 million tokens are
+    read before the training, so that its length is known.
 
-    Raises: ValueError without the extra `train-sae`, for layers the model lacks, settings out of range, or texts too
-    short for one batch; OSError where nothing can be written.
+    Args:
+        model: a transformers model, or its decoder alone, which is faster.
+        tokenizer: the model's.
+        texts: the more, and the more like those that the SAE will be used on, the better.
+        folder: where the SAEs are written.
+        layers: 0-based decoder blocks.
+        d_sae: number of features. Default: 16 times the model's width, fewer where the texts are short.
+        k: active features per token. Default: an eighth of the model's width, between 8 and 50.
+        tokens: how many are read at most.
+        batch_size: rows per step. Default: 32, fewer where the texts are short, for at least 250 steps.
+        max_length: tokens per row. Default: 256, or what the model takes.
+        lr: learning rate. Default: sparsify's for that number of features.
+        seed: of the first weights.
+        say: is told what will be trained and how long it takes, before the training starts, and where the texts ended.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: without the extra `train-sae`, for layers the model lacks, settings out of range, or texts too
+            short for one batch.
+        OSError: nothing can be written.
+
+    Example:
+        >>> train_saes(model, tokenizer, texts, Path("saes"), layers=[2], tokens=100_000, say=print)
     """
-    width, depth = model.config.hidden_size, model.config.num_hidden_layers
+    say = say or (lambda text: None)
+    if max_length is None:
+        max_length = min(256, getattr(model.config, "max_position_embeddings", None) or 256)
+    check_training(model.config, layers, d_sae, k, tokens, batch_size, max_length, lr)
+    first = next((one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id) if one is not None), None)
+    if first is None:
+        raise ValueError("The tokenizer has neither a beginning nor an end of text; rows begin with one of them.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # there: what cannot be written is found out now
+        most = tokens // max_length
+        dataset = ReadRows(iter(PackedRows(texts, tokenizer, first, length=max_length, rows=most)), most, max_length)
+        plan = plan_training(
+            model.config.hidden_size,
+            layers,
+            len(dataset),
+            max_length=max_length,
+            d_sae=d_sae,
+            k=k,
+            batch_size=batch_size,
+        )
+        if plan.k > plan.d_sae:
+            raise ValueError(f"k={plan.k} does not fit a dictionary of {plan.d_sae} features.")
+        if not plan.steps:
+            raise ValueError(f"The texts are too short for one batch of {plan.batch_size} rows of {max_length} tokens.")
+        dataset.count = plan.steps * plan.batch_size
+        say(f"{plan}{_ending(plan, tokens, dataset.exact)}")
+        coder = new_coder(model, plan)
+        say(f"It will take about {duration(plan.steps * seconds_per_step(model, plan, dataset.ahead, coder))}.")
+        del coder
+        settings = {
+            **{"batch_size": plan.batch_size, "lr": lr, "exclude_tokens": [first], "save_every": 10**9},
+            "micro_acc_steps": plan.micro_steps,
+        }
+        trainer = fit_coders(model, dataset, scratch, layers=layers, d_sae=plan.d_sae, k=plan.k, seed=seed, **settings)
+        if trainer.global_step < plan.steps:
+            say(f"The texts ended after {trainer.global_step:,} of {plan.steps:,} steps.")
+        # The checkpoint, not the object: sparsify averages its weights when it saves them.
+        for layer in layers:
+            _keep(next(Path(scratch, "unnamed").glob(f"*layers.{layer}")), folder / f"layers.{layer}", model)
+    return folder
+
+
+def check_training(
+    config: Any,
+    layers: Sequence[int],
+    d_sae: int | None,
+    k: int | None,
+    tokens: int,
+    batch_size: int | None,
+    max_length: int,
+    lr: float | None,
+) -> None:
+    """Raises: ValueError for layers the model lacks, or a setting out of range."""
+    depth = config.num_hidden_layers
     outside = [layer for layer in layers if not 0 <= layer < depth]
     if outside or not layers:
         raise ValueError(f"Layers {list(layers)}: the model has blocks 0 to {depth - 1}.")
@@ -80,30 +157,39 @@ def train_saes(
         raise ValueError(f"Layers {list(layers)}: name each once.")
     if lr is not None and not 0 < lr < math.inf:
         raise ValueError(f"lr={lr}: expected a number above 0, or None for sparsify's own.")
-    if max_length < 2 or batch_size < 1 or tokens < batch_size * max_length:
-        raise ValueError(f"tokens={tokens}: expected at least one batch, of {batch_size} rows of {max_length} tokens.")
-    d_sae = 16 * width if d_sae is None else d_sae
-    k = min(50, max(8, width // 8)) if k is None else k
-    if not 1 <= k <= d_sae:
+    least = 1 if batch_size is None else batch_size
+    if max_length < 2 or least < 1 or tokens < least * max_length:
+        raise ValueError(f"tokens={tokens}: expected at least one batch, of {least} rows of {max_length} tokens.")
+    if (d_sae is not None and (d_sae < 1 or (k is not None and k > d_sae))) or (k is not None and k < 1):
         raise ValueError(f"k={k} does not fit a dictionary of {d_sae} features.")
-    first = next((one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id) if one is not None), None)
-    if first is None:
-        raise ValueError("The tokenizer has neither a beginning nor an end of text; rows begin with one of them.")
-    rows = tokens // max_length // batch_size * batch_size
-    dataset = PackedRows(texts, tokenizer, first, length=max_length, rows=rows)
-    settings = {
-        **{"batch_size": batch_size, "lr": lr, "exclude_tokens": [first], "save_every": 10**9},
-        "micro_acc_steps": math.ceil(batch_size * max_length * d_sae / PRE_ACTIVATIONS),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # there: what cannot be written is found out now
-        trainer = fit_coders(model, dataset, scratch, layers=layers, d_sae=d_sae, k=k, seed=seed, **settings)
-        if not trainer.global_step:
-            raise ValueError(f"The texts are too short for one batch of {batch_size} rows of {max_length} tokens.")
-        # The checkpoint, not the object: sparsify averages its weights when it saves them.
-        for layer in layers:
-            _keep(next(Path(scratch, "unnamed").glob(f"*layers.{layer}")), folder / f"layers.{layer}", model)
-    return folder
+
+
+def _ending(plan: TrainingPlan, asked: int, exact: bool) -> str:
+    """Where the texts, and not the number of tokens that were asked for, set the end."""
+    if not exact:
+        return f" It ends sooner if the texts do: only {READ_AHEAD:,} tokens were read ahead."
+    if asked - plan.tokens >= plan.batch_size * plan.max_length:
+        return f" The texts hold no more; {asked:,} tokens were asked for."
+    return ""
+
+
+def new_coder(model: Any, plan: TrainingPlan) -> Any:
+    """One of sparsify's coders, to time. Raises: ValueError without the extra `train-sae`."""
+    SparseCoder, SparseCoderConfig = _sparsify("SparseCoder", "SparseCoderConfig")
+    device = next(model.parameters()).device
+    with torch.random.fork_rng():
+        return SparseCoder(
+            model.config.hidden_size, SparseCoderConfig(num_latents=plan.d_sae, k=plan.k), device, torch.float32
+        )
+
+
+def _sparsify(*names: str) -> tuple[Any, ...]:
+    with redirect_stdout(io.StringIO()):  # sparsify says on stdout what it finds installed
+        try:
+            import sparsify
+        except ImportError as error:
+            raise ValueError("SAEs are trained with sparsify: pip install 'sae-posttrain[train-sae]'") from error
+    return tuple(getattr(sparsify, name) for name in names)
 
 
 def fit_coders(
@@ -121,11 +207,8 @@ def fit_coders(
 
     Raises: ValueError without the extra `train-sae`.
     """
-    with redirect_stdout(io.StringIO()):  # sparsify says on stdout what it finds installed, and what it does
-        try:
-            from sparsify import SparseCoderConfig, TrainConfig, Trainer
-        except ImportError as error:
-            raise ValueError("SAEs are trained with sparsify: pip install 'sae-posttrain[train-sae]'") from error
+    SparseCoderConfig, TrainConfig, Trainer = _sparsify("SparseCoderConfig", "TrainConfig", "Trainer")
+    with redirect_stdout(io.StringIO()):  # sparsify says on stdout what it does
         config = TrainConfig(
             SparseCoderConfig(num_latents=d_sae, k=k),
             layers=list(layers),

@@ -1,0 +1,152 @@
+"""Before SAEs are trained: which texts there are, settings that fit them and the model, and how long it will take."""
+
+# N tokens of a batch, D model width
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+READ_AHEAD = 2**25  # tokens, kept as 134 MB of integers
+STEPS = 250  # by default the batch is made smaller until there are as many
+LARGEST_BATCH = 32
+FIRINGS = 1000  # by default the dictionary is made smaller until a feature fires as often, on average
+PRE_ACTIVATIONS = 2**28  # held at once, in numbers: 1 GB in float32
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What will be trained, on how much text; `str()` says it in a sentence."""
+
+    layers: tuple[int, ...]
+    d_sae: int
+    k: int
+    batch_size: int
+    max_length: int
+    steps: int
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.batch_size * self.max_length
+
+    @property
+    def micro_steps(self) -> int:
+        """Parts of a batch that are computed one after the other, so that their pre-activations fit in memory."""
+        return math.ceil(self.batch_size * self.max_length * self.d_sae / PRE_ACTIVATIONS)
+
+    def __str__(self) -> str:
+        blocks = f"block {self.layers[0]}" if len(self.layers) == 1 else f"blocks {' '.join(map(str, self.layers))}"
+        return (
+            f"Training SAEs of {self.d_sae:,} features, {self.k} active per token, on {blocks}: {self.tokens:,} "
+            f"tokens, {self.steps:,} steps of {self.batch_size} rows of {self.max_length}."
+        )
+
+
+def plan_training(
+    width: int,
+    layers: Sequence[int],
+    rows: int,
+    *,
+    max_length: int,
+    d_sae: int | None,
+    k: int | None,
+    batch_size: int | None,
+) -> TrainingPlan:
+    """Settings that fit the model and the text; those that are given are kept.
+
+    Args:
+        width: of the model's residual.
+        layers: 0-based decoder blocks.
+        rows: rows of `max_length` tokens that there are.
+        max_length: tokens per row.
+        d_sae: default 16 times the width, halved (not below twice the width) until a feature fires 1,000 times on
+            average.
+        k: default an eighth of the width, between 8 and 50.
+        batch_size: rows per step; default 32, halved until there are 250 steps.
+    """
+    k = min(50, max(8, width // 8)) if k is None else k
+    if batch_size is None:
+        batch_size = LARGEST_BATCH
+        while batch_size > 1 and rows // batch_size < STEPS:
+            batch_size //= 2
+    steps = rows // batch_size
+    if d_sae is None:
+        d_sae = 16 * width
+        while d_sae > 2 * width and steps * batch_size * max_length * k / d_sae < FIRINGS:
+            d_sae //= 2
+    return TrainingPlan(tuple(layers), d_sae, k, batch_size, max_length, steps)
+
+
+class ReadRows(IterableDataset):
+    """Rows of tokens, read ahead so that their number is known where the texts end soon.
+
+    Args:
+        rows: an iterator over rows, as of `PackedRows`.
+        most: how many are wanted at most.
+        max_length: tokens per row.
+    """
+
+    def __init__(self, rows: Iterator[dict[str, Tensor]], most: int, max_length: int) -> None:
+        ahead = min(most, max(1, READ_AHEAD // max_length))
+        self.ahead = [row["input_ids"].int() for row in islice(rows, ahead)]
+        self.rest = rows
+        # Where not all could be read ahead, they may still end sooner than this.
+        self.exact = len(self.ahead) < ahead or ahead == most
+        self.count = len(self.ahead) if self.exact else most
+
+    def __len__(self) -> int:  # sparsify asks, for its progress bar
+        return self.count
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for row in self.ahead[: self.count]:
+            yield {"input_ids": row.long()}
+        yield from islice(self.rest, max(0, self.count - len(self.ahead)))
+
+
+def seconds_per_step(model: Any, plan: TrainingPlan, rows: Sequence[Tensor], coder: Any) -> float:
+    """How long a step takes, measured on one batch: the model's forward pass, and a coder's forward and backward pass.
+
+    Args:
+        model: the model whose residuals are read.
+        plan: of the training.
+        rows: token ids of at least one row.
+        coder: one of sparsify's coders, of the plan's size; its gradients are dropped again.
+    """
+    device = next(model.parameters()).device
+    batch = torch.stack([rows[place % len(rows)].long() for place in range(plan.batch_size)]).to(device)
+    part = max(1, plan.batch_size * plan.max_length // plan.micro_steps)
+    residual_ND = torch.randn(part, coder.d_in, device=device)
+    took = 0.0
+    for _ in range(2):  # the first one warms up
+        began = time.monotonic()
+        with torch.no_grad():
+            model(batch)
+        _wait(device)
+        forward = time.monotonic() - began
+        began = time.monotonic()
+        coder(residual_ND).fvu.backward()
+        _wait(device)
+        took = forward + len(plan.layers) * plan.micro_steps * (time.monotonic() - began)
+    coder.zero_grad(set_to_none=True)
+    return took
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def duration(seconds: float) -> str:
+    """In the unit that a person would use."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(1, round(seconds))} seconds"
