@@ -144,7 +144,7 @@ def _words(text: str, expected: _Expected, quoted: str) -> Iterator[Span]:
     names = list(quoted_names(text)) if expected.forms == "ja" and len(places) else []
     while index < len(places):
         start = int(places[index])
-        (script,) = script_counts(text[start])
+        script = _script_of(text[start])
         if script in expected.scripts:  # a Han form of another language: the whole run is its word
             start, end = run_around(text, start, since)
         else:
@@ -159,6 +159,12 @@ def _words(text: str, expected: _Expected, quoted: str) -> Iterator[Span]:
         if not skipped:
             yield Span(start, end, script, word, expected.forms if script in expected.scripts else None)
         index, since = int(np.searchsorted(places, end)), end
+
+
+@lru_cache(maxsize=1 << 16)
+def _script_of(char: str) -> str:
+    (script,) = script_counts(char)
+    return script
 
 
 def _told_by_kana(text: str, spans: list[Span]) -> list[Span]:

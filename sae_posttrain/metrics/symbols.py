@@ -23,6 +23,7 @@ _GREEK_WORDS = frozenset(
 _GREEK_ALPHABET = "αβγδεζηθικλμνξοπρστυφχψω"
 _ACCENTS = frozenset("\u0300\u0301\u0313\u0314\u0342\u0345")
 _JOINTS = regex.compile(r"[^\p{L}\p{M}]+")
+_LONGEST_IN_FACE = 2  # letters of one script in a row
 _LOOK = 16  # characters around a letter in which the rest of a face is looked for
 _FACE = "¯￣°º•◕◔◡◞◟‿⁀﹏︵︶╯╰┻┳━┴┬■▽∇∀ω´｀ಠಥʘ◉⊙☉¬≧≦⌐ᴥ♡♥ᗜᵔᴗ﹃ﾟ゜∩∪͜͡╥益皿"
 _PLAIN = rf"[\p{{L}}--[{_FACE}]]"
@@ -44,6 +45,8 @@ def is_symbol(word: str, script: str, text: str, start: int) -> bool:
     These are Greek notation (Δφ, γδ), a single letter that stands alone (Ш, ع), and letters that are part of a face
     (¯\\_(ツ)_/¯). A single Han character, kana or Hangul syllable is a word, and so is a small letter such as и.
     """
+    if script in _SYLLABIC and len(word) > _LONGEST_IN_FACE:
+        return False
     parts = [part for part in _JOINTS.split(unicodedata.normalize("NFC", word)) if part]
     if script == "Grek":
         return not any(_is_greek_word(part) for part in parts) and not _greek_beside(text, start, start + len(word))
