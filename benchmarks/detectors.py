@@ -29,11 +29,13 @@ from sae_posttrain.metrics import Loop, code_switching_rate, find_loop, looped_s
 LENGTH, TOKENS = 8_000, 2_000  # of a response: four characters a token
 COMPARED, LOOPING, REPORTED = 100, 20, 2_000  # responses
 LENGTHS = (2_000, 8_000, 32_000, 128_000, 512_000)
+# The first level of GB 2312: all of it is Chinese, where a stretch of Unicode holds characters of Japan alone.
+COMMON_HAN = b"".join(bytes((row, cell)) for row in range(0xB0, 0xD7) for cell in range(0xA1, 0xFF)).decode("gb2312")
 ALPHABETS = {
     "en": ("abcdefghijklmnopqrstuvwxyzé", "Hani"),
     "ru": ("абвгдеёжзийклмнопрстуфхцчшщъыьэюя", "Hani"),
     "ko": ("".join(map(chr, range(0xAC00, 0xAC00 + 1500))), "Hani"),
-    "zh": ("".join(map(chr, range(0x4E00, 0x4E00 + 2500))), "Cyrl"),
+    "zh": (COMMON_HAN[:2500], "Cyrl"),
 }
 WORDS = {
     language: ["".join(random.Random(number).choices(letters, k=1 + number % 9)) for number in range(3000)]

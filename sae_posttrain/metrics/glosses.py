@@ -8,10 +8,11 @@ import regex
 
 from ..languages import script_counts
 
-# Korean spells out what a word is in Hanja, and reads one syllable for each of them. A run of Hanja is tried once, from
-# its start, and not from each of its characters.
+# Korean spells out what a word is in Hanja, and reads one syllable for each of them: 한국(韓國), 주(Major, 主), with
+# brackets or in <sup>, of whose tags spaces are left. A run of Hanja is tried once, from its start, and not from each
+# of its characters.
 _HANJA = regex.compile(
-    r"(?<=(?P<hangul>\p{Hang}+))[(（](?P<hanja>\p{Hani}+)[)）]"
+    r"(?<=(?P<hangul>\p{Hang}+))(?:[(（]| {5})(?:\p{Latn}{1,30}+, )?+(?P<hanja>\p{Hani}++)(?:[)）]| {6})"
     r"|(?<!\p{Hani})(?P<hanja>\p{Hani}++)[(（](?P<hangul>\p{Hang}+)[)）]"
 )
 _BETWEEN = regex.compile(r"[ \u3000·・‧•.,'’\-‐=＝]{1,3}")  # of the words of one name
