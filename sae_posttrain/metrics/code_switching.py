@@ -172,9 +172,11 @@ def code_switching_rate(
         han_without_kana=han_without_kana,
         allowed=allowed,
     )
+    known = {code: get_language(code).code for code in set(codes)}
+    looked_at = {code for code in known if criteria.applies_to(code)}
     judged = []
     for index, (response, code) in enumerate(zip(responses, codes, strict=True)):
-        if not criteria.applies_to(code):
+        if code not in looked_at:
             continue
         spans = criteria.find(
             response,
@@ -184,7 +186,7 @@ def code_switching_rate(
         )
         published = compare_published and _any_character(response, code, criteria)
         cluster = index if clusters is None else clusters[index]
-        judged.append(_Judged(get_language(code).code, cluster, _words_by_target(response, spans, criteria), published))
+        judged.append(_Judged(known[code], cluster, _words_by_target(response, spans, criteria), published))
     if not judged:
         targets = criteria.targets
         why = "" if targets is None else f": every language given is itself written in {', '.join(sorted(targets[0]))}"

@@ -12,9 +12,10 @@ from ..languages import script_counts
 # brackets or in <sup>, of whose tags spaces are left. A run of Hanja is tried once, from its start, and not from each
 # of its characters.
 _HANJA = regex.compile(
-    r"(?<=(?P<hangul>\p{Hang}+))(?:[(（]| {5})(?:\p{Latn}{1,30}+, )?+(?P<hanja>\p{Hani}++)(?:[)）]| {6})"
+    r"(?<=(?P<hangul>\p{Hang}+))[(（](?:\p{Latn}{1,30}+, )?+(?P<hanja>\p{Hani}++)[)）]"
     r"|(?<!\p{Hani})(?P<hanja>\p{Hani}++)[(（](?P<hangul>\p{Hang}+)[)）]"
 )
+_RAISED = regex.compile(r"(?<=(?P<hangul>\p{Hang}+)) {5}(?:\p{Latn}{1,30}+, )?+(?P<hanja>\p{Hani}++) {6}")
 _BETWEEN = regex.compile(r"[ \u3000·・‧•.,'’\-‐=＝]{1,3}")  # of the words of one name
 _MOST = 30  # characters of a name or a term
 _MOST_WORDS = 5
@@ -26,9 +27,13 @@ _READING = regex.compile(r"[\"'”’»」』*_]{0,3} ?[(（\[](?P<reading>[^()�
 
 def without_hanja(text: str) -> str:
     """Korean without the Hanja that stand beside their reading, as 한국(韓國)."""
-    return _HANJA.sub(
-        lambda match: " " * len(match[0]) if len(match["hanja"]) <= len(match["hangul"]) else match[0], text
-    )
+    if " " * 5 in text:
+        text = _RAISED.sub(_without_reading, text)
+    return _HANJA.sub(_without_reading, text)
+
+
+def _without_reading(match: regex.Match[str]) -> str:
+    return " " * len(match[0]) if len(match["hanja"]) <= len(match["hangul"]) else match[0]
 
 
 def glossed(text: str, words: Sequence[tuple[int, int]]) -> Iterator[bool]:

@@ -73,12 +73,12 @@ def run_around(text: str, place: int, since: int) -> tuple[int, int]:
     return start, match.end() if match else place + 1
 
 
-def quoted_names(text: str) -> Iterator[tuple[int, int]]:
-    """Where names in Han with some kana stand in quotation marks: 「優の良品」. Chinese writes brands so."""
-    for match in _QUOTED.finditer(text):
-        name = match["name"]
-        if 2 * len(_KANA.findall(name)) <= len(name):
-            yield match.span("name")
+def in_quoted_name(text: str, start: int, end: int) -> bool:
+    """Whether this is part of a quoted name in Han with some kana, 「優の良品」. Chinese writes brands so."""
+    for match in _QUOTED.finditer(text, max(0, start - _NAME - 1), end + _NAME + 1):
+        if match.start("name") <= start and end <= match.end("name"):
+            return 2 * len(_KANA.findall(match["name"])) <= len(match["name"])
+    return False
 
 
 def japanese_passages(text: str) -> Iterator[tuple[int, int]]:

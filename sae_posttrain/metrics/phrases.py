@@ -28,7 +28,7 @@ _ENDS = np.float32(1000)  # against a word in a script that the other language i
 _LOST = 15.0  # so much evidence to the contrary ends a phrase
 # Words of identifiers, paths, options and addresses say nothing: user_name, fast.ai, --save-dev, types@beta, f(x).
 _WORD = regex.compile(
-    r"(?<![\w@/\\=#$&%~<]|\w[_.:]|-)\p{L}[\p{L}\p{M}]*+(?:['’\-]\p{L}[\p{L}\p{M}]*+)*+(?![\w@/\\=(\[]|[.:_]\w|::)"
+    r"\p{L}(?<!(?:[\w@/\\=#$&%~<\-]|\w[_.:])\p{L})[\p{L}\p{M}]*+(?:['’\-]\p{L}[\p{L}\p{M}]*+)*+(?![\w@/\\=(\[]|[.:_]\w|::)"
 )
 # What ends a clause: a blank line, an item of a list, a heading, a cell of a table, brackets, emphasis, a CJK comma.
 _BREAK = regex.compile(r"\n[ \t]*+(?:\n|[-*+>#]|\d{1,3}[.)][ \t])|[|*、]|\b_|_\b")
@@ -61,6 +61,7 @@ class PhraseFinder:
         self.scorer = scorer
         self.min_words = min_words
         self.min_evidence = min_evidence
+        self._others: dict[str, tuple[str, ...]] = {}
         self._voters: dict[str, Callable[[str], np.ndarray]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,7 +88,9 @@ class PhraseFinder:
         entries = (allowed,) if isinstance(allowed, str) else tuple(allowed)
         terms = tuple(entry for entry in entries if entry not in SCRIPTS)
         text = blank(response, code=ignore_code, urls=ignore_urls, markup=ignore_code, terms=terms)
-        words = [word for word in _WORD.finditer(text) if not _beside_code(response, *word.span())]
+        words = list(_WORD.finditer(text))
+        if "`" in response:
+            words = [word for word in words if not _beside_code(response, *word.span())]
         if not others or len(words) < self.min_words:
             return []
         vote = self._voter(own.code, others)
@@ -95,7 +98,7 @@ class PhraseFinder:
         silent = np.zeros(len(others), dtype=np.float32)
         votes_NK = np.stack([silent if word[0].casefold() in quoted else vote(word[0]) for word in words])
         spans = []
-        for first, last, which in self._phrases(votes_NK, _clauses(text, words), _small(words)):
+        for first, last, which in self._phrases(votes_NK, text, words):
             start, end = words[first].start(), words[last].end()
             other = get_language(others[which])
             spans.append(Span(start, end, other.scripts[0], response[start:end], other.code))
@@ -103,8 +106,11 @@ class PhraseFinder:
 
     def others(self, language: str) -> tuple[str, ...]:
         """The languages looked for in responses in `language`: what writing alone does not tell."""
-        written = {*get_language(language).scripts, "Latn"}
-        return tuple(code for code in self.among if code != language and get_language(code).scripts[0] in written)
+        if language not in self._others:
+            written = {*get_language(language).scripts, "Latn"}
+            wanted = (code for code in self.among if code != language and get_language(code).scripts[0] in written)
+            self._others[language] = tuple(wanted)
+        return self._others[language]
 
     def _voter(self, own: str, others: Sequence[str]) -> Callable[[str], np.ndarray]:
         if own not in self._voters:
@@ -128,11 +134,14 @@ class PhraseFinder:
         return self._voters[own]
 
     def _phrases(
-        self, votes_NK: np.ndarray, clauses: Sequence[tuple[int, int]], small_N: np.ndarray
+        self, votes_NK: np.ndarray, text: str, words: Sequence[regex.Match[str]]
     ) -> list[tuple[int, int, int]]:
         """First word, last word and language of each phrase; of those that overlap, the one with most evidence."""
         total_NK = np.concatenate([np.zeros_like(votes_NK[:1]), votes_NK.cumsum(axis=0)])
         rise_K = (total_NK - np.minimum.accumulate(total_NK)).max(axis=0)
+        if not (rise_K >= self.min_evidence).any():
+            return []
+        clauses = _clauses(text, words)
         found = [
             (evidence, begin + first, begin + last, int(which))
             for which in np.flatnonzero(rise_K >= self.min_evidence)
@@ -142,8 +151,8 @@ class PhraseFinder:
         ]
         kept: list[tuple[int, int, int]] = []
         for _, first, last, which in sorted(found, reverse=True):
-            votes_n = np.where(small_N[first : last + 1], votes_NK[first : last + 1, which], 0)
-            told = (votes_n > 0).sum() > 1 and votes_n.sum() >= self.min_evidence * _BY_SMALL
+            small = [votes_NK[n, which] for n in range(first, last + 1) if not words[n][0][0].isupper()]
+            told = sum(vote > 0 for vote in small) > 1 and sum(small) >= self.min_evidence * _BY_SMALL
             if told and all(last < other_first or first > other_last for other_first, other_last, _ in kept):
                 kept.append((first, last, which))
         return sorted(kept)
@@ -152,11 +161,6 @@ class PhraseFinder:
 def _beside_code(response: str, start: int, end: int) -> bool:
     """Whether a word is a piece of one, the rest of which is code: `g`reater."""
     return response[start - 1 : start] == "`" or response[end : end + 1] == "`"
-
-
-def _small(words: Sequence[regex.Match[str]]) -> np.ndarray:
-    """Of each word, whether it begins with a small letter; a list of names has none of them."""
-    return np.array([not word[0][0].isupper() for word in words])
 
 
 def _clauses(text: str, words: Sequence[regex.Match[str]]) -> list[tuple[int, int]]:

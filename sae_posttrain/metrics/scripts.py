@@ -12,7 +12,7 @@ import regex
 
 from ..languages import SCRIPTS, get_language, script_counts
 from .glosses import glossed, without_hanja
-from .han import chinese_forms, japanese_forms, japanese_passages, quoted_names, run_around
+from .han import chinese_forms, in_quoted_name, japanese_forms, japanese_passages, run_around
 from .offsets import code_points
 from .prose import blank
 from .symbols import SYMBOLS, is_symbol
@@ -21,6 +21,7 @@ from .symbols import SYMBOLS, is_symbol
 _CARRIED = r"[\p{Script=Zinh}[\p{Lm}&&\p{Script=Zyyy}]]"
 _JOINT = r"[·・‧'’\-‐]"
 _PHONETIC = regex.compile(r"[\u0250-\u02af\u02b0-\u02ff--əƏ]", regex.V1)  # ə is a letter of Azerbaijani
+_JAPANESE = frozenset({"Hani", "Hira", "Kana"})
 _CHINESE = frozenset({"zh", "yue"})
 _NOWHERE = np.empty(0, dtype=np.intp)
 
@@ -141,7 +142,6 @@ def _expected(language: str, count_latin: bool, allowed: tuple[str, ...], furthe
 
 def _words(text: str, expected: _Expected, quoted: str) -> Iterator[Span]:
     places, index, since = _places(text, expected), 0, 0
-    names = list(quoted_names(text)) if expected.forms == "ja" and len(places) else []
     while index < len(places):
         start = int(places[index])
         script = _script_of(text[start])
@@ -154,7 +154,7 @@ def _words(text: str, expected: _Expected, quoted: str) -> Iterator[Span]:
             is_symbol(word, script, text, start)
             or (script == "Latn" and _PHONETIC.search(word) is not None)
             or bool(quoted and word.casefold() in quoted)
-            or any(first <= start and end <= last for first, last in names)
+            or (expected.forms == "ja" and script in _JAPANESE and in_quoted_name(text, start, end))
         )
         if not skipped:
             yield Span(start, end, script, word, expected.forms if script in expected.scripts else None)
