@@ -141,7 +141,7 @@ class PhraseFinder:
         rise_K = (total_NK - np.minimum.accumulate(total_NK)).max(axis=0)
         if not (rise_K >= self.min_evidence).any():
             return []
-        clauses = _clauses(text, words)
+        clauses = [(begin, end) for begin, end in _clauses(text, words) if end - begin >= self.min_words]
         found = [
             (evidence, begin + first, begin + last, int(which))
             for which in np.flatnonzero(rise_K >= self.min_evidence)
