@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import regex
 
+_MARK = regex.compile(r"`{3,}+|~{3,}+")
 # A fence stands on a line of its own, perhaps in a list or a quotation. Models also open one behind "Run this:", and
 # close one behind the last line of code.
-_LINE = regex.compile(
-    r"(?m)^(?P<lead>[ \t>]*+(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?P<info>[^`\n]*+)$"
-    r"|(?<=[ \t:：])(?P<fence>`{3,}+)(?P<info>[\w+#-]++)[ \t]*+$"
-    r"|(?<=[^`\s])(?P<fence>`{3,}+)(?P<info>)[ \t]*+$"
-)
+_LEAD = regex.compile(r"[ \t>]*+(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?")
+_LABEL = regex.compile(r"[\w+#-]*+[ \t]*+")
+_LONGEST = 200  # characters of what stands before or behind a fence on its line
 _MARKDOWN = frozenset({"markdown", "md", "mdx", "mkd"})
 _TEXT = frozenset({"text", "txt", "plaintext", "plain", "none", "quote"})
 _JSON = frozenset({"json", "json5", "jsonc", "jsonl", "ndjson"})
@@ -64,17 +63,33 @@ def code_in_fences(text: str) -> Iterator[tuple[int, int]]:
     code if most of its lines look so. A fence that is never closed is code up to the first sentence in it.
     """
     opened: list[_Fence] = []
-    for match in _LINE.finditer(text):
-        mark, info = match["fence"], match["info"].strip()
+    for mark, info, alone, start, end in _lines(text):
         if opened and opened[-1].closed_by(mark, info):
-            yield from _code_in(text, opened.pop(), match.start("fence"), match.end())
-        elif match["lead"] is None and not info:
+            yield from _code_in(text, opened.pop(), start, end)
+        elif not alone and not info:
             continue  # three backticks behind a word open nothing
         elif not opened or opened[-1].may_hold(mark, info):
-            opened.append(_Fence(match.start("fence"), match.end(), mark, _label(info)))
+            opened.append(_Fence(start, end, mark, _label(info)))
     ends = [*(fence.start for fence in opened), len(text)][1:]
     for fence, end in zip(opened, ends, strict=True):
         yield from _code_in_unclosed(text, fence, end)
+
+
+def _lines(text: str) -> Iterator[tuple[str, str, bool, int, int]]:
+    """Of each fence its mark, what follows on its line, whether it begins the line, and where it starts and ends."""
+    for match in _MARK.finditer(text):
+        start, end = match.start(), text.find("\n", match.end(), match.end() + _LONGEST)
+        if end < 0:
+            end = len(text)
+        info = text[match.end() : min(end, match.end() + _LONGEST)]
+        begin = text.rfind("\n", max(0, start - _LONGEST), start) + 1
+        lead = text[max(begin, start - _LONGEST) : start]
+        alone = (begin > 0 or start <= _LONGEST) and _LEAD.fullmatch(lead) is not None
+        backticks = match[0][0] == "`"
+        if end - match.end() >= _LONGEST or (backticks and "`" in info):
+            continue
+        if alone or (backticks and _LABEL.fullmatch(info) and (lead[-1] in " \t:：" or not info.strip())):
+            yield match[0], info.strip(), alone, start, end
 
 
 def _label(info: str) -> str:

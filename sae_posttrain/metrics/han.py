@@ -1,6 +1,6 @@
 """Chinese and Japanese told apart by the forms of their characters, without a model.
 
-What no Japanese encoding can write is Chinese (说, 们, 這 is both). What Japan simplified in its own way, or made, and
+What no Japanese encoding can write is Chinese (说, 这). What Japan simplified in its own way, or made, and
 no Chinese encoding can write, is Japanese (検, 働). `tests/han_forms.py` derives the lists below.
 """
 
@@ -14,7 +14,7 @@ import regex
 # In JIS X 0213 or 0208 by coincidence, with another meaning or as a rare variant; modern Japanese writes other forms.
 _CHINESE_BESIDE = (
     "关养呕壳巩帮开惮沪泻渗灵灾烬瞩筹肤荣踌迁阳阴么吨圣复宁岭异扑洼离"  # simplified, at GB 2312's first level
-    "你您吧呢啊爸們這它她嗎麼沒讓很"  # words of Chinese
+    "你您吧呢啊爸們它她嗎麼沒讓很"  # words of Chinese
     "將據對從單樣發變驗處號"  # traditional, and as good as never in a Japanese name
     "价从决况听坏档网赶"  # simplified, at the second level of JIS X 0208
 )

@@ -24,10 +24,10 @@ _COMMENT = regex.compile(r"(?P<open><!--|\{/?\*|\{%|\{#)|-->|\*/?\}|%\}|#\}")
 # The host is plain ASCII, so that text written right behind a bare domain is still looked at. A scheme is of bounded
 # length: it may begin at each dot of a long run, and would be looked for to the run's end from each.
 _URL = regex.compile(
-    r"(?i)\b(?:(?:[a-z][a-z0-9+.-]{0,20}://|www\.)(?P<host>[a-z0-9.:@_~-]++)"
+    r"(?i)\b(?:[a-z][a-z0-9+.-]{0,20}://|www\.)(?P<host>[a-z0-9.:@_~-]++)"
     r"(?P<path>[/?#][^\s<>\"`，。、；：！？（）「」『』《》【】]*+)?"
-    r"|(?<![a-z0-9._%+-])[a-z0-9._%+-]{1,64}+@[a-z0-9-]++(?:\.[a-z0-9-]++)++)"
 )
+_EMAIL = regex.compile(r"(?<![a-z0-9._%+-])[a-z0-9._%+-]{1,64}+@[a-z0-9-]++(?:\.[a-z0-9-]++)++", regex.IGNORECASE)
 _ASCII = 128
 _LETTERS = r"[[\p{L}\p{M}]--\p{Latn}]"
 _UNSPACED = r"[\p{Hani}\p{Hira}\p{Kana}\p{Thai}\p{Laoo}\p{Khmr}\p{Mymr}\p{Tibt}]"
@@ -81,8 +81,10 @@ def blank(text: str, *, code: bool = True, urls: bool = True, markup: bool = Tru
     if urls and held("[@:.") and held("/]@w"):
         if held("["):
             text = _TARGET.sub(_without_target, text)
-        if held("@") or (held(":") and "://" in text) or _names_host(text, held):
+        if (held(":") and "://" in text) or _names_host(text, held):
             text = _URL.sub(_without_url, text)
+        if held("@"):
+            text = _EMAIL.sub(spaces, text)
     if markup and held("<&{-"):
         text = _without_markup(text, held)
     wanted = tuple(terms)

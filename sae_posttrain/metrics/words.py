@@ -30,7 +30,7 @@ def count_words(text: str) -> float:
 
 @cache
 def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every character, whether it is a letter of a script with spaces, goes on with a word, or is of one without."""
+    """For every character, whether it is a letter of a script with spaces, part of a word, or of a script without."""
     unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
     return _table(rf"[^\W\d_{unspaced}]+"), _table(rf"[^\W{unspaced}]+"), _table(rf"[{unspaced}]+")
 

@@ -17,6 +17,7 @@ def words(response: str, language: str, **options: object) -> list[tuple[str, st
         ("これは这个问题です", ["这个问题"]),
         ("彼は你好と言った", ["你好"]),
         ("我們說了", ["我們說了"]),
+        ("它將會", ["它將會"]),
         ("結果は、因为超时。", ["因为超时"]),
     ],
 )
@@ -31,7 +32,7 @@ def test_chinese_inside_japanese(response: str, found: list[str]) -> None:
     [
         "二〇二五年、人々はﾃﾚﾋﾞを見る。機械学習は一つの分野だ。",
         "龍谷大学と慶應義塾、澤田、廣瀬、齋藤・齊藤、濱田、櫻井、德川、冨樫、黑柳、渡邉、髙橋、﨑山",
-        "剝製と塡補、鷗外、深圳、國學院、𠮷野家、餃子、噓、蟬、囊胞、麵、醬油、掻痒と搔痒",
+        "剝製と塡補、鷗外、深圳、國學院、𠮷野家、餃子、噓、蟬、囊胞、麵、醬油、掻痒と搔痒、這い回る",
     ],
 )
 def test_japanese_is_japanese(response: str) -> None:
