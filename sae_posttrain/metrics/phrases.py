@@ -142,18 +142,21 @@ class PhraseFinder:
         if not (rise_K >= self.min_evidence).any():
             return []
         clauses = [(begin, end) for begin, end in _clauses(text, words) if end - begin >= self.min_words]
-        found = [
-            (evidence, begin + first, begin + last, int(which))
-            for which in np.flatnonzero(rise_K >= self.min_evidence)
-            for begin, end in clauses
-            for evidence, first, last in _stretches(votes_NK[begin:end, which].tolist())
-            if evidence >= self.min_evidence and last - first + 1 >= self.min_words
-        ]
+        found = []
+        for which in np.flatnonzero(rise_K >= self.min_evidence):
+            votes = votes_NK[:, which].tolist()
+            found += [
+                (evidence, begin + first, begin + last, int(which))
+                for begin, end in clauses
+                for evidence, first, last in _stretches(votes[begin:end])
+                if evidence >= self.min_evidence and last - first + 1 >= self.min_words
+            ]
         kept: list[tuple[int, int, int]] = []
         for _, first, last, which in sorted(found, reverse=True):
+            if any(last >= other_first and first <= other_last for other_first, other_last, _ in kept):
+                continue
             small = [votes_NK[n, which] for n in range(first, last + 1) if not words[n][0][0].isupper()]
-            told = sum(vote > 0 for vote in small) > 1 and sum(small) >= self.min_evidence * _BY_SMALL
-            if told and all(last < other_first or first > other_last for other_first, other_last, _ in kept):
+            if sum(vote > 0 for vote in small) > 1 and sum(small) >= self.min_evidence * _BY_SMALL:
                 kept.append((first, last, which))
         return sorted(kept)
 
