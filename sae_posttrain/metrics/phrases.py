@@ -143,10 +143,10 @@ class PhraseFinder:
             return []
         clauses = [(begin, end) for begin, end in _clauses(text, words) if end - begin >= self.min_words]
         found = []
-        for which in np.flatnonzero(rise_K >= self.min_evidence):
+        for which in map(int, np.flatnonzero(rise_K >= self.min_evidence)):
             votes = votes_NK[:, which].tolist()
             found += [
-                (evidence, begin + first, begin + last, int(which))
+                (evidence, begin + first, begin + last, which)
                 for begin, end in clauses
                 for evidence, first, last in _stretches(votes[begin:end])
                 if evidence >= self.min_evidence and last - first + 1 >= self.min_words

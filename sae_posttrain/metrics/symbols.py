@@ -8,8 +8,8 @@ from string import ascii_letters, digits
 
 import regex
 
-SIGNS = "\u0950\u0ad0\u0bd0\u0f00\ua8fd\u3007" + "".join(map(chr, range(0xFDF0, 0xFE00)))
-"""Signs of one character that Unicode counts as letters: Om, the Arabic ligatures for phrases, the Han zero."""
+SIGNS = "\u0950\u0ad0\u0bd0\u0f00\ua8fd\u3007\u5350\u534d" + "".join(map(chr, range(0xFDF0, 0xFE00)))
+"""Signs of one character that Unicode counts as letters: Om, swastikas, Arabic ligatures for phrases, the Han zero."""
 
 SYMBOLS = rf"[[\p{{S}}--[\u2e80-\u2fdf]]\p{{P}}\p{{Script=Brai}}{SIGNS}]"
 """What has a script and is no letter: punctuation, currency signs, squared units, braille. Radicals are letters."""
@@ -25,7 +25,7 @@ _ACCENTS = frozenset("\u0300\u0301\u0313\u0314\u0342\u0345")
 _JOINTS = regex.compile(r"[^\p{L}\p{M}]+")
 _LONGEST_IN_FACE = 2  # letters of one script in a row
 _LOOK = 16  # characters around a letter in which the rest of a face is looked for
-_FACE = "¯￣°º•◕◔◡◞◟‿⁀﹏︵︶╯╰┻┳━┴┬■▽∇∀ω´｀ಠಥʘ◉⊙☉¬≧≦⌐ᴥ♡♥ᗜᵔᴗ﹃ﾟ゜∩∪͜͡╥益皿"
+_FACE = "¯￣°º•◕◔◡◞◟‿⁀﹏︵︶╯╰┻┳━┴┬■▽∇∀ω´｀ಠಥʘ◉⊙☉¬≧≦⌐ᴥ♡♥ᗜᵔᴗ﹃ﾟ゜∩∪͜͡╥益皿・＾｡ᐛᕗᕕヅ"
 _PLAIN = rf"[\p{{L}}--[{_FACE}]]"
 _SEVERAL_LETTERS = regex.compile(rf"{_PLAIN}{{3}}|[A-Za-z0-9]{{2}}|\n", regex.V1)
 _CUT = regex.compile(rf"\s|{_PLAIN}{{3,}}+|[A-Za-z0-9]{{2,}}+", regex.V1)
@@ -36,6 +36,7 @@ _NEXT_GREEK = regex.compile(r" (?P<word>[\p{Grek}\p{M}]{2,})")
 _ORDINARY = frozenset(
     " \n,.:;!?\"'“”‘’。，、：；！？「」『』" + ascii_letters + digits
 )  # what beside a letter makes no face
+_SMILES = frozenset("ツヅ")  # kana that stand alone as a face
 _OPENS, _CLOSES = "(（༼ʕ", ")）༽ʔ"
 
 
@@ -50,18 +51,12 @@ def is_symbol(word: str, script: str, text: str, start: int) -> bool:
     parts = [part for part in _JOINTS.split(unicodedata.normalize("NFC", word)) if part]
     if script == "Grek":
         return not any(_is_greek_word(part) for part in parts) and not _greek_beside(text, start, start + len(word))
-    if any(len(part) > 2 for part in parts):
+    if any(len(part) > _LONGEST_IN_FACE for part in parts):
         return False
     end = start + len(word)
-    small = script == "Cyrl" and word.islower()
-    if (
-        script not in _SYLLABIC
-        and sum(map(_letters, parts)) == 1
-        and not small
-        and _stands_alone(text, start, end, script)
-    ):
-        return True
-    return _in_face(text, start, end)
+    is_word = word not in _SMILES and (script in _SYLLABIC or (script == "Cyrl" and word.islower()))
+    single = not is_word and sum(map(_letters, parts)) == 1 and _stands_alone(text, start, end, script)
+    return single or _in_face(text, start, end)
 
 
 def _letters(part: str) -> int:
@@ -90,7 +85,7 @@ def _stands_alone(text: str, start: int, end: int, script: str) -> bool:
     """No letter beside it, and no other word of its script right before or after it."""
     around = text[max(0, start - 1) : start] + text[end : end + 1]
     near = text[max(0, start - 3) : start] + " " + text[end : end + 3]
-    return not any(map(str.isalnum, around)) and not _of_script(script).search(near)
+    return not any(map(str.isalpha, around)) and not _of_script(script).search(near)
 
 
 @cache

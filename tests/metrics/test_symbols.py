@@ -56,6 +56,10 @@ def test_greek_words(response: str, found: list[str]) -> None:
         "(｀Д´)",
         "눈_눈 and ㅠ_ㅠ",
         "(^ム^)",
+        "(・へ・) ヾ(＾∇＾)",
+        "(つω`｡)",
+        "so ツ it is",
+        "so (ツ) it is",
     ],
 )
 def test_faces(response: str) -> None:
@@ -66,10 +70,10 @@ def test_faces(response: str) -> None:
     "response",
     [
         "Let Ш denote the group, and Ж(x) the set.",
-        "א is aleph; the letter ع, ლ or ก alone",
+        "א₀ is aleph; the letter ع, ლ or ก alone",
         "⠋ Installing packages… ⠙ done ⣾⣽⣻",
         "It costs ৳500 or ៛4000, ฿10, ﷼20.",
-        "The signs ﷺ, ॐ, ௐ and 〇.",
+        "The signs ﷺ, ॐ, ௐ, 卍 and 〇.",
         "The tank holds 5 ㌔, ㌘ and ㍿.",
     ],
 )
