@@ -9,6 +9,7 @@ from . import training as common
 SETTINGS = {
     **{name: f"sasft_{name}" for name in ("weight", "baseline", "scale", "refresh_baselines", "loss_budget")},
     "args.features": "features",
+    "SASFTConfig:": "settings:",
     "SASFTConfig(suppress=['zh'])": "suppress: [zh]",
 }
 

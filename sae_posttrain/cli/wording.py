@@ -31,7 +31,7 @@ def in_options(message: str, args: argparse.Namespace) -> str:
     }
     for name, option in sorted(names.items(), key=lambda pair: -len(pair[0])):
         message = re.sub(rf"{_BEFORE}{re.escape(name)}=(?=\S)", f"{option}=", message)
-        if "_" in name or "=" in name:
+        if "_" in name or not name.isidentifier():
             message = re.sub(_BEFORE + re.escape(name) + _AFTER, option, message)
         else:  # a word of its own is one anywhere but where something is said about it at the start
             message = re.sub(rf"^{re.escape(name)}(?= (?:must|has|is|has to) )", option, message)
