@@ -81,7 +81,7 @@ class LoopPenalty:
     def _read(self, text: str, ended: bool | None) -> tuple[str, bool | None]:
         """The part of a text that counts, and whether the model ended that."""
         if self.thinking.part == "only":
-            ended = bool(self.thinking.split(text).answer.text.strip()) or ended
+            ended = True if self.thinking.split(text).thinking_is_closed else ended
         return self.thinking.read(text, joined=True) if self.thinking.part != "both" else text, ended
 
     def _score(self, response: str | Sequence[int], ended: bool | None) -> float:
