@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from .letters import GREATEST_WEIGHT, has_heavy_letters, is_mark, weight, without_cut, without_tail
 from .numbers import Folded, fold, marks_of_numbers, may_count_at_end
 from .scripts import code_points
+from .search import Loop, all_loops, as_text, loop_at_end
 
 # Chosen by measurement (benchmarks/repetition_detection.py); no source publishes its own.
 MIN_REPEATS = 4
 MIN_LENGTH = 100
 MIN_TOKENS = 50
-_FEW = 16
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,6 @@ class LoopSettings:
 DEFAULT_LOOPS = LoopSettings()
 
 
-@dataclass(frozen=True)
-class Loop:
-    """sequence[start:end] repeats with the smallest possible period; its last period may be cut short.
-
-    Where the loop counts, `period` is the length of its first one.
-    """
-
-    start: int
-    end: int
-    period: int
-
-    @property
-    def length(self) -> int:
-        return self.end - self.start
-
-    @property
-    def repeats(self) -> int:
-        """Whole periods."""
-        return self.length // self.period
-
-
 def find_loop(
     sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LOOPS, *, ended: bool | None = None
 ) -> Loop | None:
@@ -106,7 +85,7 @@ def find_loop(
     if ended:
         return None
     if not isinstance(sequence, str):
-        return _loop_at_end(_as_text(plain(sequence)), settings.min_repeats, settings.min_tokens)
+        return loop_at_end(as_text(plain(sequence)), settings.min_repeats, settings.min_tokens)
     cut, short = without_cut(sequence), without_tail(sequence)
     for text in dict.fromkeys((sequence, cut, short)):
         found = _at_end(text, settings)
@@ -122,19 +101,19 @@ def find_loops(sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LO
     What counts is as in `find_loop`. Takes n log n time.
     """
     if not isinstance(sequence, str):
-        return _loops(_as_text(plain(sequence)), settings.min_repeats, settings.min_tokens)
+        return all_loops(as_text(plain(sequence)), settings.min_repeats, settings.min_tokens)
     least = settings.min_length
     if has_heavy_letters(sequence) and _has_short_loops(sequence, settings):
         loops = [
             loop
-            for loop in _loops(sequence, settings.min_repeats, -(-least // GREATEST_WEIGHT))
+            for loop in all_loops(sequence, settings.min_repeats, -(-least // GREATEST_WEIGHT))
             if _heavy_enough(sequence, loop, least)
         ]
     else:
-        loops = _loops(sequence, settings.min_repeats, least)
+        loops = all_loops(sequence, settings.min_repeats, least)
     if settings.fold_digits and _numbers_loop(sequence, settings):
         folded = fold(sequence)
-        counting = _loops(folded.text, settings.counting_repeats, _shortest_folded(sequence, settings))
+        counting = all_loops(folded.text, settings.counting_repeats, _shortest_folded(sequence, settings))
         loops += [loop for one in counting if (loop := _unfolded(folded, one, settings)) and loop not in loops]
     return sorted(loops, key=lambda loop: (loop.start, loop.end))
 
@@ -190,18 +169,18 @@ def _at_end(text: str, settings: LoopSettings) -> Loop | None:
     """The longer one of the exact loop and the loop that counts at the very end of a text."""
     least = settings.min_length
     if has_heavy_letters(text[-least:]):
-        exact = _loop_at_end(
+        exact = loop_at_end(
             text, settings.min_repeats, -(-least // GREATEST_WEIGHT), lambda loop: _heavy_enough(text, loop, least)
         )
     else:
-        exact = _loop_at_end(text, settings.min_repeats, least)
+        exact = loop_at_end(text, settings.min_repeats, least)
     if not settings.fold_digits or (exact is not None and exact.start == 0):
         return exact
     shortest = _shortest_folded(text[-least:], settings)
     if not may_count_at_end(text, settings.counting_repeats, shortest):
         return exact
     folded = fold(text)
-    found = _loop_at_end(folded.text, settings.counting_repeats, shortest)
+    found = loop_at_end(folded.text, settings.counting_repeats, shortest)
     counting = None if found is None else _unfolded(folded, found, settings)
     return max(filter(None, (exact, counting)), key=lambda loop: loop.length, default=None)
 
@@ -212,7 +191,7 @@ def _numbers_loop(text: str, settings: LoopSettings) -> bool:
     At the ends of such a loop a few numbers have other text around them.
     """
     return bool(
-        _loops(_as_text(marks_of_numbers(text, settings.min_repeats)), settings.min_repeats, settings.min_repeats)
+        all_loops(as_text(marks_of_numbers(text, settings.min_repeats)), settings.min_repeats, settings.min_repeats)
     )
 
 
@@ -250,81 +229,3 @@ def _has_short_loops(text: str, settings: LoopSettings) -> bool:
 
 def _heavy_enough(text: str, loop: Loop, least: int) -> bool:
     return loop.length >= least or weight(text[loop.start : loop.end]) >= least
-
-
-def _loop_at_end(
-    text: str, min_repeats: int, min_length: int, accepts: Callable[[Loop], bool] = lambda loop: True
-) -> Loop | None:
-    mirror, size = text[::-1], len(text)
-    shortest = max(min_length, min_repeats)
-    repeated = shortest - shortest // min_repeats  # stands at the end of any loop, and once more a period before
-    if mirror.find(mirror[:repeated], 1, size // min_repeats + repeated) < 0:
-        return None
-    longest = None
-    for block, _ in _scales(size, min_repeats, min_length):
-        period = mirror.find(mirror[:block], 1, 2 * block)
-        if period > 0:
-            length = period + _agreement(mirror, 0, period)
-            if length >= max(min_length, min_repeats * period) and (longest is None or length > longest.length):
-                found = Loop(size - length, size, period)
-                longest = found if accepts(found) else longest
-    return longest
-
-
-def _loops(text: str, min_repeats: int, min_length: int) -> list[Loop]:
-    mirror, size = text[::-1], len(text)
-    found = set()
-    for block, stride in _scales(size, min_repeats, min_length):
-        place, few = 0, min(block, _FEW)
-        while place + block <= size:
-            # Nearly everywhere its first characters alone do not come again, which is found out sooner.
-            if text.find(text[place : place + few], place + 1, place + block + few) < 0:
-                place += stride
-                continue
-            again = text.find(text[place : place + block], place + 1, place + 2 * block)
-            if again < 0:
-                place += stride
-                continue
-            start = place - _agreement(mirror, size - again, size - place)
-            end = again + _agreement(text, place, again)
-            found.add(Loop(start, end, again - place))
-            # Every block up to there would find this loop again.
-            place = max(place + stride, end - block - (again - place) + 1)
-    counted = (loop for loop in found if loop.length >= max(min_length, min_repeats * loop.period))
-    return sorted(counted, key=lambda loop: (loop.start, loop.end))
-
-
-def _scales(size: int, min_repeats: int, min_length: int) -> Iterator[tuple[int, int]]:
-    """Lengths of blocks, and how far apart to look at them, that together meet every loop.
-
-    A block no shorter than the loop's period, with one more period behind it inside the loop, comes again after
-    exactly one period: sooner would make the period smaller (Fine and Wilf). One scale serves periods from `low` to
-    `block`; their loops are at least `shortest` long and leave room for such a block at every `stride`.
-    """
-    shortest = max(min_length, min_repeats)
-    while shortest <= size:
-        block = shortest // 2
-        yield block, shortest * (min_repeats - 1) // min_repeats + 1 - block
-        low = block + 1
-        shortest = min_repeats * low
-
-
-def _agreement(text: str, left: int, right: int) -> int:
-    """How many characters from `left` on are those from `right` on, left < right; by doubling, then halving."""
-    agreed, step = 0, 32
-    while text[left + agreed : left + agreed + step] == text[right + agreed : right + agreed + step]:
-        agreed += step
-        step *= 2
-    while step := step // 2:
-        if text[left + agreed : left + agreed + step] == text[right + agreed : right + agreed + step]:
-            agreed += step
-    return agreed
-
-
-def _as_text(sequence: Sequence[Any]) -> str:
-    """Ids as a string, one character for each distinct element, since strings are searched fastest."""
-    try:
-        return "".join(map(chr, sequence))  # ids, of any vocabulary there is
-    except (TypeError, ValueError, OverflowError):
-        letters: dict[Hashable, str] = {}
-        return "".join([letters.setdefault(element, chr(len(letters))) for element in sequence])
