@@ -27,6 +27,10 @@ class RewardArguments:
     code_switching_to: list[str] | None = field(
         default=None, metadata={"help": "Languages or scripts whose words code_switching_penalty counts; default: all."}
     )
+    code_switching_graded: bool = field(
+        default=False,
+        metadata={"help": "Whether code_switching_penalty grows with the share of words that are switches."},
+    )
     loop_penalty_unit: Literal["text", "tokens"] = field(
         default="tokens",
         metadata={
@@ -87,7 +91,9 @@ def rewards_of(chosen: RewardArguments, training: Any) -> list[Callable[..., Any
             graded=chosen.loop_penalty_graded,
             near_loops=chosen.loop_penalty_near_loops,
         ),
-        "code_switching_penalty": CodeSwitchingPenalty(to=chosen.code_switching_to),
+        "code_switching_penalty": CodeSwitchingPenalty(
+            to=chosen.code_switching_to, graded=chosen.code_switching_graded
+        ),
         "soft_overlong": get_soft_overlong_punishment(training.max_completion_length, chosen.soft_overlong_cache),
     }
     return [ours[name] if name in ours else _imported(name, ours) for name in chosen.rewards]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from multiprocessing.reduction import ForkingPickler
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sae_posttrain.cli.grpo import RewardArguments, rewards_of
 from sae_posttrain.metrics import LoopSettings, Thinking, looped_share
+from sae_posttrain.metrics.loops import DEFAULT_LOOPS
 from sae_posttrain.training.rewards import CodeSwitchingPenalty, LoopPenalty
 
 LOOP, TEXT = "and so on, " * 12, "The cat sleeps in the sun and dreams of fish."
@@ -86,6 +89,12 @@ def test_a_graded_penalty_is_the_share_of_words() -> None:
     prompts = ["?"] * 4
     assert CodeSwitchingPenalty(-2.0, language="en", graded=True)(prompts, completions) == [-0.5, -2.0, 0.0, 0.0]
     assert CodeSwitchingPenalty(language="en", graded=True, to="ru")(prompts, completions) == [0.0] * 4
+
+
+def test_a_configuration_can_grade_it() -> None:
+    chosen = RewardArguments(rewards=["code_switching_penalty"], code_switching_graded=True, code_switching_to=["zh"])
+    (reward,) = rewards_of(chosen, SimpleNamespace(max_completion_length=4096, loop_settings=DEFAULT_LOOPS))
+    assert reward(["?"], ["one two three 答案 и"], language=["en"]) == [-0.2]
 
 
 @pytest.mark.parametrize("column", ["allowed", "languages"])
