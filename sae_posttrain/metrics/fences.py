@@ -22,7 +22,9 @@ _CODE_SIGN = regex.compile(
     r"|^\s*+(?:import|from|def|class|return|pip|npm|npx|yarn|git|cd|sudo|export|curl|docker|python3?|const|let|var|function)\s"
     r"|[├└│─]"
 )
-_SENTENCE = regex.compile(r"(?P<words>[\p{L}“\"'(（*][^={}<>|\\$#\[\]`]*+)(?<=[.。!！?？:：…][\"”’')）*]*+)")
+_PLAIN_LINE = regex.compile(r"[\p{L}“\"'(（*][^={}<>|\\$#\[\]`&]*+")
+_ENDS_SENTENCE = regex.compile(r"[.。!！?？:：…][\"”’')）*]*+\Z|[，。、]")
+_BEGINS_SENTENCE = regex.compile(r"\p{Lu}\p{Ll}*+[\s,]")
 _UNSPACED = r"[\p{Hani}\p{Hira}\p{Kana}\p{Thai}\p{Laoo}\p{Khmr}\p{Mymr}\p{Tibt}]"
 _WORD = regex.compile(rf"{_UNSPACED}{{2}}|[\p{{L}}--{_UNSPACED}][[\p{{L}}\p{{M}}'’-]--{_UNSPACED}]*+", regex.V1)
 _CALL = regex.compile(r"[\w.]\(|;$|\w_\w")
@@ -30,7 +32,7 @@ _ITEM = regex.compile(r'"(?P<string>(?:[^"\\\n]|\\.)*+)"(?P<colon>[ \t]*+:)?')
 _ESCAPE = regex.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
 _JSON_START = regex.compile(r'\s*+[\[{]\s*+(?:[\[{]\s*+)*+"')
 _JSON_PROSE = regex.compile(r"^(?!.*(?:--|[=/@{}<>|\\])).*[A-Za-z]+[ ,]+[A-Za-z]+[ ,]+[A-Za-z]+")
-_MIN_WORDS = 3  # of a line that is a sentence and no code
+_MIN_WORDS, _MIN_WORDS_UNENDED = 3, 5  # of a line that is a sentence and no code, with an end and without
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,13 @@ def _reads_as_code(body: str) -> bool:
 
 
 def _is_sentence(line: str) -> bool:
-    match = _SENTENCE.fullmatch(line.rstrip())
-    return match is not None and not _CALL.search(match["words"]) and len(_WORD.findall(match["words"])) >= _MIN_WORDS
+    line = line.rstrip()
+    if _PLAIN_LINE.fullmatch(line) is None or _CALL.search(line):
+        return False
+    words = len(_WORD.findall(line))
+    if _ENDS_SENTENCE.search(line):
+        return words >= _MIN_WORDS
+    return words >= _MIN_WORDS_UNENDED and _BEGINS_SENTENCE.match(line) is not None  # cut off, perhaps
 
 
 def _outside_strings(text: str, start: int, body: int, body_end: int, end: int) -> Iterator[tuple[int, int]]:
