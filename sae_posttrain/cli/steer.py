@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .inputs import add_chat, add_dtype, load_model, uses_chat
+from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, uses_chat
 
 _SAMPLING = ("temperature", "top_p", "max_new_tokens", "seed")
 
@@ -35,6 +35,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
     add_dtype(parser)
     add_chat(parser)
+    add_loops(parser.add_argument_group("what counts as a loop"), tokens=False)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.set_defaults(run=run)
 
@@ -44,8 +45,10 @@ def run(args: argparse.Namespace) -> int:
 
     from ..feature_set import FeatureSet
     from ..generation import sample_responses
+    from ..metrics import find_loop
     from ..steering import steer
 
+    loops = loop_settings(args, tokens=False)
     features = FeatureSet.load(args.features)
     if args.targets:
         features = features.select(args.targets)
@@ -69,7 +72,10 @@ def run(args: argparse.Namespace) -> int:
                 **{name: getattr(args, name) for name in _SAMPLING},
             )
         found = [
-            {"alpha": alpha, "text": one.text, "finish_reason": one.finish_reason, "tokens": one.tokens}
+            {
+                **{"alpha": alpha, "text": one.text, "finish_reason": one.finish_reason, "tokens": one.tokens},
+                "loops": find_loop(one.text, loops, ended=one.ended) is not None,
+            }
             for alpha, (one,) in zip(alphas, answers, strict=True)
         ]
         shown.append({"prompt": prompt, "answers": found})
@@ -91,6 +97,14 @@ def _in_layers(features: Any, layers: Sequence[int]) -> Any:
 
 
 def _readable(shown: dict[str, Any]) -> str:
-    plain, *steered = shown["answers"]
-    parts = [f"=== {shown['prompt']}", f"--- plain\n{plain['text']}"]
-    return "\n".join([*parts, *(f"--- alpha {answer['alpha']:g}\n{answer['text']}" for answer in steered)])
+    parts = [f"=== {shown['prompt']}"]
+    for place, answer in enumerate(shown["answers"]):
+        title = f"alpha {answer['alpha']:g}" if place else "plain"
+        parts.append(f"--- {title}\n{answer['text']}\n{_ending(answer)}")
+    return "\n".join(parts)
+
+
+def _ending(answer: dict[str, Any]) -> str:
+    """How long an answer is and how it ended."""
+    end = "ended by the model" if answer["finish_reason"] == "stop" else "cut at the limit"
+    return f"[{answer['tokens']} tokens, {end}{', ends in a loop' if answer['loops'] else ''}]"

@@ -70,11 +70,33 @@ def test_the_text_shows_plain_and_steered(place: Path, capsys: pytest.CaptureFix
     expected = shown(capsys, "--alpha", "2", "-0.5", "--prompt", PROMPT)[0]["answers"]
     line = ["steer", "--model", "model", "--features", ".", *SHORT, "--alpha", "2", "-0.5", "--prompt", PROMPT]
     assert main(line) == 0
-    plain, strong, against = (answer["text"] for answer in expected)
+    titles = ("--- plain", "--- alpha 2", "--- alpha -0.5")
+    cut = {"length": "cut at the limit", "stop": "ended by the model"}
     assert capsys.readouterr().out.splitlines() == [
         f"=== {PROMPT}",
-        *("--- plain", plain, "--- alpha 2", strong, "--- alpha -0.5", against),
+        *(
+            line
+            for title, answer in zip(titles, expected, strict=True)
+            for line in (title, answer["text"], f"[{answer['tokens']} tokens, {cut[answer['finish_reason']]}]")
+        ),
     ]
+
+
+@pytest.mark.filterwarnings("ignore:These features were found in")
+def test_loops_and_ends_are_shown(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = ("--max-new-tokens", "40", "--min-length", "20")
+    plain, pushed = shown(capsys, "--alpha", "60", "--prompt", PROMPT, *long)[0]["answers"]
+    assert pushed["loops"] == (pushed["finish_reason"] == "length")
+    assert (pushed["tokens"] == 40) == (pushed["finish_reason"] == "length")
+    line = ["steer", "--model", "model", "--features", "features.safetensors", "--prompt", PROMPT, *long]
+    assert main([*line, "--alpha", "60"]) == 0
+    ends = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    for answer, end in zip((plain, pushed), ends, strict=True):
+        assert end.startswith(
+            f"[{answer['tokens']} tokens, {'cut' if answer['finish_reason'] == 'length' else 'ended'}"
+        )
+        assert ("ends in a loop" in end) == answer["loops"]
+    assert any(answer["loops"] for answer in (plain, pushed))
 
 
 @pytest.mark.filterwarnings("ignore:These features were found in")
