@@ -159,7 +159,7 @@ def test_the_csv_of_the_language_confusion_benchmark(tmp_path, capsys):
         writer.writerow(
             [0, "m", " Кошка видит дом сегодня утром.\nThe cat sees a small house, today", "monolingual", "okapi", "ru"]
         )
-        writer.writerow([1, "m", "Кошка видит очень маленький дом", "monolingual", "okapi", "ru"])
+        writer.writerow([1, "m", "Кошка видит очень маленький дом за рекой", "monolingual", "okapi", "ru"])
     found = as_json(capsys, "--responses", tmp_path / "model.csv", kind="language-confusion")
     assert (found["lpr"]["passed"], found["lpr"]["total"]) == (1, 2)
 
