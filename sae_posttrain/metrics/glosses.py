@@ -15,6 +15,8 @@ _HANJA = regex.compile(
     r"(?<=(?P<hangul>\p{Hang}+))[(（](?:\p{Latn}{1,30}+, )?+(?P<hanja>\p{Hani}++)[)）]"
     r"|(?<!\p{Hani})(?P<hanja>\p{Hani}++)[(（](?P<hangul>\p{Hang}+)[)）]"
 )
+# As the second, but where the tags were taken out before: 주Major, 主.
+_GLUED = regex.compile(r"(?<=(?P<hangul>\p{Hang}+))\p{Latn}{1,30}+, (?P<hanja>\p{Hani}++)(?!\p{Hang})")
 _RAISED = regex.compile(r"(?<=(?P<hangul>\p{Hang}+)) {5}(?:\p{Latn}{1,30}+, )?+(?P<hanja>\p{Hani}++) {6}")
 _BETWEEN = regex.compile(r"[ \u3000·・‧•.,'’\-‐=＝]{1,3}")  # of the words of one name
 _MOST = 30  # characters of a name or a term
@@ -29,7 +31,7 @@ def without_hanja(text: str) -> str:
     """Korean without the Hanja that stand beside their reading, as 한국(韓國)."""
     if " " * 5 in text:
         text = _RAISED.sub(_without_reading, text)
-    return _HANJA.sub(_without_reading, text)
+    return _HANJA.sub(_without_reading, _GLUED.sub(_without_reading, text))
 
 
 def _without_reading(match: regex.Match[str]) -> str:
