@@ -91,16 +91,19 @@ class _Unlikelihood(torch.autograd.Function):
         loss, mass_NT, grad_ND, sums = head.forward(hidden_BSD, with_gradient=True)
         ctx.mark_non_differentiable(mass_NT)
         ctx.place_N, ctx.shape = head.positions.place_N, hidden_BSD.shape
+        none = grad_ND.new_empty(0)
+        kept = [grad_ND.to(hidden_BSD.dtype), none, none, none, none, none]
         # Not kept where it is not needed: a gathered copy of a frozen weight would stay until the backward.
-        trains_head = any(ctx.needs_input_grad[1:3])
-        ctx.head, ctx.sums = (head, sums) if trains_head else (None, None)
-        hidden_ND = head.pick(hidden_BSD) if trains_head else grad_ND.new_empty(0)
-        ctx.save_for_backward(grad_ND.to(hidden_BSD.dtype), hidden_ND)
+        ctx.head = head if any(ctx.needs_input_grad[1:3]) else None
+        if ctx.head is not None:
+            slope_NV = sums.slope_NV if sums.slope_NV is not None else none
+            kept[1:] = [head.pick(hidden_BSD), sums.log_total_N, sums.set_NK, sums.rest_NK, slope_NV]
+        ctx.save_for_backward(*kept)  # as attributes they would stay to the end of the whole backward
         return hidden_BSD.view_as(hidden_BSD), loss, mass_NT
 
     @staticmethod
     def backward(ctx: Any, grad_BSD: Tensor | None, grad_loss: Tensor | None, _: Any) -> tuple[Any, ...]:
-        grad_ND, hidden_ND = ctx.saved_tensors
+        grad_ND, hidden_ND, log_total_N, set_NK, rest_NK, slope_NV = ctx.saved_tensors
         grad_weight_VD = grad_bias_V = None
         if grad_BSD is None:
             grad_BSD = torch.zeros(ctx.shape, dtype=grad_ND.dtype, device=grad_ND.device)
@@ -112,8 +115,9 @@ class _Unlikelihood(torch.autograd.Function):
                 grad_BSD = flat_ED.view(ctx.shape)
             if ctx.head is not None:
                 head: _Pass = ctx.head
+                sums = _Sums(log_total_N, set_NK, rest_NK, slope_NV if slope_NV.numel() else None)
                 with whole(head.weight_VD, head.bias_V), torch.autocast(grad_ND.device.type, enabled=False):
-                    grad_weight_VD, grad_bias_V = head.backward(hidden_ND, ctx.sums, grad_loss)
+                    grad_weight_VD, grad_bias_V = head.backward(hidden_ND, sums, grad_loss)
         return grad_BSD, grad_weight_VD, grad_bias_V, None
 
 
