@@ -13,7 +13,6 @@ from .scripts import code_points, every_character
 
 # A Chinese character says about as much as three Latin letters, a kana or a Korean syllable as two.
 WEIGHTS = {"Hani": 3, "Hira": 2, "Kana": 2, "Hang": 2}
-GREATEST_WEIGHT = max(WEIGHTS.values())
 
 _MARKER = regex.compile(
     r"(?:<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|\[(?:EOS|PAD|SEP|END)\]"
@@ -29,9 +28,9 @@ def weight(text: str) -> int:
     return len(text) if text.isascii() else int(_weights().take(code_points(text)).sum())
 
 
-def has_heavy_letters(text: str) -> bool:
-    """Whether any character counts for more than 1."""
-    return not text.isascii() and bool((_weights().take(code_points(text)) > 1).any())
+def heaviest(text: str) -> int:
+    """What the character that counts most counts for; 1 for a text without any."""
+    return 1 if text.isascii() else int(_weights().take(code_points(text)).max())
 
 
 def without_cut(text: str) -> str:

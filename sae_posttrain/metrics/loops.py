@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .letters import GREATEST_WEIGHT, has_heavy_letters, is_mark, weight, without_cut, without_tail
+from .letters import heaviest, is_mark, weight, without_cut, without_tail
 from .numbers import Folded, fold, marks_of_numbers, may_count_at_end
 from .scripts import code_points
 from .search import Loop, all_loops, as_text, loop_at_end
@@ -103,11 +103,10 @@ def find_loops(sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LO
     if not isinstance(sequence, str):
         return all_loops(as_text(plain(sequence)), settings.min_repeats, settings.min_tokens)
     least = settings.min_length
-    if has_heavy_letters(sequence) and _has_short_loops(sequence, settings):
+    shortest = -(-least // heaviest(sequence))
+    if shortest < least and _has_short_loops(sequence, settings, shortest):
         loops = [
-            loop
-            for loop in all_loops(sequence, settings.min_repeats, -(-least // GREATEST_WEIGHT))
-            if _heavy_enough(sequence, loop, least)
+            loop for loop in all_loops(sequence, settings.min_repeats, shortest) if _heavy_enough(sequence, loop, least)
         ]
     else:
         loops = all_loops(sequence, settings.min_repeats, least)
@@ -168,10 +167,9 @@ def plain(sequence: Sequence[Hashable]) -> Sequence[Hashable]:
 def _at_end(text: str, settings: LoopSettings) -> Loop | None:
     """The longer one of the exact loop and the loop that counts at the very end of a text."""
     least = settings.min_length
-    if has_heavy_letters(text[-least:]):
-        exact = loop_at_end(
-            text, settings.min_repeats, -(-least // GREATEST_WEIGHT), lambda loop: _heavy_enough(text, loop, least)
-        )
+    shortest = -(-least // heaviest(text[-least:]))
+    if shortest < least:
+        exact = loop_at_end(text, settings.min_repeats, shortest, lambda loop: _heavy_enough(text, loop, least))
     else:
         exact = loop_at_end(text, settings.min_repeats, least)
     if not settings.fold_digits or (exact is not None and exact.start == 0):
@@ -197,7 +195,7 @@ def _numbers_loop(text: str, settings: LoopSettings) -> bool:
 
 def _shortest_folded(text: str, settings: LoopSettings) -> int:
     """A length that every long enough loop has in the folded text, where numbers of any length are one character."""
-    return -(-settings.min_length // (2 * (GREATEST_WEIGHT if has_heavy_letters(text) else 1)))
+    return -(-settings.min_length // (2 * heaviest(text)))
 
 
 def _unfolded(folded: Folded, loop: Loop, settings: LoopSettings) -> Loop | None:
@@ -209,13 +207,13 @@ def _unfolded(folded: Folded, loop: Loop, settings: LoopSettings) -> Loop | None
     return found if _heavy_enough(folded.whole, found, settings.min_length) else None
 
 
-def _has_short_loops(text: str, settings: LoopSettings) -> bool:
-    """Whether any loop may have fewer characters than `min_length`: each equal to the one a short period later.
+def _has_short_loops(text: str, settings: LoopSettings, shortest: int) -> bool:
+    """Whether any loop may have `shortest` but fewer than `min_length` characters: each equal to the one a short period later.
 
     Every second character is compared: with every second one for even periods, with those between for odd ones.
     """
     points, longest = code_points(text), settings.min_length // settings.min_repeats
-    shortest = max(settings.min_repeats, -(-settings.min_length // GREATEST_WEIGHT))
+    shortest = max(settings.min_repeats, shortest)
     equal = b"\1" * ((shortest - shortest // settings.min_repeats) // 2)
     padded = np.concatenate([points, np.full(longest + longest % 2 + 1, sys.maxunicode + 1, dtype=points.dtype)])
     even, odd = padded[::2].copy(), padded[1::2].copy()
