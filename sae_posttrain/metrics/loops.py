@@ -210,7 +210,8 @@ def _unfolded(folded: Folded, loop: Loop, settings: LoopSettings) -> Loop | None
 def _has_short_loops(text: str, settings: LoopSettings, shortest: int) -> bool:
     """Whether any loop may have `shortest` or more but fewer than `min_length` characters.
 
-    Each character of it is then equal to the one a short period later. Every second character is compared: with every second one for even periods, with those between for odd ones.
+    Each character of it is then equal to the one a short period later. Every second character is compared: with every
+    second one for even periods, with those between for odd ones.
     """
     points, longest = code_points(text), settings.min_length // settings.min_repeats
     shortest = max(settings.min_repeats, shortest)
