@@ -59,7 +59,7 @@ class SASFTConfig(SFTConfig):
         default=LOSS_BUDGET,
         metadata={
             "help": "How much of the cross-entropy the terms whose weight is auto may cost together, by the run's own "
-            "estimate, as a share of it; 0.01 is 1%."
+            "estimate, as a share of it, above 0 and below 1."
         },
     )
     sasft_baseline: Literal["mean", "zero"] = field(
