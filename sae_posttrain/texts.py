@@ -51,13 +51,13 @@ def load_texts(
     rows = _iterate_rows(source, split, streaming=limit is not None)
     texts = list(islice(_texts_of(rows, source, column), limit))
     if not texts:
-        raise ValueError(f"{source} holds no non-empty text in column {column!r}")
+        raise ValueError(f"{source} holds no non-empty text in column {column!r}.")
     return texts
 
 
 def _check_limit(limit: int | None) -> None:
     if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 or None, got {limit}")
+        raise ValueError(f"limit must be at least 1 or None, got {limit}.")
 
 
 def stream_texts(source: str | Path, *, column: str = "text", split: str = "train") -> Iterator[str]:
@@ -74,7 +74,7 @@ def _texts_of(rows: Iterator[Row], source: str | Path, column: str) -> Iterator[
             )
         text = row[column]
         if text is not None and not isinstance(text, str):
-            raise ValueError(f"{source}, row {number}: column {column!r} holds a {type(text).__name__}, not a text")
+            raise ValueError(f"{source}, row {number}: column {column!r} holds a {type(text).__name__}, not a text.")
         if text and text.strip():
             yield text
 
@@ -85,10 +85,10 @@ def _iterate_rows(source: str | Path, split: str, streaming: bool) -> Iterator[R
         yield from _dataset_rows(str(source), split, streaming)
         return
     if not path.is_file():
-        raise FileNotFoundError(f"no file {source}; expected {', '.join(_SUFFIXES)}, a folder or a hub dataset id")
+        raise FileNotFoundError(f"no file {source}; expected {', '.join(_SUFFIXES)}, a folder or a hub dataset id.")
     name = path.name.lower()
     if not name.endswith(_SUFFIXES):
-        raise ValueError(f"cannot read {source}: expected a name that ends in {', '.join(_SUFFIXES)}")
+        raise ValueError(f"cannot read {source}: expected a name that ends in {', '.join(_SUFFIXES)}.")
     kind = name.removesuffix(".gz").rsplit(".", 1)[1]
     read = {
         **{"jsonl": _jsonl_rows, "json": _json_rows, "txt": _txt_rows},
@@ -97,7 +97,7 @@ def _iterate_rows(source: str | Path, split: str, streaming: bool) -> Iterator[R
     try:
         yield from read(path)
     except _UNREADABLE as error:
-        raise ValueError(f"cannot read {source}: it is cut off, or not UTF-8 text ({error})") from error
+        raise ValueError(f"cannot read {source}: it is cut off, or not UTF-8 text ({error}).") from error
 
 
 def _looks_like_path(source: str | Path) -> bool:
@@ -136,7 +136,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
     if isinstance(rows, dict) and isinstance(rows.get("choices"), list):
         rows = [rows]  # what a server answered to one request
     if not isinstance(rows, list):
-        raise ValueError(f"{path} holds a JSON {type(rows).__name__}; expected a list of objects (or use .jsonl)")
+        raise ValueError(f"{path} holds a JSON {type(rows).__name__}; expected a list of objects (or use .jsonl).")
     for number, row in enumerate(rows, start=1):
         yield _row(row, f"{path}, row {number}")
 
@@ -176,16 +176,16 @@ def _parse(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f", line {error.lineno}" if "\n" in text.strip() else ""
-        raise ValueError(f"{where}{place}: broken JSON ({error.msg}, column {error.colno})") from error
+        raise ValueError(f"{where}{place}: broken JSON ({error.msg}, column {error.colno}).") from error
     except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets in brackets
-        raise ValueError(f"{where}: JSON that cannot be read ({error})") from error
+        raise ValueError(f"{where}: this JSON cannot be read ({error}).") from error
 
 
 def _row(value: Any, where: str) -> Row:
     if isinstance(value, str):
         return {"text": value}
     if not isinstance(value, dict):
-        raise ValueError(f'{where}: expected a JSON object such as {{"text": "…"}}, got a {type(value).__name__}')
+        raise ValueError(f'{where}: expected a JSON object such as {{"text": "…"}}, got a {type(value).__name__}.')
     return value
 
 
@@ -197,7 +197,7 @@ def _dataset_rows(source: str, split: str, streaming: bool) -> Iterator[Row]:
         if saved:
             loaded = datasets.load_from_disk(source)
             if isinstance(loaded, datasets.DatasetDict) and split not in loaded:
-                raise ValueError(f"{source} has no split {split!r}; it has {', '.join(loaded)}")
+                raise ValueError(f"{source} has no split {split!r}; it has {', '.join(loaded)}.")
             dataset = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         else:
             dataset = datasets.load_dataset(source, split=split, streaming=streaming)

@@ -89,8 +89,8 @@ def test_limit_counts_texts_and_not_blank_rows(tmp_path):
     [
         ("a.jsonl", '{"text": "x"}\n\n{"text": \n', "line 3: broken JSON"),
         ("a.json", '[\n{"text": "x"},\n]', "line 3: broken JSON"),
-        ("a.jsonl", "\n" + "[" * 100_000 + "]" * 100_000, "a.jsonl, line 2: JSON that cannot be read"),
-        ("a.jsonl", '\n{"id": ' + "1" * 5000 + "}", "a.jsonl, line 2: JSON that cannot be read"),
+        ("a.jsonl", "\n" + "[" * 100_000 + "]" * 100_000, "a.jsonl, line 2: this JSON cannot be read"),
+        ("a.jsonl", '\n{"id": ' + "1" * 5000 + "}", "a.jsonl, line 2: this JSON cannot be read"),
         ("a.json", '{"text": "x"}', "expected a list"),
         ("a.jsonl", "[1]\n", "line 1: expected a JSON object"),
         ("a.jsonl", '{"text": 3}\n', "row 1: column 'text' holds a int"),

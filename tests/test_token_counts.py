@@ -98,6 +98,6 @@ def test_the_command_counts_and_writes(
     given = ["discover", "tokens", "--model", str(tmp_path / "model"), "--texts", *sources, "--output", output]
     assert main(given) == 0
     assert TokenCounts.load(output).sha256 == counts.sha256
-    assert "Tokens that belong to the row's language rather than the column's" in capsys.readouterr().out
+    assert "tokens that belong to the row's language rather than the column's" in capsys.readouterr().out
     assert main([*given, "--texts", "en"]) == 2
     assert "expected CODE=SOURCE" in capsys.readouterr().err

@@ -146,7 +146,7 @@ def _choices(row: Row, body: Mapping[str, Any], where: str, tags: tuple[str, str
         elif isinstance(choice, Mapping) and isinstance(choice.get("text"), str):
             text = choice["text"]
         else:
-            raise ValueError(f"{where}: a choice without 'message' or 'text': {choice!r:.80}.")
+            raise ValueError(f"{where}: a choice has neither 'message' nor 'text': {choice!r:.80}.")
         told = {"finish_reason": choice.get("finish_reason"), "tokens": tokens}
         yield {
             **with_prompt(kept, where),
@@ -192,7 +192,7 @@ def _is_answer(value: Any) -> bool:
 def _no_answer(row: Mapping[str, Any], where: str, column: str | None) -> str:
     if column is not None:
         return f"{where}: --response-column {column} holds a {type(row[column]).__name__}, not a text or messages."
-    asked = "Name the column that holds the answers with --response-column."
+    asked = "Use --response-column to name the column with the answers."
     return f"{where}: no text in column 'response'; {_present(row)}. {asked}"
 
 

@@ -28,13 +28,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("calibrate", help="find the weakest steering that loops, and write it into a set")
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
-    parser.add_argument("--features", required=True, help="the feature set: file, folder or hub id")
-    parser.add_argument("--prompts", required=True, metavar="FILE", help="rows with prompt (text or messages)")
-    parser.add_argument("--limit", type=int, default=32, help="prompts used (default: %(default)s)")
+    parser.add_argument("--features", required=True, help="feature set: a file, a folder or a hub id")
+    parser.add_argument(
+        "--prompts", required=True, metavar="FILE", help="file whose rows have a prompt (text or messages)"
+    )
+    parser.add_argument("--limit", type=int, default=32, help="number of prompts to use (default: %(default)s)")
     parser.add_argument(
         "--output",
         required=True,
-        help="the .safetensors file to write; may be that of --features; the curve and the responses go beside it",
+        help=".safetensors file to write; may be the file of --features. The curve and the responses are written "
+        "beside it",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     goal = parser.add_argument_group("what is looked for")
@@ -43,23 +46,27 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=float,
         nargs="+",
         default=[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0],
-        help="in units of typical strength (default: %(default)s)",
+        help="strengths to try, in units of a feature's typical strength (default: %(default)s)",
     )
     goal.add_argument(
         "--top",
         type=int,
         nargs="+",
-        help="numbers of features per layer, the ones that discovery ranked highest (default: one, and all)",
+        help="numbers of features per layer to try; the features that discovery ranked highest are taken (default: "
+        "one, and all)",
     )
     goal.add_argument(
-        "--refine", type=int, default=0, help="rounds of halving the gap below the best (default: %(default)s)"
+        "--refine", type=int, default=0, help="how often the gap below the best alpha is halved (default: %(default)s)"
     )
-    goal.add_argument("--target-rate", type=float, default=0.9, help="share that should loop (default: %(default)s)")
+    goal.add_argument(
+        "--target-rate", type=float, default=0.9, help="share of the responses that should loop (default: %(default)s)"
+    )
     goal.add_argument(
         "--max-ratio",
         type=float,
         default=2.0,
-        help="bound on the perplexity before the loop, in units of the unsteered (default: %(default)s)",
+        help="largest perplexity allowed for the text before the loop, as a multiple of the unsteered one (default: "
+        "%(default)s)",
     )
     add_loops(goal, tokens=True)
     sampling = parser.add_argument_group("sampling, as in the training to come")
@@ -68,12 +75,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=float,
         nargs="+",
         default=[1.0],
-        help="one or several to choose from; 0 is greedy (default: %(default)s)",
+        help="one or several temperatures to try; 0 is greedy (default: %(default)s)",
     )
-    sampling.add_argument("--top-p", type=float, default=1.0, help="default: %(default)s")
-    sampling.add_argument("--max-new-tokens", type=int, default=256, help="default: %(default)s")
-    sampling.add_argument("--batch-size", type=int, default=32, help="responses at once (default: %(default)s)")
-    sampling.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
+    sampling.add_argument("--top-p", type=float, default=1.0, help="top-p (default: %(default)s)")
+    sampling.add_argument("--max-new-tokens", type=int, default=256, help="token limit (default: %(default)s)")
+    sampling.add_argument("--batch-size", type=int, default=32, help="responses sampled at once (default: %(default)s)")
+    sampling.add_argument("--seed", type=int, default=0, help="random seed of the sampling (default: %(default)s)")
     add_dtype(sampling)
     add_chat(sampling)
     parser.set_defaults(run=run)

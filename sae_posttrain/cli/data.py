@@ -24,32 +24,40 @@ SHARES = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)  # parts of a benchmark whose ranking
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("data", help="what features say about data sets: redundancy, overlap, selection")
     kinds = parser.add_subparsers(required=True, metavar="kind")
-    redundancy = kinds.add_parser("redundancy", help="how much of a benchmark a part of it already covers")
+    redundancy = kinds.add_parser("redundancy", help="how many of a benchmark's features a part of it already fires")
     _add_sets(redundancy, "benchmarks, such as gsm8k=gsm8k.jsonl")
     redundancy.add_argument(
         "--scores",
         nargs="+",
         default=[],
         metavar="NAME=FILE",
-        help="also how well a part ranks models: rows with model, example (row number, from 1) and score",
+        help="also print how well a part ranks models; the file has rows with model, example (row number, from 1) "
+        "and score",
     )
     redundancy.set_defaults(run=run_redundancy)
-    overlap = kinds.add_parser("overlap", help="how much of each benchmark the others cover")
+    overlap = kinds.add_parser("overlap", help="how many of each benchmark's features the others fire")
     _add_sets(overlap, "two benchmarks or more, such as gsm8k=gsm8k.jsonl math=math.jsonl")
     overlap.add_argument(
         "--scores",
         metavar="FILE",
-        help="also the correlation of benchmarks over models: rows with model, benchmark and score",
+        help="also print the correlation of benchmarks over models; the file has rows with model, benchmark and score",
     )
     overlap.add_argument(
-        "--control", metavar="NAME", help="benchmark of general ability in --scores, such as mmlu, to correlate less it"
+        "--control",
+        metavar="NAME",
+        help="benchmark of general ability in --scores, such as mmlu, that the correlations control for",
     )
     overlap.set_defaults(run=run_overlap)
-    select = kinds.add_parser("select", help="choose few rows that fire as many features as possible")
+    select = kinds.add_parser("select", help="choose rows that together fire as many features as possible")
     select.add_argument("source", metavar="FILE", help="the rows to choose from")
-    select.add_argument("--n", type=int, required=True, help="rows to choose")
-    select.add_argument("--at", choices=("any", "last"), default="any", help="tokens that count (default: %(default)s)")
-    select.add_argument("--output", required=True, metavar="FILE", help="the .jsonl file of chosen rows to write")
+    select.add_argument("--n", type=int, required=True, help="number of rows to choose")
+    select.add_argument(
+        "--at",
+        choices=("any", "last"),
+        default="any",
+        help="any: read every token of a text; last: only the last (default: %(default)s)",
+    )
+    select.add_argument("--output", required=True, metavar="FILE", help=".jsonl file to write the chosen rows to")
     _add_reading(select)
     select.set_defaults(run=run_select)
 
@@ -65,10 +73,14 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sae", required=True, help="folder, hub id or short name (see `sae list`) of the SAEs")
     parser.add_argument("--layer", type=int, required=True, help="0-based decoder block")
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="rows read of each source (default: all)")
-    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="rows to read of each source (default: all)")
+    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
     parser.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: %(default)s)")
-    parser.add_argument("--cache", metavar="FOLDER", help="keeps which features fire, so that a second run reads them")
+    parser.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="folder that keeps which features fire, so that a second run need not run the model",
+    )
     add_dtype(parser)
 
 
@@ -76,7 +88,7 @@ def run_redundancy(args: argparse.Namespace) -> int:
     sources = _named(args.sets)
     scores = {name: _scores_by_example(file) for name, file in _named(args.scores).items()}
     if unknown := scores.keys() - sources.keys():
-        raise ValueError(f"--scores names {', '.join(sorted(unknown))}, which is none of {', '.join(sources)}.")
+        raise ValueError(f"--scores names {', '.join(sorted(unknown))}; expected one of {', '.join(sources)}.")
 
     from ..data import ranking_agreement, redundancy
 
@@ -115,9 +127,9 @@ def _print_redundancy(found: Mapping[str, Mapping[str, Any]]) -> None:
 def run_overlap(args: argparse.Namespace) -> int:
     sources = _named(args.sets)
     if len(sources) < 2:
-        raise ValueError("An overlap needs two benchmarks or more, each as NAME=FILE.")
+        raise ValueError("Give at least two benchmarks, each as NAME=FILE.")
     if args.control and not args.scores:
-        raise ValueError("--control names a benchmark in the file of --scores; give that too.")
+        raise ValueError("--control names a benchmark in the file of --scores: give --scores too.")
     scores = _scores_by_benchmark(args.scores, sources, args.control) if args.scores else {}
 
     from ..data import overlap, partial_correlation
@@ -151,9 +163,9 @@ def _print_overlap(found: Overlap, correlations: Mapping[str, float], control: s
     print()
     for name in found.names:
         other, share = found.most_covered(name)
-        print(f"{name}: {other} covers most of it, {share:.1%}; {1 - share:.1%} of its features are new beside that.")
+        print(f"{name}: {other} covers most of its features, {share:.1%}; {1 - share:.1%} do not fire there.")
     for pair, value in correlations.items():
-        print(f"{pair}: correlation over models {value:.3f}" + (f", less {control}" if control else ""))
+        print(f"{pair}: correlation over models {value:.3f}" + (f", controlling for {control}" if control else ""))
 
 
 def run_select(args: argparse.Namespace) -> int:
@@ -170,7 +182,7 @@ def run_select(args: argparse.Namespace) -> int:
                 for example in chosen.examples:
                     file.write(json.dumps(rows[example], ensure_ascii=False) + "\n")
             print(
-                f"{args.output}: {args.n} of {len(sets)} rows, which fire {chosen.coverage[-1]:.1%} of the "
+                f"{args.output}: {args.n} of {len(sets)} rows. They fire {chosen.coverage[-1]:.1%} of the "
                 f"{chosen.features} features that fire on any row."
             )
     return 0
@@ -225,7 +237,9 @@ def _scores_by_example(file: str) -> Any:
     examples = sorted({example for row in table.values() for example in row}, key=float)
     wrong = [model for model, row in table.items() if len(row) != len(examples)]
     if wrong:
-        raise ValueError(f"{file}: {wrong[0]} has scores of {len(table[wrong[0]])} of {len(examples)} examples.")
+        raise ValueError(
+            f"{file}: {wrong[0]} has scores for {len(table[wrong[0]])} of {len(examples)} examples; expected all."
+        )
     return np.array([[row[example] for example in examples] for row in table.values()])
 
 
@@ -234,7 +248,7 @@ def _scores_by_benchmark(file: str, sources: Mapping[str, str], control: str | N
     wanted = [*sources, *([control] if control else [])]
     for model, row in table.items():
         if missing := [name for name in wanted if name not in row]:
-            raise ValueError(f"{file}: {model} has no score of {missing[0]}, only of {', '.join(row)}.")
+            raise ValueError(f"{file}: {model} has no score for {missing[0]}, only for {', '.join(row)}.")
     return {name: [row[name] for row in table.values()] for name in wanted}
 
 
@@ -245,7 +259,7 @@ def _table(file: str, column: str) -> dict[str, dict[str, float]]:
             table.setdefault(str(row["model"]), {})[str(row[column])] = float(row["score"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{file}, row {number}: expected model, {column} and score, a number, got {row}."
+                f"{file}, row {number}: expected the columns model, {column} and score (a number), got {row}."
             ) from error
     return table
 

@@ -34,14 +34,19 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     language.add_argument("--targets", nargs="+", help="languages to find features for (default: all)")
     _add_common(language, select="monolinguality", per="language and layer", max_length=512)
     language.set_defaults(run=run_language)
-    _add_tokens(kinds.add_parser("tokens", help="token counts of languages that share a script; needs no SAE"))
-    repetition = kinds.add_parser("repetition", help="features that grow while a text repeats itself")
+    _add_tokens(kinds.add_parser("tokens", help="count tokens of languages that share a script; needs no SAE"))
+    repetition = kinds.add_parser("repetition", help="features whose activation grows while a text repeats itself")
     source = repetition.add_mutually_exclusive_group(required=True)
-    source.add_argument("--prompts", metavar="FILE", help="rows with prompt (text or messages) to let the model loop")
+    source.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="file whose rows have a prompt (text or messages), from which the model is sampled until it loops",
+    )
     source.add_argument(
         "--texts",
         metavar="SOURCE",
-        help="texts in which the model fell into a loop, instead; such as the .loops.jsonl that an earlier call wrote",
+        help="instead of --prompts: texts in which the model fell into a loop, such as the .loops.jsonl of an "
+        "earlier call",
     )
     _add_common(repetition, select="contrast", per="layer", max_length=2048)
     _add_loops(repetition.add_argument_group("loops"))
@@ -54,7 +59,7 @@ def _add_tokens(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="CODE=SOURCE",
-        help="texts per language, such as de=de.txt en=en.jsonl.gz; a few hundred paragraphs each",
+        help="texts per language, such as de=de.txt en=en.jsonl.gz; at least 1,000 paragraphs each",
     )
     parser.add_argument("--model", required=True, help="folder or hub id; only its tokenizer is read")
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
@@ -74,23 +79,28 @@ def _add_common(parser: argparse.ArgumentParser, *, select: str, per: str, max_l
         "--select",
         choices=(select, "random"),
         default=select,
-        help="random: draw features that fire at all, as a control",
+        help="how features are chosen; random draws among those that fire at all, as a control (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
     parser.add_argument(
         "--max-length", type=int, default=max_length, help=f"tokens read of each text (default: {max_length})"
     )
     add_dtype(parser)
-    parser.add_argument("--k", type=int, help="active features per token, when the SAE's name does not say")
+    parser.add_argument("--k", type=int, help="active features per token, if the SAE's files and name do not say")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
 
 
 def _add_loops(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--loops", type=int, default=32, help="sample prompts until so many loop (default: %(default)s)")
-    group.add_argument("--max-new-tokens", type=int, default=512, help="of each sample (default: %(default)s)")
+    group.add_argument("--loops", type=int, default=32, help="number of loops to sample (default: %(default)s)")
     group.add_argument(
-        "--temperature", type=float, default=0.0, help="0 is greedy, which loops most (default: %(default)s)"
+        "--max-new-tokens", type=int, default=512, help="token limit of each sampled response (default: %(default)s)"
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="temperature; 0 is greedy, which loops most (default: %(default)s)",
     )
     add_chat(group)
     add_loops(group, tokens=True)
@@ -117,7 +127,7 @@ def run_tokens(args: argparse.Namespace) -> int:
     from ..token_counts import count_tokens
 
     counts = count_tokens(AutoTokenizer.from_pretrained(args.model), texts)
-    print("Tokens that belong to the row's language rather than the column's, each with a weight of at least 0.5:\n")
+    print("Number of tokens that belong to the row's language rather than the column's (weight of at least 0.5):\n")
     print(" " * 8 + "".join(f"{code:>10}" for code in counts.languages))
     for target in counts.languages:
         cells = (
@@ -166,9 +176,9 @@ def run_repetition(args: argparse.Namespace) -> int:
                 **loops,
             )
             texts = sample.texts
-            setting.print(f"Found {sample}, of {len(prompts)} prompts.")
+            setting.print(f"Found {sample}; the file has {len(prompts)} prompts.")
             kept = setting.keep_loops(texts, len(sample.looped))
-            setting.print(f"Wrote them to {kept}: with --texts {kept} nothing need be sampled again.\n")
+            setting.print(f"Wrote them to {kept}. Give --texts {kept} to discover again without sampling.\n")
         features = discover_repetition_features(
             setting.model, setting.tokenizer, setting.saes, texts, **setting.options, **loops
         )

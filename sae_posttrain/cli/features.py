@@ -29,9 +29,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("features", help="a feature set: a file, a folder or a hub id")
-    parser.add_argument("--targets", nargs="+", help="what the features stand for: languages, or repetition")
-    parser.add_argument("--layers", type=int, nargs="+", help="0-based decoder blocks")
-    parser.add_argument("--top", type=int, help="features per target and layer, best first")
+    parser.add_argument(
+        "--targets", nargs="+", help="keep features for these targets: languages, or repetition (default: all)"
+    )
+    parser.add_argument("--layers", type=int, nargs="+", help="keep these 0-based decoder blocks (default: all)")
+    parser.add_argument(
+        "--top", type=int, help="keep this many features per target and layer, best first (default: all)"
+    )
 
 
 def run_show(args: argparse.Namespace) -> int:
@@ -42,13 +46,16 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_select(args: argparse.Namespace) -> int:
     if args.targets is args.layers is args.top is None:
-        raise ValueError("Give --targets, --layers or --top: what to keep.")
+        raise ValueError("Nothing to select: give --targets, --layers or --top.")
     path = check_file(args.output)
     whole, features = _load(args.features), _chosen(args)
     features.save(path)
     print(f"{_as_text(features)}\n\nWrote {path}")
     if whole.alpha is not None and features.alpha is None:
-        print(f"The alpha of {whole.alpha:g} was calibrated for all features; run `sae-posttrain calibrate` again.")
+        print(
+            f"The new set has no alpha: {whole.alpha:g} was calibrated for all features. Run `sae-posttrain "
+            "calibrate` on it."
+        )
     return 0
 
 

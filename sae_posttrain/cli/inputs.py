@@ -16,8 +16,9 @@ def add_chat(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
-        help="apply the chat template to text prompts (default: when the tokenizer has one); `sft` and `grpo` train on "
-        "text prompts as they are, which is --no-chat",
+        help="apply the chat template to text prompts (default: if the tokenizer has one). `sft` and `grpo` train "
+        "on text "
+        "prompts unchanged, which is --no-chat",
     )
 
 
@@ -26,7 +27,7 @@ def add_dtype(parser: argparse._ActionsContainer) -> None:
         "--dtype",
         choices=("auto", "bfloat16", "float16", "float32", "float64"),
         default="auto",
-        help="of the model (default: %(default)s)",
+        help="number format of the model's weights (default: %(default)s)",
     )
 
 
@@ -36,16 +37,16 @@ def add_loops(parser: argparse._ActionsContainer, *, tokens: bool) -> None:
         "--min-repeats",
         type=int,
         default=MIN_REPEATS,
-        help="whole periods that a loop has; one that counts has twice as many (default: %(default)s)",
+        help="whole periods that a loop has at least; twice as many if its numbers count on (default: %(default)s)",
     )
     parser.add_argument(
         "--min-length",
         type=int,
         default=MIN_TOKENS if tokens else MIN_LENGTH,
         help=(
-            "tokens that a loop has"
+            "tokens that a loop has at least"
             if tokens
-            else "letters that a loop has; a Chinese one counts as 3, a kana or a Korean syllable as 2"
+            else "letters that a loop has at least; a Chinese character counts as 3, a kana or a Korean syllable as 2"
         )
         + " (default: %(default)s)",
     )
@@ -53,8 +54,8 @@ def add_loops(parser: argparse._ActionsContainer, *, tokens: bool) -> None:
         "--fold-digits",
         action=argparse.BooleanOptionalAction,
         default=not tokens,
-        help="whether a text that repeats but for numbers that go on counting loops"
-        + (", as in `measure repetition`; without it, only token ids that repeat exactly do" if tokens else "")
+        help="whether a text that repeats except for numbers that count on is a loop"
+        + (", as in `measure repetition`. Without it, only token ids that repeat exactly are a loop" if tokens else "")
         + " (default: %(default)s)",
     )
 
@@ -74,13 +75,14 @@ def add_columns(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--response-column",
         metavar="NAME",
-        help="column of the answers, as texts or messages (default: response, completion, output, generated_text, the "
-        "last turn of messages, the choices of a server's answer, or text)",
+        help="column with the responses, as texts or messages (default: response, completion, output, "
+        "generated_text, the "
+        "last turn of messages, the choices of a server's output, or text)",
     )
     parser.add_argument(
-        "--prompt-column", metavar="NAME", help="column of the prompts (default: prompt, instruction or question)"
+        "--prompt-column", metavar="NAME", help="column with the prompts (default: prompt, instruction or question)"
     )
-    parser.add_argument("--language-column", metavar="NAME", help="column of the languages (default: language)")
+    parser.add_argument("--language-column", metavar="NAME", help="column with the languages (default: language)")
 
 
 def columns_of(args: argparse.Namespace) -> Columns:
@@ -113,7 +115,7 @@ def read_rows(source: str, column: str, limit: int | None, columns: Columns | No
         rows += found
     if failed:
         print(
-            f"{source}: {failed} of {len(read)} requests failed; they hold no answer and are left out.", file=sys.stderr
+            f"{source}: {failed} of {len(read)} requests failed. They have no answer and are left out.", file=sys.stderr
         )
     if not rows:
         raise ValueError(f"{source}: all {len(read)} requests failed; there is no answer in it.")
@@ -127,7 +129,7 @@ def _prompt_row(row: Row, where: str, columns: Columns) -> Row:
         present = ", ".join(map(repr, row))
         raise ValueError(
             f"{where}: no text in column 'prompt'; the columns present are {present}. The usual names are 'prompt', "
-            f"'instruction', 'question' and 'messages'; rename the column, or name it with --prompt-column where the "
+            f"'instruction', 'question' and 'messages'; rename the column, or name it with --prompt-column if the "
             f"command has that option."
         )
     return row
@@ -144,7 +146,7 @@ def load_model(name: str, *, dtype: str, device: Any, adapter: str | None = None
             try:
                 from peft import PeftModel
             except ImportError as error:
-                raise ValueError('--adapter needs peft: pip install "sae-posttrain[peft]"') from error
+                raise ValueError('--adapter needs peft: pip install "sae-posttrain[peft]".') from error
             model = PeftModel.from_pretrained(model, adapter)
     except OSError as error:
         raise FileNotFoundError(f"cannot load {adapter or name}: {error}") from error

@@ -48,23 +48,31 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or hub id")
-    parser.add_argument("--texts", required=True, metavar="SOURCE", help="file, or datasets folder or hub id, streamed")
+    parser.add_argument(
+        "--texts", required=True, metavar="SOURCE", help="file, folder or hub id of a dataset; it is streamed"
+    )
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, for load_sae to read")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write the SAEs to; load_sae reads it")
     parser.add_argument(
         "--d-sae",
         type=int,
-        help="number of features (default: 16 times the model's width, fewer where the texts are short)",
+        help="number of features (default: 16 times the model's width, fewer if the texts are short)",
     )
-    parser.add_argument("--k", type=int, help="active features per token (default: width / 8, from 8 to 50)")
-    parser.add_argument("--tokens", type=int, default=20_000_000, help="tokens read, at most (default: %(default)s)")
     parser.add_argument(
-        "--batch-size", type=int, help="rows per step (default: 32, fewer where the texts are short, for 250 steps)"
+        "--k", type=int, help="active features per token (default: an eighth of the model's width, between 8 and 50)"
     )
-    parser.add_argument("--max-length", type=int, help="tokens per row (default: 256, or what the model takes)")
+    parser.add_argument(
+        "--tokens", type=int, default=20_000_000, help="largest number of tokens to read (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, help="rows per step (default: 32, fewer if the texts are too short for 250 steps)"
+    )
+    parser.add_argument(
+        "--max-length", type=int, help="tokens per row (default: 256, or the model's context length if that is smaller)"
+    )
     parser.add_argument("--lr", type=float, help="learning rate (default: sparsify's for the number of features)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the initial weights (default: %(default)s)")
     add_dtype(parser)
     parser.set_defaults(run=run_train)
 

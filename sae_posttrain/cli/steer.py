@@ -19,20 +19,23 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter")
     parser.add_argument("--features", required=True, help="feature set: a file, a folder or a hub id")
-    parser.add_argument("--layers", type=int, nargs="+", help="steer in these of its layers (default: all)")
-    parser.add_argument("--targets", nargs="+", metavar="NAME", help="steer along these of its features (default: all)")
+    parser.add_argument("--layers", type=int, nargs="+", help="layers of the feature set to steer in (default: all)")
+    parser.add_argument(
+        "--targets", nargs="+", metavar="NAME", help="targets whose features to steer along (default: all)"
+    )
     parser.add_argument(
         "--alpha",
         type=float,
         nargs="+",
-        help="one answer for each, in units of a feature's typical strength; negative suppresses (default: the "
-        "calibrated one)",
+        help="one or several strengths, in units of a feature's typical strength; negative values suppress. There "
+        "is one "
+        "answer for each (default: the feature set's calibrated alpha)",
     )
-    parser.add_argument("--prompt", nargs="+", required=True, metavar="TEXT", help="one or several")
-    parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
-    parser.add_argument("--top-p", type=float, default=0.8, help="default: 0.8")
-    parser.add_argument("--max-new-tokens", type=int, default=200, help="default: 200")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    parser.add_argument("--prompt", nargs="+", required=True, metavar="TEXT", help="one or several prompts")
+    parser.add_argument("--temperature", type=float, default=0.0, help="temperature (default: 0, which is greedy)")
+    parser.add_argument("--top-p", type=float, default=0.8, help="top-p (default: 0.8)")
+    parser.add_argument("--max-new-tokens", type=int, default=200, help="token limit (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the sampling (default: 0)")
     add_dtype(parser)
     add_chat(parser)
     add_loops(parser.add_argument_group("what counts as a loop"), tokens=False)

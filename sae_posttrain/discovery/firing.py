@@ -162,7 +162,11 @@ def _collect(
     encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=True)["input_ids"]
     cut = sum(len(ids) > max_length for ids in encoded)
     if at == "last" and cut:
-        logger.warning("%d texts have more than %d tokens: their last token is not read.", cut, max_length)
+        logger.warning(
+            "%d texts have more than %d tokens. Their last token is not read; raise max_length to read it.",
+            cut,
+            max_length,
+        )
     sequences = [ids[:max_length] for ids in encoded]
     order = sorted((e for e, ids in enumerate(sequences) if len(ids) > 1), key=lambda e: -len(sequences[e]))
     found: dict[int, list[np.ndarray]] = {

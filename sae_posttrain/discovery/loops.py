@@ -127,7 +127,7 @@ def sample_loops(
         )
     logger.info("Found %s.", found)
     if len(found.looped) < loops:
-        logger.warning("Found %s, where %d loops were asked for; give more prompts.", found, loops)
+        logger.warning("Found %s, but %d loops were asked for; give more prompts.", found, loops)
     return replace(found, ordinary=found.ordinary[: len(found.looped)])
 
 

@@ -149,7 +149,7 @@ def _statistics(
             "texts in which the model fell into one, raise max_length, or lower what loop_settings ask for."
         )
     if ORDINARY not in groups:
-        logger.warning("All texts loop from their start, so what the features do in ordinary text is not measured.")
+        logger.warning("All texts loop from their start, so the features' activation in ordinary text is not measured.")
     ordered = sorted((passage for passage in passages if passage.spans), key=lambda passage: len(passage.ids))
     batches = share_of_process(ordered, batch_size)
     return sum_passages(model, saes, sorted(groups), lambda: batches, total=len(batches), progress=progress)

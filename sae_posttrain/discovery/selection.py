@@ -81,8 +81,8 @@ def warn_of_active_elsewhere(features: FeatureSet) -> None:
     sentences = features.active_elsewhere()
     if sentences:
         logger.warning(
-            "%d of %d features are also active where their target is not; `sae-posttrain features show FILE` lists "
-            "them. The first: %s",
+            "%d of %d features are also active in texts of other groups than their target's. List them with "
+            "`sae-posttrain features show FILE`. The first: %s",
             *(len(sentences), sum(len(layer.ids) for layer in features.layers), sentences[0]),
         )
 

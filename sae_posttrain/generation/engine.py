@@ -118,14 +118,14 @@ def sampling(
 def check_settings(temperature: float, top_p: float, **counts: int) -> None:
     """Raises: ValueError for a setting out of range."""
     if not temperature >= 0:
-        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
+        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}.")
     if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}.")
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise ValueError(f"{name} must be a whole number, got {value!r}")
+            raise ValueError(f"{name} must be a whole number, got {value!r}.")
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat: bool) -> list[int]:
@@ -133,12 +133,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat: bool) -> l
         ids = tokenizer(prompt)["input_ids"]
     else:
         if tokenizer.chat_template is None:
-            raise ValueError("the tokenizer has no chat template; give the prompts as plain texts, with chat=False")
+            raise ValueError("the tokenizer has no chat template; give the prompts as plain texts, with chat=False.")
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
-        raise ValueError(f"prompt {prompt!r} holds no tokens; leave it out")
+        raise ValueError(f"prompt {prompt!r} holds no tokens; leave it out.")
     return list(ids)
 
 

@@ -96,12 +96,12 @@ _LABELS = {"fil": "tl"}  # what py3langid calls a language of ours
 def _restricted(languages: Iterable[str]) -> Any:
     codes = sorted(languages)
     if len(codes) < 2:
-        raise ValueError(f"got {codes} to tell apart; name at least two languages")
+        raise ValueError(f"got {codes} to tell apart; name at least two languages.")
     identifier = copy(_whole())  # restricting one must not restrict the others
     unknown = sorted(set(codes) - set(identifier.labels))
     if unknown:
         raise ValueError(
-            f"py3langid does not know {', '.join(unknown)}; leave them out, or bring an identifier of your own"
+            f"py3langid does not know {', '.join(unknown)}; leave them out, or bring an identifier of your own."
         )
     identifier.set_languages(codes)
     return identifier
@@ -114,6 +114,6 @@ def _whole() -> Any:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:
         raise ImportError(
-            'telling languages of one script apart needs py3langid: pip install "sae-posttrain[langid]"'
+            'telling languages of one script apart needs py3langid: pip install "sae-posttrain[langid]".'
         ) from error
     return LanguageIdentifier.from_model_file(MODEL_FILE)

@@ -29,11 +29,11 @@ def share_interval(
     """
     hits_C, sizes_C = np.asarray(hits, dtype=np.int64), np.asarray(sizes, dtype=np.int64)
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
     if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
+        raise ValueError(f"resamples must be at least 1, got {resamples}.")
     if hits_C.shape != sizes_C.shape or hits_C.ndim != 1 or not len(hits_C) or (sizes_C < 1).any():
-        raise ValueError("expected one hit count and one size of at least 1 for each of at least one cluster")
+        raise ValueError("expected one hit count and one size of at least 1 for each of at least one cluster.")
     tail = (1 - confidence) / 2
     share, total = hits_C.sum() / sizes_C.sum(), int(sizes_C.sum())
     if share == 0:
@@ -55,7 +55,7 @@ def clustered_interval(
     """`share_interval` from whether each response is a hit, and what cluster it belongs to (default: its own)."""
     clusters = range(len(hits)) if clusters is None else clusters
     if len(clusters) != len(hits):
-        raise ValueError(f"{len(hits)} responses but {len(clusters)} clusters; give one for each response")
+        raise ValueError(f"{len(hits)} responses but {len(clusters)} clusters; give one for each response.")
     counts: dict[Hashable, list[int]] = {}
     for hit, cluster in zip(hits, clusters, strict=True):
         count = counts.setdefault(cluster, [0, 0])

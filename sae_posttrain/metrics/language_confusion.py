@@ -103,7 +103,7 @@ class LanguageConfusionReport:
             for row in self.rows()
         ]
         if self.skipped:
-            lines.append(f"{self.skipped} responses left out: no line of at least {MIN_WORDS} words")
+            lines.append(f"{self.skipped} responses left out: no line of at least {MIN_WORDS} words.")
         return "\n".join(lines)
 
 
@@ -192,7 +192,9 @@ def language_confusion(
                 )
             )
     if not judged:
-        raise ValueError(f"nothing to measure among {len(responses)} responses: no line has at least {MIN_WORDS} words")
+        raise ValueError(
+            f"nothing to measure among {len(responses)} responses: no line has at least {MIN_WORDS} words."
+        )
     options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
     rate = partial(_rates, interval=partial(clustered_interval, **options))
     by_language: dict[str, list[_Judged]] = {}

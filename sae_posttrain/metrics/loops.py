@@ -47,7 +47,7 @@ class LoopSettings:
     def __post_init__(self) -> None:
         if self.min_repeats < 3:
             raise ValueError(
-                f"min_repeats must be at least 3, got {self.min_repeats}: what stands there twice is a quotation."
+                f"min_repeats must be at least 3, got {self.min_repeats}: text that occurs twice may be a quotation."
             )
         for name in ("min_length", "min_tokens"):
             if getattr(self, name) < 1:

@@ -126,7 +126,7 @@ class PhraseFinder:
                 try:
                     votes = [scores[code] - scores[own] for code in others]
                 except KeyError as error:
-                    raise ValueError(f"the scorer gave {sorted(scores)}, but no score for {error}") from error
+                    raise ValueError(f"the scorer gave {sorted(scores)}, but no score for {error}.") from error
                 clipped = np.clip(np.asarray(votes, dtype=np.float32), -limit, limit)
                 return np.where([script in get_language(code).scripts for code in others], clipped, -_ENDS)
 

@@ -192,7 +192,7 @@ def repetition_rate(
     Source: arXiv:2605.11887, repeat ratio; its detector is not published.
     """
     if not len(responses):
-        raise ValueError("nothing to measure among 0 responses")
+        raise ValueError("nothing to measure: there are no responses.")
     ends = [None] * len(responses) if ended is None else list(ended)
     if len(ends) != len(responses):
         raise ValueError(f"ended has {len(ends)} entries and there are {len(responses)} responses; give one for each.")

@@ -188,7 +188,7 @@ def _sparsify(*names: str) -> tuple[Any, ...]:
         try:
             import sparsify
         except ImportError as error:
-            raise ValueError("SAEs are trained with sparsify: pip install 'sae-posttrain[train-sae]'") from error
+            raise ValueError("SAEs are trained with sparsify: pip install 'sae-posttrain[train-sae]'.") from error
     return tuple(getattr(sparsify, name) for name in names)
 
 

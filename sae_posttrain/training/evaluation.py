@@ -86,7 +86,7 @@ class RateEvaluationCallback(TrainerCallback):
         if not isinstance(loop_settings, LoopSettings):
             raise ValueError(f"loop_settings must be LoopSettings, got {loop_settings!r}.")
         if not isinstance(phrases, PhraseFinder | None):
-            raise ValueError(f"phrases must be a PhraseFinder or None, got {phrases!r}")
+            raise ValueError(f"phrases must be a PhraseFinder or None, got {phrases!r}.")
         rows = list(prompts)
         self.every = every
         self.prompts = _prompts(rows)
@@ -153,7 +153,7 @@ class RateEvaluationCallback(TrainerCallback):
         except Exception as error:
             if _is_sharded(trainer.model):
                 raise
-            logger.warning("Generating for the evaluation failed", exc_info=True)
+            logger.warning("Generating for the evaluation failed.", exc_info=True)
             problem = f"{type(error).__name__}: {error}"
         gathered: list[tuple[Answers, str]] = gather_object([(answers, problem)])
         problems = [one for _, one in gathered if one]
@@ -200,11 +200,11 @@ class RateEvaluationCallback(TrainerCallback):
 
 def _prompts(rows: Sequence[Mapping[str, Any]]) -> list[Prompt]:
     if not rows:
-        raise ValueError("prompts is empty: give at least one row with a prompt")
+        raise ValueError("prompts is empty: give at least one row with a prompt.")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping) or not isinstance(row.get("prompt"), (str, list)):
             raise ValueError(
-                f"prompts, row {number}: expected a row with 'prompt', a text or messages, got {row!r:.80}"
+                f"prompts, row {number}: expected a row with 'prompt', a text or messages, got {row!r:.80}."
             )
     return [row["prompt"] for row in rows]
 
@@ -215,7 +215,9 @@ def _languages(rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
         return None
     for number, language in enumerate(languages, start=1):
         if not language:
-            raise ValueError(f"prompts, row {number} has no 'language' where others do; give it to all or to none")
+            raise ValueError(
+                f"prompts, row {number} has no 'language', but other rows do; give it to all rows or to none."
+            )
     return [str(language) for language in languages]
 
 

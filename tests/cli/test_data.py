@@ -77,7 +77,7 @@ def test_redundancy_prints_a_row_for_each_benchmark(place: Path, capsys: pytest.
 def test_overlap_says_what_covers_what(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = ["--scores", str(place / "by_benchmark.jsonl")]
     assert main(["data", "overlap", *sets(place), *scores, *reading(place)]) == 0
-    assert "short: long covers most of it" in (plain := capsys.readouterr().out)
+    assert "short: long covers most of its features" in (plain := capsys.readouterr().out)
     assert f"correlation over models {np.corrcoef([1, 2, 3, 5], [2, 4, 5, 9])[0, 1]:.3f}" in plain
     assert main(["data", "overlap", *sets(place), *scores, "--control", "mmlu", *reading(place, "--json")]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -129,8 +129,8 @@ def test_two_processes_need_no_cache(place: Path, tmp_path: Path, capsys: pytest
     ("arguments", "says"),
     [
         (["redundancy", "long.jsonl"], "expected NAME=FILE"),
-        (["overlap", "a=x.jsonl"], "needs two benchmarks"),
-        (["overlap", "a=x.jsonl", "b=y.jsonl", "--control", "mmlu"], "give that too"),
+        (["overlap", "a=x.jsonl"], "Give at least two benchmarks"),
+        (["overlap", "a=x.jsonl", "b=y.jsonl", "--control", "mmlu"], "give --scores too"),
         (["redundancy", "a=x.jsonl", "--scores", "b=y.jsonl"], "--scores names b"),
     ],
 )
@@ -147,7 +147,7 @@ def test_scores_that_are_incomplete_are_named(place: Path, tmp_path: Path, capsy
     rows = [{"model": "m0", "benchmark": "long", "score": 1}, {"model": "m1", "benchmark": "long", "score": "x"}]
     scores = write_rows(tmp_path / "scores.jsonl", rows)
     assert main(["data", "overlap", *sets(place), "--scores", str(scores), *reading(place)]) == 2
-    assert "row 2: expected model, benchmark and score" in capsys.readouterr().err
+    assert "row 2: expected the columns model, benchmark and score" in capsys.readouterr().err
     scores = write_rows(tmp_path / "scores.jsonl", rows[:1])
     assert main(["data", "overlap", *sets(place), "--scores", str(scores), *reading(place)]) == 2
-    assert "m0 has no score of short" in capsys.readouterr().err
+    assert "m0 has no score for short" in capsys.readouterr().err

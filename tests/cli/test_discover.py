@@ -129,7 +129,7 @@ def test_loops_are_kept_so_that_a_control_samples_nothing(
     sampled = ["--prompts", str(tmp_path / "prompts.txt"), "--loops", "3", "--max-new-tokens", "24"]
     assert main([*common, *sampled, "--output", str(tmp_path / "a.safetensors")]) == 0
     kept = tmp_path / "a.loops.jsonl"
-    assert f"with --texts {kept} nothing need be sampled again" in capsys.readouterr().out
+    assert f"Give --texts {kept} to discover again without sampling" in capsys.readouterr().out
     rows = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
     assert [row["looped"] for row in rows][:4] == [True] * 3 + [False] * (len(rows) > 3)
     assert all(row["text"] == tokenizer.decode(row["ids"]) for row in rows)

@@ -77,7 +77,7 @@ def test_a_calibrated_alpha_is_kept_only_for_the_same_features(
     assert features.select(["zh"]).alpha == features.select(["zh"], layers=[3, 2], top=2).alpha == 2.0
     assert features.select(["zh"], top=1).alpha is None
     assert main(["features", "select", path, "--layers", "2", "--output", str(tmp_path / "part.safetensors")]) == 0
-    assert "alpha of 2 was calibrated for all features" in capsys.readouterr().out
+    assert "no alpha: 2 was calibrated for all features" in capsys.readouterr().out
 
 
 def test_features_are_shown_with_what_speaks_against_them(path: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +114,7 @@ def test_what_is_judged(features: FeatureSet) -> None:
         (["--targets", "ru"], "No feature stands for ru: this set has ko, zh"),
         (["--targets", "chinesse"], "chinesse"),
         (["--top", "0"], "top must be at least 1, got 0"),
-        ([], "Give --targets, --layers or --top"),
+        ([], "give --targets, --layers or --top"),
     ],
 )
 def test_refusals(

@@ -101,11 +101,11 @@ def test_rates_above_the_limit_and_tables_for_machines(model_folder, given, caps
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--phrases"], "--phrases is for counting words"),
-        (["--published"], "--published is for counting words"),
-        (["--max-new-tokens", 5, 6], "one --max-new-tokens"),
+        (["--phrases"], "--phrases cannot be used with --expected"),
+        (["--published"], "--published cannot be used with --expected"),
+        (["--max-new-tokens", 5, 6], "one value for --max-new-tokens"),
         (["--to", "chinesse"], "chinesse"),
-        (["--prompts", "x.jsonl"], "--prompts goes with --model"),
+        (["--prompts", "x.jsonl"], "--prompts needs --model"),
     ],
 )
 def test_refusals(model_folder, given, options, message):

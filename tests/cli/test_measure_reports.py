@@ -16,7 +16,7 @@ def test_a_threshold_decides_the_exit_code(responses, capsys):
     assert measured("--responses", responses, "--fail-above", "0.5") == 0
     assert capsys.readouterr().err == ""
     assert measured("--responses", responses, "--fail-above", "49.9%") == 1
-    assert "50.000% is above the 49.900% that --fail-above allows" in capsys.readouterr().err
+    assert "The rate is 50.000%; --fail-above allows at most 49.900%." in capsys.readouterr().err
     assert measured("--responses", responses, "--fail-above", "0%", "--to", "ko") == 0
 
 
@@ -65,8 +65,8 @@ def test_two_runs_on_the_same_prompts_are_compared(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--by", "language"], "leave out --by and further settings"),
-        (["--csv"], "does not fit into --csv"),
+        (["--by", "language"], "Leave out --by, and give each setting one value"),
+        (["--csv"], "--csv cannot print a comparison"),
         ([], "answered the same prompts: 1 are in the first only"),
     ],
 )

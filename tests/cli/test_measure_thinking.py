@@ -48,7 +48,7 @@ def test_by_default_both_stand_side_by_side(tmp_path, capsys):
     assert measured("--responses", path) == 0
     answer, thinking = capsys.readouterr().out.split("\n\n")
     assert answer.startswith("part answer\n")
-    assert answer.endswith("1 responses are thinking without an answer")
+    assert answer.endswith("1 responses are thinking without an answer.")
     assert thinking.startswith("part thinking\n")
     assert measured("--responses", path, "--csv") == 0
     rows = [row for row in csv.DictReader(io.StringIO(capsys.readouterr().out)) if row["language"] == "all"]

@@ -188,7 +188,7 @@ def test_a_million_characters(text, period, inside):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"min_repeats": 2}, "min_repeats must be at least 3, got 2: what stands there twice is a quotation."),
+        ({"min_repeats": 2}, "min_repeats must be at least 3, got 2: text that occurs twice may be a quotation."),
         ({"min_length": 0}, "min_length must be at least 1, got 0."),
         ({"min_tokens": 0}, "min_tokens must be at least 1, got 0."),
     ],

@@ -125,7 +125,7 @@ def test_report_is_json_and_a_table():
 @pytest.mark.parametrize(
     ("responses", "options", "message"),
     [
-        ([], {}, "nothing to measure among 0 responses"),
+        ([], {}, "nothing to measure: there are no responses."),
         (["a", "b"], {"clusters": [1]}, "2 responses but 1 clusters"),
         (["a"], {"ended": [True, None]}, "ended has 2 entries and there are 1 responses"),
         (["a"], {"confidence": 95}, "confidence must lie between 0 and 1"),

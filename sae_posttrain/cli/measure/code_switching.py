@@ -13,35 +13,37 @@ from . import expected
 from .output import finish
 from .responses import clusters, prompt_text, read_against, read_source
 
-HELP = "share of responses that leave their language's script, with an interval"
+HELP = "share of responses with words outside their language's script, with an interval"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--language", metavar="CODE", help="language of the rows that name none")
+    parser.add_argument("--language", metavar="CODE", help="language of rows without one")
     group = parser.add_argument_group("what counts")
     group.add_argument(
         "--to",
         nargs="+",
         metavar="CODE",
-        help="count only switches into these languages or scripts; zh counts every Han word, Japanese ones too, and in "
-        "Japanese responses the forms that only Chinese writes",
+        help="count only switches into these languages or scripts. zh counts every Han word, Japanese ones too; in "
+        "Japanese responses it counts the words with character forms that only Chinese uses",
     )
     group.add_argument(
         "--han-without-kana",
         action="store_true",
-        help="take Han words in a passage with kana for Japanese, not Chinese",
+        help="count Han words in a passage with kana as Japanese, not as Chinese",
     )
     group.add_argument(
         "--phrases",
         nargs="*",
         metavar="CODE",
-        help="also count phrases in other languages of the same script: these, or the usual ones; needs py3langid",
+        help="also count phrases in these other languages of the same script (without a code: in the usual ones); "
+        "needs "
+        "py3langid",
     )
-    group.add_argument("--ignore-prompt", action="store_true", help="leave out words that occur in the prompt")
+    group.add_argument("--ignore-prompt", action="store_true", help="do not count words that occur in the prompt")
     group.add_argument(
         "--ignore-glosses",
         action="store_true",
-        help="leave out names and terms beside their reading or translation, as Miyazaki (宮崎 駿)",
+        help="do not count names and terms beside their reading or translation, as in Miyazaki (宮崎 駿)",
     )
     group.add_argument("--count-code", action="store_true", help="also count words inside code, LaTeX and HTML tags")
     group.add_argument("--count-urls", action="store_true", help="also count words inside URLs")
@@ -51,15 +53,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="WORD",
-        help="scripts or words that never count; a column 'allowed' names languages that its row may use",
+        help="words or scripts that never count. To allow a language for one row, add a column 'allowed' to the file",
     )
     group.add_argument(
         "--expected",
         action="store_true",
-        help="do not count: report the probability of leaving, from the model's own next-token probabilities, of given "
-        "responses (--model and --responses) or of its own (--model and --prompts)",
+        help="instead of counting switches, report their probability, from the model's own next-token "
+        "probabilities: along "
+        "given responses (--model and --responses) or along its own (--model and --prompts)",
     )
-    group.add_argument("--published", action="store_true", help="also give the rate as published: any character counts")
+    group.add_argument(
+        "--published",
+        action="store_true",
+        help="also report the rate as published: any character of another script counts",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

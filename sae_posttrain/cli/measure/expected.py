@@ -58,9 +58,9 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("phrases", "ignore_prompt", "count_code", "count_urls", "published"):
         if getattr(args, name) not in (None, False):
             option = name.replace("_", "-")
-            raise ValueError(f"--expected measures tokens by their script; --{option} is for counting words in texts.")
+            raise ValueError(f"--{option} cannot be used with --expected, which measures tokens by their script alone.")
     if len(set(args.max_new_tokens)) > 1:
-        raise ValueError("--expected reads responses up to one length; give one --max-new-tokens.")
+        raise ValueError("--expected reads responses up to one length. Give one value for --max-new-tokens.")
     check_sampling(args)
     if args.output:
         check_file(args.output)
@@ -70,9 +70,9 @@ def _read_against(args: argparse.Namespace) -> list[Row]:
     if not args.against:
         return []
     if args.by:
-        raise ValueError("--against compares one run with one other; leave out --by.")
+        raise ValueError("--against compares one run with one other. Leave out --by.")
     if args.csv:
-        raise ValueError("A comparison does not fit into --csv; use --json.")
+        raise ValueError("--csv cannot print a comparison; use --json.")
     other = {"responses": args.against, "model": None, "adapter": None, "prompts": None}
     return read_source(argparse.Namespace(**{**vars(args), **other}), language=True)
 
@@ -86,8 +86,8 @@ def _at_settings_of(rows: Sequence[Row], against: Sequence[Row], source: str | N
     wanted, there = {setting(row) for row in rows}, {setting(row) for row in against}
     if against and not wanted <= there:
         raise ValueError(
-            f"--against {source} was measured at temperature and top_p {sorted(there)}, this run at {sorted(wanted)}; "
-            "measure both at the same."
+            f"--against {source} was measured at temperature and top_p {sorted(there)}, this run at {sorted(wanted)}. "
+            "Measure both at the same settings."
         )
     return [row for row in against if setting(row) in wanted]
 

@@ -17,18 +17,25 @@ HELP = "line and word pass rates, as in the Language Confusion Benchmark; needs 
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--language", metavar="CODE", help="language of the rows that name none")
+    parser.add_argument("--language", metavar="CODE", help="language of rows without one")
     group = parser.add_argument_group("what counts")
     group.add_argument(
-        "--among", nargs="+", metavar="CODE", help="languages told apart, beside those of the rows (default: the usual)"
+        "--among",
+        nargs="+",
+        metavar="CODE",
+        help="languages that lines are identified among, beside those of the rows (default: 21 languages)",
     )
-    group.add_argument("--english", metavar="FILE", help="the words that are wrong, one a line (default: any)")
-    group.add_argument("--count-code", action="store_true", help="count inside code too")
-    group.add_argument("--count-urls", action="store_true", help="count inside URLs too")
+    group.add_argument(
+        "--english",
+        metavar="FILE",
+        help="file with the English words that count as wrong, one per line (default: any word)",
+    )
+    group.add_argument("--count-code", action="store_true", help="also read code")
+    group.add_argument("--count-urls", action="store_true", help="also read URLs")
     group.add_argument(
         "--published",
         action="store_true",
-        help="read responses as the published code does: code and URLs too, without punctuation, up to a line with Q:",
+        help="read responses as the published code does: with code and URLs, without punctuation, up to a line with Q:",
     )
 
 

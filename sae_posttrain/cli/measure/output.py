@@ -20,13 +20,18 @@ ABOVE = 1
 
 
 def add_output(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--output", metavar="FILE", help="write responses and what was found in them as .jsonl")
+    group.add_argument("--output", metavar="FILE", help="write the responses, and what was found in them, as .jsonl")
     form = group.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    form.add_argument("--csv", action="store_true", help="print CSV instead of a table, a row for each rate")
-    group.add_argument("--confidence", type=float, default=0.95, help="of the interval (default: 0.95)")
+    form.add_argument("--csv", action="store_true", help="print CSV instead of a table, with a row for each rate")
     group.add_argument(
-        "--fail-above", type=_share, metavar="RATE", help="exit with code 1 when the rate is above, such as 1%% or 0.01"
+        "--confidence", type=float, default=0.95, help="confidence level of the interval (default: 0.95)"
+    )
+    group.add_argument(
+        "--fail-above",
+        type=_share,
+        metavar="RATE",
+        help="exit with code 1 if the rate is above this, such as 1%% or 0.01",
     )
 
 
@@ -167,7 +172,7 @@ def _tables(one: _Found, found: Sequence[_Found]) -> list[str]:
     title = ", ".join(f"{column} {value}" for column, value in one.named(found).items())
     table = one.report.table()
     if one.unfinished and one.part == ANSWER:
-        table += f"\n{one.unfinished} responses are thinking without an answer"
+        table += f"\n{one.unfinished} responses are thinking without an answer."
     return [f"{title}\n{table}" if title else table, *([] if one.difference is None else [one.difference.table()])]
 
 
@@ -175,7 +180,7 @@ def _exit_code(found: Sequence[_Found], allowed: float | None) -> int:
     highest = max(one.report.rate for one in found)
     if allowed is None or highest <= allowed:
         return 0
-    print(f"{highest:.3%} is above the {allowed:.3%} that --fail-above allows", file=sys.stderr)
+    print(f"The rate is {highest:.3%}; --fail-above allows at most {allowed:.3%}.", file=sys.stderr)
     return ABOVE
 
 
@@ -186,7 +191,7 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
-        raise argparse.ArgumentTypeError(f"expected a share from 0 to below 1, such as 1% or 0.01, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to below 1, such as 1% or 0.01, got {text!r}.")
     return share
 
 

@@ -37,16 +37,19 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--responses",
         metavar="FILE",
-        help="answers that exist: .jsonl, .csv, .parquet, …, or a server's answers; see docs/measuring.md",
+        help="file with responses to measure: .jsonl, .csv, .parquet, …, or the output of a server; docs/measuring.md "
+        "lists what is read",
     )
     parser.add_argument("--model", help="folder or hub id to sample responses from")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
-    parser.add_argument("--prompts", metavar="FILE", help="rows with prompt (text or messages)")
-    parser.add_argument("--against", metavar="FILE", help="responses of another run to the same prompts, to compare")
+    parser.add_argument("--prompts", metavar="FILE", help="file whose rows have a prompt (text or messages)")
     parser.add_argument(
-        "--by", nargs="+", default=[], metavar="COLUMN", help="a report for each value of these columns"
+        "--against", metavar="FILE", help="file with another run's responses to the same prompts, to compare with"
     )
-    parser.add_argument("--limit", type=int, help="rows read (default: all)")
+    parser.add_argument(
+        "--by", nargs="+", default=[], metavar="COLUMN", help="print a report for each value of these columns"
+    )
+    parser.add_argument("--limit", type=int, help="number of rows to read (default: all)")
     add_columns(parser.add_argument_group("columns of the files"))
 
 
@@ -55,23 +58,33 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
         "--samples",
         type=int,
         default=8,
-        help="responses per prompt; one where temperature is 0, since all would be equal (default: 8)",
+        help="responses per prompt (default: 8); at temperature 0 one, since all would be equal",
     )
     group.add_argument(
-        "--temperature", type=float, nargs="+", default=[1.0], help="one or several; 0 is greedy (default: 1)"
+        "--temperature",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="one or several temperatures; 0 is greedy (default: 1)",
     )
     group.add_argument(
-        "--top-p", type=float, nargs="+", default=[0.8], help="one or several; default: 0.8, as published"
+        "--top-p",
+        type=float,
+        nargs="+",
+        default=[0.8],
+        help="one or several values of top-p (default: 0.8, as published)",
     )
     group.add_argument(
         "--max-new-tokens",
         type=int,
         nargs="+",
         default=[2048],
-        help="one or several: the longest is sampled and cut to the others (default: 2048)",
+        help="one or several token limits; responses are sampled to the largest and cut to the others (default: 2048)",
     )
-    group.add_argument("--batch-size", type=int, default=32, help="responses at once (default: 32)")
-    group.add_argument("--seed", type=int, default=0, help="of the sampling and of the interval (default: 0)")
+    group.add_argument("--batch-size", type=int, default=32, help="responses sampled at once (default: 32)")
+    group.add_argument(
+        "--seed", type=int, default=0, help="random seed of the sampling and of the interval (default: 0)"
+    )
     add_dtype(group)
     add_chat(group)
 
@@ -84,9 +97,9 @@ def read_source(args: argparse.Namespace, *, language: bool = False) -> list[Row
         raise ValueError("Give --responses or --model, not both; only `code-switching --expected` reads both.")
     for name in ("adapter", "prompts"):
         if args.responses and getattr(args, name) and not (name == "adapter" and args.model):
-            raise ValueError(f"--{name} goes with --model; with --responses nothing is generated")
+            raise ValueError(f"--{name} needs --model: with --responses nothing is generated.")
     if args.model and not args.responses and not args.prompts:
-        raise ValueError("--model needs --prompts: a file of rows with a prompt")
+        raise ValueError("--model needs --prompts: a file whose rows have a prompt.")
     source, column = (args.responses, "response") if args.responses else (args.prompts, "prompt")
     rows = read_rows(source, column, args.limit, columns_of(args))
     return _with_language(rows, source, args.language) if language else rows
@@ -97,9 +110,11 @@ def read_against(args: argparse.Namespace, *, language: bool = False) -> list[Ro
     if not args.against:
         return []
     if setting_columns(args):
-        raise ValueError("--against compares one report with one other; leave out --by and further settings")
+        raise ValueError(
+            "--against compares one report with one other. Leave out --by, and give each setting one value."
+        )
     if args.csv:
-        raise ValueError("a comparison does not fit into --csv; use --json")
+        raise ValueError("--csv cannot print a comparison; use --json.")
     rows = read_rows(args.against, "response", args.limit, columns_of(args))
     return _with_language(rows, args.against, args.language) if language else rows
 
@@ -117,7 +132,7 @@ def by_setting(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[Any, .
         missing = [column for column in columns if column not in row]
         if missing:
             raise ValueError(
-                f"--by: response {number} has no column {missing[0]!r}; it has {', '.join(map(repr, row))}"
+                f"--by: response {number} has no column {missing[0]!r}; it has {', '.join(map(repr, row))}."
             )
         groups.setdefault(tuple(_hashable(row[column]) for column in columns), []).append(row)
     return groups
@@ -144,7 +159,7 @@ def _with_language(rows: Sequence[Row], source: str, default: str | None) -> lis
         where, language = f"{source}, row {number}", row.get("language")
         language = default if language in (None, "") else language
         if not isinstance(language, str | None):
-            raise ValueError(f"{where}: 'language' holds {language!r:.40}; expected a code such as \"en\"")
+            raise ValueError(f"{where}: 'language' holds {language!r:.40}; expected a code such as \"en\".")
         if not language:
             raise ValueError(
                 f"{where}: no 'language'; add the column, or give --language CODE for all rows, or "

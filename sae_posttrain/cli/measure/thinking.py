@@ -18,21 +18,23 @@ def add_thinking(parser: argparse.ArgumentParser) -> None:
         "--thinking",
         choices=CHOICES,
         default="both",
-        help="strip: measure the answer alone; only: the thinking alone; both: a report for each, where some response "
-        "thinks, and --fail-above looks at the higher rate (default: %(default)s, so that neither hides the other)",
+        help="strip: measure the answer alone. only: the thinking alone. both: print a report for each if some "
+        "response has "
+        "thinking; --fail-above then looks at the higher rate (default: %(default)s)",
     )
     group.add_argument(
         "--thinking-tags",
         nargs=2,
         metavar=("OPEN", "CLOSE"),
         default=list(TAGS),
-        help=f"what opens and what closes thinking (default: {' '.join(TAGS)})",
+        help=f"tags that open and close thinking (default: {' '.join(TAGS)})",
     )
     group.add_argument(
         "--thinking-opened",
         action="store_true",
-        help="the prompts open the thinking, so that a response without a closing tag is all thinking; with --model "
-        "the chat template says so by itself",
+        help="the prompts open the thinking, so a response without a closing tag is all thinking. Not needed with "
+        "--model, "
+        "which reads the chat template",
     )
 
 

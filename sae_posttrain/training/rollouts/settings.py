@@ -57,7 +57,7 @@ class SteeringSettings:
         """Warn where no completion has room for a loop, so that its rate and its penalty are 0 whatever is sampled."""
         if max_completion_length is not None and max_completion_length < self.loop_min_tokens:
             logger.warning(
-                "max_completion_length=%d leaves no room for a loop, which has at least loop_min_tokens=%d tokens: "
+                "max_completion_length=%d leaves no room for a loop of at least loop_min_tokens=%d tokens: "
                 "loop rates will be 0, and so will a LoopPenalty of that length. Raise the one or lower the other.",
                 *(max_completion_length, self.loop_min_tokens),
             )
