@@ -9,6 +9,7 @@ A run that is finished is left alone, so the same commands can be given again af
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     described = describe(recipe, training, model)
     if (folder / RECORD).exists():
         finished = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        finished.pop("commit", None)
         if finished != described:
             raise ValueError(f"{folder} holds another arm: {finished}. Give {described['label']} its own output_dir.")
         print(f"{folder} is finished; delete it to train {described['label']} anew.")
@@ -60,8 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     trainer.train()
     trainer.save_model(training.output_dir)
     trainer.save_state()
-    (folder / RECORD).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps({**described, "commit": commit()}, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+changes"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def check(recipe: ArmArguments, training: SASFTConfig) -> None:

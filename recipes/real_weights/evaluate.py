@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from arm import commit  # type: ignore[import-not-found]
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -118,7 +118,7 @@ def measured(run: Path, rows: list[dict[str, Any]], args: argparse.Namespace) ->
         arm=described.get("label", "base"),
         seed=str(described.get("seed", "")),
         model=described.get("model", run.name),
-        commit=commit(),
+        commit=described.get("commit") or commit(),
         languages=[row["language"] for row in rows],
         loss=list(losses(model, tokenizer, rows, args.max_tokens, args.batch_size)),
         switches=leaving(model, tokenizer, rows, args),
@@ -238,11 +238,6 @@ def replace_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*kept, *rows])
-
-
-def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+changes"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,11 @@ from safetensors.torch import load_file
 from tiny_gguf import BLOCKS, WIDTH, WORDS, tiny_gemma3, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM
 
+from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main as cli
+from sae_posttrain.discovery import Calibration
+from sae_posttrain.discovery.curve import Point
+from sae_posttrain.feature_set import Provenance
 from sae_posttrain.metrics.loops import find_loop
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "real_weights"
@@ -30,7 +34,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "real_weights"
 def scripts() -> Iterator[dict[str, ModuleType]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(RECIPE))
-        names = ("prepare", "texts", "looping_texts", "arm", "evaluate")
+        names = ("prepare", "texts", "looping_texts", "arm", "evaluate", "prompts", "calibration_rows")
         yield {name: importlib.import_module(name) for name in names}
 
 
@@ -263,6 +267,31 @@ def test_evaluation_measures_each_arm_and_compares_it_text_by_text(
     assert found["base", "held-out loss", "all"] == pytest.approx(loss_by_hand(world), rel=1e-4)
     again = evaluate(runs / "sasft")  # from what was kept; its rows take the place of the earlier ones
     assert sorted(map(str, again)) == sorted(map(str, rows))
+
+
+def test_a_calibrations_curve_becomes_rows(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    plain = Point((), 0.0, 1, 10, 0.0, 0.4, temperature=0.7)
+    steered = Point((22,), 4.0, 5, 10, 0.2, 0.8, 8.0, 4.0, top=1, temperature=0.7)
+    curve = Calibration(FeatureSet((), Provenance("m", 1, 1, "s", {}, "", "")), plain, (steered,), 0.9, 2.0)
+    (tmp_path / "c.json").write_text(json.dumps(curve.to_dict()), encoding="utf-8")
+    where = ["--curve", str(tmp_path / "c.json"), "--model", "tiny", "--results", str(tmp_path / "r.csv")]
+    for _ in range(2):  # the second time its rows are replaced
+        scripts["calibration_rows"].main(where)
+    with (tmp_path / "r.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["arm"], row["setting"], row["metric"], float(row["value"])) for row in rows] == [
+        ("unsteered", "alpha 0, temperature 0.7", "responses that loop", 0.1),
+        ("steered, layers 22, 1 per layer", "alpha 4, temperature 0.7", "responses that loop", 0.5),
+        ("steered, layers 22, 1 per layer", "alpha 4, temperature 0.7", "perplexity before the loop, ratio", 2.0),
+    ]
+
+
+def test_prompts_are_distinct_and_in_the_order_of_the_seed(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        scripts["prompts"].main(["--output", str(tmp_path / name), "--count", "50", "--seed", seed])
+    a, b, c = ([row["prompt"] for row in read_jsonl(tmp_path / name)] for name in "abc")
+    assert a == b != c
+    assert len(set(a)) == 50
 
 
 def loss_by_hand(world: Path) -> float:
