@@ -126,9 +126,13 @@ def test_a_weight_that_finds_itself(config: dict[str, Any], tmp_path: Path) -> N
     assert [entry["sasft_weight"] for entry in log[:3]] == [0.0, 0.0, 0.0]
     assert log[3]["sasft_weight"] > 0
     command = ["sft", "--config", write({**config, "sasft_weight": 0.5}, tmp_path), "--sasft_weight", "auto"]
-    assert main([*command, "--output_dir", str(tmp_path / "line"), "--save_strategy", "no"]) == 0
+    command += ["--token_weight", "auto", "--output_dir", str(tmp_path / "line"), "--save_strategy", "no"]
+    assert main(command) == 0
     again = json.loads((tmp_path / "line" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    assert again[3]["sasft_weight"] == pytest.approx(log[3]["sasft_weight"] / 2), "half the budget, by default"
+    assert again[3]["sasft_token_weight"] > 0
+    assert again[3]["sasft_weight"] == pytest.approx(log[3]["sasft_weight"] / 4), (
+        "half of a budget that is half as large"
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,6 +167,7 @@ def test_ready_configurations_train_resume_and_save(way: str, config: dict[str, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"token_weight": "lots"}, "token_weight='lots': expected a number of at least 0, or auto"),
         ({"sasft_weight": "lots"}, "sasft_weight='lots': expected a number of at least 0, or auto"),
         ({"sasft_wieght": 1.0}, "Unknown setting sasft_wieght. Did you mean sasft_weight?"),
         ({"dataset_name": None}, "No dataset"),
