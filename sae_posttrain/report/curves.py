@@ -19,6 +19,10 @@ _TITLES = {
     "loss": ("Training loss", "what the trainer minimises"),
     "eval_loss": ("Held-out loss", "nats per token"),
     "sasft_loss": ("SASFT loss", "excess of the features over their baselines, before its weight"),
+    "sasft_weight": ("Weight of the SASFT loss", "found while training, within its budget"),
+    "sasft_cost": ("Cost of the SASFT loss", "the run's own estimate, as a share of the cross-entropy"),
+    "sasft_token_weight": ("Weight of the tokens' loss", "found while training, within its budget"),
+    "sasft_token_cost": ("Cost of the tokens' loss", "the run's own estimate, as a share of the cross-entropy"),
     "sasft_pre_activation_*": ("Pre-activation: {}", "mean of its features where they are penalised"),
     "reward": ("Reward", "mean over all rollouts"),
     f"{_POLICY}loss": ("Policy loss", "of reinforcement learning: around 0 by its making"),
@@ -42,7 +46,7 @@ _TITLES = {
     "sasft_drift_layer_*": ("Drift of layer {}", "cosine distance of its mean pre-activations from the base model's"),
     "sasft_*": ("SASFT: {}", ""),
 }
-_SHARES = ("_share", "_ratio", "eval_code_switching", "eval_repetition", "loop_rate/")
+_SHARES = ("_share", "_ratio", "_cost", "eval_code_switching", "eval_repetition", "loop_rate/")
 
 
 @dataclass(frozen=True)
