@@ -14,6 +14,8 @@ import regex
 
 from ..languages import get_language
 from .character_classes import NO_LETTERS, SCRIPT_OF_BYTE, classes_of
+from .fences import code_in_fences
+from .offsets import without
 from .prose import blank
 from .thinking import split_thinking
 
@@ -106,10 +108,21 @@ def _of_both_parts(answer: str) -> tuple[str | None, float, float]:
 
 
 def _of_prose(answer: str) -> tuple[str | None, float, float]:
+    if "```" in answer or "~~~" in answer:
+        # Whatever its fences hold, an answer is in the other script that is written around them.
+        around = _of_lines(without(answer, code_in_fences(answer, whole=True)))
+        if around[0] not in (None, "Latn"):
+            return around
+    return _of_lines(answer)
+
+
+def _of_lines(answer: str) -> tuple[str | None, float, float]:
     prose = blank(answer)
     if "</" in answer and not prose.isascii():
         prose = _without_html_lines(answer, prose)
     prose = _CODE_LINE.sub("", prose)
+    if not prose.isascii():
+        prose = _BRACKETS.sub(_without_expression, prose)
     writing, share, words = main_writing(prose)
     if writing == "Latn" and words < LITTLE_WORDS and len(answer) > LITTLE_TEXT:
         return None, 0.0, words
@@ -209,6 +222,10 @@ def _running(sentence: bytes) -> int:
     return sum(len(_LATIN.findall(run)) for run in runs if len(_LOWER.findall(run)) >= 2)
 
 
+def _without_expression(match: regex.Match[str]) -> str:
+    return "" if _OPERATOR.search(match[0]) else match[0]
+
+
 def _without_html_lines(answer: str, prose: str) -> str:
     """What a page of HTML says in plain ASCII is no text of the answer; what an answer says in HTML alone is."""
     kept, last = [], 0
@@ -218,19 +235,33 @@ def _without_html_lines(answer: str, prose: str) -> str:
     return "".join([*kept, prose[last:]])
 
 
-# Lines of plain ASCII that are code outside a fence: a prompt and its command, SQL, an import, a line ending in ; or {.
+# Lines of plain ASCII that are code outside a fence: a command, SQL, an import, a call, a comment, JSON, a log, a line
+# ending in ; or {.
 _CODE_LINE = regex.compile(
     r"(?m)^[ \t]*+(?:(?!# )[\w.@~:/-]*+[$#] (?=[a-z./~])[\x20-\x7e]*+"
     r"|(?:>>>|\.\.\.) [\x20-\x7e]*+"
+    r"|(?:sudo|pip3?|npm|npx|yarn|pnpm|git|docker|kubectl|curl|wget|apt(?:-get)?+|brew|conda|python3?|cd|mkdir|export)"
+    r" [\x20-\x7e]*+"
     r"|import [\w.]++(?: as \w++)?+(?:, [\w.]++)*+"
     r"|from [\w.]++ import [\w.,* ()]++"
     r"|(?:async )?(?:def|class) \w++[^\n:]*+:"
     r"|(?:const|let|var) \w++ =[\x20-\x7e]*+"
+    r"|(?:for|while|if|elif|else|try|except|with)\b[\x20-\x7e]*+(?<=:)"
+    r"|[\w.]++\([\x20-\x7e]*+(?<=\))"
+    r"|(?://|/\*|\*/|\"\"\"|(?<=[ \t])#)[\x20-\x7e]*+"
+    r"|[\[{][\[{ ]*+\"[\x20-\x7e]*+(?<=[\]},])"
+    r"|\"[\w -]++\" ?:[\x20-\x7e]*+"
+    r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\x20-\x7e]*+"
+    r"|(?:DEBUG|INFO|WARN(?:ING)?+|ERROR|FATAL|CRITICAL|\w*(?:Error|Exception|Warning))\b:?+ [\x20-\x7e]*+"
     r"|(?:SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE|ALTER|DROP|FROM|WHERE|(?:LEFT |INNER )?JOIN|GROUP BY|ORDER BY)"
     r"\b[\x20-\x7e]*+|[\x20-\x7e\t]*+(?<=[;{}]))[ \t\r]*+$"
 )
 
 
+_PLAIN = r"[\x20-'*-Z\\^-~]*+"
+# In brackets; an expression where there is an operator: [x for x in range(9) if x > 0].
+_BRACKETS = regex.compile(rf"[\[(]{_PLAIN}(?:[\[(]{_PLAIN}[\])]{_PLAIN})*+[\])]")
+_OPERATOR = re.compile(r"[=<>]=|[\w)] ?[=<>%*+] ?[\w(]|\bin range\b")
 _HTML_LINE = regex.compile(r"(?m)^[ \t]*+(?=<[A-Za-z!/])[\x20-\x7e\t]*+(?<=>)[ \t\r]*+$")
 
 

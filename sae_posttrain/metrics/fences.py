@@ -58,23 +58,24 @@ class _Fence:
         return bool(info) and mark[0] == self.mark[0] and len(mark) <= len(self.mark)
 
 
-def code_in_fences(text: str) -> Iterator[tuple[int, int]]:
+def code_in_fences(text: str, *, whole: bool = False) -> Iterator[tuple[int, int]]:
     """Start and end of what is code in the fenced blocks of `text`, in no order; stretches may overlap.
 
     A fence labelled as Markdown or text is no code, nor are the strings of one labelled as JSON. One without a label is
-    code if most of its lines look so. A fence that is never closed is code up to the first sentence in it.
+    code if most of its lines look so. A fence that is never closed is code up to the first sentence in it. With
+    `whole`, everything in a closed fence is code unless its label is Markdown.
     """
     opened: list[_Fence] = []
     for mark, info, alone, start, end in _lines(text):
         if opened and opened[-1].closed_by(mark, info):
-            yield from _code_in(text, opened.pop(), start, end)
+            yield from _code_in(text, opened.pop(), start, end, whole)
         elif not alone and not info:
             continue  # three backticks behind a word open nothing
         elif not opened or opened[-1].may_hold(mark, info):
             opened.append(_Fence(start, end, mark, _label(info)))
     ends = [*(fence.start for fence in opened), len(text)][1:]
     for fence, end in zip(opened, ends, strict=True):
-        yield from _code_in_unclosed(text, fence, end)
+        yield from _code_in_unclosed(text, fence, end, whole)
 
 
 def _lines(text: str) -> Iterator[tuple[str, str, bool, int, int]]:
@@ -98,10 +99,12 @@ def _label(info: str) -> str:
     return regex.split(r"[\s,{:]", info.lower().lstrip("{."), maxsplit=1)[0].rstrip("}")
 
 
-def _code_in(text: str, fence: _Fence, body_end: int, end: int) -> Iterator[tuple[int, int]]:
+def _code_in(text: str, fence: _Fence, body_end: int, end: int, whole: bool) -> Iterator[tuple[int, int]]:
     """Of a closed fence; its lines of backticks are no prose either."""
     body = text[fence.body : body_end]
-    if fence.label in _JSON or (fence.holds_text and _JSON_START.match(body)):
+    if whole and fence.label not in _MARKDOWN:
+        yield fence.start, end
+    elif fence.label in _JSON or (fence.holds_text and _JSON_START.match(body)):
         yield from _outside_strings(text, fence.start, fence.body, body_end, end)
     elif fence.holds_text and not (not fence.label and _reads_as_code(body)):
         yield fence.start, fence.body
@@ -110,9 +113,9 @@ def _code_in(text: str, fence: _Fence, body_end: int, end: int) -> Iterator[tupl
         yield fence.start, end
 
 
-def _code_in_unclosed(text: str, fence: _Fence, end: int) -> Iterator[tuple[int, int]]:
-    if fence.holds_text or fence.label in _JSON:
-        yield from _code_in(text, fence, end, end)
+def _code_in_unclosed(text: str, fence: _Fence, end: int, whole: bool) -> Iterator[tuple[int, int]]:
+    if fence.label in _MARKDOWN or (not whole and (fence.holds_text or fence.label in _JSON)):
+        yield from _code_in(text, fence, end, end, whole)
         return
     place = fence.body
     for line in text[fence.body : end].split("\n"):

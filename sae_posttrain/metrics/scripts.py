@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -172,7 +173,7 @@ def _told_by_kana(text: str, spans: list[Span]) -> list[Span]:
     starts = [start for start, _ in passages]
     found = []
     for span in spans:
-        number = int(np.searchsorted(starts, span.start, side="right")) - 1
+        number = bisect_right(starts, span.start) - 1
         japanese = number >= 0 and span.end <= passages[number][1]
         told = span.script == "Hani" and span.language is None
         found.append(replace(span, language="ja" if japanese else "zh") if told else span)

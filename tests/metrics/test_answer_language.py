@@ -28,6 +28,16 @@ CHINESE = {
     "commands behind prompts": '$ git clone https://a.org/repo.git\n$ git commit -m "Add a thing to the repository"\n'
     "推送之后创建合并请求。",
     "JSON": '{"title": "用户登录", "fields": [{"name": "username", "label": "用户名"}]}',
+    "JSON with English sentences": '返回如下：\n[{"name": "A", "about": "A text on the user in words"}]\n就这样。',
+    "English sentences in a JSON fence": f'返回：\n{F}json\n{{"status": "the request was a success", "next": "the '
+    f'first item in the list"}}\n{F}\n就这样。',
+    "a log in a fence": f"日志如下：\n{F}\nStarting the server on a port\nThe file was not found, using defaults\n"
+    f"{F}\n可以忽略。",
+    "a log without a fence": "日志：\n2026-01-01 12:00:00 INFO Starting the server on 80\n2026-01-01 12:00:01 WARN "
+    "The file was not found, using the defaults\n可以忽略。",
+    "Python with comments and without a fence": "代码：\n\nfor item in items:\n    # go through the items and print "
+    "every one\n    print(f'the item is {item} and that is all')\n\n就这样。",
+    "an indented command": "运行：\n\n    pip install numpy pandas matplotlib scikit-learn\n\n就这样。",
     "a fence labelled text": f"{F}text\n这是一段中文的说明，请替换为自己的内容。\n{F}",
     "thinking": f"<think>\n用户想知道如何排序。\n</think>\n\n用 sorted 即可：\n{F}python\nsorted(items)\n{F}",
     "only a number": "答案是 42。",
@@ -37,6 +47,7 @@ OTHERS = [
     ("ja", "環境設定\n実行方法\n1. サーバーを起動します。"),
     ("ja", "| 項目 | 説明 |\n|---|---|\n| host | ホスト名 |\n| port | ポート番号 |"),
     ("ko", "다음 명령을 실행하세요.\n\nkubectl apply -f deployment.yaml\nkubectl get pods\n\n로그를 확인합니다."),
+    ("ko", "Python에서 list comprehension은 [x for x in range(10) if x % 2 == 0]처럼 씁니다."),
     ("ru", "Команда docker run --rm -it -v $(pwd):/app python:3.11 bash запускает контейнер."),
     (
         "en",
@@ -47,6 +58,7 @@ OTHERS = [
     ("en", "The energy is ΔE = γδ, where γ is the factor."),
     ("en", "Paris"),
     ("en", "Yes, that is right."),
+    ("en", f"{F}markdown\n# Report\n\nThis report is about the word 报告, and it is short.\n{F}"),
     ("en", "- Apples\n- Bananas\n- Oranges"),
 ]
 UNKNOWN = {
