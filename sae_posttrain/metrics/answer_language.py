@@ -108,12 +108,12 @@ def _of_both_parts(answer: str) -> tuple[str | None, float, float]:
 
 
 def _of_prose(answer: str) -> tuple[str | None, float, float]:
-    if "```" in answer or "~~~" in answer:
-        # Whatever its fences hold, an answer is in the other script that is written around them.
-        around = _of_lines(without(answer, code_in_fences(answer, whole=True)))
-        if around[0] not in (None, "Latn"):
-            return around
-    return _of_lines(answer)
+    found = _of_lines(answer)
+    if found[0] not in (None, "Latn") or answer.isascii() or not ("```" in answer or "~~~" in answer):
+        return found
+    # Whatever its fences hold, an answer is in the other script that is written around them.
+    around = _of_lines(without(answer, code_in_fences(answer, whole=True)))
+    return found if around[0] in (None, "Latn") else around
 
 
 def _of_lines(answer: str) -> tuple[str | None, float, float]:
