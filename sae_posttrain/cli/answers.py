@@ -56,6 +56,8 @@ def answers_in(row: Mapping[str, Any], where: str, columns: Columns) -> Iterator
     if column is None and chat is not None:
         messages = _messages(row[chat], where, chat)
         last = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=-1) + 1
+        if all(message["role"] != "assistant" for message in messages[last:]):
+            raise ValueError(f"{where}: {chat!r} holds no answer: no assistant message follows the last question.")
         given = {"prompt": messages[:last]} if last and "prompt" not in row else {}
         yield {**_without(rest, chat), **given, "response": _said_in(messages[last:], columns.tags)}
         return
@@ -193,6 +195,10 @@ def _no_answer(row: Mapping[str, Any], where: str, column: str | None) -> str:
     if column is not None:
         return f"{where}: --response-column {column} holds a {type(row[column]).__name__}, not a text or messages."
     asked = "Use --response-column to name the column with the answers."
+    usual = next((name for name in RESPONSES if name in row), None)
+    if usual is not None:
+        kind = "nothing" if row[usual] is None else f"a {type(row[usual]).__name__}"
+        return f"{where}: no text in column {usual!r}, which holds {kind}; {_present(row)}. {asked}"
     return f"{where}: no text in column 'response'; {_present(row)}. {asked}"
 
 

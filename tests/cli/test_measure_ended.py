@@ -20,6 +20,8 @@ from sae_posttrain.texts import load_rows
         ({"finish_reason": "eos_token"}, True),
         ({"finish_reason": "max_tokens"}, False),
         ({"finish_reason": "content_filter"}, None),
+        ({"finish_reason": "STOP"}, True),
+        ({"finish_reason": "MAX_TOKENS"}, False),
         ({"ended": True}, True),
         ({"ended": False}, False),
         ({"ended": None}, None),

@@ -174,9 +174,11 @@ def test_the_csv_of_the_language_confusion_benchmark(tmp_path, capsys):
         ([{"response": "a"}], ["--prompt-column", "asked"], r"no column 'asked' \(--prompt-column\)"),
         ([{"response": "a"}], ["--language-column", "lang"], r"no column 'lang' \(--language-column\)"),
         ([{"response": "a", "lang": "en"}], [], "or --language-column NAME"),
-        ([{"response": {"text": "a"}}], [], "no text in column 'response'"),
+        ([{"response": {"text": "a"}}], [], "no text in column 'response', which holds a dict"),
         ([{"choices": [{"delta": {}}]}], [], "a choice has neither 'message' nor 'text'"),
-        ([{"completion": ["a"]}], [], "no text in column 'response'; the columns present are 'completion'"),
+        ([{"completion": ["a"]}], [], "no text in column 'completion', which holds a list; the columns"),
+        ([{"response": None, "id": 1}], [], "no text in column 'response', which holds nothing; the columns"),
+        ([{"messages": [{"role": "user", "content": "a"}]}], [], "row 1: 'messages' holds no answer"),
         ([{"completion": [{"a": 1}]}], [], "'completion' holds a list with {'a': 1}; expected messages"),
     ],
 )

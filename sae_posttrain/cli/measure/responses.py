@@ -28,7 +28,6 @@ REASONS: dict[str, bool | None] = {
         "tool_calls": True,
         "function_call": True,
     },
-    "function_call": True,
     **{"length": False, "max_tokens": False, "content_filter": None, "abort": None, "error": None},
 }
 
@@ -250,8 +249,8 @@ def _ended(row: Row, number: int) -> bool | None:
         if isinstance(said, str) and said.lower() in ("true", "false"):  # as .csv writes them
             return said.lower() == "true"
         raise ValueError(f"response {number}: 'ended' holds {said!r:.40}; expected true, false or nothing.")
-    if not isinstance(reason, str) or reason not in REASONS:
+    if not isinstance(reason, str) or reason.lower() not in REASONS:
         raise ValueError(
             f'response {number}: \'finish_reason\' holds {reason!r:.40}; expected "stop", "length" or nothing.'
         )
-    return REASONS[reason]
+    return REASONS[reason.lower()]
