@@ -160,7 +160,8 @@ def switch_probabilities(
         progress: whether a progress bar is shown.
 
     Returns:
-        For each setting a value for each answer; None for one whose own language is written in every target script.
+        For each setting a value for each answer; None for one whose own language is written in every target script. An
+        answer without any measured position, such as an empty one whose end is not known, has the probability 0.
 
     Raises:
         ValueError: lengths differ, a language is unknown, a setting is out of range, or several settings of answers
@@ -174,7 +175,9 @@ def switch_probabilities(
     if sampled and len(settings) != 1:
         raise ValueError(f"sampled=True needs the one setting of the sampling, got {len(settings)} settings.")
     answers = _answers(tokenizer, prompts, responses, languages, ended, to, allowed, count_latin, chat, max_tokens)
-    found: dict[Setting, list[ExpectedSwitch | None]] = {setting: [None] * len(answers) for setting in settings}
+    # Where nothing is measured, as in an empty answer, the product is over no position.
+    still = [ExpectedSwitch(one.language, one.cluster, 0.0, {}) if one.targets else None for one in answers]
+    found: dict[Setting, list[ExpectedSwitch | None]] = {setting: list(still) for setting in settings}
     rows = sorted((i for i, one in enumerate(answers) if one.targets and one.ids), key=lambda i: -len(answers[i]))
     if not rows:
         return found
@@ -262,7 +265,7 @@ def _leaving(answer: _Answer, mass_SG: Tensor, columns: Columns, sampled: bool) 
         leave_G = (mass_SG * before_SG).sum(0)
     else:
         own_S = ~held_SG[:, columns.any(answer.unexpected)]
-        leave_G = -torch.expm1(torch.log1p(-mass_SG[own_S]).sum(0))
+        leave_G = torch.expm1(torch.log1p(-mass_SG[own_S]).sum(0)).abs()  # 0, not -0
     into = {script: float(leave_G[column]) for script, column in columns.of(answer.targets).items()}
     whole, any_ = float(leave_G[columns.whole(answer.targets)]), float(leave_G[columns.any(answer.targets)])
     return ExpectedSwitch(answer.language, answer.cluster, any_, into, begun=any_ - whole)

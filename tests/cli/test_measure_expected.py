@@ -63,6 +63,17 @@ def test_given_responses_at_several_settings(model_folder, given, tmp_path, caps
     assert [one["overall"] for one in again["settings"]] == [one["overall"] for one in whole["settings"]]
 
 
+@pytest.mark.parametrize("value", ["zh, ja", ["zh", "ja"]])
+def test_the_column_allowed_is_read_as_where_switches_are_counted(value, model_folder, tmp_path, capsys):
+    rows = [{**ROWS[0], "allowed": value}, {**ROWS[0], "prompt": "other"}]
+    output = tmp_path / "out.jsonl"
+    options = [*QUIET, "--model", model_folder, "--responses", write(tmp_path / "given.jsonl", rows)]
+    as_json(capsys, *options, "--output", output)
+    allowed, other = (row["expected"]["into"] for row in load_rows(output))
+    assert "Hani" in other
+    assert "Hani" not in allowed
+
+
 def test_a_models_own_responses(model_folder, tmp_path, capsys):
     prompts = write(
         tmp_path / "prompts.jsonl", [{"prompt": "abc", "language": "en"}, {"prompt": "f", "language": "en"}]
@@ -103,6 +114,8 @@ def test_rates_above_the_limit_and_tables_for_machines(model_folder, given, caps
     [
         (["--phrases"], "--phrases cannot be used with --expected"),
         (["--published"], "--published cannot be used with --expected"),
+        (["--ignore-glosses"], "--ignore-glosses cannot be used with --expected"),
+        (["--han-without-kana"], "--han-without-kana cannot be used with --expected"),
         (["--max-new-tokens", 5, 6], "one value for --max-new-tokens"),
         (["--to", "chinesse"], "chinesse"),
         (["--prompts", "x.jsonl"], "--prompts needs --model"),
@@ -111,6 +124,13 @@ def test_rates_above_the_limit_and_tables_for_machines(model_folder, given, caps
 def test_refusals(model_folder, given, options, message):
     with pytest.raises(ValueError, match=message):
         measured("--model", model_folder, "--responses", given, "--expected", *options)
+
+
+def test_a_column_allowed_that_names_no_language(tmp_path):
+    """Found before a model is loaded."""
+    given = write(tmp_path / "given.jsonl", [ROWS[0], {**ROWS[0], "allowed": ["xx"]}])
+    with pytest.raises(ValueError, match="row 2, column 'allowed': unknown language 'xx'"):
+        measured(*QUIET, "--model", "no/model", "--responses", given)
 
 
 def test_runs_that_cannot_be_compared(model_folder, given, tmp_path):

@@ -122,6 +122,21 @@ def test_where_the_measured_positions_begin_and_end(
     assert one_switch(model, tokenizer, responses=[tokenizer("cat sees")["input_ids"]]) == one_switch(model, tokenizer)
 
 
+def test_an_answer_without_a_measured_position_does_not_leave(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """It counts, as it does where switches are counted; only the position of its end could be measured."""
+    responses, prompts = ["", "", "cat sees"], ["the", "a", "the"]
+    options = {"ended": [None, True, None], "progress": False}
+    empty, ended, full = switch_probabilities(model, tokenizer, prompts, responses, "en", **options)[Setting()]
+    assert (empty.any, empty.into) == (0.0, {})
+    assert ended.any > 0
+    report = expected_switch_rate(model, tokenizer, prompts, responses, "en", **options)[Setting()]
+    assert (report.overall.total, report.skipped) == (3, 0)
+    assert report.rate == pytest.approx((ended.any + full.any) / 3)
+    assert one_switch(model, tokenizer, responses=[""], languages="zh", to="zh") is None
+
+
 @pytest.mark.parametrize("setting", [Setting(), Setting(1.2, 0.9)], ids=str)
 @pytest.mark.parametrize("to", [None, "zh"])
 def test_the_sum_over_sampled_answers_has_the_rate_of_leaving_as_its_mean(setting: Setting, to: str | None) -> None:

@@ -11,7 +11,7 @@ from ..inputs import Row
 from ..wording import option
 from . import expected
 from .output import finish
-from .responses import clusters, prompt_text, read_against, read_source
+from .responses import check_allowed, clusters, prompt_text, read_against, read_source
 
 HELP = "share of responses with words outside their language's script, with an interval"
 
@@ -113,19 +113,8 @@ def run(args: argparse.Namespace) -> int:
 
     against = read_against(args, language=True)
     rows = read_source(args, language=True)
-    _check_allowed(rows)
-    _check_allowed(against)
+    check_allowed(rows)
+    check_allowed(against)
     if args.ignore_prompt and not all(row.get("prompt") for row in [*rows, *against]):
         raise ValueError("--ignore-prompt: some rows have no prompt; add the column, or leave the option out.")
     return finish(rows, against, args, report_of, mark, to=args.to)
-
-
-def _check_allowed(rows: Sequence[Row]) -> None:
-    """Before anything is sampled: what the column `allowed` holds. Raises: ValueError, with the row's number."""
-    from ...metrics import allowed_in
-
-    for number, row in enumerate(rows, start=1):
-        try:
-            allowed_in(row)
-        except ValueError as error:
-            raise ValueError(f"row {number}, {error}") from error

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..inputs import Row, load_model, uses_chat
 from ..outputs import check_file
 from .output import finish
-from .responses import check_sampling, clusters, ended, read_source
+from .responses import check_allowed, check_sampling, clusters, ended, read_source
 
 if TYPE_CHECKING:
     from ...expected import Setting
     from ...metrics.expectation import ExpectedSwitch, ExpectedSwitchReport
 
+FOR_WORDS = ("phrases", "ignore_prompt", "ignore_glosses", "han_without_kana", "count_code", "count_urls", "published")
+"""Options that say which words are counted; here tokens are measured."""
 COLUMN = "expected"
 """Column of a row that holds the probabilities of its response."""
 LEAST = 1e-12  # smaller probabilities are not written
@@ -42,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if against:
         report_of(against)  # before the model is asked, which takes long
     rows = read_source(args, language=True)
+    check_allowed(rows)
     told: dict[str, Any] = {"expected": True, "to": args.to}
     if args.model:
         told |= {name: getattr(args, name) for name in ("model", "adapter", *SETTINGS)}
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises: ValueError for what --expected has no use for; found before anything is loaded."""
-    for name in ("phrases", "ignore_prompt", "count_code", "count_urls", "published"):
+    for name in FOR_WORDS:
         if getattr(args, name) not in (None, False):
             option = name.replace("_", "-")
             raise ValueError(f"--{option} cannot be used with --expected, which measures tokens by their script alone.")
@@ -98,6 +101,7 @@ def _measured(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
 
     from ...expected import Setting, switch_probabilities
     from ...generation import sample_responses
+    from ...metrics import allowed_in
 
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
     settings = [Setting(temperature, top_p) for temperature in args.temperature for top_p in args.top_p]
@@ -117,7 +121,7 @@ def _measured(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
             responses,
             [row["language"] for row in rows],
             settings=settings,
-            allowed=[[*args.allow, *_allowed(row)] for row in rows],
+            allowed=[[*args.allow, *allowed_in(row)] for row in rows],
             **how,
             **common,
         )
@@ -146,12 +150,6 @@ def _measured(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
             for row, one in sampled
         ]
         yield from ask(told, [one.ids for _, one in sampled], [setting], sampled=True)
-
-
-def _allowed(row: Row) -> Iterable[str]:
-    """Languages that a row's response may use besides its own."""
-    allowed = row.get("allowed") or row.get("languages") or ()
-    return [allowed] if isinstance(allowed, str) else allowed
 
 
 def _plain(answer: ExpectedSwitch) -> Row:

@@ -173,6 +173,17 @@ def _with_language(rows: Sequence[Row], source: str, default: str | None) -> lis
     return found
 
 
+def check_allowed(rows: Sequence[Row]) -> None:
+    """Before anything is sampled: what the column `allowed` holds. Raises: ValueError, with the row's number."""
+    from ...metrics import allowed_in
+
+    for number, row in enumerate(rows, start=1):
+        try:
+            allowed_in(row)
+        except ValueError as error:
+            raise ValueError(f"row {number}, {error}") from error
+
+
 def check_sampling(args: argparse.Namespace) -> None:
     """Raises: ValueError for a setting out of range, be it the last of several."""
     from ...generation import check_settings
