@@ -52,6 +52,8 @@ class SASFTEngine:
         self._candidates = tuple(candidates)
         settings = [setting for term in terms for setting in term.settings().items()]
         self._record = {"suppress": list(self.suppress), **dict(settings)}
+        if self.finder.terms:
+            self._record["loss_budget"] = self.finder.loss_budget
         self._start_weights = {name: one.weight for name, one in self.terms.items() if name not in self.finder.terms}
         self.meter = Meter(self._counted())
         self._teller = LanguageTeller(None, self._candidates, language_of)

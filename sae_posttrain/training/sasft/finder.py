@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from transformers import Trainer, TrainerState
 
 from .terms import Term
 from .weight import AutoWeight
+
+logger = logging.getLogger(__name__)
 
 
 class WeightFinder:
@@ -23,7 +26,7 @@ class WeightFinder:
 
     def __init__(self, terms: Sequence[Term], budget: float) -> None:
         self.terms = {term.name: term for term in terms}
-        self.budget = budget / max(1, len(self.terms))
+        self.loss_budget = budget
         self.found: dict[str, AutoWeight] = {}
         self._of_step: Tensor | None = None
         self._used: dict[str, float] = {}
@@ -38,9 +41,16 @@ class WeightFinder:
         """
         self._ended, self._of_step = state.global_step, None
         for name, term in self.terms.items():
-            setting = {"budget": self.budget, "num_steps": state.max_steps}
-            self.found[name] = AutoWeight(**{**resumed.get(name, {}), **setting})
-            term.weight = self._used[name] = self.found[name].weight
+            setting = {"budget": self.loss_budget / len(self.terms), "num_steps": state.max_steps}
+            self.found[name] = found = AutoWeight(**{**resumed.get(name, {}), **setting})
+            term.weight = self._used[name] = found.weight
+            needed, left = found.measured - found.seen, state.max_steps - state.global_step
+            if found.start <= 0 and needed >= left and state.is_world_process_zero:
+                logger.warning(
+                    "Finding the weight of the %s' term takes %d steps, which are trained with weight 0, and only %d are "
+                    "left: the term will have no effect. Train longer, or give the weight as a number.",
+                    *(name, needed, left),
+                )
 
     def add(self, loss: Tensor, auxiliary: Mapping[str, Tensor]) -> None:
         """Count one micro-batch: the trainer's own loss and each term's, as parts of the optimizer step."""

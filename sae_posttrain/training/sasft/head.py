@@ -65,7 +65,8 @@ def head_of(model: nn.Module) -> Any:
     if hasattr(head, "base_layer") or hasattr(head, "token_adapter"):
         raise ValueError(
             f"The head is a {type(head).__name__}: PEFT adds an adapter to it, which the token term cannot follow. "
-            "Take the head out of target_modules, or train it as a whole with modules_to_save."
+            "Take the head out of target_modules, or train it as a whole with modules_to_save. Under tied embeddings "
+            "trainable_token_indices of the embeddings are an adapter of the head, too."
         )
     weight = getattr(head, "weight", None)
     if weight is None or not weight.is_floating_point() or len(shape_of(weight)) != 2:

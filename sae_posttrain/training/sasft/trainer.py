@@ -243,7 +243,7 @@ def _load(args: SASFTConfig) -> FeatureSet | None:
     except FileNotFoundError as error:
         if args.sasft_weight:
             raise
-        logger.warning("%s This run of weight 0 trains as plain SFT, and its log has no SASFT metrics.", error)
+        logger.warning("%s This run of sasft_weight 0 trains without it, and does not measure the features.", error)
         return None
 
 

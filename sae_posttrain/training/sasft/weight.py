@@ -49,6 +49,8 @@ def parse_weight(name: str, setting: Any) -> Weight:
     if setting == AUTO:
         return AUTO
     try:
+        if isinstance(setting, bool):  # YAML's true is no weight of 1
+            raise TypeError
         return float(setting)
     except (TypeError, ValueError):
         raise ValueError(f"{name}={setting!r}: expected a number of at least 0, or auto.") from None
@@ -84,6 +86,11 @@ class AutoWeight:
     seen: int = 0
 
     @property
+    def measured(self) -> int:
+        """How many of the run's first steps are trained with weight 0, to measure A₀."""
+        return min(MOST, max(FEWEST, math.ceil(MEASURED * self.num_steps)))
+
+    @property
     def cost(self) -> float:
         """What the term is estimated to cost now, as a share of the trainer's loss."""
         return self.weight * _given_up(self.start, self.auxiliary) / self.loss if self.loss > 0 else 0.0
@@ -98,13 +105,12 @@ class AutoWeight:
         if not (math.isfinite(loss) and math.isfinite(auxiliary)):
             return self  # one broken step must not decide over the rest of the run
         seen = self.seen + 1
-        measured = min(MOST, max(FEWEST, math.ceil(MEASURED * self.num_steps)))
-        if seen <= measured or self.start <= 0:
+        if seen <= self.measured or self.start <= 0:
             # Steps without a penalised token do not tell A₀; the measuring goes on until one has had some.
             kept = (seen - 1) / seen
             mean = kept * self.auxiliary + (1 - kept) * auxiliary
             now = replace(self, auxiliary=mean, loss=kept * self.loss + (1 - kept) * loss, seen=seen)
-            if seen < measured or mean <= 0:
+            if seen < self.measured or mean <= 0:
                 return now
             return replace(now, start=mean, weight=self.budget * now.loss / mean)
         now = replace(

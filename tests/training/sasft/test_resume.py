@@ -171,6 +171,16 @@ def test_a_changed_setting_is_told(world: World, caplog: pytest.LogCaptureFixtur
     assert "SASFT's weight was 1.0 in the checkpoint and is 0.5 now." in caplog.messages
 
 
+def test_a_changed_budget_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.run(with_callback, weight="auto", loss_budget=0.02, **{**SAVED, "max_steps": 4}).train()
+    assert sasft_record(world, 4)["loss_budget"] == 0.02
+    found = sasft_record(world, 4)["auto"]["features"]["weight"]
+    resumed = world.run(with_callback, weight="auto", **{**SAVED, "max_steps": 5})
+    resumed.train(resume_from_checkpoint=True)
+    assert "SASFT's loss_budget was 0.02 in the checkpoint and is 0.01 now." in caplog.messages
+    assert curve(resumed)[4]["sasft_weight"] == found > 0, "it goes on from what was found"
+
+
 class HalveTheWeight(TrainerCallback):
     """A controller of the weight, which acts after each optimizer step."""
 

@@ -102,7 +102,7 @@ def test_weights_as_text(given: Any, meant: Any) -> None:
     assert parse_weight("sasft_weight", given) == meant
 
 
-@pytest.mark.parametrize("given", ["lots", None, [1.0]])
+@pytest.mark.parametrize("given", ["lots", None, [1.0], True])
 def test_what_is_no_weight(given: Any) -> None:
     with pytest.raises(ValueError, match=r"sasft_weight=.*: expected a number of at least 0, or auto"):
         parse_weight("sasft_weight", given)
@@ -141,6 +141,15 @@ class TestInTraining:
             record("weight auto, accumulation of 4: weights of 6 steps", route, error, term)
             assert weights[-1] > weights[3] > 0
             assert error <= 1e-5, term
+
+    @pytest.mark.parametrize(("steps", "told"), [(1, True), (3, True), (4, False)])
+    def test_a_run_too_short_to_find_a_weight_is_told(
+        self, steps: int, told: bool, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        trainer = run(world, with_trainer, max_steps=steps)
+        expected = f"takes 3 steps, which are trained with weight 0, and only {steps} are left"
+        assert any(expected in message for message in caplog.messages) == told
+        assert (weights_of(trainer)[-1] > 0) != told
 
     def test_two_terms_share_the_budget(self, world: World) -> None:
         both = found_weights(world, with_trainer)["features"]
