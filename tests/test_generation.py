@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from sae_posttrain.generation import Response, sample_responses
+from sae_posttrain.generation import Response, SamplingProgress, sample_responses
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz 中文好абвгдежзиклмнопрстуфхц"
 
@@ -161,13 +161,11 @@ class FakeBar:
     """What tqdm was told."""
 
     def __init__(self, **settings):
-        self.total, self.n, self.told = settings["total"], 0, []
+        self.total, self.n, self.unit, self.told = settings["total"], 0, settings["unit"], []
 
     def update(self, more):
         self.n += more
-
-    def set_postfix_str(self, text, refresh):
-        self.told.append((text, self.n))
+        self.told.append((self.unit, self.n))
 
     def close(self):
         self.closed = True
@@ -185,6 +183,14 @@ def test_progress_moves_with_every_token(model, tokenizer, monkeypatch):
     shown = [n for _, n in bar.told]
     assert shown == sorted(shown)
     assert {1.25, 2.5, 3.75, 5.75, 6.5} <= set(shown)
+
+
+def test_a_progress_bar_in_words(capsys):
+    with SamplingProgress(8, 100) as progress:
+        progress.start_batch(8)
+    first, *_, last = capsys.readouterr().err.strip().split("\r")
+    assert first.startswith("responses:   0%|          | 0 of 8 responses [")
+    assert "| 8 of 8 responses [" in last
 
 
 def test_special_tokens_are_stripped(model, tokenizer):

@@ -7,7 +7,7 @@ from typing import Self
 
 from tqdm.auto import tqdm
 
-_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
+_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {unit} [{elapsed}<{remaining}]"  # tqdm puts a comma before {postfix}
 
 
 class SamplingProgress:
@@ -33,8 +33,7 @@ class SamplingProgress:
     def __init__(self, total: int, max_new_tokens: int, title: str = "responses", *, disable: bool = False) -> None:
         self.total, self.max_new_tokens = total, max_new_tokens
         self._done, self._batch, self._token = 0, 0, 0
-        self._bar = tqdm(total=total, desc=title, disable=disable, bar_format=_FORMAT)
-        self._show()
+        self._bar = tqdm(total=total, desc=title, unit=self._state(), disable=disable, bar_format=_FORMAT)
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +65,10 @@ class SamplingProgress:
         self._done, self._batch, self._token = self._done + self._batch, 0, 0
         self._show()
 
-    def _show(self) -> None:
+    def _state(self) -> str:
         token = f", token {self._token} of at most {self.max_new_tokens}" if self._batch else ""
-        self._bar.set_postfix_str(f"{self._done} of {self.total} responses{token}", refresh=False)
+        return f"{self._done} of {self.total} responses{token}"
+
+    def _show(self) -> None:
+        self._bar.unit = self._state()
         self._bar.update(self.shown - self._bar.n)
