@@ -152,15 +152,23 @@ class SwitchCriteria:
             codes = {get_language(entry).code for entry in further if entry not in SCRIPTS}
             phrases = self.phrases.find(response, language, **shared)
             spans = sorted([*spans, *(one for one in phrases if one.language not in codes)], key=attrgetter("start"))
-        return spans if self.targets is None else [span for span in spans if self._is_wanted(span, language)]
+        return [span for span in spans if self.wants(span.script, span.language, language)]
 
-    def _is_wanted(self, span: Span, language: str) -> bool:
-        assert self.targets is not None
-        if span.language is None:
-            return span.script in self.targets.scripts
-        if span.language in self.targets.languages:
+    def wants(self, script: str, told: str | None, language: str) -> bool:
+        """Whether a switch out of `language` goes into what `to` names.
+
+        Args:
+            script: of the switch.
+            told: its language, where that is known.
+            language: of the response.
+        """
+        if self.targets is None:
             return True
-        return span.script in self.targets.named and span.script not in get_language(language).scripts
+        if told is None:
+            return script in self.targets.scripts
+        if told in self.targets.languages:
+            return True
+        return script in self.targets.named and script not in get_language(language).scripts
 
     def word_share(self, response: str, spans: Sequence[Span]) -> float:
         """The share of a response's words that these spans hold; what is no prose, and left out, is in neither."""

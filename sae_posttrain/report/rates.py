@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..languages import get_language
-from ..metrics import Difference, compare_rates
+from ..metrics import Difference, SwitchCriteria, compare_rates
 from ..metrics.interval import Outcome, clustered_interval
 from .run import Row, Run, damaged
 
@@ -125,18 +125,11 @@ def _of_thinking(answers: Sequence[Answers], name: str) -> list[Comparison]:
 
 
 def into(span: Mapping[str, Any]) -> str:
-    """What a foreign span is in: its script by its name, or the language of a phrase that its script does not tell."""
+    """What a foreign span is in: its script by its name, or its language where its script does not tell."""
     language, script = span.get("language"), str(span["script"])
-    return f"{language} phrases" if language else SCRIPTS.get(script, script)
-
-
-@cache
-def scripts_of(language: str) -> frozenset[str]:
-    """What the language's own texts are written in, so that it is no switch there; nothing for unknown ones."""
-    try:
-        return frozenset(get_language(language).scripts)
-    except ValueError:
-        return frozenset()
+    if language:
+        return f"{language} {'words' if script == 'Hani' else 'phrases'}"
+    return SCRIPTS.get(script, script)
 
 
 def _by_name(runs: Sequence[Run]) -> dict[str, list[Answers]]:
@@ -194,17 +187,35 @@ def _looped(row: Row) -> bool:
 
 
 def _into(answers: Sequence[Answers], name: str, code: str) -> Comparison | None:
-    """Switches into one language's scripts, of the answers in languages that are not written in all of them."""
-    scripts = scripts_of(code)
+    """Switches into one language, of the answers from which such a switch can be told."""
+    if not _is_known(code):
+        return None
+    criteria = SwitchCriteria(to=code)
     eligible = [
         one._replace(rows=rows)
         for one in answers
-        if (rows := [row for row in one.rows if not scripts <= scripts_of(_language(row))])
+        if (rows := [row for row in one.rows if _may_switch(_language(row), criteria)])
     ]
     if not eligible:
         return None
-    title = f"Answers that slip into {code}"
-    return _comparison(title, name, eligible, lambda row: any(s["script"] in scripts for s in row["unexpected"]), {})
+
+    def judge(row: Row) -> bool:
+        return any(criteria.wants(span["script"], span.get("language"), _language(row)) for span in row["unexpected"])
+
+    return _comparison(f"Answers that slip into {code}", name, eligible, judge, {})
+
+
+def _may_switch(language: str, criteria: SwitchCriteria) -> bool:
+    return not _is_known(language) or criteria.applies_to(language)
+
+
+@cache
+def _is_known(language: str) -> bool:
+    try:
+        get_language(language)
+    except ValueError:
+        return False
+    return True
 
 
 def _by_pair(answers: Sequence[Answers]) -> dict[str, dict[str, Rate]]:

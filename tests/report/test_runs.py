@@ -11,7 +11,7 @@ import pytest
 from sae_posttrain.cli import main
 from sae_posttrain.report import read_runs
 from sae_posttrain.report.curves import training_curves
-from sae_posttrain.report.rates import comparisons, scripts_of
+from sae_posttrain.report.rates import comparisons
 
 from .runs import calibration, features, traces, write_json, write_rows, write_run, write_runs
 
@@ -196,6 +196,11 @@ def test_switches_into_what_was_kept_out_come_first_and_leave_out_its_own_writer
         {"response": "a да", "language": "en", "unexpected": [{"start": 2, "end": 4, "script": "Cyrl"}]},
         {"response": "一", "language": "zh", "unexpected": []},
         {"response": "一", "language": "ja", "unexpected": []},
+        {
+            "response": "これは这个です。",
+            "language": "ja",
+            "unexpected": [{"start": 3, "end": 5, "script": "Hani", "language": "zh"}],
+        },
     ]
     write_rows(tmp_path / "answers.jsonl", rows)
     state = {"stateful_callbacks": {"SASFT": {"suppress": ["zh"]}}, "log_history": []}
@@ -203,9 +208,9 @@ def test_switches_into_what_was_kept_out_come_first_and_leave_out_its_own_writer
     kept_out, overall = comparisons(read_runs([tmp_path]))
     (slipped,), (left,) = kept_out.overall.values(), overall.overall.values()
     assert kept_out.title == "Answers that slip into zh"
-    assert (slipped.hits, slipped.total) == (1, 2)
-    assert (left.hits, left.total) == (2, 4)
-    assert list(overall.details) == ["en → Chinese characters", "en → Cyrillic"]
+    assert (slipped.hits, slipped.total) == (2, 4)
+    assert (left.hits, left.total) == (3, 5)
+    assert list(overall.details) == ["en → Chinese characters", "en → Cyrillic", "ja → zh words"]
 
 
 @pytest.mark.parametrize(("code", "total"), [("hy", 2), ("ja", 3), ("sr-Latn", 1)])
@@ -278,14 +283,6 @@ def test_phrases_in_a_language_of_the_same_script_go_by_their_language(tmp_path:
     write_rows(tmp_path / "a.jsonl", [{"response": "c'est là, they say", "language": "en", "unexpected": [span]}])
     (found,) = comparisons(read_runs([tmp_path]))
     assert list(found.details) == ["en → fr phrases"]
-
-
-@pytest.mark.parametrize(
-    ("language", "scripts"),
-    [("zh", {"Hani"}), ("ja", {"Hani", "Hira", "Kana"}), ("en", {"Latn"}), ("sr-Latn", {"Latn"}), ("no such", set())],
-)
-def test_what_a_language_is_written_in(language: str, scripts: set[str]) -> None:
-    assert scripts_of(language) == scripts
 
 
 def test_curves_come_in_the_order_of_what_matters_and_leave_out_the_rest(tmp_path: Path) -> None:
