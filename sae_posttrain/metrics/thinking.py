@@ -162,6 +162,13 @@ def said(message: Mapping[str, Any], tags: tuple[str, str] = TAGS) -> str:
     return f"{tags[0]}{reasoning}{tags[1]}{content}" if reasoning else content
 
 
+def text_of(turns: str | Sequence[Mapping[str, Any]], role: str | None = None, tags: tuple[str, str] = TAGS) -> str:
+    """A prompt or completion as text: as it is, or what its messages say; only those of `role`, if given."""
+    if isinstance(turns, str):
+        return turns
+    return "\n".join(said(turn, tags) for turn in turns if role in (None, turn.get("role")))
+
+
 def opens_thinking(tokenizer: Any, opening: str = TAGS[0]) -> bool:
     """Whether a tokenizer's chat template ends prompts with an opening tag, so that answers begin inside thinking."""
     if not getattr(tokenizer, "chat_template", None):

@@ -14,9 +14,9 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..generation import Prompt, Response, check_settings, encode_prompts, evaluating, sample_responses
-from ..metrics import LoopSettings, PhraseFinder, Thinking, allowed_in, code_switching_rate
+from ..metrics import LoopSettings, PhraseFinder, SwitchCriteria, Thinking, allowed_in, code_switching_rate
 from ..metrics.loops import DEFAULT_LOOPS
-from ..metrics.thinking import as_thinking, opens_thinking
+from ..metrics.thinking import as_thinking, opens_thinking, text_of
 from .calling import calling_trainer
 from .rates import Answer, rates
 
@@ -49,7 +49,8 @@ class RateEvaluationCallback(TrainerCallback):
             perhaps `allowed`, the languages that the answer may use besides. Without any language only repetition is
             measured.
         every: optimizer steps from one measurement to the next.
-        to, phrases: what counts as code-switching, as in `code_switching_rate`.
+        ignore_prompt: words that occur in the prompt are no switches, as `CodeSwitchingPenalty` has it. Default: False,
+            as in `measure`.
         loop_settings: what counts as a loop; an answer that the model ended by itself is no endless one.
         samples, temperature, top_p, max_new_tokens, batch_size, seed: as in `sample_responses`; batch_size is of each
             process.
@@ -58,8 +59,11 @@ class RateEvaluationCallback(TrainerCallback):
             by itself. The rates of the thinking are then `eval_thinking_code_switching`, `eval_thinking_repetition` and
             so on, logged where some answer thinks, with `eval_unfinished_thinking`, the number of answers that did not
             come. A `Thinking` also says what the tags are.
+        criteria: what counts as a switch, the options of `SwitchCriteria` by their names: to, phrases, ignore_code,
+            ignore_urls, ignore_glosses, count_latin, han_without_kana, allowed.
 
     Raises:
+        TypeError: an unknown option.
         ValueError: no prompts, a row without one or with an unknown language, a setting out of range; and, when
             training begins, a model that cannot generate as it is trained, or prompts that the tokenizer cannot take.
     """
@@ -69,8 +73,7 @@ class RateEvaluationCallback(TrainerCallback):
         prompts: Iterable[Mapping[str, Any]],
         every: int,
         *,
-        to: str | Sequence[str] | None = None,
-        phrases: PhraseFinder | None = None,
+        ignore_prompt: bool = False,
         loop_settings: LoopSettings = DEFAULT_LOOPS,
         samples: int = 1,
         temperature: float = 1.0,
@@ -80,19 +83,22 @@ class RateEvaluationCallback(TrainerCallback):
         seed: int = 0,
         chat: bool | None = None,
         thinking: str | Thinking = "both",
+        **criteria: Any,
     ) -> None:
         counts = {"samples": samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
         check_settings(temperature, top_p, every=every, **counts)
         if not isinstance(loop_settings, LoopSettings):
             raise ValueError(f"loop_settings must be LoopSettings, got {loop_settings!r}.")
-        if not isinstance(phrases, PhraseFinder | None):
-            raise ValueError(f"phrases must be a PhraseFinder or None, got {phrases!r}.")
+        if not isinstance(criteria.get("phrases"), PhraseFinder | None):
+            raise ValueError(f"phrases must be a PhraseFinder or None, got {criteria['phrases']!r}.")
+        SwitchCriteria(**criteria)  # refuses what cannot be
         rows = list(prompts)
         self.every = every
         self.prompts = _prompts(rows)
         self.languages = _languages(rows)
         self.allowed = [allowed_in(row) for row in rows]
-        self.counting: dict[str, Any] = {"to": to, "phrases": phrases}
+        self.ignore_prompt = ignore_prompt
+        self.criteria = criteria
         self.loop_settings = loop_settings
         self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, **counts}
         self.seed = seed
@@ -101,7 +107,7 @@ class RateEvaluationCallback(TrainerCallback):
         self.trainer: Trainer | None = None
         self._measured_at: int | None = None
         if self.languages is not None:
-            code_switching_rate(["a b c d e"] * len(rows), self.languages, **self.counting)  # refuses what cannot be
+            code_switching_rate(["a b c d e"] * len(rows), self.languages, **criteria)  # refuses what cannot be
 
     def set_trainer(self, trainer: Trainer) -> RateEvaluationCallback:
         """Check that this trainer's model can answer these prompts; returns the callback. Not needed: without it, that
@@ -181,14 +187,15 @@ class RateEvaluationCallback(TrainerCallback):
 
     def _log(self, trainer: Trainer, control: TrainerControl, answers: Answers) -> None:
         languages: Sequence[str | None] = self.languages or [None] * len(self.prompts)
+        quoted = [text_of(prompt) if self.ignore_prompt else "" for prompt in self.prompts]
         measured = [
-            Answer(one.text, one.ended, languages[place], self.allowed[place])
+            Answer(one.text, one.ended, languages[place], self.allowed[place], quoted[place])
             for place in range(len(self.prompts))
             for one in answers[place]
         ]
         opened = self._uses_chat(trainer) and opens_thinking(_tokenizer(trainer), self.thinking.tags[0])
         thinking = replace(self.thinking, opened=True) if opened else self.thinking
-        logs = rates(measured, thinking, self.loop_settings, self.counting)
+        logs = rates(measured, thinking, self.loop_settings, self.criteria)
         should_log = control.should_log
         # The class's own: TRL's trainers would put the training metrics of this step into ours and forget them.
         Trainer.log(trainer, logs)

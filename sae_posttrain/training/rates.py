@@ -19,12 +19,14 @@ class Answer:
         ended: whether the model ended it by itself; None when not known.
         language: the code of the language that it should be in; None where no switches are looked for.
         allowed: languages that it may use besides.
+        quoted: words that occur in this text are no switches.
     """
 
     text: str
     ended: bool | None
     language: str | None
     allowed: Sequence[str]
+    quoted: str = ""
 
 
 def rates(
@@ -70,7 +72,8 @@ def _rates(
     codes = [one.answer.language for one in read if one.answer.language is not None]
     if len(codes) == len(read):
         texts, allowed = [one.part.blanked for one in read], [one.answer.allowed for one in read]
-        switched = code_switching_rate(texts, codes, allowed_languages=allowed, **counting)
+        quoted = [one.answer.quoted for one in read]
+        switched = code_switching_rate(texts, codes, prompts=quoted, allowed_languages=allowed, **counting)
         logs = {
             "code_switching": switched.rate,
             "code_switching_count": switched.overall.switched,

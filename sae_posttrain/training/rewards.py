@@ -12,7 +12,7 @@ from ..languages import get_language
 from ..metrics.loops import DEFAULT_LOOPS, LoopSettings, find_loop, looped_share
 from ..metrics.near_loops import find_near_loop
 from ..metrics.switches import ALLOWED_COLUMNS, SwitchCriteria, allowed_in
-from ..metrics.thinking import TAGS, Thinking, as_thinking, said
+from ..metrics.thinking import Thinking, as_thinking, text_of
 
 
 class LoopPenalty:
@@ -75,7 +75,7 @@ class LoopPenalty:
             ended = [bool(len(ids)) and int(ids[-1]) in ends for ids in completion_ids]
         if self.unit == "tokens" and completion_ids is not None and self.thinking.part == "both":
             return [self._score(ids, end) for ids, end in zip(completion_ids, ended, strict=True)]
-        texts = [_text(completion, tags=self.thinking.tags) for completion in completions]
+        texts = [text_of(completion, "assistant", self.thinking.tags) for completion in completions]
         return [self._score(*self._read(text, end)) for text, end in zip(texts, ended, strict=True)]
 
     def _read(self, text: str, ended: bool | None) -> tuple[str, bool | None]:
@@ -177,12 +177,12 @@ class CodeSwitchingPenalty:
         columns = {name: kwargs[name] for name in ALLOWED_COLUMNS if kwargs.get(name) is not None}
         rows = [{name: column[number] for name, column in columns.items()} for number in range(len(completions))]
         return [
-            self._score(_text(prompt), self._read(completion), code or self.language, allowed_in(row))
+            self._score(text_of(prompt), self._read(completion), code or self.language, allowed_in(row))
             for prompt, completion, code, row in zip(prompts, completions, codes, rows, strict=True)
         ]
 
     def _read(self, completion: Any) -> str:
-        return self.thinking.read(_text(completion, "assistant", self.thinking.tags))
+        return self.thinking.read(text_of(completion, "assistant", self.thinking.tags))
 
     def _score(self, prompt: str, completion: str, code: str | None, allowed: Sequence[str]) -> float | None:
         if code is None:
@@ -197,10 +197,3 @@ def _penalty(penalty: float) -> float:
     if not penalty <= 0:
         raise ValueError(f"a penalty must be 0 or below, got {penalty}.")
     return penalty
-
-
-def _text(turns: Any, role: str | None = None, tags: tuple[str, str] = TAGS) -> str:
-    """A prompt or completion as text: as it is, or what its messages say; only those of `role`, if given."""
-    if isinstance(turns, str):
-        return turns
-    return "\n".join(said(turn, tags) for turn in turns if role in (None, turn["role"]))

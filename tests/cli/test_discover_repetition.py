@@ -64,7 +64,8 @@ def test_two_processes_find_what_one_finds(place: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr
     assert "[default1]:" in done.stdout + done.stderr, "there was no second process"
-    assert done.stdout.count("Wrote") == 1
+    assert done.stdout.count(f"Wrote {tmp_path / 'two.safetensors'}") == 1
+    assert done.stdout.count("Wrote them to") == 1  # the loops that were sampled
     one, two = FeatureSet.load(tmp_path / "one.safetensors"), FeatureSet.load(tmp_path / "two.safetensors")
     assert two.provenance.texts_sha256 == one.provenance.texts_sha256
     for ours, theirs in zip(two.layers, one.layers, strict=True):

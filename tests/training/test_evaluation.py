@@ -15,7 +15,12 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from sae_posttrain import RateEvaluationCallback, SASFTCallback, code_switching_rate, repetition_rate
+from sae_posttrain import (
+    RateEvaluationCallback,
+    SASFTCallback,
+    code_switching_rate,
+    repetition_rate,
+)
 from sae_posttrain.generation import Response, sample_responses
 from sae_posttrain.metrics import PhraseFinder
 
@@ -163,15 +168,6 @@ def test_only_switches_into_the_target_count(
     assert (log["eval_code_switching_count"], log["eval_code_switching_responses"]) == (switched, total)
     assert log["eval_code_switching"] == switched / total
     assert log["eval_responses"] == 6
-
-
-def test_a_prompt_may_allow_languages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = responses([["the 猫"], ["видит 猫"], ["a дом"]])
-    monkeypatch.setattr("sae_posttrain.training.evaluation.sample_responses", lambda *args, **settings: answers)
-    prompts = [{**row, "allowed": allowed} for row, allowed in zip(PROMPTS, (["zh"], None, "ru"), strict=True)]
-    log = logs(trained(sft(world, world.make_model(), max_steps=1), RateEvaluationCallback(prompts, 9)), ours=True)[0]
-    assert log["eval_code_switching_count"] == 1
-    assert log["eval_code_switching_words"] == pytest.approx((0.5 / 1.5) / 3)
 
 
 def test_sasft_goes_on_as_without(world: World) -> None:

@@ -9,7 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
-from ...metrics.thinking import opens_thinking
+from ...metrics.thinking import opens_thinking, text_of
 from ..inputs import Row, add_chat, add_columns, add_dtype, columns_of, load_model, read_rows, uses_chat
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ def _hashable(value: Any) -> Any:
 
 
 def prompt_text(prompt: str | Sequence[Mapping[str, Any]] | None) -> str:
-    if prompt is None or isinstance(prompt, str):
-        return prompt or ""
-    return "\n".join(str(message.get("content", "")) for message in prompt)
+    return text_of(prompt or "")
 
 
 def clusters(rows: Sequence[Row]) -> list[Hashable]:
