@@ -141,6 +141,12 @@ def test_what_a_tool_says_is_no_switch() -> None:
     assert CodeSwitchingPenalty(language="en")(["?"], [completion]) == [0.0]
 
 
+def test_what_a_tool_says_is_no_loop() -> None:
+    completion = [*said("Looking."), {"role": "tool", "name": "search", "content": LOOP}]
+    for graded in (False, True):
+        assert LoopPenalty(graded=graded)(["?"], [completion]) == [0.0]
+
+
 def thought(text: str) -> list[dict[str, Any]]:
     """As TRL's response schemas part it, and as servers give it."""
     thinking, _, answer = text.partition("</think>")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sae_posttrain.metrics import LoopSettings, find_repetition, repetition_rate
-from sae_posttrain.training.rewards import LoopPenalty
+from sae_posttrain.metrics.loops import looped_share
+from sae_posttrain.training.rewards import CodeSwitchingPenalty, LoopPenalty
 
 from . import world
 
@@ -40,6 +41,19 @@ def test_a_loop_that_ran_to_the_limit_costs_and_one_that_ended_does_not(make: An
         report = repetition_rate([text], SHORT, ended=[ids[-1] == END])
         assert reward == -report.looped
     assert sum(reward for _, _, reward in rows) <= -4, "each steered one"
+
+
+def test_graded_rewards_train(tmp_path: Path) -> None:
+    penalty, switches = Recorded(graded=True), CodeSwitchingPenalty(graded=True, language="en")
+    trainer = world.steered(tmp_path, max_steps=2, learning_rate=0.0, reward_funcs=[world.varied, penalty, switches])
+    trainer.train()
+    rows = [row for call in penalty.calls for row in zip(*call, strict=True)]
+    for text, ids, reward in rows:
+        assert reward == -looped_share(text, SHORT, ended=ids[-1] == END)
+    assert min(reward for _, _, reward in rows) < -0.5, "the steered ones"
+    logged = [log["rewards/code_switching_penalty/mean"] for log in trainer.state.log_history if "reward" in log]
+    assert len(logged) == 2
+    assert all(-1.0 <= mean <= 0.0 for mean in logged)
 
 
 def test_the_same_loop_with_an_end_costs_nothing(tmp_path: Path) -> None:
