@@ -6,7 +6,7 @@ Random Qwen3 models on one thread of the CPU, with plain SGD, so that what surro
 The ways take turns in one process. The published way is written from its description (arXiv:2507.14894): the whole
 residual goes to float32, and the whole SAE of each layer stays in memory.
 
-The tokens' term is measured where the vocabulary is large, beside plain SFT on the same weights. Each batch holds one
+The token term is measured where the vocabulary is large, beside plain SFT on the same weights. Each batch holds one
 row in each of four languages, one of them suppressed; three quarters of a row are its answer. So the term is computed
 at 9 of 16 tokens, or at the given share of those.
 """
@@ -54,7 +54,7 @@ class Case:
     dtype: str = "float32"
     rounds: int = 15
     shares: tuple[float, ...] = ()
-    """Of the positions in which the tokens' term is computed; instead of the features' term, where there are any."""
+    """Of the positions in which the token term is computed; instead of the feature term, where there are any."""
 
     def __str__(self) -> str:
         if self.shares:
@@ -211,7 +211,7 @@ def as_published(case: Case, folder: str, found: FeatureSet) -> Way:
 
 
 def tokens_part_of(trainer: Any) -> Way:
-    """What the tokens' term does in a step, without the model, from the hidden states to the gradients of the head."""
+    """What the token term does in a step, without the model, from the hidden states to the gradients of the head."""
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     engine, term = trainer.sasft, trainer.sasft.terms["tokens"]
@@ -230,7 +230,7 @@ def tokens_part_of(trainer: Any) -> Way:
 
 
 def measured_tokens(case: Case) -> list[Timing]:
-    """Plain SFT, twice, and the tokens' term at each share, on the weights of one model."""
+    """Plain SFT, twice, and the token term at each share, on the weights of one model."""
     words = tokenizer(SIZES[case.size][2], "猫")
     model = qwen3(case.size).to(getattr(torch, case.dtype))
     with TemporaryDirectory() as folder:
@@ -280,7 +280,7 @@ def measured(case: Case) -> list[Timing]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three cases; writes no file")
-    parser.add_argument("--tokens", action="store_true", help="only the cases of the tokens' term")
+    parser.add_argument("--tokens", action="store_true", help="only the cases of the token term")
     args = parser.parse_args()
     torch.set_num_threads(1)
     files = {"sasft_step": [] if args.tokens else CASES, "sasft_step_tokens": TOKEN_CASES}

@@ -1,4 +1,4 @@
-"""How well token counts tell languages of one script apart, for the tokens' term of SASFT.
+"""How well token counts tell languages of one script apart, for the token term of SASFT.
 
     python benchmarks/token_counts.py --corpus FOLDER --tokenizer FOLDER [FOLDER …]
 

@@ -1,6 +1,6 @@
 """TokenCounts: how often each token occurs in texts of each language, for languages that scripts cannot tell apart.
 
-The tokens' term of SASFT takes from it how far a token belongs to one language rather than another.
+The token term of SASFT takes from it how far a token belongs to one language rather than another.
 """
 
 # V vocabulary, L languages

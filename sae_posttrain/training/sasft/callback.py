@@ -24,26 +24,27 @@ LANGUAGE_COLUMN = "language"
 class SASFTCallback(HookCallback):
     """Adds SASFT's auxiliary losses to an unmodified `SFTTrainer`.
 
-    There are two, and either may be used alone: the features' (`features`, `weight`), as published, and the tokens'
-    (`token_weight`), unlikelihood of the suppressed language's tokens, which needs no feature set.
+    There are two, and either may be used alone. The feature term (`features`, `weight`) is the published one. The token
+    term (`token_weight`) is unlikelihood of the suppressed language's tokens, and needs no feature set.
 
     >>> trainer.add_callback(SASFTCallback(features, suppress="zh", weight=5e-4).set_trainer(trainer))
     >>> trainer.add_callback(SASFTCallback(suppress="zh", token_weight=100).set_trainer(trainer))
 
-    The language of a segment comes from the dataset's `language` column where it survives (any batching but packing;
-    `SASFTTrainer` also packs it), else from `language_of`, else from the script of the prose in its labelled tokens:
-    among the languages that have a baseline, the one that is written so, or none. Without features any text in Latin
-    letters counts as English, since only the script matters then.
+    A segment is a row, or one example of a packed row. Its language comes from the dataset's `language` column, unless
+    packing drops the column (`SASFTTrainer` packs it too); else from `language_of`; else from the script of the prose
+    in its labelled tokens. The script gives the one language with a baseline that is written in it, or none. Without
+    features any text in Latin letters counts as English, since only the script matters then.
 
-    Without `set_trainer` the callback finds its trainer when training begins; with a language column that is too late,
-    and an error. An exception in that first run is out of its sight: the hooks then stay on the model, idle, until the
-    next run. Removed in the middle of a run, it goes on to the run's end.
+    Without `set_trainer` the callback finds its trainer when training begins. With a language column that is too late,
+    and an error. The callback then also does not see an exception in the first run: the hooks stay on the model, idle,
+    until the next run. A callback that is removed during a run stays active until the run ends.
 
     Args:
-        features: the feature set; None trains without the features' term, and `weight` then has no meaning.
-        suppress: language or languages to keep out of the others; their own segments are not penalised.
-        weight: lambda, of the features' term; 0 measures and logs without changing the run in any bit. `"auto"` finds
-            it while the run trains: as large as `loss_budget` allows.
+        features: the feature set; None trains without the feature term, and `weight` then has no meaning.
+        suppress: language or languages to keep out of answers in other languages. Segments in these languages are not
+            penalised.
+        weight: weight of the feature term (lambda in the paper). 0 measures and logs without changing the run in any
+            bit. `"auto"` finds the weight during training, as large as `loss_budget` allows.
         baseline: `mean` compares with each language's mean pre-activation on the base model, `zero` with 0.
         scale: `raw` as published, in units of the model's residual; `typical` divides each feature by its typical
             activation, so that a weight carries over between models.
@@ -51,15 +52,15 @@ class SASFTCallback(HookCallback):
             of a packed row from one `position_ids == 0` to the next.
         refresh_baselines: measure the baselines anew every so many optimizer steps, on the training batches, and log
             how far they drifted; 0 keeps the base model's, as published.
-        token_weight: weight of the tokens' term, a number or `"auto"`; 0 measures and logs without changing the run in
+        token_weight: weight of the token term, a number or `"auto"`; 0 measures and logs without changing the run in
             any bit, None trains without the term.
-        token_share: share of the penalised positions whose tokens' term is computed, above 0 and up to 1. They are
-            drawn anew for each batch and count for those that are not drawn, so that the mean stays as it is. The term
-            costs in proportion.
-        token_counts: occurrences of each token by language, from `count_tokens`, for languages that scripts do not tell
-            apart, such as de and en; without them such answers are not penalised.
-        loss_budget: how much of the cross-entropy the terms whose weight is `"auto"` may cost together, by the run's
-            own estimate, as a share of it; 0.01 is 1%.
+        token_share: share of the penalised positions for which the token term is computed, above 0 and up to 1. They
+            are drawn at random for each batch, and weighted so that the expected loss is the same. The cost falls in
+            proportion.
+        token_counts: occurrences of each token by language, from `count_tokens`. They are needed for languages of one
+            script, such as de and en; without them such answers are not penalised.
+        loss_budget: increase of the cross-entropy that all terms with weight `"auto"` may cause together, as a share of
+            the cross-entropy and by the run's own estimate. 0.01 is 1%.
 
     Raises:
         ValueError: a setting out of range, an unknown code, a language for which there is no feature, or neither

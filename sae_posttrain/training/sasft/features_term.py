@@ -1,4 +1,4 @@
-"""The features' term: how far the pre-activations of a suppressed language's features exceed their baselines."""
+"""The feature term: how far the pre-activations of a suppressed language's features exceed their baselines."""
 
 # B batch, S sequence, D model width, F features of one layer
 

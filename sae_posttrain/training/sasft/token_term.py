@@ -1,4 +1,4 @@
-"""The tokens' term: unlikelihood of a suppressed language's tokens in answers of other languages."""
+"""The token term: unlikelihood of a suppressed language's tokens in answers of other languages."""
 
 # B batch, S sequence, D model width, N penalised positions, T suppressed languages
 

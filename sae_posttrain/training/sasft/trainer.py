@@ -35,7 +35,7 @@ _TOKENS_CARD = (
 
 @dataclass
 class SASFTConfig(SFTConfig):
-    """`trl.SFTConfig` plus SASFT's auxiliary losses: the features' and the tokens'."""
+    """`trl.SFTConfig` with the settings of SASFT's two auxiliary losses: the feature term and the token term."""
 
     features: str | None = field(
         default=None, metadata={"help": "Feature set: a .safetensors file, or a hub repository that holds one."}
@@ -43,23 +43,23 @@ class SASFTConfig(SFTConfig):
     suppress: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Languages to keep out of the others, by code: zh ru. May be left out where the features stand for "
-            "one language only."
+            "help": "Codes of the languages to keep out of answers in other languages: zh ru. May be left out if the "
+            "features stand for one language only."
         },
     )
     # transformers reads a union with a text and None as a text, which is what `auto` needs on a command line.
     sasft_weight: float | str | None = field(
         default=5e-4,
         metadata={
-            "help": "Lambda, the weight of the auxiliary loss. 0 measures without changing the run; auto finds it "
-            "while the run trains, as large as sasft_loss_budget allows."
+            "help": "Weight of the feature term (lambda in the paper). 0 measures without changing the run; auto finds "
+            "the weight during training, as large as sasft_loss_budget allows."
         },
     )
     sasft_loss_budget: float = field(
         default=LOSS_BUDGET,
         metadata={
-            "help": "How much of the cross-entropy the terms whose weight is auto may cost together, by the run's own "
-            "estimate, as a share of it, above 0 and below 1."
+            "help": "Increase of the cross-entropy that all terms with weight auto may cause together, as a share "
+            "of the cross-entropy (0.01: one per cent) and by the run's own estimate."
         },
     )
     sasft_baseline: Literal["mean", "zero"] = field(
@@ -70,29 +70,37 @@ class SASFTConfig(SFTConfig):
     )
     sasft_refresh_baselines: int = field(
         default=0,
-        metadata={"help": "Measure the baselines anew every so many steps, on the training batches; 0 is never."},
+        metadata={
+            "help": "Number of steps after which the baselines are measured again, on the training batches; 0: never."
+        },
     )
     token_weight: float | str | None = field(
         default=None,
         metadata={
-            "help": "Weight of the tokens' term, unlikelihood of the suppressed language's tokens, which needs no "
-            "features; 0 measures without changing anything, auto finds it as for sasft_weight, and without a value "
-            "there is no such term."
+            "help": "Weight of the token term: unlikelihood of the suppressed language's tokens, which needs no "
+            "features. 0 measures without changing anything; auto finds the weight as for sasft_weight; without a "
+            "value there is "
+            "no token term."
         },
     )
     token_share: float = field(
         default=1.0,
-        metadata={"help": "Share of the positions, drawn at random, in which the tokens' term is computed: 0.25."},
+        metadata={
+            "help": "Share of the positions, drawn at random, for which the token term is computed, such as 0.25."
+        },
     )
     token_counts: str | None = field(
         default=None,
         metadata={
-            "help": "File of token counts, for languages that scripts do not tell apart; `discover tokens` makes it."
+            "help": "File of token counts, for languages that share a script; `sae-posttrain discover tokens` "
+            "writes it."
         },
     )
     language_column: str = field(
         default="language",
-        metadata={"help": "Dataset column with each example's language code; told by script where it is absent."},
+        metadata={
+            "help": "Dataset column with each example's language code. Without it, the script of the answer decides."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -103,15 +111,15 @@ class SASFTConfig(SFTConfig):
 
 
 class SASFTTrainer(CardMixin, SFTTrainer):
-    """`trl.SFTTrainer` that keeps languages' features, or tokens, quiet where they do not belong.
+    """`trl.SFTTrainer` that penalises a language's features, or its tokens, in answers in other languages.
 
     Args:
-        args: a `SASFTConfig`; names the features, or a `token_weight`, and the languages to suppress. Without one,
-            `features` must be given, and everything else has its default: the output folder is `<model>-SASFT`.
+        args: a `SASFTConfig` with the features or a `token_weight`, and the languages to suppress. Without it,
+            `features` must be given, and every setting has its default; the output folder is `<model>-SASFT`.
         features: a feature set, instead of `args.features`.
         language_of: as in `SASFTCallback`, for datasets without a language column.
 
-    Everything else is `SFTTrainer`'s. Source: arXiv:2507.14894; for the tokens' term arXiv:1908.04319.
+    Everything else is `SFTTrainer`'s. Source: arXiv:2507.14894; for the token term arXiv:1908.04319.
     """
 
     _tag_names = ["trl", "sft", "sasft", "sae-posttrain"]  # noqa: RUF012

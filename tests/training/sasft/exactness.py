@@ -182,7 +182,7 @@ def relative_error(found: Gradient, expected: Gradient) -> float:
 def errors_of_the_addition(world: World, route: Route, row: Row) -> dict[str, float]:
     """What each term adds to the gradient, against the hand-written auxiliary gradient.
 
-    The features' term alone and both terms at weight 0 give the other's; so either is seen with and without the other.
+    The feature term alone and both terms at weight 0 give the other's; so either is seen with and without the other.
     """
     plain, by_hand = moved(world, route, row, 0.0, 0.0), reference(world, row, 0.0)
     errors = {}

@@ -32,5 +32,5 @@ def with_trainer(model: Any, features: FeatureSet, suppress: Sequence[str], weig
 
 
 def penalties(trainer: Any) -> list[Penalty]:
-    """What the features' term compares with now, by layer."""
+    """What the feature term compares with now, by layer."""
     return list(trainer.sasft.terms["features"].penalties.values())

@@ -1,4 +1,4 @@
-"""The tokens' term between languages of one script: token counts give each token a weight between 0 and 1."""
+"""The token term between languages of one script: token counts give each token a weight between 0 and 1."""
 
 from pathlib import Path
 

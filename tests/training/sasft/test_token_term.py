@@ -1,4 +1,4 @@
-"""The tokens' term in a run: what is exempt, what is drawn, what is logged, and what it needs."""
+"""The token term in a run: what is exempt, what is drawn, what is logged, and what it needs."""
 
 import copy
 from collections.abc import Callable
