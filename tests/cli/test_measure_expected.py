@@ -74,6 +74,15 @@ def test_the_column_allowed_is_read_as_where_switches_are_counted(value, model_f
     assert "Hani" not in allowed
 
 
+def test_responses_that_think_have_one_report(model_folder, tmp_path, capsys):
+    """The probabilities are of the whole response, so that the thinking has none of its own."""
+    row = {"prompt": "abc", "response": "<think>abc</think>abc", "language": "en"}
+    path = write(tmp_path / "thinking.jsonl", [row])
+    whole = as_json(capsys, "--model", model_folder, "--responses", path, *QUIET)
+    assert whole["overall"]["total"] == 1
+    assert "thinking" not in whole
+
+
 def test_a_models_own_responses(model_folder, tmp_path, capsys):
     prompts = write(
         tmp_path / "prompts.jsonl", [{"prompt": "abc", "language": "en"}, {"prompt": "f", "language": "en"}]
@@ -116,6 +125,7 @@ def test_rates_above_the_limit_and_tables_for_machines(model_folder, given, caps
         (["--published"], "--published cannot be used with --expected"),
         (["--ignore-glosses"], "--ignore-glosses cannot be used with --expected"),
         (["--han-without-kana"], "--han-without-kana cannot be used with --expected"),
+        (["--thinking", "strip"], "--thinking cannot be used with --expected"),
         (["--max-new-tokens", 5, 6], "one value for --max-new-tokens"),
         (["--to", "chinesse"], "chinesse"),
         (["--prompts", "x.jsonl"], "--prompts needs --model"),

@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     several = [name for name in SETTINGS[:2] if len({row.get(name) for row in rows}) > 1]
     against = _at_settings_of(rows, against, args.against)
     # What follows is as for responses in a file: nothing is left to be sampled.
-    args = argparse.Namespace(**{**vars(args), "model": None, "by": [*several, *args.by]})
+    # The probabilities are of whole responses, so that there is one report, whether they hold thinking or not.
+    args = argparse.Namespace(**{**vars(args), "model": None, "by": [*several, *args.by], "thinking": "strip"})
     return finish(rows, against, args, report_of, lambda row: None, compare=compare_expected, **told)
 
 
@@ -62,6 +63,8 @@ def _check(args: argparse.Namespace) -> None:
         if getattr(args, name) not in (None, False):
             option = name.replace("_", "-")
             raise ValueError(f"--{option} cannot be used with --expected, which measures tokens by their script alone.")
+    if args.thinking != "both":
+        raise ValueError("--thinking cannot be used with --expected, which measures the whole response.")
     if len(set(args.max_new_tokens)) > 1:
         raise ValueError("--expected reads responses up to one length. Give one value for --max-new-tokens.")
     check_sampling(args)
