@@ -134,7 +134,7 @@ def count_tokens(tokenizer: Any, texts: Mapping[str, Sequence[str]]) -> TokenCou
 
     Args:
         tokenizer: the model's. The texts are encoded without special tokens.
-        texts: language code → texts; the more the better, a few hundred paragraphs tell the common words apart.
+        texts: language code → texts; the more the better, at least 1,000 paragraphs of each language.
 
     Returns:
         the counts, for `SASFTCallback(token_counts=…)`.

@@ -1,6 +1,6 @@
 """What the tokens of a vocabulary hold: their bytes, and the scripts of their letters.
 
-One table for everything that asks which tokens belong to a script: the language of a segment, the token-mass term of
+One table for everything that asks which tokens belong to a script: the language of a segment, the token term of
 SASFT, and expected rates of switching.
 """
 

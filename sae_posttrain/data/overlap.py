@@ -14,7 +14,7 @@ from ..discovery.firing import FiringSets
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """Which share of each benchmark's features fires on each other one.
+    """The share of each benchmark's features that fires on each other benchmark.
 
     Args:
         names: of the benchmarks, in the order of rows and columns.
@@ -75,7 +75,7 @@ def overlap(firing: Mapping[str, FiringSets]) -> Overlap:
 
 
 def partial_correlation(first: Sequence[float], second: Sequence[float], control: Sequence[float]) -> float:
-    """Correlation of two benchmarks' scores over models, less what general ability explains of both.
+    """Correlation of two benchmarks' scores over models, controlling for general ability.
 
     Args:
         first, second: `(M,)` score of each model on the two benchmarks.

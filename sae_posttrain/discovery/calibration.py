@@ -43,32 +43,35 @@ def calibrate(
     fold_digits: bool = False,
     progress: bool = True,
 ) -> Calibration:
-    """Find how strongly to steer so that responses loop while what they say before stays fluent.
+    """Find how strongly to steer so that responses loop while the text before the loop stays fluent.
 
-    Steers with each layer alone and with all of them, at every number of features, temperature and alpha; one response
-    to each prompt at each. The text before a loop is judged with the loop's first period, up to where the response
-    first repeats itself, by its perplexity under the unsteered model; as much of the unsteered response to the same
-    prompt is what it is compared with. The settings are chosen on the same prompts that they are measured on, so the
-    figures of the best one flatter it. No source publishes a target, a bound or an alpha; these defaults are ours.
+    Steers with each layer alone and with all layers, at every number of features, temperature and alpha, and samples
+    one response to each prompt at each of these. Fluency is measured by the perplexity, under the unsteered model, of
+    the response up to where it first repeats itself (the loop's first period included). It is compared with the
+    perplexity of the same number of tokens of the unsteered response to the same prompt. The settings are chosen on the
+    same prompts that they are measured on, so the figures of the best one are too good. No source publishes a target, a
+    bound or an alpha; these defaults are ours.
 
     Args:
         model, tokenizer: the model that will be trained.
         features: what to steer with.
-        prompts: texts or messages, such as those of the training to come.
+        prompts: texts or messages, such as those of the later training.
         alphas: in units of typical strength.
-        top: numbers of features per layer to try, those that discovery ranked highest. Default: one, and all.
-        temperature: one or several. Sample as in training, since that is where the alpha will be used.
-        refine: how often to halve, on a logarithmic scale, the gap below each curve's smallest alpha that will do.
+        top: numbers of features per layer to try; the features that discovery ranked highest are taken. Default: one,
+            and all.
+        temperature: one or several. Use that of the later training, since the alpha will be used there.
+        refine: how often to halve, on a logarithmic scale, the gap below each curve's smallest alpha that reaches the
+            target.
         target_rate: the share of responses that should end in a loop.
-        max_ratio: how much higher than the unsteered perplexity that before the loop may be.
+        max_ratio: largest perplexity allowed for the text before the loop, as a multiple of the unsteered one.
         max_new_tokens: the token limit of a response.
-        top_p: of the sampling.
-        chat: whether prompts that are texts go through the chat template, too.
-        batch_size: responses at once.
-        seed: of the sampling.
+        top_p: top-p of the sampling.
+        chat: whether the chat template is applied to text prompts too.
+        batch_size: responses sampled at once.
+        seed: random seed of the sampling.
         loop_settings: what counts as a loop in token ids.
-        fold_digits: whether a response also loops when its text repeats but for numbers that go on counting.
-        progress: whether the cost is stated before the start, and progress bars are shown.
+        fold_digits: whether a response is also a loop if its text repeats except for numbers that count on.
+        progress: whether to print the cost before the start, and to show progress bars.
 
     Returns:
         The curve; `calibrated()` is the feature set to train with.

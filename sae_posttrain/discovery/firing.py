@@ -1,4 +1,4 @@
-"""Which features of an SAE fire on each of many texts: the primitive of everything that features say about data."""
+"""Which features of an SAE fire on each of many texts. `sae_posttrain.data` builds on it."""
 
 # S sequence, N tokens, D model width, K dictionary size, E examples
 
@@ -89,9 +89,9 @@ def collect_firing(
 ) -> dict[int, FiringSets]:
     """Which features fire on each text, for every layer in one pass of the model.
 
-    A feature fires where the SAE's own activation function leaves it above zero. For a TopK SAE this depends on all of
-    its features: a pre-activation above zero is not enough. The first token of a text does not count, since it is the
-    beginning-of-sequence token or the attention sink.
+    A feature fires where its activation is above zero after the SAE's own activation function. For a TopK SAE this
+    depends on all of its features: a pre-activation above zero is not enough. The first token of a text does not count,
+    since it is the beginning-of-sequence token or the attention sink.
 
     Args:
         sae: what `load_sae` reads, or an SAE for each layer.

@@ -62,21 +62,21 @@ def sample_loops(
     fold_digits: bool = False,
     progress: bool = True,
 ) -> LoopSample:
-    """Sample a response to one prompt after another, until enough of them end in an endless loop.
+    """Sample one response to each prompt in turn, until enough of them end in an endless loop.
 
     In a distributed run every process samples its share, and all return the same.
 
     Args:
         model, tokenizer: the model and its tokenizer.
         prompts: texts or messages.
-        loops: how many responses that loop are enough.
+        loops: number of looping responses to sample.
         max_new_tokens: the token limit of a response.
-        temperature: 0 is greedy, which is when models loop most.
-        chat: whether prompts that are texts go through the chat template, too.
-        batch_size: responses at once.
-        seed: of the sampling.
+        temperature: 0 is greedy; models loop most then.
+        chat: whether the chat template is applied to text prompts too.
+        batch_size: responses sampled at once.
+        seed: random seed of the sampling.
         loop_settings: what counts as a loop in token ids.
-        fold_digits: whether a response also loops when its text repeats but for numbers that go on counting.
+        fold_digits: whether a response is also a loop if its text repeats except for numbers that count on.
         progress: whether a progress bar is shown.
 
     Raises:
@@ -148,7 +148,7 @@ def endless_loop(
         response: with its token ids.
         tokenizer: the model's.
         loop_settings: what counts as a loop in token ids; with `fold_digits`, in texts too.
-        fold_digits: whether a response also loops when its text repeats but for numbers that go on counting.
+        fold_digits: whether a response is also a loop if its text repeats except for numbers that count on.
     """
     found = find_loop(response.ids, loop_settings, ended=response.ended)
     if found is not None or not fold_digits:

@@ -59,9 +59,9 @@ def discover_language_features(
         layers: 0-based decoder blocks; the last two are the published choice.
         top: features per language and layer.
         targets: languages to find features for; all of `texts` by default.
-        select: `random` draws features that fire at all instead: the control that a claim needs.
+        select: `monolinguality`, or `random`, which draws among the features that fire at all, as a control.
         seed: of the random choice.
-        batch_size: texts per forward.
+        batch_size: texts per forward pass.
         max_length: tokens of each text that are read.
 
     Raises:

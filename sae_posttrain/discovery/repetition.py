@@ -60,21 +60,22 @@ def discover_repetition_features(
 ) -> FeatureSet:
     """Find the features that are more active in a loop's last period than in its first, for steering into loops.
 
-    The features' mean activation outside of loops, in the set as `ordinary text`, shows what else they do: some also
-    fire where repeating is right.
+    The set also holds the features' mean activation outside of loops, as `ordinary text`. It shows what else they do:
+    some also fire where repetition is right.
 
     Args:
         sae: a folder or hub id for `load_sae`, or the SAEs by layer.
-        texts: texts or token ids that hold loops, the model's own best; those without one count as ordinary text.
-        prompts: instead of texts, prompts to let the model loop from.
+        texts: texts or token ids that hold loops, preferably sampled from the model itself. Texts without a loop count
+            as ordinary text.
+        prompts: instead of texts, prompts from which the model is sampled until it loops.
         layers: 0-based decoder blocks.
         top: features per layer.
-        select: `random` draws features that fire at all instead: the control that a claim needs.
-        seed: of the random choice, and of the sampling.
-        batch_size: texts per forward.
+        select: `contrast`, or `random`, which draws among the features that fire at all, as a control.
+        seed: random seed of the random choice and of the sampling.
+        batch_size: texts per forward pass.
         max_length: tokens of each text that are read; a loop needs two whole periods there.
         loop_settings: what counts as a loop in token ids.
-        fold_digits: whether texts that repeat but for their numbers loop too.
+        fold_digits: whether a text is also a loop if it repeats except for numbers that count on.
         sampling: with prompts, how `sample_loops` samples them: `loops`, `max_new_tokens`, `temperature`, `chat`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How probable it is that an answer leaves its language's script, from the model's own next-token probabilities."""
+"""The probability that an answer leaves its language's script, from the model's own next-token probabilities."""
 
 # S tokens of an answer, N positions of a batch, V vocabulary, G columns
 
@@ -81,8 +81,8 @@ def expected_switch_rate(
 ) -> dict[Setting, ExpectedSwitchReport]:
     """The mean probability that an answer leaves its language's script, from the model's own probabilities.
 
-    It varies far less than a count of sampled answers, costs one forward pass whatever the number of settings, and can
-    be compared between two models text by text (`compare_expected`).
+    It varies far less than a count of sampled answers. It costs one forward pass, whatever the number of settings is.
+    Two models can be compared text by text (`compare_expected`).
 
     Args:
         model, tokenizer, prompts, responses, languages, settings: as in `switch_probabilities`.
@@ -130,33 +130,33 @@ def switch_probabilities(
 ) -> dict[Setting, list[ExpectedSwitch | None]]:
     """The probability that each answer leaves its language's script, at each setting, from one forward pass.
 
-    Leaving is a token that holds or begins a letter of an unexpected script. With p_t the probability of these tokens
-    at position t, after temperature and top_p:
+    An answer leaves its script at a token that holds or begins a letter of an unexpected script. With p_t the
+    probability of these tokens at position t, after temperature and top_p:
 
     - Given answers (the default): 1 − Π(1 − p_t) over the answer's positions: the probability that the model, led
       along this answer, leaves it at least once. Positions at which the answer itself uses an unexpected script
-      (quotations, names) are left out. No sampling is involved.
-    - Answers `sampled` from this model at this one setting: Σ p_t up to and with the first token that leaves. Its mean
-      is exactly the rate of answers with such a token, and varies less than counting them.
+      (quotations, names) are left out. Nothing is sampled.
+    - Answers `sampled` from this model at this one setting: Σ p_t up to and including the first token that leaves. Its
+      mean is exactly the rate of answers with such a token, and varies less than counting them.
 
     Args:
         model: a transformers model, perhaps with PEFT adapters.
         tokenizer: its tokenizer.
-        prompts: texts, or lists of messages, which go through the chat template; None for no prompt. The prompt itself
-            is never measured.
+        prompts: texts, or lists of messages, to which the chat template is applied; None for no prompt. The prompt
+            itself is never measured.
         responses: texts, which are tokenised by themselves, or token ids as they were sampled.
-        languages: code of each answer's language, or one for all.
+        languages: code of each answer's language, or one code for all.
         settings: temperatures and top_p, all read from the same forward pass.
         sampled: whether the model gave these answers itself, at the one setting.
-        ended: whether the model ended each answer by itself. The position of its end is then measured, too: the model
-            could have left there. Token ids show it themselves.
-        to: languages or scripts; only leaving for these is measured. Default: every script, but Greek, whose letters
-            are symbols more often than words.
-        allowed: of each answer, languages or scripts that it may use besides its own.
-        count_latin: whether Latin letters in other scripts count, as they do when `to` names a language in them.
-        chat: whether prompts that are texts go through the chat template, too.
-        max_tokens: tokens of an answer that are read, the first ones. Default: all.
-        batch_size: answers at once, of like lengths. The head reads a few positions at a time, whatever it is.
+        ended: whether the model ended each answer by itself. The position of its end is then measured too, since the
+            model could have left there. For token ids it need not be given.
+        to: languages or scripts; only leaving for these is measured. Default: every script but Greek, whose letters
+            are mostly symbols.
+        allowed: for each answer, languages or scripts that it may use besides its own.
+        count_latin: whether Latin letters in other scripts count; always on if `to` names a language written in them.
+        chat: whether the chat template is applied to text prompts too.
+        max_tokens: number of tokens of an answer that are read, from its start. Default: all.
+        batch_size: answers per forward pass. The head always computes a few positions at a time.
         progress: whether a progress bar is shown.
 
     Returns:

@@ -134,17 +134,17 @@ def code_switching_rate(
     Args:
         responses: the answers, with code and markup left in.
         languages: code, tag or name of the language of each response, or one for all.
-        prompts: words that occur in a response's prompt are quotations and not counted.
-        to: languages or scripts; only switches into these count. Responses in whose own language none of them can be
-            told are left out: `to="zh"` counts Han in all but Chinese responses, in Japanese ones by the characters'
-            forms.
-        phrases: counts phrases in other languages of the same writing as well.
-        compare_published: give the rate by the authors' definition beside ours.
-        clusters: what responses share, usually the prompt, so that eight samples of one prompt are not taken for eight
-            independent ones.
-        confidence, resamples, seed: of the intervals.
+        prompts: the prompt of each response. Words that occur in it are quotations and are not counted.
+        to: languages or scripts; only switches into these count. A response is left out if its own language is written
+            in every target script. `to="zh"` counts Han in all responses but Chinese ones; in Japanese ones it counts
+            the words with Chinese forms.
+        phrases: finder of phrases in other languages of the same script, which then count too.
+        compare_published: whether to report the rate by the published definition too.
+        clusters: for each response, the prompt or another value that dependent responses share. The bootstrap draws
+            whole clusters, so that eight samples of one prompt do not count as eight independent ones.
+        confidence, resamples, seed: confidence level, number of draws and random seed of the intervals.
         ignore_code, ignore_urls, ignore_glosses, count_latin, han_without_kana, allowed: as in `unexpected_spans`.
-        allowed_languages: of each response, the languages that it may use besides its own, as in the column `allowed`
+        allowed_languages: for each response, the languages that it may use besides its own, as in the column `allowed`
             of a row: a list, a text such as "zh, ja", or None.
 
     Returns:

@@ -26,13 +26,13 @@ class LoopSettings:
     """What counts as a loop; the metric, the rewards, the callback, calibration and discovery all take it.
 
     Args:
-        min_repeats: whole periods that a loop has; a loop that counts has twice as many.
-        min_length: length that a loop in a text has, in letters: a Chinese character counts as 3, a kana or a Korean
+        min_repeats: smallest number of whole periods of a loop; twice as many if its numbers count on.
+        min_length: smallest length of a loop in a text, in letters: a Chinese character counts as 3, a kana or a Korean
             syllable as 2, every other character as 1.
-        min_tokens: length that a loop in token ids has.
-        fold_digits: whether a text that repeats but for numbers that go on counting is a loop ("step 99, step 100, …").
+        min_tokens: smallest length of a loop in token ids.
+        fold_digits: whether a text that repeats except for numbers that count on is a loop ("step 99, step 100, …").
 
-    Raises: ValueError for fewer than 3 repeats, since what stands there twice is a quotation, or a length below 1.
+    Raises: ValueError for fewer than 3 repeats, since text that occurs twice may be a quotation, or a length below 1.
 
     Example:
         >>> find_loop("one and two\n" * 6, LoopSettings(min_length=60)) is None
@@ -69,18 +69,18 @@ DEFAULT_LOOPS = LoopSettings()
 def find_loop(
     sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LOOPS, *, ended: bool | None = None
 ) -> Loop | None:
-    """The longest endless loop that `sequence` ends in, if any: of any period, cut off anywhere.
+    """The longest endless loop that `sequence` ends in, if any. It may have any period and be cut off anywhere.
 
-    The text of a loop repeats exactly, but for numbers that count (see `LoopSettings.fold_digits`). What may stand
-    behind it is no text: white space, punctuation, U+FFFD where a character was cut, end markers such as <|im_end|>.
-    Takes linear time.
+    The text of a loop repeats exactly, except for numbers that count on (see `LoopSettings.fold_digits`). Characters
+    after it are ignored if they are not text: white space, punctuation, U+FFFD in place of a cut character, and end
+    markers such as <|im_end|>. Takes linear time.
 
     Args:
         sequence: a text, read by characters, so that languages without spaces are served; or token ids, without
             padding, which repeat exactly. Ids that keep their end-of-sequence token do not end in a loop.
         settings: what counts as a loop.
-        ended: whether the model ended the response by itself. Then its repetition has an end and is no endless loop.
-            None, not known, is taken for a response that was cut at the token limit.
+        ended: whether the model ended the response by itself. Then its repetition is no endless loop. None means not
+            known; the response is then taken for one that was cut at the token limit.
     """
     if ended:
         return None

@@ -1,4 +1,4 @@
-"""Near-loops: ends of texts that repeat themselves but for their punctuation, their numbers, or a few words."""
+"""Near-loops: ends of texts that repeat themselves except for their punctuation, their numbers, or a few words."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ def find_near_loop(
 ) -> NearLoop | None:
     """The longest near-loop that a response ends in, if any.
 
-    Punctuation, case and numbers are left out. At least 80% of its words then stand in groups of three that stood
-    before in the same order, most of them about as far before, and so do most of its last 6. `min_repeats` of that
-    distance fit into it, and it is twice as long as a loop has to be. Most long loops are near-loops, too.
+    Punctuation, case and numbers are ignored. At least 80% of the near-loop's words are in groups of three words that
+    occurred before in the same order, most of them at about the same distance; so are most of its last 6 words. The
+    near-loop is at least `min_repeats` times as long as that distance, and twice as long as a loop has to be. Most long
+    loops are near-loops too.
 
     Args:
         sequence: a text or token ids; or their units with the `text` that they are of.

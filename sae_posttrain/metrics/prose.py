@@ -1,7 +1,7 @@
-"""What of a text is prose that a reader reads, and what is code, LaTeX, an address or markup.
+"""Which parts of a text are prose, and which are code, LaTeX, URLs or markup.
 
     blank(text)                 only the prose; everything else is spaces
-    blank(text, urls=False)     addresses as well
+    blank(text, urls=False)     the prose and the URLs
 
 Offsets stay: what is left out becomes spaces, and line breaks remain. Every step takes linear time.
 """
@@ -55,18 +55,18 @@ _PLACEHOLDER = regex.compile(rf"[$%]?\{{(?:{_HELD}|\{{{_HELD}*+\}})++\}}", regex
 
 
 def blank(text: str, *, code: bool = True, urls: bool = True, markup: bool = True, terms: Iterable[str] = ()) -> str:
-    """The text with everything that is no prose replaced by spaces, so that offsets stay; line breaks remain.
+    """Replace everything that is not prose by spaces; offsets and line breaks stay the same.
 
     Args:
         text: an answer or a document, in Markdown, HTML, LaTeX or plain.
         code: leave out code in fences, in backticks and in HTML's `<code>`, `<pre>` and the like, and LaTeX. A fence
-            labelled markdown, md, text or txt holds prose; so does one without a label unless most of its lines look
-            like code, and so do the strings of one labelled json. A fence that is never closed is code up to the first
-            sentence in it. In mathematics `\\text{…}` and words in other scripts than Latin and Greek stay.
-        urls: leave out addresses, e-mail addresses and the targets of Markdown links. An address ends where prose
-            begins that was written right behind it.
+            labelled markdown, md, text or txt holds prose. A fence without a label holds prose unless most of its lines
+            look like code. The strings of a fence labelled json are prose. A fence that is never closed is code up to
+            its first sentence. In mathematics, `\\text{…}` and words in other scripts than Latin and Greek stay.
+        urls: leave out URLs, e-mail addresses and the targets of Markdown links. A URL ends where prose begins that
+            follows it without a space.
         markup: leave out HTML tags with their attributes, comments, entities and placeholders such as `{name}`.
-        terms: leave out these words as well, in capital or small letters.
+        terms: leave out these words too, in upper or lower case.
 
     Returns:
         A text as long as `text`.

@@ -18,16 +18,16 @@ TENTHS = 10
 
 @dataclass(frozen=True)
 class Repetition:
-    """What repeats itself in one response.
+    """The repetition in one response.
 
     Args:
-        loop: the endless loop that it ends in; None when the model ended it by itself.
-        near_loop: the near-loop that it ends in, where there is no loop; None when the model ended it by itself.
-        left: loops that it holds before its end, without layout (white space, the rules of tables).
-        ended_loop: the loop at the end of a response that the model ended by itself, which is no endless one.
+        loop: the endless loop at its end; None if the model ended the response by itself.
+        near_loop: the near-loop at its end, if there is no loop; None if the model ended the response by itself.
+        left: loops before its end, without layout (white space, the rules of tables).
+        ended_loop: the loop at the end of a response that the model ended by itself; it is no endless loop.
         looped_share: the share of it inside `loop` and `left`.
-        rep_4: the share of its 4-grams that stood in it before.
-        distinct_1: its distinct words over all its words.
+        rep_4: the share of its 4-grams that occurred in it before.
+        distinct_1: number of distinct words over number of words.
     """
 
     loop: Loop | None
@@ -81,18 +81,18 @@ def find_repetition(
 
 @dataclass(frozen=True)
 class RepetitionReport:
-    """How many of `total` responses end in an endless loop, with that share's interval, and what stands beside it.
+    """How many of `total` responses end in an endless loop, the interval of that share, and further measures.
 
-    Lengths are in `unit`: characters or tokens. near_looped and left are not in the rate.
+    Lengths are in `unit`: characters or tokens. `near_looped` and `left` are not part of the rate.
 
     Args:
         looped: responses that end in a loop and were not ended by the model.
         total: all responses.
         low, high: the interval of the rate, at `confidence`.
         near_looped: responses that end in a near-loop instead (see `find_near_loop`).
-        left: further responses that hold a loop, go on after it, and end in neither.
-        ended_looped: responses that end in a loop and were ended there by the model.
-        unknown_ends: responses of which is not known why they ended; they are taken for cut ones.
+        left: further responses with a loop before their end, which end in neither a loop nor a near-loop.
+        ended_looped: responses that end in a loop, but were ended by the model.
+        unknown_ends: responses for which it is not known why they ended; they are taken for cut ones.
         min_repeats, min_length, fold_digits: what counts as a loop, as in `LoopSettings`; min_length is in `unit`.
         period: median over the loops.
         start: where the loops begin, as a share of the response; median over the loops.
@@ -181,11 +181,11 @@ def repetition_rate(
     Args:
         responses: texts, or token ids without padding.
         settings: what counts as a loop.
-        ended: of each response, whether the model ended it by itself, as `Response.ended` says; None where it is not
-            known. A response that the model ended is no endless loop; one that may have been cut can be. Token ids that
-            keep their end-of-sequence token need no `ended`.
-        clusters: what responses share, usually the prompt, so that eight samples of one prompt are not taken for eight
-            independent ones.
+        ended: for each response, whether the model ended it by itself, as in `Response.ended`; None if this is not
+            known. A response that the model ended is never an endless loop. Token ids that keep their end-of-sequence
+            token need no `ended`.
+        clusters: for each response, the prompt or another value that dependent responses share. The bootstrap draws
+            whole clusters, so that eight samples of one prompt do not count as eight independent ones.
         confidence, resamples, seed: of the interval.
 
     Raises: ValueError when there are no responses, or not one cluster and one end for each.

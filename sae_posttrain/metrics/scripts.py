@@ -1,4 +1,4 @@
-"""Words in scripts that a language is not written in: the spans of code-switching that the writing gives away."""
+"""Words in scripts that a language is not written in: code-switching that the script alone shows."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def unexpected_spans(
 
     Not counted are symbols (Δφ, a single Ш or ॐ, currency signs, faces such as ಠ_ಠ), bopomofo in Chinese, Hanja beside
     their Korean reading as in 한국(韓國), and names in quotation marks that mix Han and some kana, as 「優の良品」 in
-    Chinese. In Japanese, words count that are written in Chinese forms (说, 这); in Chinese, those in Japanese forms
-    (検, 働). Such a span says its language.
+    Chinese. In Japanese, words with Chinese character forms count (说, 这); in Chinese, words with Japanese forms (検,
+    働). The span of such a word has a `language`.
 
     Args:
         response: the answer, with code and markup left in.
         language: code, tag or name of the language that it should be in.
-        prompt: words that occur in it are quotations and not counted.
+        prompt: words that occur in it are quotations and are not counted.
         ignore_code: leave out code, LaTeX, HTML tags and placeholders, as `blank` does.
-        ignore_urls: leave out addresses and targets of links.
-        ignore_glosses: leave out names and terms beside their reading or translation, as Miyazaki (宮崎 駿).
+        ignore_urls: leave out URLs, e-mail addresses and targets of links.
+        ignore_glosses: leave out names and terms beside their reading or translation, as in Miyazaki (宮崎 駿).
         count_latin: count Latin words inside other scripts; English terms, units and names are ordinary there.
-        han_without_kana: say of Han words that they are Japanese in a passage with kana, and Chinese elsewhere.
-        allowed: further scripts ('Grek') or terms ('東京') that are fine.
+        han_without_kana: give Han words the language Japanese in a passage with kana, and Chinese elsewhere.
+        allowed: scripts ('Grek') or words ('東京') that never count.
         allowed_languages: languages that the response may use besides its own, such as that of a translation.
 
     Returns:

@@ -70,13 +70,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Thinking:
-    """How thinking is told from the answer, and which of them count.
+    """How thinking is separated from the answer, and which of them counts.
 
     Args:
-        part: `strip`: only the answer counts; `only`: only the thinking; `both`: each of them.
-        tags: what opens and what closes thinking.
-        opened: whether the prompt has opened it already, as some chat templates do. A text without a closing tag is
-            then all thinking. With a closing tag, what stands before it is thinking either way.
+        part: `strip`: only the answer counts; `only`: only the thinking counts; `both`: both count.
+        tags: the tags that open and close thinking.
+        opened: whether the prompt has already opened the thinking, as some chat templates do. A text without a closing
+            tag is then all thinking. The text before a closing tag is thinking in any case.
 
     Raises: ValueError: an unknown part, or tags that are empty or the same.
 
@@ -93,7 +93,9 @@ class Thinking:
         if self.part not in CHOICES:
             raise ValueError(f"thinking must be one of {', '.join(CHOICES)}, got {self.part!r}.")
         if isinstance(self.tags, str) or len(self.tags) != 2 or not all(self.tags) or self.tags[0] == self.tags[1]:
-            raise ValueError(f"expected two different tags, what opens and what closes thinking, got {self.tags!r}.")
+            raise ValueError(
+                f"expected two different tags, one that opens and one that closes thinking, got {self.tags!r}."
+            )
 
     def split(self, text: str) -> Split:
         """The thinking and the answer of a text."""
@@ -117,17 +119,17 @@ def as_thinking(choice: str | Thinking) -> Thinking:
 
 
 def split_thinking(text: str, tags: tuple[str, str] = TAGS, *, opened: bool = False) -> Split:
-    """Tell a text's thinking from its answer.
+    """Separate a text's thinking from its answer.
 
-    An opening tag that is never closed opens thinking up to the end. A closing tag that nothing opened closes what the
-    prompt opened: all before it is thinking. Tags in backticks are mentioned, not used.
+    After an opening tag that is never closed, everything is thinking. Before a closing tag that was never opened,
+    everything is thinking: the prompt had opened it. Tags in backticks are ignored.
 
     Args:
         text: an answer of a reasoning model.
-        tags: what opens and what closes thinking.
-        opened: whether the prompt has opened thinking already.
+        tags: the tags that open and close thinking.
+        opened: whether the prompt has already opened the thinking.
 
-    Returns: both parts, as places in the text. Without tags all is answer, or, with `opened`, all is thinking.
+    Returns: both parts, as positions in the text. Without tags everything is answer, or with `opened`, thinking.
 
     Example:
         >>> split_thinking("<think>Let me see.</think>It is 4.").answer.text

@@ -31,36 +31,42 @@ class RateEvaluationCallback(TrainerCallback):
 
     >>> trainer.add_callback(RateEvaluationCallback(prompts, every=100))
 
-    Logged, so that every tracker shows them: `eval_code_switching` and `eval_repetition`, the shares of answers that
-    leave their language's script and that end in a loop; `eval_code_switching_count` and `eval_repetition_count`, how
-    many these are; `eval_code_switching_words`, the mean share of an answer's words that are switches; and
-    `eval_code_switching_responses` and `eval_responses`, of how many: with `to`, answers in a language that is written
-    so itself are not looked at for switches. Beside them `eval_near_loops`, the share that ends in a near-loop instead,
-    and `eval_looped_share`, the mean share of an answer inside loops. The model answers as it is trained, adapters
-    included; each process answers its part of the prompts, always with the same random numbers. The run itself does not
-    change in any bit: random states, training mode and settings of the model are put back.
+    It logs:
 
-    An error while generating does not end the run: it is logged as a warning, nothing is measured this time, and the
-    next time it is tried again. Where the weights are split over processes (FSDP2) it does end the run, as it would in
-    a step, since the others would wait forever for the one that failed. ZeRO-3 and FSDP1 are refused.
+    - `eval_code_switching` and `eval_repetition`: the shares of answers with a word outside their language's script,
+      and of answers that end in an endless loop; `eval_code_switching_count` and `eval_repetition_count`: their
+      numbers.
+    - `eval_code_switching_responses` and `eval_responses`: the number of answers that these are shares of. With `to`,
+      answers in a language that is itself written in the target's script are not searched for switches.
+    - `eval_code_switching_words`: the mean share of an answer's words that are switches.
+    - `eval_near_loops`: the share of answers that end in a near-loop instead; `eval_looped_share`: the mean share of an
+      answer inside loops.
+
+    The model answers as it is trained, with its adapters. Each process answers its part of the prompts, always with the
+    same random numbers. The run itself does not change in any bit: random states, training mode and settings of the
+    model are restored.
+
+    An error during generation does not end the run: it is logged as a warning, and this measurement is left out. Under
+    FSDP2 it ends the run, since the other processes would wait forever for the one that failed. ZeRO-3 and FSDP1 are
+    refused.
 
     Args:
         prompts: rows with `prompt`, a text or messages, and `language`, the code of the language of its answer;
-            perhaps `allowed`, the languages that the answer may use besides. Without any language only repetition is
-            measured.
-        every: optimizer steps from one measurement to the next.
-        ignore_prompt: words that occur in the prompt are no switches, as `CodeSwitchingPenalty` has it. Default: False,
-            as in `measure`.
-        loop_settings: what counts as a loop; an answer that the model ended by itself is no endless one.
-        samples, temperature, top_p, max_new_tokens, batch_size, seed: as in `sample_responses`; batch_size is of each
+            optionally `allowed`, the languages that the answer may use besides its own. If no row has a language, only
+            repetition is measured.
+        every: number of optimizer steps between measurements.
+        ignore_prompt: whether words that occur in the prompt are not counted as switches, as in
+            `CodeSwitchingPenalty`. Default: False, as in `measure`.
+        loop_settings: what counts as a loop. An answer that the model ended by itself is no endless loop.
+        samples, temperature, top_p, max_new_tokens, batch_size, seed: as in `sample_responses`; batch_size is per
             process.
-        chat: whether texts go through the chat template; default: when the tokenizer has one.
-        thinking: what of a reasoning model's answers is measured: `strip` the answer, `only` the thinking, `both` each
-            by itself. The rates of the thinking are then `eval_thinking_code_switching`, `eval_thinking_repetition` and
-            so on, logged where some answer thinks, with `eval_unfinished_thinking`, the number of answers that did not
-            come. A `Thinking` also says what the tags are.
-        criteria: what counts as a switch, the options of `SwitchCriteria` by their names: to, phrases, ignore_code,
-            ignore_urls, ignore_glosses, count_latin, han_without_kana, allowed.
+        chat: whether the chat template is applied to text prompts. Default: if the tokenizer has one.
+        thinking: what is measured for reasoning models: `strip` the answer, `only` the thinking, `both` each of them.
+            With `both`, the rates of the thinking are logged as `eval_thinking_code_switching`,
+            `eval_thinking_repetition` and so on if some answer has thinking, and `eval_unfinished_thinking` is the
+            number of responses without an answer. Give a `Thinking` for other tags.
+        criteria: the options of `SwitchCriteria` by their names, which say what counts as a switch: to, phrases,
+            ignore_code, ignore_urls, ignore_glosses, count_latin, han_without_kana, allowed.
 
     Raises:
         TypeError: an unknown option.

@@ -16,23 +16,23 @@ from ..metrics.thinking import Thinking, as_thinking, text_of
 
 
 class LoopPenalty:
-    """Punishes completions that end in an endless loop, as `measure repetition` counts them; 0 for all others.
+    """A penalty for completions that end in an endless loop, as `measure repetition` counts them; 0 for all others.
 
-    A completion that the model ended by itself is no endless loop. That is known where its token ids end in an
-    end-of-sequence token of the trainer, or in one of `eos_token_id`. Otherwise it is taken for a cut one.
+    A completion that the model ended by itself is no endless loop. The model ended it if its last token is an
+    end-of-sequence token of the trainer, or one of `eos_token_id`. Any other completion is taken for a cut one.
 
     Args:
-        penalty: what a loop is worth; at most 0.
+        penalty: reward of a completion that ends in a loop; at most 0.
         loop_settings: what counts as a loop.
-        unit: what is read. `text`, as `measure` and `RateEvaluationCallback` do, so that all three agree; or `tokens`,
-            the trainer's token ids, which repeat exactly and count by `loop_settings.min_tokens`.
-        graded: whether the penalty is multiplied by the share of the completion that lies inside loops. Loops that it
+        unit: `text` reads the text, as `measure` and `RateEvaluationCallback` do, so that all three agree. `tokens`
+            reads the trainer's token ids, which must repeat exactly, with `loop_settings.min_tokens`.
+        graded: whether the penalty is multiplied by the share of the completion inside loops. Loops that the completion
             left again then count too.
-        near_loops: whether near-loops at the end count too (see `find_near_loop`).
-        eos_token_id: what ends a completion; default: what the TRL trainer that calls says.
+        near_loops: whether near-loops at the end are penalised too (see `find_near_loop`).
+        eos_token_id: end-of-sequence token or tokens. Default: those of the TRL trainer that calls the reward.
         thinking: `both` looks at the end of the whole completion, `strip` at the end of the answer without its
-            thinking, `only` at the end of the thinking, which has ended where an answer follows; the last two read the
-            text. A `Thinking` also says what the tags are.
+            thinking, `only` at the end of the thinking; thinking that an answer follows is no endless loop. `strip` and
+            `only` read the text. Give a `Thinking` for other tags.
 
     Raises: ValueError for a penalty above 0, an unknown unit or an unknown part of thinking.
 
@@ -111,22 +111,22 @@ def _trainers_ends(kwargs: Mapping[str, Any]) -> frozenset[int]:
 
 
 class CodeSwitchingPenalty:
-    """Punishes completions with a word in a script that their language is not written in; 0 for all others.
+    """A penalty for completions with a word in a script that their language is not written in; 0 for all others.
 
-    What counts is what `code_switching_rate` counts with the same options. Words that stand in the prompt are
-    quotations and cost nothing. A dataset's column `language` says which language a completion should be in; where it
-    is empty, and `language` is not given, the completion is not scored. A column `allowed` (or `languages`) names
-    languages that a completion may use besides, for prompts such as "translate into Chinese": a list, or a text such
-    as "zh, ja".
+    The same words count as in `code_switching_rate` with the same options. Words that occur in the prompt are
+    quotations and are not penalised. The dataset's column `language` says which language a completion should be in. If
+    it is empty and `language` is not given, the completion is not scored. A column `allowed` (or `languages`) names
+    languages that a completion may use besides its own, for prompts such as "translate into Chinese": a list, or a
+    text such as "zh, ja".
 
     Args:
-        penalty: what a switch is worth; at most 0. Default: -1.
-        language: of all completions, for datasets without such a column.
-        graded: multiply the penalty by the share of the completion's words that are switches, so that one word costs
-            little and a completion in another language costs all.
-        ignore_prompt: words that occur in the prompt cost nothing. Default: True.
+        penalty: reward of a completion with a switch; at most 0. Default: -1.
+        language: code of the language of all completions, for datasets without the column.
+        graded: whether the penalty is multiplied by the share of the completion's words that are switches. One word
+            then costs little, and a completion wholly in another language costs the full penalty.
+        ignore_prompt: whether words that occur in the prompt are not penalised. Default: True.
         thinking: `both` scores the thinking of a reasoning model and its answer alike, `strip` the answer alone, `only`
-            the thinking alone. A `Thinking` also says what the tags are.
+            the thinking alone. Give a `Thinking` for other tags.
         criteria: the options of `SwitchCriteria`, each by its name: to, phrases, ignore_code, ignore_urls,
             ignore_glosses, count_latin, han_without_kana, allowed.
 
@@ -170,7 +170,7 @@ class CodeSwitchingPenalty:
     ) -> list[float | None]:
         if language is None and self.language is None:
             raise ValueError(
-                "Which language should completions be in? Give the dataset a column `language`, or the penalty "
+                "The language of the completions is not known. Give the dataset a column `language`, or the penalty "
                 "language='…' for all of them."
             )
         codes = [self.language] * len(completions) if language is None else language
