@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
 from .outputs import check_file, replacing
+from .wording import in_options
 
 if TYPE_CHECKING:
     from ..discovery import Calibration
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in _SETTINGS}
     settings["loop_settings"] = loop_settings(args, tokens=True)
     calibration = calibrate(model, tokenizer, features, prompts, chat=uses_chat(args, tokenizer), **settings)
-    found = calibration.best is not None
+    found, verdict = calibration.best is not None, in_options(calibration.verdict(), args)
     if state.is_main_process:
         print(json.dumps(calibration.to_dict(), indent=2) if args.json else calibration.table())
         curve, responses = path.with_suffix(".calibration.json"), path.with_suffix(".calibration.jsonl")
@@ -116,11 +117,9 @@ def run(args: argparse.Namespace) -> int:
         if found:
             calibration.calibrated().save(path)
             out = sys.stderr if args.json else sys.stdout
-            print(f"\n{calibration.verdict()}\nWrote {path}, {curve} and {responses}", file=out)
+            print(f"\n{verdict}\nWrote {path}, {curve} and {responses}", file=out)
         else:
-            print(
-                f"\nNo feature set was written, only {curve} and {responses}. {calibration.verdict()}", file=sys.stderr
-            )
+            print(f"\nNo feature set was written, only {curve} and {responses}. {verdict}", file=sys.stderr)
     state.wait_for_everyone()  # see cli/sft.py: the group must be idle when it goes
     state.end_training()
     return 0 if found else 1

@@ -29,24 +29,28 @@ class RewardArguments:
     )
     code_switching_graded: bool = field(
         default=False,
-        metadata={"help": "Whether code_switching_penalty grows with the share of words that are switches."},
+        metadata={"help": "Whether code_switching_penalty is multiplied by the share of words that are switches."},
     )
     loop_penalty_unit: Literal["text", "tokens"] = field(
         default="tokens",
         metadata={
-            "help": "What loop_penalty reads: tokens, with loop_min_tokens, as loop_rate is logged; or text, as "
-            "`measure repetition` does."
+            "help": "What loop_penalty reads. tokens: token ids, with loop_min_tokens, as for the logged loop_rate. "
+            "text: the text, as `measure repetition` does."
         },
     )
     loop_penalty_graded: bool = field(
-        default=False, metadata={"help": "Whether loop_penalty grows with the share of the completion inside loops."}
+        default=False,
+        metadata={"help": "Whether loop_penalty is multiplied by the share of the completion inside loops."},
     )
     loop_penalty_near_loops: bool = field(
-        default=False, metadata={"help": "Whether loop_penalty punishes near-loops too."}
+        default=False, metadata={"help": "Whether loop_penalty penalises near-loops too."}
     )
     soft_overlong_cache: int = field(
         default=4096,
-        metadata={"help": "Tokens before max_completion_length from which soft_overlong punishes, more and more."},
+        metadata={
+            "help": "soft_overlong penalises completions longer than max_completion_length minus this number of "
+            "tokens, more the longer they are."
+        },
     )
 
 
@@ -82,7 +86,7 @@ def rewards_of(chosen: RewardArguments, training: Any) -> list[Callable[..., Any
     if chosen.soft_overlong_cache > training.max_completion_length and "soft_overlong" in chosen.rewards:
         raise ValueError(
             f"soft_overlong_cache ({chosen.soft_overlong_cache}) is above max_completion_length "
-            f"({training.max_completion_length}), so that every completion would be punished; lower it."
+            f"({training.max_completion_length}), so every completion would be penalised; lower it."
         )
     ours: dict[str, Callable[..., Any]] = {
         "loop_penalty": LoopPenalty(

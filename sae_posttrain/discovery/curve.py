@@ -153,8 +153,8 @@ class Calibration:
             rate = max(self.plain_of(point).rate for point in self.points)
             peak = max(self.points, key=lambda point: point.rate)
             return (
-                f"Nothing loops more than without steering ({rate:.0%}). {self._beyond(peak)} Check that the model can "
-                "loop at all: shown some periods of a loop, does it go on?"
+                f"Nothing loops more than without steering ({rate:.0%}). {self._beyond(peak)} Check whether the model "
+                "loops at all: give it some periods of a loop as the prompt."
             )
         reached = (
             f"Best is {best}: {best.rate:.0%} of the responses loop ({self.plain_of(best).rate:.0%} without steering), "
@@ -164,7 +164,7 @@ class Calibration:
             return reached
         parts = [reached, f"The target was {self.target_rate:.0%} at no more than {self.max_ratio:g} times."]
         if not self._sure([best]):
-            parts.append("With so few responses that may be chance; give more prompts.")
+            parts.append("With so few responses this may be chance; give more prompts.")
         less_fluent = [point for point in self._sure(self.points) if point.rate > best.rate]
         if less_fluent:
             next_one = min(less_fluent, key=_fluency)
@@ -180,15 +180,16 @@ class Calibration:
         peak, last = max(curve, key=lambda one: one.rate), curve[-1]
         if last.rate < peak.rate:
             return (
-                f"Past alpha {peak.alpha:g} fewer responses loop, so larger ones do not help: try a lower temperature, "
+                f"Above alpha {peak.alpha:g} fewer responses loop, so larger ones do not help. Try a lower "
+                "temperature, "
                 "other layers, another number of features, or alphas in between."
             )
         if last.ratio is not None and last.ratio > self.max_ratio:
             return (
-                f"At alpha {last.alpha:g} the text is no longer fluent, so larger ones do not help: try a lower "
+                f"At alpha {last.alpha:g} the text is no longer fluent, so larger ones do not help. Try a lower "
                 "temperature, other layers, another number of features, or alphas in between."
             )
-        return f"The share has not fallen up to alpha {last.alpha:g}: try larger ones, other layers or more features."
+        return f"The share has not fallen up to alpha {last.alpha:g}. Try larger ones, other layers or more features."
 
     def table(self) -> str:
         """A line for no steering and for every point; the best is marked."""

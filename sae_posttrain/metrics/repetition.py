@@ -158,7 +158,10 @@ class RepetitionReport:
             f"{self.ended_looped} end in a loop that the model ended by itself"
         )
         if self.unknown_ends:
-            lines.append(f"why {self.unknown_ends} responses ended is not known; they count as cut at the token limit")
+            lines.append(
+                f"for {self.unknown_ends} responses it is not known why they ended; "
+                "they count as cut at the token limit"
+            )
         lines.append(
             f"mean response: {100 * self.looped_share:.2f}% inside loops, "
             f"rep-4 {100 * self.rep_4:.2f}%, distinct-1 {100 * self.distinct_1:.2f}%"

@@ -102,7 +102,9 @@ def train_saes(
     check_training(model.config, layers, d_sae, k, tokens, batch_size, max_length, lr)
     first = next((one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id) if one is not None), None)
     if first is None:
-        raise ValueError("The tokenizer has neither a beginning nor an end of text; rows begin with one of them.")
+        raise ValueError(
+            "The tokenizer has neither a beginning-of-sequence nor an end-of-sequence token; every row begins with one."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:  # there: what cannot be written is found out now
         most = tokens // max_length
@@ -117,7 +119,7 @@ def train_saes(
             batch_size=batch_size,
         )
         if plan.k > plan.d_sae:
-            raise ValueError(f"k={plan.k} does not fit a dictionary of {plan.d_sae} features.")
+            raise ValueError(f"k={plan.k} is larger than the number of features, {plan.d_sae}.")
         if not plan.steps:
             raise ValueError(f"The texts are too short for one batch of {plan.batch_size} rows of {max_length} tokens.")
         dataset.count = plan.steps * plan.batch_size
@@ -167,9 +169,9 @@ def check_training(
 def _ending(plan: TrainingPlan, asked: int, exact: bool) -> str:
     """Where the texts, and not the number of tokens that were asked for, set the end."""
     if not exact:
-        return f" It ends sooner if the texts do: only {READ_AHEAD:,} tokens were read ahead."
+        return f" It ends earlier if the texts end earlier; only the first {READ_AHEAD:,} tokens were read ahead."
     if asked - plan.tokens >= plan.batch_size * plan.max_length:
-        return f" The texts hold no more; {asked:,} tokens were asked for."
+        return f" The texts hold no more tokens; {asked:,} were asked for."
     return ""
 
 

@@ -65,7 +65,7 @@ def test_an_answer_that_the_model_ended_is_no_endless_loop(tmp_path, capsys):
     assert measured("--responses", path, kind="repetition") == 0
     told = capsys.readouterr().out
     assert "0 end in a near-loop, 1 left a loop again, 2 end in a loop that the model ended by itself" in told
-    assert "why 1 responses ended is not known; they count as cut at the token limit" in told
+    assert "for 1 responses it is not known why they ended; they count as cut at the token limit" in told
 
 
 def test_a_models_answers_say_how_they_ended(model_folder, tmp_path, capsys):

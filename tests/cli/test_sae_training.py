@@ -79,7 +79,7 @@ def test_training_says_before_it_starts_what_it_does_and_ends_where_the_texts_en
     assert rows == trainer.global_step == 124
     assert said[0] == (
         "Training SAEs of 32 features, 8 active per token, on blocks 1 3: 1,984 tokens, 124 steps of 1 rows of 16. "
-        "The texts hold no more; 20,000,000 tokens were asked for."
+        "The texts hold no more tokens; 20,000,000 were asked for."
     )
     assert re.fullmatch(r"It will take about \d+ (seconds|minutes|hours)\.", said[1])
     assert load_sae(tmp_path, 3).d_sae == 32

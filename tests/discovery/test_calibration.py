@@ -282,12 +282,12 @@ def test_below_the_target_the_fluent_point_that_loops_most_is_taken(features: Fe
     assert loops_itself.best is None
 
 
-@pytest.mark.parametrize(("last", "expected"), [(4, "Past alpha 4 fewer responses loop"), (7, "try larger ones")])
+@pytest.mark.parametrize(("last", "expected"), [(4, "Above alpha 4 fewer responses loop"), (7, "Try larger ones")])
 def test_larger_alphas_are_advised_only_before_the_peak(features: FeatureSet, last: int, expected: str) -> None:
     points = (made((1,), 2.0, 3, 12.0), made((1,), 4.0, 5, 13.0), made((1,), 8.0, last, 14.0))
     verdict = Calibration(features, made((), 0.0, 0, 10.0), points, 0.9, 2.0).verdict()
     assert expected in verdict
-    assert ("try larger" in verdict) == (last == 7)
+    assert ("Try larger" in verdict) == (last == 7)
 
 
 def test_a_text_that_counts_on_loops_only_where_digits_are_folded() -> None:

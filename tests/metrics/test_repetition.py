@@ -118,7 +118,7 @@ def test_report_is_json_and_a_table():
     assert lines[1].split()[:3] == ["1", "2", "50.000"]
     assert len(lines) == 7
     assert len(repetition_rate([FINE], ended=[False]).table().splitlines()) == 4
-    assert "why 1 responses ended is not known" in repetition_rate([LOOP, FINE], ended=[None, True]).table()
+    assert "for 1 responses it is not known why they ended" in repetition_rate([LOOP, FINE], ended=[None, True]).table()
     assert repetition_rate([FINE]).period is None
 
 

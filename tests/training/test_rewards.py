@@ -200,7 +200,7 @@ def test_rewards_reach_a_spawned_worker_and_have_a_name(reward: Any) -> None:
         (lambda: CodeSwitchingPenalty(to="xx"), "xx"),
         (lambda: CodeSwitchingPenalty(to=[]), "`to` is empty"),
         (lambda: CodeSwitchingPenalty(language="en")(["?"], ["?"], allowed=["xx"]), "column 'allowed'"),
-        (lambda: CodeSwitchingPenalty()(["?"], ["?"]), "Which language"),
+        (lambda: CodeSwitchingPenalty()(["?"], ["?"]), "The language of the completions is not known"),
     ],
 )
 def test_mistakes(make: Any, message: str) -> None:

@@ -41,12 +41,8 @@ class SteeringSettings:
         default=True,
         metadata={"help": "Whether steered rewards count in the mean and std that a group is compared with."},
     )
-    loop_min_repeats: int = field(
-        default=MIN_REPEATS, metadata={"help": "Whole periods from which repetition is logged as a loop."}
-    )
-    loop_min_tokens: int = field(
-        default=MIN_TOKENS, metadata={"help": "Tokens from which repetition is logged as a loop."}
-    )
+    loop_min_repeats: int = field(default=MIN_REPEATS, metadata={"help": "Smallest number of whole periods of a loop."})
+    loop_min_tokens: int = field(default=MIN_TOKENS, metadata={"help": "Smallest number of tokens of a loop."})
 
     @property
     def loop_settings(self) -> LoopSettings:

@@ -86,11 +86,11 @@ def check_boundaries(tells_languages: bool, weight: float) -> None:
         return
     if weight > 0:
         raise ValueError(
-            "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be told. "
+            "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be found. "
             "Use packing_strategy='bfd', or SASFTTrainer with a language column, which packs it alongside."
         )
     logger.warning(
-        "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be told. This "
+        "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be found. This "
         "run of weight 0 trains as plain SFT, and its log has no SASFT metrics."
     )
 

@@ -88,8 +88,8 @@ class SASFTEngine:
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         if tokenizer is None and column is None and self.language_of is None:
             raise ValueError(
-                "Nothing tells a sample's language: the trainer has no processing_class, whose vocabulary would tell "
-                "scripts. Pass it to the trainer, add a `language` column, or pass language_of=…."
+                "The languages of the samples cannot be found: the trainer has no processing_class, whose vocabulary "
+                "is needed for the scripts. Pass it to the trainer, add a `language` column, or pass language_of."
             )
         self._teller = LanguageTeller(tokenizer, self._candidates, self.language_of, has_segments)
         if column is None and trainer.is_world_process_zero():

@@ -34,7 +34,9 @@ def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any]:
     state.stateful_callbacks[KEY] = dict(record)
     if earlier is None:
         if state.global_step > 0:
-            logger.warning("The checkpoint was trained without SASFT; from step %d on it has it.", state.global_step)
+            logger.warning(
+                "The checkpoint was trained without SASFT; from step %d on the run has SASFT.", state.global_step
+            )
         return {}
     for name, kind in _FILES.items():
         before, now = earlier.get(name), record.get(name)

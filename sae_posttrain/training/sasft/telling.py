@@ -104,8 +104,8 @@ class LanguageTeller:
         if code:
             logger.warning(
                 "The training set has no language column, and %d of its first %d answers hold code. Code is left out, "
-                "and the script of the prose tells the language: %s. Where that is wrong add a `language` column, or "
-                "pass language_of=….",
+                "and the script of the prose tells the language: %s. If that is wrong, add a `language` column or "
+                "pass language_of.",
                 code,
                 told.total(),
                 ", ".join(f"{code} {count}" for code, count in told.most_common()),

@@ -52,9 +52,9 @@ class TokenTerm:
             *(f"{kind}_{code}" for kind in ("mass", "sampled") for code in self.suppress),
         )
         self.advice: Mapping[str, str] = {
-            "sasft_token_shared_script_share": "their language is written in the suppressed language's scripts, so "
-            "that no token tells them apart. Count tokens of texts in both (sae-posttrain discover tokens) and give "
-            "them as token_counts.",
+            "sasft_token_shared_script_share": "their language is written in the suppressed language's scripts, so the "
+            "script of a token does not tell them apart. Count the tokens of texts in both languages (sae-posttrain "
+            "discover tokens) and pass the result as token_counts.",
         }
         self._counted_tokens = counts
         self._settings: dict[str, Any] = {"token_weight": weight, "token_share": share}

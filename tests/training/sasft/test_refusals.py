@@ -135,7 +135,7 @@ def test_a_language_column_of_numbers(route: Route, world: World) -> None:
 def test_nothing_that_tells_the_language(world: World) -> None:
     trainer = world.run(plain, dataset=world.dataset.remove_columns("language"))
     trainer.processing_class = None
-    with pytest.raises(ValueError, match="Nothing tells a sample's language"):
+    with pytest.raises(ValueError, match="The languages of the samples cannot be found"):
         SASFTCallback(world.features, suppress="zh").set_trainer(trainer)
 
 

@@ -235,7 +235,7 @@ def test_a_checkpoint_without_sasft_is_told(world: World, caplog: pytest.LogCapt
     world.run(plain, **SAVED).train()
     with caplog.at_level(logging.WARNING):
         world.run(with_callback, **{**SAVED, "max_steps": 3}).train(resume_from_checkpoint=True)
-    assert "The checkpoint was trained without SASFT; from step 2 on it has it." in caplog.messages
+    assert "The checkpoint was trained without SASFT; from step 2 on the run has SASFT." in caplog.messages
 
 
 def test_the_routes_resume_each_other(world: World) -> None:
