@@ -12,7 +12,7 @@ from ..languages import script_counts
 # brackets or in <sup>, of whose tags spaces are left. A run of Hanja is tried once, from its start, and not from each
 # of its characters.
 _HANJA = regex.compile(
-    r"(?<=(?P<hangul>\p{Hang}+))[(（](?:\p{Latn}{1,30}+, )?+(?P<hanja>\p{Hani}++)[)）]"
+    r"(?<=(?P<hangul>\p{Hang}+)[》〉」』”’\"']?)[(（](?:\p{Latn}{1,30}+, )?+(?P<hanja>\p{Hani}++)[)）]"
     r"|(?<!\p{Hani})(?P<hanja>\p{Hani}++)[(（](?P<hangul>\p{Hang}+)[)）]"
 )
 # As the second, but where the tags were taken out before: 주Major, 主.

@@ -25,11 +25,11 @@ _ACCENTS = frozenset("\u0300\u0301\u0313\u0314\u0342\u0345")
 _JOINTS = regex.compile(r"[^\p{L}\p{M}]+")
 _LONGEST_IN_FACE = 2  # letters of one script in a row
 _LOOK = 16  # characters around a letter in which the rest of a face is looked for
-_FACE = "¯￣°º•◕◔◡◞◟‿⁀﹏︵︶╯╰┻┳━┴┬■▽∇∀ω´｀ಠಥʘ◉⊙☉¬≧≦⌐ᴥ♡♥ᗜᵔᴗ﹃ﾟ゜∩∪͜͡╥益皿・＾｡ᐛᕗᕕヅ"
+_FACE = "˘╭╮¯￣°º•◕◔◡◞◟‿⁀﹏︵︶╯╰┻┳━┴┬■▽∇∀ω´｀ಠಥʘ◉⊙☉¬≧≦⌐ᴥ♡♥ᗜᵔᴗ﹃ﾟ゜∩∪͜͡╥益皿・＾｡ᐛᕗᕕヅ"
 _PLAIN = rf"[\p{{L}}--[{_FACE}]]"
 _SEVERAL_LETTERS = regex.compile(rf"{_PLAIN}{{3}}|[A-Za-z0-9]{{2}}|\n", regex.V1)
 _CUT = regex.compile(rf"\s|{_PLAIN}{{3,}}+|[A-Za-z0-9]{{2,}}+", regex.V1)
-_MIRRORED = regex.compile(r"(?P<eye>\p{L})[_.‿﹏^ㅅωvux-]{1,3}(?P=eye)")
+_MIRRORED = regex.compile(r"(?P<eye>\p{L})[_.‿﹏^ㅅωovux-]{1,3}(?P=eye)")
 _SHRUG = regex.compile(r"\\[_(\\]*\([ツッシ]\)|\(\p{L}?[^()\p{L}\s]*[_^;<>~|`][^()\p{L}\s]*\p{L}?[^()\p{L}\s]*\)")
 _LAST_GREEK = regex.compile(r"(?P<word>[\p{Grek}\p{M}]{2,}) (?=\Z)")
 _NEXT_GREEK = regex.compile(r" (?P<word>[\p{Grek}\p{M}]{2,})")
@@ -37,6 +37,7 @@ _ORDINARY = frozenset(
     " \n,.:;!?\"'“”‘’。，、：；！？「」『』" + ascii_letters + digits
 )  # what beside a letter makes no face
 _SMILES = frozenset("ツヅ")  # kana that stand alone as a face
+_ARMS = frozenset("ᕕᕗᐛ")  # syllabics that no text holds one by one
 _OPENS, _CLOSES = "(（༼ʕ", ")）༽ʔ"
 
 
@@ -55,6 +56,8 @@ def is_symbol(word: str, script: str, text: str, start: int) -> bool:
         return False
     end = start + len(word)
     is_word = word not in _SMILES and (script in _SYLLABIC or (script == "Cyrl" and word.islower()))
+    if word in _ARMS:
+        return True
     single = not is_word and sum(map(_letters, parts)) == 1 and _stands_alone(text, start, end, script)
     return single or _in_face(text, start, end)
 

@@ -33,6 +33,7 @@ def test_spans_hold_their_place_script_and_text():
         ("ja", "二〇二五年、人々はﾃﾚﾋﾞを見る。"),
         ("ko", "모델은 GPU에서 학습한다."),
         ("ko", "전(前) 점원, 한국(韓國)과 漢字(한자)"),
+        ("ko", "《삼국사기》(三國史記)는 역사서이다."),
         ("ko", "주<sup>Major, 主</sup>, 부(Minor, 部) 버전, 수Patch, 修 버전"),
         ("vi", "Tiếng Việt, e\N{COMBINING ACUTE ACCENT}"),
         ("ar", "مرحبا، ١٢٣ GPU"),

@@ -44,6 +44,8 @@ def test_greek_words(response: str, found: list[str]) -> None:
         r"Nobody knows ¯\_(ツ)_/¯",
         r"\(ツ)/ fine",
         "Seriously? ಠ_ಠ",
+        "walks ᕕ( ᐛ )ᕗ away",
+        "weeps (ㄒoㄒ) and (っ˘̩╭╮˘̩)っ",
         "Good work (っ◔◡◔)っ and bye",
         "(づ｡◕‿‿◕｡)づ",
         "(ノಠ益ಠ)ノ彡┻━┻",
