@@ -107,7 +107,7 @@ class FeatureSet:
     """Selected SAE features of one or more layers: the one contract between discovery and training.
 
     Args:
-        alpha: how strongly to steer with them, in units of typical strength, where that was calibrated.
+        alpha: calibrated strength for steering, in units of typical strength; None if it was not calibrated.
     """
 
     layers: tuple[LayerFeatures, ...]
@@ -167,10 +167,10 @@ class FeatureSet:
         return replace(self, layers=tuple(layer for layer in found if layer.ids), alpha=None if fewer else self.alpha)
 
     def active_elsewhere(self) -> tuple[str, ...]:
-        """A sentence about each feature that is also active where its target is not.
+        """A sentence about each feature that is also active in texts without its target.
 
-        A feature of a language should be quiet in all others, and one of repetition in ordinary text. Features that
-        were drawn at random are not judged.
+        A feature of a language should not be active in other languages, and a feature of repetition not in ordinary
+        text. Features that were drawn at random are not judged.
         """
         return () if self.provenance.selection == "random" else tuple(active_elsewhere(self.layers))
 

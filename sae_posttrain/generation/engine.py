@@ -43,13 +43,26 @@ def sample_responses(
     progress: bool = True,
     synced: bool | None = None,
 ) -> list[list[Response]]:
-    """`samples` responses to each prompt, in the prompts' order; one where `temperature=0`, since all would be equal.
+    """Sample responses to each prompt, in the prompts' order. The defaults are the published settings.
 
-    A prompt that is a list of messages goes through the chat template, and so does a text with `chat`. Nothing but
-    the arguments shapes the sampling: the model's own generation config gives its end-of-sequence ids, and no top_k,
-    penalty or length. `temperature=0` is greedy. The defaults are the published settings. The same seed, batch size
-    and machine give the same responses. synced: whether every process takes as many steps as the longest, as split
-    weights need it; all of them then have to sample as many batches. By default `generate` decides.
+    Of the model's own generation config only the end-of-sequence ids are used, not its top_k, penalties or lengths. The
+    same seed, batch size and machine give the same responses.
+
+    Args:
+        model, tokenizer: the model and its tokenizer.
+        prompts: texts, or lists of messages, to which the chat template is applied.
+        samples: responses per prompt; one if `temperature` is 0, since all would be equal.
+        temperature: 0 is greedy.
+        top_p: share of the probability that is kept, above 0 and at most 1.
+        max_new_tokens: the token limit of a response.
+        batch_size: responses sampled at once.
+        seed: random seed.
+        chat: whether the chat template is applied to text prompts too.
+        progress: whether a progress bar is shown.
+        synced: whether every process takes as many steps as the longest one, as split weights need it. All processes
+            must then sample the same number of batches. By default `generate` decides.
+
+    Returns: the responses to each prompt.
 
     Raises: ValueError for an empty prompt, a missing chat template or a setting out of range.
     Source: arXiv:2507.14894, code-switching evaluation.

@@ -133,35 +133,39 @@ def language_confusion(
 ) -> LanguageConfusionReport:
     """Line and word pass rates, as in the Language Confusion Benchmark, with bootstrap intervals.
 
-    Differences to the published code, with `published=True`:
+    Differences from the published code, with `published=True`:
 
-    - Lines are identified by py3langid among 21 languages, and not by fastText among 176; fastText's "unknown" (less
-      than 0.3 sure) has no counterpart. A line with more than 60% of its words in Latin letters is taken for a language
-      of Latin letters, since fastText weighs words and py3langid bytes. `identify` takes any other identifier.
-    - In Chinese and Japanese 1.6 characters, or a mark, count as a word, where the published code splits words with
-      jieba and fugashi; a Latin word in them ends where their characters begin.
-    - English words are those of `english`, which is not part of the package; without it, any word of at least four
-      small Latin letters, so that names in small letters count too. Of the published list, words of at least four small
-      letters are used, as there.
-    - A pair of source and language without a single line that is long enough is left out of the averages; the published
-      code counts it as 1. Words are judged in every language that is not written in Latin letters, not in six.
+    - Lines are identified by py3langid among 21 languages; the published code uses fastText among 176. fastText's
+      "unknown" (probability below 0.3) has no counterpart. A line with more than 60% of its words in Latin letters gets
+      a language of Latin letters, since fastText weighs words and py3langid bytes. `identify` takes any other
+      identifier.
+    - In Chinese and Japanese 1.6 characters, or a punctuation mark, count as a word; the published code splits words
+      with jieba and fugashi. A Latin word in them ends where their characters begin.
+    - English words are those of `english`, which is not part of the package. Without it, any word of at least four
+      lower-case Latin letters counts, so names in lower case count too. Of the published list, words of at least four
+      lower-case letters are used, as in the published code.
+    - A pair of source and language is left out of the averages if no line is long enough; the published code counts it
+      as 1. Words are judged in every language that is not written in Latin letters; the published code judges six.
 
-    Without `published` there are four more: code, markup and addresses are left out (unless `ignore_code` and
-    `ignore_urls` are off); punctuation is kept, only words with a letter are counted, and two characters are a word of
-    Chinese and Japanese; what follows a line that begins with "Q:" is read as well; and a pair of source and language
-    of which no response passes by line is left out of the average of words, where the published code counts it as 1.
+    Without `published` there are four more differences:
+
+    - Code, markup and URLs are left out, unless `ignore_code` and `ignore_urls` are off.
+    - Punctuation is kept, only words with a letter are counted, and two characters of Chinese or Japanese are a word.
+    - The text after a line that begins with "Q:" is read too.
+    - A pair of source and language is left out of the average of words if no response passes by line; the published
+      code counts it as 1.
 
     Args:
         responses: texts.
         languages: of each response, or one for all.
-        sources: what each response comes from, such as the data set of its prompt; default: all from one.
-        among: languages that lines are told apart from, beside those of the responses.
-        identify: from a line to its language's code, or None, which is wrong too; default: py3langid.
+        sources: the source of each response, such as the data set of its prompt. Default: one source for all.
+        among: languages that lines are identified among, beside those of the responses.
+        identify: function from a line to the code of its language, or None, which counts as wrong. Default: py3langid.
         english: the words that count as wrong.
         clusters: as in `code_switching_rate`.
         confidence, resamples, seed: of the intervals.
-        ignore_code, ignore_urls: leave code and markup, and addresses, out of what is read.
-        published: read responses as the published code does; the two options before are then without effect.
+        ignore_code, ignore_urls: whether code and markup, and URLs, are left out.
+        published: read responses as the published code does; `ignore_code` and `ignore_urls` then have no effect.
 
     Returns: the published averages, the pooled rates, and those by language.
 

@@ -1,4 +1,4 @@
-"""Phrases in another language of the same writing: a French clause inside English, which no script gives away."""
+"""Phrases in another language of the same script, such as a French clause inside English."""
 
 # N words, K other languages
 
@@ -35,16 +35,18 @@ _BREAK = regex.compile(r"\n[ \t]*+(?:\n|[-*+>#]|\d{1,3}[.)][ \t])|[|*、]|\b_|_\
 
 
 class PhraseFinder:
-    """Finds the phrases of a response that are in another language than they should be.
+    """Finds the phrases of a response that are in another language than the response should be.
 
-    Each word votes by how much likelier it is in the other language than in the response's own; a phrase is a stretch
-    of words whose votes add up. Names and terms hardly count: capitalised words little, those with a capital inside not
-    at all. A phrase's ends can be off by a word or two.
+    Each word votes with its log-likelihood ratio between the other language and the response's own. A phrase is a run
+    of words whose votes add up to `min_evidence`. Capitalised words (mostly names) have small votes, and words with a
+    capital letter inside have none. The ends of a phrase can be off by a word or two.
 
     Args:
-        among: the other languages looked for, where they are written in the response's script or in Latin letters.
-        scorer: how likely a word is in each language; default: py3langid. It is asked once for each distinct word.
-        min_words, min_evidence: what a phrase has at least; evidence is a log-likelihood ratio, in nats.
+        among: the other languages to look for, if they are written in the response's script or in Latin letters.
+        scorer: returns how likely a word is in each language. Default: py3langid. It is called once for each distinct
+            word.
+        min_words: smallest number of words of a phrase.
+        min_evidence: smallest evidence for a phrase: a log-likelihood ratio, in nats.
 
     Raises: ValueError for an unknown language.
     """

@@ -73,17 +73,18 @@ def train_saes(
     Args:
         model: a transformers model, or its decoder alone, which is faster.
         tokenizer: the model's.
-        texts: the more, and the more like those that the SAE will be used on, the better.
+        texts: as many as possible, and similar to those that the SAE will be used on.
         folder: where the SAEs are written.
         layers: 0-based decoder blocks.
-        d_sae: number of features. Default: 16 times the model's width, fewer where the texts are short.
+        d_sae: number of features. Default: 16 times the model's width, fewer if the texts are short.
         k: active features per token. Default: an eighth of the model's width, between 8 and 50.
-        tokens: how many are read at most.
-        batch_size: rows per step. Default: 32, fewer where the texts are short, for at least 250 steps.
-        max_length: tokens per row. Default: 256, or what the model takes.
+        tokens: largest number of tokens to read.
+        batch_size: rows per step. Default: 32, fewer if the texts are too short for 250 steps.
+        max_length: tokens per row. Default: 256, or the model's context length if that is smaller.
         lr: learning rate. Default: sparsify's for that number of features.
-        seed: of the first weights.
-        say: is told what will be trained and how long it takes, before the training starts, and where the texts ended.
+        seed: random seed of the initial weights.
+        say: function that is called with messages: before the training, what is trained and how long it takes; after
+            it, where the texts ended.
 
     Returns:
         The folder.

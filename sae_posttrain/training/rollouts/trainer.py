@@ -39,8 +39,9 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
     """Goes before a TRL trainer of groups. Source: arXiv:2605.11887, section 8.
 
     Every group's rollouts are generated as always but one, which is steered by `args.features`; all are rewarded alike.
-    The steered one is spared what would cancel it: a loop is longer than `mask_truncated_completions` lets live, and
-    less likely than corrections of off-policy rows do. Evaluation is never steered.
+    The steered one is exempt from settings that would cancel it: `mask_truncated_completions`, since a loop is cut at
+    the token limit, and corrections for off-policy rows, since a loop is unlikely under the policy. Evaluation is never
+    steered.
     """
 
     _config_class: Any
@@ -180,9 +181,8 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
     """`trl.GRPOTrainer` with one rollout of each group steered.
 
     Args:
-        args: a `SteeredGRPOConfig`; names the features and how strongly they steer. Without one, `features` must be
-            given with a calibrated `alpha`, and everything else has its default: the output folder is
-            `<model>-SteeredGRPO`.
+        args: a `SteeredGRPOConfig` with the features and the strength of steering. Without it, `features` must be given
+            with a calibrated `alpha`, and every setting has its default; the output folder is `<model>-SteeredGRPO`.
         features: a feature set, instead of `args.features`.
 
     Everything else is `GRPOTrainer`'s. A reward function is given `steered`, true or false for each completion.
