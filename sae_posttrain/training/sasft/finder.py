@@ -47,9 +47,9 @@ class WeightFinder:
             needed, left = found.measured - found.seen, state.max_steps - state.global_step
             if found.start <= 0 and needed >= left and state.is_world_process_zero:
                 logger.warning(
-                    "Finding the weight of the %s' term takes %d steps, which are trained with weight 0, and only %d "
+                    "Finding the weight of the %s term takes %d steps, which are trained with weight 0, and only %d "
                     "are left: the term will have no effect. Train longer, or give the weight as a number.",
-                    *(name, needed, left),
+                    *(name.removesuffix("s"), needed, left),
                 )
 
     def add(self, loss: Tensor, auxiliary: Mapping[str, Tensor]) -> None:
