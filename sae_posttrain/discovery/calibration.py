@@ -30,7 +30,7 @@ def calibrate(
     *,
     alphas: Sequence[float] = ALPHAS,
     top: Sequence[int] | None = None,
-    temperature: float | Sequence[float] = 1.0,
+    temperature: float | Sequence[float] = (1.0,),
     refine: int = 0,
     target_rate: float = 0.9,
     max_ratio: float = 2.0,
