@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -15,6 +16,8 @@ from .words import count_words
 
 ALLOWED_COLUMNS = ("allowed", "languages")
 """Columns of a row that name languages which its answer may use besides its own; the first one that is there counts."""
+
+_BETWEEN = re.compile(r"[,;|/]")
 
 _HAN_FORMS = {"ja": frozenset({"zh"}), "zh": frozenset({"ja"}), "yue": frozenset({"ja"})}
 """For a language written in Han, the languages whose Han its forms tell from its own."""
@@ -48,18 +51,19 @@ def parse_targets(to: str | Iterable[str] | None) -> Targets | None:
 def allowed_languages(value: Any) -> tuple[str, ...]:
     """The languages that a value of a column `allowed` names: a list of them, or a text such as "zh, ja"; or None.
 
+    A list may also be written as text, as tables hold it: "['zh', 'ja']".
+
     Raises: ValueError for an unknown language, or for a value that is neither.
     """
-    if value is None or value != value:  # an empty cell of a table is NaN
+    if value is None or (isinstance(value, float) and value != value):  # an empty cell of a table is NaN
         return ()
-    entries = value.replace(",", " ").split() if isinstance(value, str) and not _is_language(value) else value
-    entries = [entries] if isinstance(entries, str) else list(entries)
+    entries = tuple(_named_in(value) if isinstance(value, str) else value if isinstance(value, Iterable) else [value])
+    if not all(isinstance(entry, str) for entry in entries):
+        raise ValueError(f'expected languages, as in ["zh", "ja"], got {value!r:.60}.')
     for entry in entries:
-        if not isinstance(entry, str):
-            raise ValueError(f'expected languages, as in ["zh", "ja"], got {value!r:.60}.')
         if entry not in SCRIPTS:
             get_language(entry)
-    return tuple(entries)
+    return entries
 
 
 def allowed_in(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -186,6 +190,12 @@ class SwitchCriteria:
 def into(span: Span) -> str:
     """What a switch goes into: a language where the script does not tell, else the script."""
     return span.language or span.script
+
+
+def _named_in(text: str) -> list[str]:
+    """What stands between commas, or, where that is no language, between spaces."""
+    entries = [entry.strip("[]\"' ") for entry in _BETWEEN.split(text)]
+    return [one for entry in entries for one in ([entry] if _is_language(entry) else entry.split())]
 
 
 def _is_language(text: str) -> bool:

@@ -43,12 +43,16 @@ def test_a_row_may_allow_languages() -> None:
 @pytest.mark.parametrize(
     ("row", "found"),
     [
+        ({"allowed": "Traditional Chinese, Korean"}, ("Traditional Chinese", "Korean")),
+        ({"allowed": "Portuguese (Brazil)"}, ("Portuguese (Brazil)",)),
+        ({"allowed": "['zh', 'ja']"}, ("zh", "ja")),  # a list in a table
+        ({"allowed": "zh;ja"}, ("zh", "ja")),
+        ({"allowed": float("nan")}, ()),
         ({"allowed": ["zh", "ja"]}, ("zh", "ja")),
         ({"allowed": "zh, ja"}, ("zh", "ja")),
         ({"allowed": "Chinese"}, ("Chinese",)),
         ({"languages": "Hani"}, ("Hani",)),
         ({"allowed": None, "languages": ["ru"]}, ("ru",)),
-        ({"allowed": float("nan")}, ()),
         ({"allowed": ""}, ()),
         ({}, ()),
     ],
@@ -57,7 +61,7 @@ def test_columns_that_name_languages(row: dict[str, object], found: tuple[str, .
     assert allowed_in(row) == found
 
 
-@pytest.mark.parametrize("value", ["klingon", ["zh", 3]])
+@pytest.mark.parametrize("value", ["klingon", ["zh", 3], 3])
 def test_a_column_that_names_no_language_is_an_error(value: object) -> None:
     with pytest.raises(ValueError, match="column 'allowed'"):
         allowed_in({"allowed": value})
