@@ -15,6 +15,7 @@ from transformers import Gemma3Config, Qwen3Config
 
 from sae_posttrain import FeatureSet, feature_set
 from sae_posttrain.feature_set import LayerFeatures, Provenance
+from sae_posttrain.feature_set.card import card_of
 
 
 @pytest.fixture
@@ -83,8 +84,8 @@ def test_alpha_survives_the_file_and_is_stated(features: FeatureSet, tmp_path: P
     assert FeatureSet.load(calibrated.save(tmp_path / "features.safetensors")).alpha == 2.5
     assert calibrated.select(["ko"]).alpha == 2.5
     assert calibrated.sha256 != features.sha256
-    assert "Calibrated alpha: 2.5" in calibrated._card().text
-    assert "alpha" not in features._card().text
+    assert "Calibrated alpha: 2.5" in card_of(calibrated).text
+    assert "alpha" not in card_of(features).text
 
 
 def test_a_file_from_before_alpha_is_read_and_written_as_it_was(features: FeatureSet, tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_activations_of_texts_that_are_no_languages(features: FeatureSet, tmp_pa
     assert loaded.groups == ("last period", "ordinary text")
     assert loaded.summary() == repetition.summary()
     assert "ordinary text" in loaded.summary()
-    card = repetition._card()
+    card = card_of(repetition)
     assert card.data.language is None
     assert "baselines" not in card.text
 

@@ -9,13 +9,13 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCard, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
@@ -24,6 +24,9 @@ from torch import Tensor
 from .. import __version__
 from .card import card_of, short_name
 from .checks import BY_GROUP, TENSORS, active_elsewhere, check_tensors
+from .layer import LayerFeatures
+
+__all__ = ["FeatureSet", "LayerFeatures", "Provenance"]
 
 FORMAT = 1
 FILE_NAME = "features.safetensors"
@@ -44,62 +47,6 @@ class Provenance:
     selection: str
     """`monolinguality`, `repetition contrast`, or `random` for the control."""
     library_version: str = __version__
-
-
-@dataclass(frozen=True, eq=False)
-class LayerFeatures:
-    """The selected features of one layer.
-
-    Args:
-        layer: 0-based decoder block whose output residual is read.
-        ids: `F` indices into the SAE's dictionary.
-        targets: for each feature, the language it stands for, or `repetition`.
-        encoder: `(F, D)` float32, folded so that the pre-activation is `h @ encoder.T + bias`.
-        bias: `(F,)`.
-        direction: `(F, D)` decoder directions.
-        score: `(F,)`, what the features were ranked by.
-        typical: `(F,)`, mean activation where the feature fires on what it stands for; always positive.
-        baselines: language → `(F,)` mean *pre*-activation on the base model, often negative; none for repetition.
-        activations: language, or kind of text such as `last period` → `(F,)` mean activation.
-    """
-
-    layer: int
-    ids: tuple[int, ...]
-    targets: tuple[str, ...]
-    encoder: Tensor
-    bias: Tensor
-    direction: Tensor
-    score: Tensor
-    typical: Tensor
-    baselines: Mapping[str, Tensor]
-    activations: Mapping[str, Tensor]
-
-    def select(self, targets: Iterable[str]) -> LayerFeatures:
-        """Only the features that stand for these targets."""
-        wanted = set(targets)
-        return self.take([row for row, target in enumerate(self.targets) if target in wanted])
-
-    def first(self, top: int | None) -> LayerFeatures:
-        """Of each target the first `top` features, which discovery ranked highest; all with None."""
-        seen: dict[str, int] = {}
-        rows = []
-        for row, target in enumerate(self.targets):
-            seen[target] = seen.get(target, 0) + 1
-            if top is None or seen[target] <= top:
-                rows.append(row)
-        return self.take(rows)
-
-    def take(self, rows: Sequence[int]) -> LayerFeatures:
-        """Only the features in these rows."""
-        picked: dict[str, Any] = {name: getattr(self, name)[list(rows)] for name in TENSORS}
-        for name in BY_GROUP:
-            picked[name] = {group: values[list(rows)] for group, values in getattr(self, name).items()}
-        return replace(
-            self,
-            ids=tuple(self.ids[row] for row in rows),
-            targets=tuple(self.targets[row] for row in rows),
-            **picked,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,11 +207,8 @@ class FeatureSet:
         published = replace(self, provenance=public)
         with TemporaryDirectory() as folder:
             published.save(Path(folder) / FILE_NAME)
-            published._card().save(Path(folder) / "README.md")
+            card_of(published).save(Path(folder) / "README.md")
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload feature set"))
-
-    def _card(self) -> ModelCard:
-        return card_of(self)
 
     @classmethod
     def load(cls, source: str | Path, *, revision: str | None = None) -> FeatureSet:

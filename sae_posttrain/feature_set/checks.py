@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from . import LayerFeatures, Provenance
+    from . import Provenance
+    from .layer import LayerFeatures
 
 TENSORS = ("encoder", "bias", "direction", "score", "typical")
 BY_GROUP = ("baselines", "activations")
