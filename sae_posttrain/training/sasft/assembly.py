@@ -67,5 +67,6 @@ def build_engine(
             taken = {get_language(code).scripts for code in counted}
             rest = (code for code in ONE_OF_EACH_SCRIPT if get_language(code).scripts not in taken)
             candidates = (*counted, *rest)
-    found = [term for term in terms if AUTO in (term.settings().get("weight"), term.settings().get("token_weight"))]
+    asked = {FeaturesTerm.name: weight, TokenTerm.name: token_weight}
+    found = [term for term in terms if asked[term.name] == AUTO]
     return SASFTEngine(codes, terms, candidates, language_of, WeightFinder(found, loss_budget))

@@ -101,8 +101,8 @@ def build_token_table(
         if not any(bool(members[row].any()) for row in table_LT[:, column].unique().tolist() if row >= 0):
             raise ValueError(
                 f"No token of this vocabulary holds a letter of {target}'s scripts "
-                f"({', '.join(get_language(target).scripts)}), so there is no token to penalise. Check that the "
-                "tokenizer is the model's."
+                f"({', '.join(get_language(target).scripts)}), so there is no token to penalise. A vocabulary may "
+                "spell them in bytes that other scripts use too; else check that the tokenizer is the model's."
             )
     return TokenTable(torch.stack(members), table_LT, shared_L)
 
