@@ -9,11 +9,10 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from ..languages import SCRIPTS, get_language
-from .interval import Outcome, clustered_interval
+from .interval import Interval, Outcome, clustered_interval
 from .phrases import PhraseFinder
 from .scripts import Span, unexpected_scripts
-from .switches import SwitchCriteria, into
-from .switches import allowed_languages as parse_allowed
+from .switches import SwitchCriteria, into, parse_allowed
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ def code_switching_rate(
     )
 
 
-def _report(judged: Sequence[_Judged], criteria: SwitchCriteria, interval: Any) -> dict[str, Any]:
+def _report(judged: Sequence[_Judged], criteria: SwitchCriteria, interval: Interval) -> dict[str, Any]:
     by_language: dict[str, list[_Judged]] = {}
     for row in judged:
         by_language.setdefault(row.language, []).append(row)
@@ -223,14 +222,14 @@ def _pairs_looked_for(code: str, criteria: SwitchCriteria) -> set[str]:
     return {*scripts, *criteria.targets.languages.intersection({*others, *criteria.told_by_forms(code)})}
 
 
-def _switch_rate(rows: Sequence[_Judged], interval: Any, target: str | None = None) -> Rate:
+def _switch_rate(rows: Sequence[_Judged], interval: Interval, target: str | None = None) -> Rate:
     """Of switches into one target, or into any."""
     shares = [sum(row.words.values()) if target is None else row.words.get(target, 0.0) for row in rows]
     hits = [bool(row.words) if target is None else target in row.words for row in rows]
     return replace(_rate(hits, rows, interval), words=fmean(shares))
 
 
-def _rate(hits: Sequence[bool], rows: Sequence[_Judged], interval: Any) -> Rate:
+def _rate(hits: Sequence[bool], rows: Sequence[_Judged], interval: Interval) -> Rate:
     low, high = interval(hits, [row.cluster for row in rows])
     return Rate(sum(hits), len(rows), low, high)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..languages import get_language
 from .confusion_lines import MIN_WORDS, LineReader, confused_spans
 from .identification import LINE_LANGUAGES, Identifier, langid_identifier
-from .interval import Outcome, clustered_interval, mean_share_interval
+from .interval import Interval, Outcome, clustered_interval, mean_share_interval
 
 __all__ = ["LanguageConfusionReport", "PassRate", "confused_spans", "language_confusion"]
 
@@ -239,12 +239,12 @@ def _average(rows: Sequence[_Judged], by_word: bool, published: bool, options: M
     return AverageRate(share + unjudged, low + unjudged, min(1.0, high + unjudged), len(weighted))
 
 
-def _rates(rows: Sequence[_Judged], interval: Any) -> tuple[PassRate, PassRate]:
+def _rates(rows: Sequence[_Judged], interval: Interval) -> tuple[PassRate, PassRate]:
     words = [(row.cluster, row.word) for row in rows if row.word is not None]
     return _rate([(row.cluster, row.line) for row in rows], interval), _rate(words, interval)
 
 
-def _rate(rows: Sequence[Outcome], interval: Any) -> PassRate:
+def _rate(rows: Sequence[Outcome], interval: Interval) -> PassRate:
     if not rows:
         return PassRate(0, 0, None, None)
     clusters, passed = zip(*rows, strict=True)

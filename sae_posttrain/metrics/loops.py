@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -150,7 +150,17 @@ def is_layout(text: str, loop: Loop) -> bool:
     )
 
 
-def covered(loops: Sequence[Any]) -> int:
+class Stretch(Protocol):
+    """A part of a sequence, such as a loop or a near-loop."""
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def end(self) -> int: ...
+
+
+def covered(loops: Sequence[Stretch]) -> int:
     """How much of a sequence lies inside loops, which are ordered by their start."""
     inside, reached = 0, 0
     for loop in loops:

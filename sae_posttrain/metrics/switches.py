@@ -48,7 +48,7 @@ def parse_targets(to: str | Iterable[str] | None) -> Targets | None:
     return Targets(frozenset(scripts), frozenset(codes | ({"zh"} if "yue" in codes else set())), frozenset(named))
 
 
-def allowed_languages(value: Any) -> tuple[str, ...]:
+def parse_allowed(value: Any) -> tuple[str, ...]:
     """The languages that a value of a column `allowed` names: a list of them, or a text such as "zh, ja"; or None.
 
     A list may also be written as text, as tables hold it: "['zh', 'ja']".
@@ -71,7 +71,7 @@ def allowed_in(row: Mapping[str, Any]) -> tuple[str, ...]:
     for column in ALLOWED_COLUMNS:
         if row.get(column) is not None:
             try:
-                return allowed_languages(row[column])
+                return parse_allowed(row[column])
             except ValueError as error:
                 raise ValueError(f"column {column!r}: {error}") from error
     return ()

@@ -85,15 +85,14 @@ class LoopPenalty:
         return self.thinking.read(text, joined=True) if self.thinking.part != "both" else text, ended
 
     def _score(self, response: str | Sequence[int], ended: bool | None) -> float:
-        looped: Any = None
         if self.graded:
             share = looped_share(response, self.loop_settings, ended=ended)
         else:
             share = float(find_loop(response, self.loop_settings, ended=ended) is not None)
         if self.near_loops and share < 1:
-            looped = find_near_loop(response, self.loop_settings, ended=ended)
-        if looped is not None:
-            share = max(share, (looped.end - looped.start) / len(response)) if self.graded else 1.0
+            near = find_near_loop(response, self.loop_settings, ended=ended)
+            if near is not None:
+                share = max(share, (near.end - near.start) / len(response)) if self.graded else 1.0
         return self.penalty * share if share else 0.0
 
 
