@@ -41,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "beside it",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    goal = parser.add_argument_group("what is looked for")
+    goal = parser.add_argument_group("search and target")
     goal.add_argument(
         "--alphas",
         type=float,
@@ -70,7 +70,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "%(default)s)",
     )
     add_loops(goal, tokens=True)
-    sampling = parser.add_argument_group("sampling, as in the training to come")
+    sampling = parser.add_argument_group("sampling, as in the later training")
     sampling.add_argument(
         "--temperature",
         type=float,

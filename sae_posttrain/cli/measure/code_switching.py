@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="instead of counting switches, report their probability, from the model's own next-token "
         "probabilities: along "
-        "given responses (--model and --responses) or along its own (--model and --prompts)",
+        "given responses (--model and --responses) or along the model's own (--model and --prompts)",
     )
     group.add_argument(
         "--published",
