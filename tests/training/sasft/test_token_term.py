@@ -186,7 +186,7 @@ class TestLogs:
         rows = [{**row, "language": "ja" if row["language"] == "ru" else row["language"]} for row in world.dataset]
         found = logged(world, dataset=Dataset.from_list(rows), token_weight=1.0)
         assert found["sasft_token_shared_script_share"] > 0.05
-        assert any("no token tells them apart" in message for message in caplog.messages)
+        assert any("the script of a token does not tell them apart" in message for message in caplog.messages)
 
     def test_the_checkpoint_names_the_settings(self, world: World) -> None:
         trainer = world.run(with_callback, token_weight=2.0, token_share=0.5, save_strategy="steps", save_steps=1)
