@@ -47,7 +47,7 @@ class Point:
 
     @property
     def ratio(self) -> float | None:
-        """How much less fluent steering makes the text before the loop; None where nothing loops."""
+        """Perplexity of the text before the loop over the unsteered perplexity; None if nothing loops."""
         if self.perplexity is None or self.plain_perplexity is None:
             return None
         return self.perplexity / self.plain_perplexity
@@ -83,13 +83,13 @@ class Calibration:
     """The measured curve, and what it says about the features.
 
     Args:
-        features: those that were steered with, as they were.
-        plain: what happens without steering; its `plain_perplexity` is over all that does not repeat itself.
+        features: the feature set that was steered with, unchanged.
+        plain: the result without steering. Its `plain_perplexity` is over all text that does not repeat itself.
         points: for each layer alone and for all together, each number of features and temperature, by rising alpha.
         target_rate: the share of responses that should loop.
-        max_ratio: how much higher than the unsteered perplexity that before the loop may be.
-        other_plain: what happens without steering at the other temperatures.
-        answers: every response that was sampled, the unsteered ones too.
+        max_ratio: largest perplexity allowed for the text before the loop, as a multiple of the unsteered one.
+        other_plain: the results without steering at the other temperatures.
+        answers: every sampled response, including the unsteered ones.
     """
 
     features: FeatureSet
@@ -107,12 +107,14 @@ class Calibration:
 
     @property
     def best(self) -> Point | None:
-        """The point to steer at; None where nothing loops more than without steering.
+        """The point to steer at; None if nothing loops more than without steering.
 
-        - Where points reach the target fluently: of each curve the smallest alpha that does, of these the most fluent.
-        - Else the fluent point at which most responses loop, of those that surely loop more than without steering where
-          there are any.
-        - Where no point is fluent: of those that surely loop more than without steering, the most fluent.
+        - If points reach the target within the perplexity bound: the smallest such alpha of each curve, and of these
+          the one with the lowest perplexity.
+        - Else the point within the bound at which most responses loop. Points whose interval lies above the rate
+          without steering go first.
+        - If no point is within the bound: the one with the lowest perplexity. Again, points whose interval lies above
+          the rate without steering go first.
         """
         smallest: dict[Any, Point] = {}
         for point in self.points:
@@ -147,7 +149,7 @@ class Calibration:
         return replace(self.features.select(layers=best.layers, top=best.top), alpha=best.alpha)
 
     def verdict(self) -> str:
-        """What the best point reaches; where that is less than was asked for, what to try."""
+        """What the best point reaches. If that is below the target, also what to try."""
         best = self.best
         if best is None:
             rate = max(self.plain_of(point).rate for point in self.points)

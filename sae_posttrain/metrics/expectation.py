@@ -1,4 +1,4 @@
-"""Expected switch rates: reports on probabilities of leaving, rather than on answers that were seen to leave."""
+"""Expected switch rates: reports on the probability of leaving a script, instead of counts of answers that left it."""
 
 # A answers, C clusters, M means
 
@@ -20,15 +20,15 @@ SHOWN = 5  # scripts of a language in a table
 
 @dataclass(frozen=True)
 class ExpectedSwitch:
-    """Of one answer: the probability that it leaves its language's script.
+    """The probability that one answer leaves its language's script.
 
     Args:
         language: code of the answer's language.
-        cluster: what the answer shares with others, usually its prompt.
+        cluster: the prompt, or another value that dependent answers share.
         any: probability of leaving for any unexpected script.
-        into: the same by script, 0 for those that are not named. They may add up to more than `any`, since an answer
+        into: the same by script, 0 for scripts that are not named. They may add up to more than `any`, since an answer
             can leave twice.
-        begun: the part of `any` that lies on tokens that only begin a letter. The letter may never be finished.
+        begun: the part of `any` on tokens that only begin a letter, which may never be completed.
     """
 
     language: str
@@ -122,7 +122,7 @@ def expected_switch_report(
         skipped: answers that were left out before.
         confidence: confidence level of the intervals.
         resamples: number of bootstrap draws.
-        seed: of the draws.
+        seed: random seed of the draws.
 
     Raises:
         ValueError: no answers.

@@ -21,8 +21,8 @@ from .telling import LanguageTeller
 from .terms import Batch, Term
 
 _UNKNOWN_ADVICE = {
-    "sasft_unknown_share": "their language could not be told. Script cannot tell en from fr, and says nothing of "
-    "answers without prose: add a `language` column to the dataset or pass language_of=….",
+    "sasft_unknown_share": "their language is not known. The script cannot tell en from fr, or the language of "
+    "answers without prose. Add a `language` column to the dataset, or pass language_of.",
 }
 
 

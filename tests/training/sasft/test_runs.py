@@ -158,5 +158,5 @@ class TestLogs:
         assert log["sasft_penalised_share"] == pytest.approx(tokens["en"] / total)
         assert log["sasft_no_baseline_share"] == pytest.approx(tokens["th"] / total)
         assert log["sasft_unknown_share"] == pytest.approx(tokens[None] / total)
-        for advice in ("could not be told", "has no baseline"):
+        for advice in ("language is not known", "has no baseline"):
             assert sum(advice in message for message in caplog.messages) == 1
