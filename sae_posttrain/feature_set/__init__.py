@@ -90,7 +90,7 @@ class FeatureSet:
             A feature set. It keeps the calibrated alpha unless `layers` or `top` left out features of the targets.
 
         Raises:
-            ValueError: no feature stands for one of the targets, or is of one of the layers; top below 1.
+            ValueError: no feature stands for one of the targets, or is of one of the layers, or does both; top below 1.
 
         Example:
             >>> features.select(["zh"], layers=[14, 16], top=2).save("features-zh.safetensors")
@@ -110,6 +110,9 @@ class FeatureSet:
             raise ValueError(f"top must be at least 1, got {top}.")
         whole = [layer.select(wanted) for layer in self.layers]
         found = [layer.first(top) for layer in whole if layer.layer in kept]
+        if wanted and not any(layer.ids for layer in found):
+            of = [layer.layer for layer in whole if layer.ids]
+            raise ValueError(f"No feature of layers {sorted(kept)} stands for {', '.join(wanted)}; those are of {of}.")
         fewer = sum(len(layer.ids) for layer in found) < sum(len(layer.ids) for layer in whole)
         return replace(self, layers=tuple(layer for layer in found if layer.ids), alpha=None if fewer else self.alpha)
 

@@ -80,6 +80,18 @@ def test_a_calibrated_alpha_is_kept_only_for_the_same_features(
     assert "no alpha: 2 was calibrated for all features" in capsys.readouterr().out
 
 
+def test_a_target_that_no_chosen_layer_has(
+    features: FeatureSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No file without a feature is written."""
+    apart = replace(features, layers=(features.layers[0].select(["zh"]), features.layers[1]))
+    command = ["features", "select", str(apart.save(tmp_path / "apart.safetensors")), "--targets", "ko"]
+    assert main([*command, "--layers", "2", "--output", str(tmp_path / "part.safetensors")]) == 2
+    assert "No feature of layers [2] stands for ko; those are of [3]." in capsys.readouterr().err
+    assert not (tmp_path / "part.safetensors").exists()
+    assert [layer.layer for layer in apart.select(["ko", "zh"], layers=[2]).layers] == [2]
+
+
 def test_features_are_shown_with_what_speaks_against_them(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["features", "show", path]) == 0
     shown = capsys.readouterr().out
