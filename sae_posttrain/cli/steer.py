@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, uses_chat
@@ -52,13 +50,10 @@ def run(args: argparse.Namespace) -> int:
     from ..steering import steer
 
     loops = loop_settings(args, tokens=False)
-    features = FeatureSet.load(args.features)
-    if args.targets:
-        features = features.select(args.targets)
-    if args.layers:
-        features = _in_layers(features, args.layers)
+    whole = FeatureSet.load(args.features)
+    features = whole.select(args.targets, layers=args.layers)
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
-    alphas = [0.0, *(args.alpha or _calibrated(features))]
+    alphas = [0.0, *(args.alpha or _calibrated(whole))]
     rows = len(alphas)
     shown = []
     for prompt in args.prompt:
@@ -90,13 +85,6 @@ def _calibrated(features: Any) -> list[float]:
     if features.alpha is None:
         raise ValueError("--alpha: this feature set was not calibrated, so say how strongly to steer, such as 1 2 4.")
     return [features.alpha]
-
-
-def _in_layers(features: Any, layers: Sequence[int]) -> Any:
-    present = [layer.layer for layer in features.layers]
-    if missing := sorted(set(layers) - set(present)):
-        raise ValueError(f"--layers {missing[0]}: these features are in layers {', '.join(map(str, present))}.")
-    return replace(features, layers=tuple(layer for layer in features.layers if layer.layer in layers))
 
 
 def _readable(shown: dict[str, Any]) -> str:

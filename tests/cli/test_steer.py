@@ -120,7 +120,7 @@ def test_the_seed_decides_what_is_sampled(place: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--layers", "3"], "--layers 3: these features are in layers 1, 2."),
+        (["--layers", "3"], "No features of layers [3]: this set has layers [1, 2]."),
         (["--targets", "ko"], "No feature stands for ko: this set has ru, zh."),
         (["--alpha", "nan"], "alpha must be one finite number"),
         (["--features", "elsewhere.safetensors"], "There is no feature set at elsewhere.safetensors"),
