@@ -122,7 +122,7 @@ def split_thinking(text: str, tags: tuple[str, str] = TAGS, *, opened: bool = Fa
     """Separate a text's thinking from its answer.
 
     After an opening tag that is never closed, everything is thinking. Before a closing tag that was never opened,
-    everything is thinking: the prompt had opened it. Tags in backticks are ignored.
+    everything is thinking: the prompt had opened it. Tags in backticks, and in fences of the answer, are ignored.
 
     Args:
         text: an answer of a reasoning model.
@@ -139,10 +139,15 @@ def split_thinking(text: str, tags: tuple[str, str] = TAGS, *, opened: bool = Fa
     found = [match for match in _tag(begin, end).finditer(text) if match["tag"]]
     inside = opened or (bool(found) and found[0]["tag"] == end)
     stretches: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
-    last = 0
+    last = counted = fences = 0
     for match in found:
+        if not inside:
+            fences, counted = fences + len(_FENCE.findall(text, counted, match.start())), match.start()
+            if fences % 2:
+                continue
         stretches[inside].append((last, match.start()))
         inside, last = match["tag"] == begin, match.end()
+        counted = last
     stretches[inside].append((last, len(text)))
     answer, thinking = (tuple((start, stop) for start, stop in part if start < stop) for part in stretches)
     return Split(Part(text, thinking), Part(text, answer))
@@ -178,6 +183,9 @@ def opens_thinking(tokenizer: Any, opening: str = TAGS[0]) -> bool:
     turn = [{"role": "user", "content": "a"}]
     prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return str(prompt).rstrip().endswith(opening)
+
+
+_FENCE = re.compile(r"(?m)^[ \t]*(?:```|~~~)")
 
 
 def _tag(begin: str, end: str) -> re.Pattern[str]:

@@ -19,6 +19,9 @@ from sae_posttrain.metrics.thinking import as_thinking, said
         ("<think>a<think>b</think>c", "ab", "c"),
         ("<think>a</think>b</think>c", "a", "bc"),
         ("Put `<think>` before and `</think>` after.", "", "Put `<think>` before and `</think>` after."),
+        ("```\n<think>\n```\nis a tag", "", "```\n<think>\n```\nis a tag"),
+        ("<think>a ```</think>b\n```\n<think>c</think>\n```\nd", "a ```", "b\n```\n<think>c</think>\n```\nd"),
+        ("a\n```\nb\n```\n<think>c</think>d", "c", "a\n```\nb\n```\nd"),
     ],
 )
 def test_a_text_is_thinking_and_answer(text, thinking, answer):
