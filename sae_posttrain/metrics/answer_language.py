@@ -19,9 +19,10 @@ from .offsets import without
 from .prose import blank
 from .thinking import split_thinking
 
-OTHER_WINS, LATIN_WINS = 0.45, 0.75
+OTHER_WINS, LATIN_WINS, LATIN_WINS_OVER_LITTLE = 0.45, 0.85, 0.75
 """Shares of the words that a script needs. Latin needs more: English terms, names and unfenced code are ordinary in
-answers in other scripts. Between the two, nothing is told."""
+answers in other scripts. The last one is for answers with less than a word in other scripts. Between the shares,
+nothing is told."""
 LEAD_OF_OTHER = 2 / 3
 """Share that a script needs of the words that are not in Latin."""
 LOOSE = 0.25
@@ -184,7 +185,7 @@ def _leading(words: dict[str, float], latin: float) -> tuple[str | None, float, 
     best = max(words, key=words.__getitem__, default=None)
     if best is not None and words[best] >= max(OTHER_WINS * total, LEAD_OF_OTHER * others):
         return best, words[best] / total, total
-    if latin and latin >= LATIN_WINS * total:
+    if latin and latin >= (LATIN_WINS_OVER_LITTLE if others < 1 else LATIN_WINS) * total:
         return "Latn", latin / total, total
     return None, 0.0, total
 

@@ -70,6 +70,10 @@ UNKNOWN = {
     "only an address": "https://example.org/a/b/c",
     "a translation": "中文：今天天气很好，我们去公园散步吧，然后再去吃饭。\n"
     "English: The weather is very nice today, let us go for a walk in the park and then eat.",
+    "references": "参考文献：\n[1] Vaswani A, Shazeer N, Parmar N, et al. Attention is all you need. NeurIPS, 2017.\n"
+    "[2] Devlin J, Chang M W, et al. Pre-training of deep bidirectional transformers. 2019.\n\n以上是相关论文。",
+    "a table in English": "| Command | Description |\n|---|---|\n| git add | Add files to the index |\n"
+    "| git commit | Record changes to the repository |\n\n以上是常用的命令。",
     "thinking in another language": "<think>\nThe user asks how to sort. I should answer in Chinese.\n</think>\n\n"
     "可以用 sorted 函数对列表排序，它会返回一个新的列表。",
     "Chinese or Japanese": "東京",
