@@ -18,6 +18,7 @@ _CHINESE_BESIDE = (
     "將據對從單樣發變驗處號"  # traditional, and as good as never in a Japanese name
     "价从决况听坏档网赶"  # simplified, at the second level of JIS X 0208
 )
+_NAMES = "彥閒"  # that Japanese encodings lack, but names in Japanese keep: 澁澤龍彥, 内田百閒
 # Reformed in Japan: OpenCC's table of Japanese variants, less what GB 2312, Big5 or OpenCC's other tables hold.
 _REFORMED = (
     "両乗亀亜仏仮価倹児円処剣剤剰労効勅勧勲単厳収呉呪唖営噛団囲図圏圧塁塩増壊壌壱売変奨嬢実寛対専巌巣巻帯帰庁広廃"
@@ -42,7 +43,7 @@ def chinese_forms() -> frozenset[str]:
     simplified = _decoded(range(0xB0, 0xF8), range(0xA1, 0xFF), "gb2312")
     traditional = _decoded(range(0xA4, 0xC7), (*range(0x40, 0x7F), *range(0xA1, 0xFF)), "big5")
     found = {char for char in simplified + traditional if _HAN.match(char) and not _japan_encodes(char)}
-    return frozenset(found.union(_CHINESE_BESIDE))
+    return frozenset(found.union(_CHINESE_BESIDE).difference(_NAMES))
 
 
 @cache
