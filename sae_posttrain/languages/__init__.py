@@ -142,6 +142,8 @@ def get_language(code: str) -> Language:
         >>> get_language("cmn_Hani").code
         'zh'
     """
+    if not isinstance(code, str):
+        raise ValueError(f"expected a language such as 'zh', got {code!r}, a {type(code).__name__}.")
     found, written = read_tag(code, {known: language.name for known, language in LANGUAGES.items()}, SCRIPTS)
     return replace(LANGUAGES[found], scripts=written) if written else LANGUAGES[found]
 

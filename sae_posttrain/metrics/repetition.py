@@ -199,6 +199,9 @@ def repetition_rate(
     ends = [None] * len(responses) if ended is None else list(ended)
     if len(ends) != len(responses):
         raise ValueError(f"ended has {len(ends)} entries and there are {len(responses)} responses; give one for each.")
+    reasons = [end for end in ends if isinstance(end, str)]
+    if reasons:  # "length" is no end, and would count as one
+        raise ValueError(f"ended must hold True, False or None, got {reasons[0]!r}.")
     found = [find_repetition(row, settings, ended=end) for row, end in zip(responses, ends, strict=True)]
     looped = [one.loop is not None for one in found]
     low, high = clustered_interval(looped, clusters, confidence=confidence, resamples=resamples, seed=seed)

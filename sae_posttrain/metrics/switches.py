@@ -88,7 +88,7 @@ class SwitchCriteria:
         count_latin: count Latin words inside other scripts; always on when `to` holds a language written so.
 
     Raises:
-        ValueError: an unknown language or script, or an empty `to`.
+        ValueError: an unknown language or script, an empty `to`, or `phrases` that is no `PhraseFinder`.
 
     Example:
         >>> [span.text for span in SwitchCriteria(to="zh").find("The answer: 答案, ответ.", "en")]
@@ -107,6 +107,8 @@ class SwitchCriteria:
 
     def __post_init__(self) -> None:
         allowed = (self.allowed,) if isinstance(self.allowed, str) else tuple(self.allowed)
+        if not isinstance(self.phrases, PhraseFinder | None):
+            raise ValueError(f"phrases must be a PhraseFinder or None, got {self.phrases!r}.")
         object.__setattr__(self, "allowed", allowed)
         object.__setattr__(self, "targets", parse_targets(self.to))
 

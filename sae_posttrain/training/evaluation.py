@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..generation import Prompt, Response, check_settings, encode_prompts, evaluating, sample_responses
-from ..metrics import LoopSettings, PhraseFinder, SwitchCriteria, Thinking, allowed_in, code_switching_rate
+from ..metrics import LoopSettings, SwitchCriteria, Thinking, allowed_in, code_switching_rate
 from ..metrics.loops import DEFAULT_LOOPS
 from ..metrics.thinking import as_thinking, opens_thinking, text_of
 from .calling import calling_trainer
@@ -95,8 +95,6 @@ class RateEvaluationCallback(TrainerCallback):
         check_settings(temperature, top_p, every=every, **counts)
         if not isinstance(loop_settings, LoopSettings):
             raise ValueError(f"loop_settings must be LoopSettings, got {loop_settings!r}.")
-        if not isinstance(criteria.get("phrases"), PhraseFinder | None):
-            raise ValueError(f"phrases must be a PhraseFinder or None, got {criteria['phrases']!r}.")
         SwitchCriteria(**criteria)  # refuses what cannot be
         rows = list(prompts)
         self.every = every

@@ -134,3 +134,9 @@ def test_report_is_json_and_a_table():
 def test_bad_input_is_named(responses, options, message):
     with pytest.raises(ValueError, match=message):
         repetition_rate(responses, **options)
+
+
+def test_reasons_in_place_of_ended_are_refused():
+    """The text "length" is true to Python, and would have counted as an end."""
+    with pytest.raises(ValueError, match="ended must hold True, False or None, got 'length'"):
+        repetition_rate(["a", "b"], ended=[None, "length"])

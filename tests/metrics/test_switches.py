@@ -108,3 +108,10 @@ def test_words_of_a_phrase_that_their_script_tells_too_are_counted_once() -> Non
     spans = criteria.find(response, "zh")
     assert {span.language for span in spans} == {None, "fr"}
     assert criteria.word_share(response, spans) == pytest.approx(4 / 6)
+
+
+def test_phrases_that_are_no_finder_are_refused() -> None:
+    with pytest.raises(ValueError, match="phrases must be a PhraseFinder or None, got True"):
+        SwitchCriteria(phrases=True)
+    with pytest.raises(ValueError, match="expected a language such as 'zh', got None"):
+        code_switching_rate(["a"], [None])
