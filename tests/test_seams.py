@@ -139,19 +139,20 @@ class Watcher(TrainerCallback):
         state.stateful_callbacks["note"] = {"step": state.global_step}
 
 
-class TestCallback:
-    @pytest.fixture(scope="class")
-    def runs(self, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[SFTTrainer, Watcher]]:
-        """A run, and one that goes on from its checkpoint."""
-        folder = tmp_path_factory.mktemp("runs")
-        runs = []
-        for steps in (1, 2):
-            trainer, watcher = make_trainer(folder, save_strategy="steps", save_steps=1, max_steps=steps), Watcher()
-            trainer.add_callback(watcher)
-            trainer.train(resume_from_checkpoint=steps > 1)
-            runs.append((trainer, watcher))
-        return runs
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[SFTTrainer, Watcher]]:
+    """A run, and one that goes on from its checkpoint."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = []
+    for steps in (1, 2):
+        trainer, watcher = make_trainer(folder, save_strategy="steps", save_steps=1, max_steps=steps), Watcher()
+        trainer.add_callback(watcher)
+        trainer.train(resume_from_checkpoint=steps > 1)
+        runs.append((trainer, watcher))
+    return runs
 
+
+class TestCallback:
     def test_the_trainer_is_on_the_call_stack(self, runs: list[tuple[SFTTrainer, Watcher]]) -> None:
         trainer, watcher = runs[0]
         assert watcher.found["trainer"] is trainer, (

@@ -19,7 +19,7 @@ from sae_posttrain.lab.lexicon import LANGUAGES, UNKNOWN, WORDS, symbols
 from sae_posttrain.lab.questions import questions
 from sae_posttrain.lab.tokenizer import build_tokenizer
 from sae_posttrain.languages import get_language, script_counts
-from sae_posttrain.metrics.code_switching import unexpected_spans
+from sae_posttrain.metrics.scripts import unexpected_spans
 
 CLAUSE = Clause("dog", "buys", "tea", quality="new", place="city", time="today")
 
