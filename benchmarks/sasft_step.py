@@ -87,7 +87,10 @@ CASES = [
     Case(size="150M", rows=2, length=128, rounds=7),
     Case(size="500M", rows=2, length=64, rounds=5),
 ]
-TOKEN_CASES = [Case(size="500M", rows=4, length=64, rounds=4, shares=(0.25, 1.0))]
+TOKEN_CASES = [
+    Case(size="500M", rows=4, length=64, rounds=4, shares=(0.25, 1.0)),
+    Case(size="500M", rows=8, length=128, rounds=2, shares=(0.25,)),
+]
 
 
 def rows_of(case: Case) -> Dataset:
