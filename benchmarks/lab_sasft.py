@@ -18,8 +18,8 @@ from pathlib import Path
 from _rows import Row, write
 from transformers import AutoTokenizer
 
-from sae_posttrain.lab.demonstration import quiet
-from sae_posttrain.lab.experiment import (
+from sae_posttrain.lab.shared.console import quiet
+from sae_posttrain.lab.switching.experiment import (
     ARMS,
     WITH_FEATURES,
     Outcome,
@@ -29,7 +29,7 @@ from sae_posttrain.lab.experiment import (
     fine_tune,
     measure,
 )
-from sae_posttrain.lab.world import World, build_world, measure_world
+from sae_posttrain.lab.switching.world import World, build_world, measure_world
 
 LANGUAGES = ("zh", "ru", "ko")
 SEEDS = (0, 1, 2)

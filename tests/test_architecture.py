@@ -52,16 +52,24 @@ MAY_IMPORT_TRL = (
     "cli",
     "__main__",
 )
-# Within sae the formats build the object, out of what the catalogue names; the object knows no format. Training writes
-# files that a format reads, and knows neither; what it will do is planned before.
-INSIDE_SAE = {
-    "mapping": frozenset[str](),
-    "activations": frozenset[str](),
-    "catalogue": frozenset[str](),
-    "planning": frozenset[str](),
-    "training": frozenset({"planning"}),
-    "model": frozenset({"activations", "mapping"}),
-    "formats": frozenset({"activations", "catalogue", "model"}),
+# Within these rooms the parts have an order too. In sae the formats build the object, out of what the catalogue names;
+# the object knows no format. Training writes files that a format reads, and knows neither; what it will do is planned
+# before. The lab's two worlds share what lies beside them, and nothing else.
+INSIDE: dict[str, dict[str, frozenset[str]]] = {
+    "sae": {
+        "mapping": frozenset(),
+        "activations": frozenset(),
+        "catalogue": frozenset(),
+        "planning": frozenset(),
+        "training": frozenset({"planning"}),
+        "model": frozenset({"activations", "mapping"}),
+        "formats": frozenset({"activations", "catalogue", "model"}),
+    },
+    "lab": {
+        "shared": frozenset(),
+        "switching": frozenset({"shared"}),
+        "loops": frozenset({"shared"}),
+    },
 }
 
 
@@ -125,23 +133,27 @@ def _complaint(found: Import, room: str, inner: str) -> str | None:
         return "metrics are text in, numbers out, without torch"
     if top == PACKAGE and any(part.startswith("_") and not part.startswith("__") for part in rest.split(".")):
         return "a name with an underscore is its module's own; give it a place for both, and a name without"
+    target = rest.split(".")[0]
+    if top == PACKAGE and target == room and room in INSIDE:
+        return _complaint_inside(INSIDE[room], inner, rest)
     if top != PACKAGE or ROOMS[room] == ANY:
         return None
-    target = rest.split(".")[0]
     if target == "__version__":
         return None
     if target not in ROOMS or not target:
         return f"import from the room that defines it, not from {PACKAGE} itself"
-    if target == room:
-        return _complaint_inside_sae(inner, rest) if room == "sae" else None
-    return None if target in ROOMS[room] else f"{room} may import {sorted(ROOMS[room]) or 'nothing of ours'}"
+    return (
+        None
+        if target == room or target in ROOMS[room]
+        else f"{room} may import {sorted(ROOMS[room]) or 'nothing of ours'}"
+    )
 
 
-def _complaint_inside_sae(inner: str, target: str) -> str | None:
+def _complaint_inside(parts: dict[str, frozenset[str]], inner: str, target: str) -> str | None:
     own, other = (name.split(".")[1] if "." in name else "" for name in (inner, target))
-    if own in ("", other) or other in INSIDE_SAE.get(own, ()):
+    if own in ("", other) or other in parts.get(own, ()):
         return None
-    return f"inside sae, {own} may import {sorted(INSIDE_SAE.get(own, ())) or 'nothing'}"
+    return f"inside {inner.split('.')[0]}, {own} may import {sorted(parts.get(own, ())) or 'nothing'}"
 
 
 def unsafe_loads(source: str, name: str) -> list[str]:
@@ -244,6 +256,8 @@ def test_imports_without_what_should_not_be_needed(absent: list[str], names: lis
         ("residual", "from .languages import LANGUAGES", "languages"),
         ("sae.model", "from .formats import load_sae", "formats"),
         ("sae.formats.qwen_scope", "from .. import load_sae", "formats may import"),
+        ("lab.shared.model", "from ..switching.documents import WORLD", "shared may import nothing"),
+        ("lab.loops.world", "def f():\n    from ..switching import world", "loops may import"),
         ("attic", "import math", "new room"),
         ("training.evaluation", "from .sasft.callback import _carry", "its module's own"),
     ],
@@ -262,6 +276,7 @@ def test_a_planted_import_is_caught(module: str, source: str, names: str) -> Non
         ("sae.formats.qwen_scope", "from ..model import TopK"),
         ("metrics.code_switching", "from ..languages import LANGUAGES"),
         ("feature_set", "from sae_posttrain import __version__"),
+        ("lab.loops.world", "from ..shared.model import Stage\nfrom ...discovery import discover_repetition_features"),
         ("cli.sft", "import trl\nfrom ..training.sasft.trainer import SASFTTrainer"),
     ],
 )

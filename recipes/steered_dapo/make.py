@@ -23,7 +23,7 @@ from sentences import PATTERNS, build_tokenizer, load_sentences, mixed, pattern,
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from sae_posttrain.lab.sae import qwen_scope_layout
+from sae_posttrain.lab.shared.saes import qwen_scope_layout
 
 # B batch, R rows, S sequence
 

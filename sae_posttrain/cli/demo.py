@@ -25,9 +25,9 @@ def run(args: argparse.Namespace) -> int:
     if missing := [library for library in ("trl", "sparsify", "matplotlib") if find_spec(library) is None]:
         raise ValueError(f"The demo needs {' and '.join(missing)}: pip install 'sae-posttrain[trl,train-sae,report]'")
 
-    from ..lab import demonstration
     from ..lab.loops import demonstration as loops
-    from ..lab.record import arm_folder
+    from ..lab.shared.record import arm_folder
+    from ..lab.switching import demonstration
     from ..report import write_report
 
     runs: list[Path] = []

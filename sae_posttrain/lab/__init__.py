@@ -1,1 +1,1 @@
-"""The lab: a miniature multilingual world, offline, in which the methods can be tried in minutes."""
+"""The lab: two miniature worlds, offline, in which the methods can be tried in minutes."""

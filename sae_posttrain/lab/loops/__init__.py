@@ -1,1 +1,1 @@
-"""A second miniature world, whose model copies well and now and then falls into a loop."""
+"""The miniature world in which a model loops now and then, and steered rollouts keep it from that."""

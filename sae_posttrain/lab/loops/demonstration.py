@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..demonstration import clock, conclude, quiet
+from ..shared.console import clock, conclude, quiet
+from ..shared.plan import WorldPlan
 from .experiment import SETTINGS, Outcome, Settings, run_arms
-from .world import PLAN, Plan, World, build_world, find_features
+from .world import PLAN, World, build_world, find_features
 
 
-def demonstrate(output: Path, *, seed: int = 0, settings: Settings = SETTINGS, plan: Plan = PLAN) -> list[Outcome]:
+def demonstrate(output: Path, *, seed: int = 0, settings: Settings = SETTINGS, plan: WorldPlan = PLAN) -> list[Outcome]:
     """Everything from nothing into `output`; about six minutes on two cores. `settings` is what the arms share."""
     say = clock()
     output.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,9 @@ One language: how often a small model of four gets stuck depends too much on whi
 import random
 from typing import Any
 
-from ..documents import Reading, Tokens, quotation, refrain, word_list
-from ..language import random_clause, sentence_tokens, text_of
-from ..lexicon import ASSISTANT, END, PUNCTUATION, USER, WORDS, symbol
+from ..shared.documents import Reading, Tokens, quotation, refrain, word_list
+from ..shared.language import random_clause, sentence_tokens, text_of
+from ..shared.lexicon import ASSISTANT, END, PUNCTUATION, USER, WORDS, symbol
 
 LANGUAGE = "en"
 PATTERN = 48  # tokens of a row that holds one pattern

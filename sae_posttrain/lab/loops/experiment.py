@@ -17,9 +17,10 @@ from ...generation import encode_prompts, sampling
 from ...metrics.repetition import RepetitionReport, repetition_rate
 from ...training.rewards import LoopPenalty
 from ...training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
-from ..lexicon import CONCEPTS, PUNCTUATION, symbol
-from ..record import arm_folder, write_log, write_looping_answers, write_numbers
+from ..shared.lexicon import CONCEPTS, PUNCTUATION, symbol
+from ..shared.record import arm_folder, write_log, write_numbers
 from .documents import LANGUAGE, story_prompts
+from .record import write_looping_answers
 from .world import MAX_TOKENS
 
 Arm = Literal["DAPO", "steered DAPO", "random direction", "extra plain"]

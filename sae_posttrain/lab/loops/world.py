@@ -11,13 +11,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalL
 from ...discovery import Calibration, calibrate, discover_repetition_features
 from ...discovery.loops import LoopSample, sample_loops
 from ...generation import Prompt
-from ..model import ModelSize, Stage, copying_share, train_model
-from ..sae import train_saes, unexplained_variance
-from ..tokenizer import build_tokenizer
-from ..world import Plan
+from ..shared.model import ModelSize, Stage, copying_share, train_model
+from ..shared.plan import WorldPlan
+from ..shared.saes import train_saes, unexplained_variance
+from ..shared.tokenizer import build_tokenizer
 from .documents import LANGUAGE, NURSERY, PATTERN, WORLD, pattern, story_prompts
 
-PLAN = Plan(
+PLAN = WorldPlan(
     ModelSize(width=64, blocks=4, heads=2, head_width=32, window=2),
     (Stage(NURSERY, row=PATTERN, batch=32, steps=200), Stage(WORLD, row=96, batch=16, steps=900)),
     sae_steps=80,
@@ -42,7 +42,7 @@ class World:
     unexplained: dict[int, float]  # layer -> share of variance that its SAE misses
 
 
-def build_world(folder: Path, *, plan: Plan = PLAN, seed: int = 0, say: Callable[[str], None] = print) -> World:
+def build_world(folder: Path, *, plan: WorldPlan = PLAN, seed: int = 0, say: Callable[[str], None] = print) -> World:
     """Train the base model and its SAEs into `folder`; a minute on two cores."""
     tokenizer = build_tokenizer()
     model = train_model(tokenizer, plan.size, plan.stages, learning_rate=3e-3, seed=seed)

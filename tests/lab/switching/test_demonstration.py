@@ -11,20 +11,20 @@ pytest.importorskip("matplotlib")
 
 from sae_posttrain.cli import demo, main
 from sae_posttrain.feature_set import FeatureSet
-from sae_posttrain.lab import demonstration
-from sae_posttrain.lab.demonstration import demonstrate, outcome_table
-from sae_posttrain.lab.documents import NURSERY, WORLD
-from sae_posttrain.lab.experiment import Outcome, Settings, answer_loss
 from sae_posttrain.lab.loops import demonstration as loops
-from sae_posttrain.lab.model import ModelSize, Stage, new_model
-from sae_posttrain.lab.questions import questions
-from sae_posttrain.lab.record import arm_folder, write_numbers
-from sae_posttrain.lab.tokenizer import build_tokenizer
-from sae_posttrain.lab.world import Plan
+from sae_posttrain.lab.shared.model import ModelSize, Stage, new_model
+from sae_posttrain.lab.shared.plan import WorldPlan
+from sae_posttrain.lab.shared.record import arm_folder, write_numbers
+from sae_posttrain.lab.shared.tokenizer import build_tokenizer
+from sae_posttrain.lab.switching import demonstration
+from sae_posttrain.lab.switching.demonstration import demonstrate, outcome_table
+from sae_posttrain.lab.switching.documents import NURSERY, WORLD
+from sae_posttrain.lab.switching.experiment import Outcome, Settings, answer_loss
+from sae_posttrain.lab.switching.questions import questions
 from sae_posttrain.metrics.code_switching import Rate
 
 TINY = Settings(steps=2, batch=4, top=2, texts=4, prompts=6, samples=2, held_out=20)
-PLAN = Plan(
+PLAN = WorldPlan(
     ModelSize(width=16, blocks=3, heads=2, head_width=8),
     (Stage(NURSERY, row=24, batch=4, steps=2), Stage(WORLD, row=32, batch=4, steps=4)),
     sae_steps=4,

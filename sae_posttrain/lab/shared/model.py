@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from .documents import NURSERY, RHYME, WORLD, Kind, Reading, documents, story
+from .documents import Kind, Reading, documents, story
 from .lexicon import END, LANGUAGES
 
 # B batch, S sequence
@@ -28,9 +28,6 @@ class ModelSize:
     window: int | None = None  # the first block sees only so many tokens, itself included: copying then forms at once
 
 
-SIZE = ModelSize()
-
-
 @dataclass(frozen=True)
 class Stage:
     """A stretch of training: what is read, in rows of how many tokens, how many rows a step, how many steps."""
@@ -39,10 +36,6 @@ class Stage:
     row: int
     batch: int
     steps: int
-
-
-# Many small steps of nothing but rhymes teach copying in a minute; then the world.
-STAGES = (Stage(NURSERY, row=RHYME, batch=32, steps=600), Stage(WORLD, row=64, batch=32, steps=1000))
 
 
 def new_model(tokenizer: PreTrainedTokenizerBase, size: ModelSize) -> Qwen3ForCausalLM:
@@ -73,8 +66,8 @@ def new_model(tokenizer: PreTrainedTokenizerBase, size: ModelSize) -> Qwen3ForCa
 
 def train_model(
     tokenizer: PreTrainedTokenizerBase,
-    size: ModelSize = ModelSize(),
-    stages: tuple[Stage, ...] = STAGES,
+    size: ModelSize,
+    stages: tuple[Stage, ...],
     *,
     learning_rate: float = 2e-3,
     seed: int = 0,
@@ -124,7 +117,7 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, reading: Reading, rows: int, 
 def held_out_loss(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    reading: Reading = WORLD,
+    reading: Reading,
     seed: int = 10_000,
 ) -> float:
     """Nats per token on raw text of another seed."""

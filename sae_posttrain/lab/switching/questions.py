@@ -4,16 +4,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from .language import (
-    HOME,
-    Strays,
-    list_tokens,
-    question_tokens,
-    random_clause,
-    sentence_tokens,
-    text_of,
-)
-from .lexicon import CONCEPTS, LANGUAGES, PUNCTUATION, symbol
+from ..shared.language import HOME, Strays, list_tokens, question_tokens, random_clause, sentence_tokens, text_of
+from ..shared.lexicon import CONCEPTS, LANGUAGES, PUNCTUATION, symbol
 
 # Some words and some writers stray more than others: goods keep the name of where they come from, and half the times
 # that these writers name such goods they use it. Elsewhere a stray word is any word in any language.

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from sae_posttrain.lab.documents import NURSERY, WORLD, counting_rhyme
-from sae_posttrain.lab.model import ModelSize, Stage, copying_share, held_out_loss, token_rows, train_model
-from sae_posttrain.lab.sae import qwen_scope_layout, train_saes, unexplained_variance
-from sae_posttrain.lab.tokenizer import build_tokenizer
+from sae_posttrain.lab.shared.documents import counting_rhyme
+from sae_posttrain.lab.shared.model import ModelSize, Stage, copying_share, held_out_loss, token_rows, train_model
+from sae_posttrain.lab.shared.saes import qwen_scope_layout, train_saes, unexplained_variance
+from sae_posttrain.lab.shared.tokenizer import build_tokenizer
+from sae_posttrain.lab.switching.documents import NURSERY, WORLD
 from sae_posttrain.sae import load_sae
 
 SIZE = ModelSize(width=16, blocks=2, heads=2, head_width=8)
@@ -25,11 +26,13 @@ def model(tokenizer):
 
 @pytest.fixture(scope="module")
 def folder(model, tokenizer, tmp_path_factory):
-    return train_saes(model, tokenizer, tmp_path_factory.mktemp("lab"), layers=(0, 1), d_sae=64, k=4, steps=30)
+    return train_saes(
+        model, tokenizer, tmp_path_factory.mktemp("lab"), layers=(0, 1), reading=WORLD, d_sae=64, k=4, steps=30
+    )
 
 
 def test_training_helps_and_is_deterministic(model, tokenizer):
-    assert held_out_loss(model, tokenizer) < 0.9 * torch.log(torch.tensor(float(len(tokenizer))))
+    assert held_out_loss(model, tokenizer, WORLD) < 0.9 * torch.log(torch.tensor(float(len(tokenizer))))
     again = train_model(tokenizer, SIZE, STAGES, learning_rate=2e-2)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
@@ -85,4 +88,4 @@ def test_saved_sae_computes_what_sparsify_does(tmp_path):
 
 def test_training_leaves_the_model_trainable_and_explains_some_variance(model, tokenizer, folder):
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert all(0 < share < 1 for share in unexplained_variance(model, tokenizer, folder, (0, 1)).values())
+    assert all(0 < share < 1 for share in unexplained_variance(model, tokenizer, folder, (0, 1), WORLD).values())

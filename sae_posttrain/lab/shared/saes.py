@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from ..residual import capture
-from ..sae import load_sae
-from ..sae.training import fit_coders
-from .documents import WORLD, Reading
+from ...residual import capture
+from ...sae import load_sae
+from ...sae.training import fit_coders
+from .documents import Reading
 from .model import token_rows
 
 # D model width, K dictionary size
@@ -25,7 +25,7 @@ def train_saes(
     folder: Path,
     *,
     layers: Sequence[int],
-    reading: Reading = WORLD,
+    reading: Reading,
     d_sae: int = 1024,
     k: int = 16,
     steps: int = 100,
@@ -63,7 +63,7 @@ def unexplained_variance(
     tokenizer: PreTrainedTokenizerBase,
     saes: Path,
     layers: Sequence[int],
-    reading: Reading = WORLD,
+    reading: Reading,
     seed: int = 20_000,
 ) -> dict[int, float]:
     """Share of the residual's variance that the saved SAEs miss, on raw text of another seed, by layer."""

@@ -14,22 +14,22 @@ from sae_posttrain.discovery.curve import Point
 from sae_posttrain.discovery.loops import LoopSample
 from sae_posttrain.feature_set import FeatureSet
 from sae_posttrain.generation import Response
-from sae_posttrain.lab.documents import documents
-from sae_posttrain.lab.lexicon import ASSISTANT, END
 from sae_posttrain.lab.loops import world
 from sae_posttrain.lab.loops.demonstration import demonstrate, outcome_table
 from sae_posttrain.lab.loops.documents import LANGUAGE, NURSERY, PHRASES, STUCK, WORLD, chat, exchange, story_prompts
 from sae_posttrain.lab.loops.experiment import ARMS, Outcome, Settings, described, trl_config
-from sae_posttrain.lab.model import ModelSize, Stage, token_rows
-from sae_posttrain.lab.record import write_looping_answers
-from sae_posttrain.lab.tokenizer import build_tokenizer
-from sae_posttrain.lab.world import Plan
+from sae_posttrain.lab.loops.record import write_looping_answers
+from sae_posttrain.lab.shared.documents import documents
+from sae_posttrain.lab.shared.lexicon import ASSISTANT, END
+from sae_posttrain.lab.shared.model import ModelSize, Stage, token_rows
+from sae_posttrain.lab.shared.plan import WorldPlan
+from sae_posttrain.lab.shared.tokenizer import build_tokenizer
 from sae_posttrain.metrics import find_loop
 from sae_posttrain.metrics.repetition import repetition_rate
 from sae_posttrain.report import read_runs
 
 TINY = Settings(steps=1, prompts=1, group=2, measured=3, samples=2)
-PLAN = Plan(
+PLAN = WorldPlan(
     ModelSize(width=16, blocks=4, heads=2, head_width=8, window=2),
     (Stage(NURSERY, row=24, batch=4, steps=2), Stage(WORLD, row=32, batch=4, steps=4)),
     sae_steps=4,

@@ -8,24 +8,17 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from .documents import counting_rhyme, story
-from .model import SIZE, STAGES, ModelSize, Stage, copying_share, held_out_loss, train_model
-from .sae import train_saes, unexplained_variance
-from .tokenizer import build_tokenizer
+from ..shared.documents import RHYME, counting_rhyme, story
+from ..shared.model import ModelSize, Stage, copying_share, held_out_loss, train_model
+from ..shared.plan import WorldPlan
+from ..shared.saes import train_saes, unexplained_variance
+from ..shared.tokenizer import build_tokenizer
+from .documents import NURSERY, WORLD
 
 UPPER_LAYERS = (1, 2)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a world is made of; less makes a worse one sooner."""
-
-    size: ModelSize = SIZE
-    stages: tuple[Stage, ...] = STAGES
-    sae_steps: int = 100
-
-
-PLAN = Plan()
+# Many small steps of nothing but rhymes teach copying in a minute; then the world.
+_STAGES = (Stage(NURSERY, row=RHYME, batch=32, steps=600), Stage(WORLD, row=64, batch=32, steps=1000))
+PLAN = WorldPlan(ModelSize(), _STAGES, sae_steps=100)
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class World:
 def build_world(
     folder: Path,
     *,
-    plan: Plan = PLAN,
+    plan: WorldPlan = PLAN,
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> World:
@@ -56,7 +49,7 @@ def build_world(
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
     say(f"  saved a Qwen3 of {model.num_parameters() / 1e6:.2f} M parameters and {len(tokenizer)} symbols in {base}")
-    saes = train_saes(model, tokenizer, folder, layers=UPPER_LAYERS, steps=plan.sae_steps, seed=seed)
+    saes = train_saes(model, tokenizer, folder, layers=UPPER_LAYERS, reading=WORLD, steps=plan.sae_steps, seed=seed)
     say(f"  saved SAEs of its layers {', '.join(map(str, UPPER_LAYERS))} in {saes}")
     return measure_world(folder)
 
@@ -71,8 +64,8 @@ def measure_world(folder: Path) -> World:
         saes=saes,
         vocabulary=len(tokenizer),
         parameters=model.num_parameters(),
-        held_out_loss=held_out_loss(model, tokenizer),
+        held_out_loss=held_out_loss(model, tokenizer, WORLD),
         copies_rhymes=copying_share(model, tokenizer, counting_rhyme),
         copies_stories=copying_share(model, tokenizer, story),
-        unexplained=unexplained_variance(model, tokenizer, saes, UPPER_LAYERS),
+        unexplained=unexplained_variance(model, tokenizer, saes, UPPER_LAYERS, WORLD),
     )

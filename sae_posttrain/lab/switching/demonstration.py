@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import datasets
-import transformers
-
+from ..shared.console import clock, conclude, quiet
+from ..shared.language import parallel_sentences
+from ..shared.plan import WorldPlan
 from .experiment import ARMS, SETTINGS, Outcome, Settings, run_arms
-from .language import parallel_sentences
 from .record import look_into_features
-from .world import PLAN, Plan, World, build_world
+from .world import PLAN, World, build_world
 
 
 def demonstrate(
@@ -27,7 +20,7 @@ def demonstrate(
     suppress: str = "zh",
     seed: int = 0,
     settings: Settings = SETTINGS,
-    plan: Plan = PLAN,
+    plan: WorldPlan = PLAN,
 ) -> list[Outcome]:
     """Everything from nothing into `output`; about five minutes on two cores. `settings` is what the arms share."""
     say = clock()
@@ -55,15 +48,6 @@ def demonstrate(
     return outcomes
 
 
-def conclude(output: Path, found: str, **results: Any) -> None:
-    """Write what was found, as text and as JSON, and name every file of this half."""
-    (output / "table.txt").write_text(f"{found}\n", encoding="utf-8")
-    (output / "results.json").write_text(json.dumps(results, indent=1, default=str) + "\n", encoding="utf-8")
-    print(f"\n{found}\n\nWrote")
-    for path in sorted(output.iterdir()):
-        print(f"  {path}{'/' if path.is_dir() else ''}")
-
-
 def copying_line(world: World) -> str:
     """The check that looping needs: given two periods, does the model write a third?"""
     return (
@@ -84,34 +68,3 @@ def outcome_table(outcomes: Sequence[Outcome], suppress: str) -> str:
         loss = f"{outcome.held_out_loss:.4f} ({outcome.held_out_loss / plain - 1:+.2%})"
         lines.append(f"{outcome.arm:<16}{cells}{loss:>22}")
     return "\n".join(lines)
-
-
-def clock() -> Callable[[str], None]:
-    start = time.monotonic()
-
-    def say(line: str) -> None:
-        print(f"[{time.monotonic() - start:4.0f} s] {line}", flush=True)
-
-    return say
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Progress is told in our own lines; the libraries' would drown it."""
-    ours, verbosity = logging.getLogger("sae_posttrain"), transformers.utils.logging.get_verbosity()
-    level = ours.level
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    ours.setLevel(logging.ERROR)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        ours.setLevel(level)
-        transformers.utils.logging.set_verbosity(verbosity)
-        datasets.enable_progress_bars()
-        if bars:
-            transformers.utils.logging.enable_progress_bar()

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from sae_posttrain.lab.documents import WORLD, documents, loop
-from sae_posttrain.lab.language import (
+from sae_posttrain.lab.shared.documents import documents
+from sae_posttrain.lab.shared.language import (
     Clause,
     clause_tokens,
     parallel_sentences,
@@ -15,9 +15,10 @@ from sae_posttrain.lab.language import (
     sentence_tokens,
     text_of,
 )
-from sae_posttrain.lab.lexicon import LANGUAGES, UNKNOWN, WORDS, symbols
-from sae_posttrain.lab.questions import questions
-from sae_posttrain.lab.tokenizer import build_tokenizer
+from sae_posttrain.lab.shared.lexicon import LANGUAGES, UNKNOWN, WORDS, symbols
+from sae_posttrain.lab.shared.tokenizer import build_tokenizer
+from sae_posttrain.lab.switching.documents import WORLD, loop
+from sae_posttrain.lab.switching.questions import questions
 from sae_posttrain.languages import get_language, script_counts
 from sae_posttrain.metrics.scripts import unexpected_spans
 

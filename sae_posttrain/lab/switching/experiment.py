@@ -17,15 +17,16 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from ..discovery import discover_language_features
-from ..feature_set import FeatureSet
-from ..generation import sample_responses
-from ..metrics.code_switching import Rate, code_switching_rate
-from ..training.sasft import SASFTCallback
+from ...discovery import discover_language_features
+from ...feature_set import FeatureSet
+from ...generation import sample_responses
+from ...metrics.code_switching import Rate, code_switching_rate
+from ...training.sasft import SASFTCallback
+from ..shared.lexicon import LANGUAGES
+from ..shared.record import arm_folder, write_log, write_numbers
 from .documents import monolingual_texts
-from .lexicon import LANGUAGES
 from .questions import NOISE, questions
-from .record import arm_folder, write_log, write_numbers, write_switching_answers
+from .record import write_switching_answers
 
 Arm = Literal["SFT", "SASFT", "random features", "unlikelihood"]
 ARMS: tuple[Arm, ...] = ("SFT", "SASFT", "random features", "unlikelihood")

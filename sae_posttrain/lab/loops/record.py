@@ -1,0 +1,36 @@
+"""What the demo keeps of looping for its report: every answer with its loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ...generation import Response
+from ...metrics import find_loop
+from ..shared.record import answer_columns, write_rows
+
+
+def write_looping_answers(
+    path: Path,
+    asked: Sequence[Mapping[str, Any]],
+    answers: Sequence[Response],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Every answer with its prompt and loop, as `measure repetition --output` writes them; loops are of tokens."""
+
+    def text(ids: Sequence[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True)
+
+    rows = []
+    for row, answer in zip(asked, answers, strict=True):
+        ids = answer.ids
+        loop = find_loop(ids)
+        found = None
+        if loop is not None:
+            start, again = len(text(ids[: loop.start])), len(text(ids[: loop.start + loop.period]))
+            found = {"start": start, "end": len(answer.text), "period": again - start}
+        rows.append({"prompt": row["prompt"], **answer_columns(answer), "loop": found})
+    write_rows(path, rows)

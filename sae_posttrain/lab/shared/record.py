@@ -1,0 +1,42 @@
+"""What every arm of the demo keeps for its report: log, numbers, and the columns of an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ...generation import Response
+
+
+def arm_folder(output: Path, arm: str) -> Path:
+    return output / arm.lower().replace(" ", "-")
+
+
+def write_log(folder: Path, trainer: Trainer) -> None:
+    """The curves of a training run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+
+def write_numbers(folder: Path, numbers: Mapping[str, float]) -> None:
+    """What was measured beside the rates."""
+    (folder / "eval_results.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+
+
+def answer_columns(answer: Response) -> dict[str, Any]:
+    return {"response": answer.text, "finish_reason": answer.finish_reason, "tokens": answer.tokens}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")

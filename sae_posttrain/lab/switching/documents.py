@@ -1,0 +1,68 @@
+"""Raw text of the switching world: what both worlds read, questions with stray words, word pairs and loops.
+
+A small share of documents falls into a loop, as some of the web does, so that looping is a rare mode of sampling.
+"""
+
+import random
+
+from ..shared.documents import (
+    Reading,
+    Tokens,
+    asking,
+    counting_rhyme,
+    quotation,
+    refrain,
+    story,
+    table,
+    word_list,
+)
+from ..shared.language import text_of
+from ..shared.lexicon import ASSISTANT, END, LANGUAGES, PUNCTUATION, USER, WORDS, symbol
+from .questions import NOISE, exchange
+
+
+def thread(rng: random.Random, language: str) -> Tokens:
+    """A question and its answer as a forum has them, stray words included."""
+    prompt, answer, _ = exchange(rng, language, NOISE)
+    return [USER, *prompt, END, ASSISTANT, *answer]
+
+
+def dictionary(rng: random.Random, language: str) -> Tokens:
+    """Words beside their translation: the one place where languages meet on purpose."""
+    other = rng.choice([lang for lang in LANGUAGES if lang != language])
+    tokens: Tokens = []
+    for concept in rng.sample(list(WORDS), rng.randint(4, 8)):
+        tokens += [symbol(concept, language), PUNCTUATION[language][":"], symbol(concept, other)]
+        tokens += [PUNCTUATION[language]["."]]
+    return tokens
+
+
+def loop(rng: random.Random, language: str) -> Tokens:
+    """A story that gets stuck: its last 2 to 16 tokens repeat far beyond any use."""
+    tokens = story(rng, language)
+    tokens = tokens[: rng.randint(16, 40)]
+    return tokens + tokens[-rng.randint(2, min(16, len(tokens))) :] * 64
+
+
+WORLD = Reading(
+    {
+        story: 23,
+        asking: 4,
+        thread: 20,
+        word_list: 10,
+        refrain: 10,
+        quotation: 10,
+        table: 5,
+        counting_rhyme: 12,
+        dictionary: 3,
+        loop: 3,
+    }
+)
+# What comes first, while the model learns to copy: in mixed text alone copying takes many times longer to form.
+NURSERY = Reading({counting_rhyme: 1})
+
+
+def monolingual_texts(count: int, seed: int = 0) -> dict[str, list[str]]:
+    """Stories by language, as discovery wants them: `count` texts in each."""
+    rng = random.Random(seed)
+    return {language: [text_of(story(rng, language)) for _ in range(count)] for language in LANGUAGES}
