@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_posttrain.expected import Setting, switch_probabilities
 from sae_posttrain.expected.columns import scripts_named, unexpected_in
-from sae_posttrain.generation import sample_responses
 from sae_posttrain.metrics import ExpectedSwitch, code_switching_rate, expected_switch_report
 from sae_posttrain.metrics.interval import clustered_interval
+from sae_posttrain.sampling import sample_responses
 from sae_posttrain.texts import load_rows
 from sae_posttrain.vocabulary import token_scripts
 

@@ -26,7 +26,7 @@ COMMAND = """
 import sys
 from contextlib import nullcontext
 if sys.argv.pop(1) == "before":
-    import sae_posttrain.generation.engine as engine
+    import sae_posttrain.sampling.engine as engine
     engine.contiguous_head = lambda model: nullcontext()
 from sae_posttrain.cli import main
 sys.exit(main(sys.argv[1:]))

@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.logits_process import TopPLogitsWarper
 
-from sae_posttrain.generation import engine, sample_responses
-from sae_posttrain.generation.nucleus import Nucleus
+from sae_posttrain.sampling import engine, sample_responses
+from sae_posttrain.sampling.nucleus import Nucleus
 
 VOCABULARIES = (49_152, 151_936, 262_144)
 BATCHES = (1, 8, 32)

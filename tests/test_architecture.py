@@ -21,21 +21,19 @@ ROOMS: dict[str, frozenset[str]] = {
     "languages": frozenset(),
     "feature_set": frozenset(),
     "texts": frozenset(),
-    "generation": frozenset(),
+    "sampling": frozenset(),
     "vocabulary": frozenset({"languages"}),
     "token_counts": frozenset({"languages"}),
-    "expected": frozenset({"residual", "languages", "vocabulary", "generation", "metrics"}),
+    "expected": frozenset({"residual", "languages", "vocabulary", "sampling", "metrics"}),
     "sae": frozenset(),
     "metrics": frozenset({"languages"}),
     "steering": frozenset({"feature_set", "residual"}),
     "discovery": frozenset(
-        {"sae", "residual", "metrics", "languages", "feature_set", "generation", "steering", "vocabulary"}
+        {"sae", "residual", "metrics", "languages", "feature_set", "sampling", "steering", "vocabulary"}
     ),
-    "data": frozenset(
-        {"discovery", "sae", "residual", "metrics", "languages", "feature_set", "generation", "steering"}
-    ),
+    "data": frozenset({"discovery", "sae", "residual", "metrics", "languages", "feature_set", "sampling", "steering"}),
     "training": frozenset(
-        {"feature_set", "residual", "steering", "metrics", "languages", "generation", "vocabulary", "token_counts"}
+        {"feature_set", "residual", "steering", "metrics", "languages", "sampling", "vocabulary", "token_counts"}
     ),
     "report": frozenset({"metrics", "languages", "feature_set"}),
     "lab": ANY,

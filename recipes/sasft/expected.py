@@ -25,10 +25,10 @@ from sae_posttrain import FeatureSet
 from sae_posttrain.expected import Setting, switch_probabilities
 from sae_posttrain.expected.columns import Columns
 from sae_posttrain.expected.distributions import hidden_states, logits_of
-from sae_posttrain.generation import encode_prompts
 from sae_posttrain.languages import get_language
 from sae_posttrain.metrics import ExpectedSwitch, expected_switch_report
 from sae_posttrain.residual import capture
+from sae_posttrain.sampling import encode_prompts
 
 ANSWER_TOKENS = 64  # as max_new_tokens in mini.yaml
 

@@ -24,8 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import ModelConfig, SFTTrainer, TrlParser, get_peft_config
 
 from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, code_switching_rate, discover_language_features
-from sae_posttrain.generation import sample_responses
 from sae_posttrain.metrics import unexpected_spans
+from sae_posttrain.sampling import sample_responses
 from sae_posttrain.texts import load_texts
 
 VARIANTS = ("sft", "sasft", "random")

@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from accelerate import PartialState
 
     from ..feature_set import FeatureSet
-    from ..generation import sample_responses
     from ..metrics import find_loop
+    from ..sampling import sample_responses
     from ..steering import steer
 
     loops = loop_settings(args, tokens=False)

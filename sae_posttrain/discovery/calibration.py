@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
-from ..generation import Prompt, check_settings, encode_prompts
 from ..metrics.loops import DEFAULT_LOOPS, LoopSettings
 from ..sae.planning import duration
+from ..sampling import Prompt, check_settings, encode_prompts
 from .curve import Calibration, Point, counted
 from .loops import check_loop_fits
 from .trial import Trial

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..feature_set import FeatureSet
-from ..generation import Response
+from ..sampling import Response
 
 
 @dataclass(frozen=True)

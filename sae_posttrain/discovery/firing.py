@@ -19,9 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..generation import evaluating
 from ..residual import capture, decoder, inputs_device
 from ..sae import SparseAutoencoder
+from ..sampling import evaluating
 from .firing_cache import SHARD_SIZE, At, FiringCache, FiringSource, Shard
 from .sources import load_saes, model_name, sae_hashes
 from .statistics import CHUNK_ELEMENTS, blocks_of_layers, check_reading, encoder_room

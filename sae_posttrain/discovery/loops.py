@@ -12,9 +12,9 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..feature_set.checks import LAST_PERIOD, ORDINARY_TEXT
-from ..generation import Prompt, Response, SamplingProgress, encode_prompts, sampling
 from ..metrics import find_loop, find_loops
 from ..metrics.loops import DEFAULT_LOOPS, Loop, LoopSettings
+from ..sampling import Prompt, Response, SamplingProgress, encode_prompts, sampling
 from ..vocabulary import token_bytes
 from .statistics import Passage, Span
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
-from ..generation import Prompt
 from ..metrics.loops import DEFAULT_LOOPS, LoopSettings, plain
 from ..sae import SparseAutoencoder
+from ..sampling import Prompt
 from .loops import FIRST, LAST, ORDINARY, digit_tokens, passage_of, sample_loops
 from .selection import Choice, check_choice, draw, highest, layer_features, warn_of_active_elsewhere
 from .sources import load_saes, provenance

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet, LayerFeatures
-from ..generation import encode_prompts
 from ..languages import get_language
 from ..metrics import unexpected_spans
+from ..sampling import encode_prompts
 from .reading import cut, read_features
 
 KEY = "switch_traces"

@@ -19,10 +19,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
-from ..generation import Response, SamplingProgress, sampling
 from ..metrics.interval import clustered_interval
 from ..metrics.loops import LoopSettings
 from ..residual import inputs_device
+from ..sampling import Response, SamplingProgress, sampling
 from ..steering import steer
 from .curve import Answer, Point, counted, named
 from .loops import endless_loop

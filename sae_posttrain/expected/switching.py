@@ -13,11 +13,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation import Prompt, check_settings, encode_prompts, evaluating
-from ..generation.nucleus import Nucleus
 from ..languages import get_language
 from ..metrics.expectation import ExpectedSwitch, ExpectedSwitchReport, expected_switch_report
 from ..residual import inputs_device, unwrap
+from ..sampling import Prompt, check_settings, encode_prompts, evaluating
+from ..sampling.nucleus import Nucleus
 from .columns import Columns, scripts_named, unexpected_in
 from .distributions import hidden_states, logits_of
 

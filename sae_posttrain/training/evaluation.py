@@ -13,10 +13,10 @@ from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from ..generation import Prompt, Response, check_settings, encode_prompts, evaluating, sample_responses
 from ..metrics import LoopSettings, SwitchCriteria, Thinking, allowed_in, code_switching_rate
 from ..metrics.loops import DEFAULT_LOOPS
 from ..metrics.thinking import as_thinking, opens_thinking, text_of
+from ..sampling import Prompt, Response, check_settings, encode_prompts, evaluating, sample_responses
 from .calling import calling_trainer
 from .rates import Answer, rates
 

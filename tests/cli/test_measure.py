@@ -5,7 +5,7 @@ import torch
 from measure_cases import LOOPING, RESPONSES, as_json, measured, write
 from transformers import Qwen3ForCausalLM
 
-from sae_posttrain.generation import Response
+from sae_posttrain.sampling import Response
 from sae_posttrain.texts import load_rows
 
 
@@ -157,7 +157,7 @@ def test_chat_template_is_used_when_there_is_one(model_folder, prompts, tmp_path
         seen.append(chat)
         return [[Response("a", "stop", 2, (1, 2))] for _ in prompts]
 
-    monkeypatch.setattr("sae_posttrain.generation.sample_responses", sample)
+    monkeypatch.setattr("sae_posttrain.sampling.sample_responses", sample)
     measured("--model", model_folder, "--prompts", prompts)
     (model_folder / "chat_template.jinja").write_text("{% for m in messages %}<user>{{ m.content }}{% endfor %}")
     measured("--model", model_folder, "--prompts", prompts)

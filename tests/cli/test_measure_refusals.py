@@ -15,7 +15,7 @@ def unsampled(model_folder, tmp_path, monkeypatch):
     def sample(*args, **settings):
         pytest.fail("sampled before the mistake was refused")
 
-    monkeypatch.setattr("sae_posttrain.generation.sample_responses", sample)
+    monkeypatch.setattr("sae_posttrain.sampling.sample_responses", sample)
     rows = [{"prompt": "abc", "language": "en"}, {"prompt": "fed", "language": "zh"}]
     return ["--model", model_folder, "--prompts", write(tmp_path / "prompts.jsonl", rows)]
 

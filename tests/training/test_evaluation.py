@@ -21,8 +21,8 @@ from sae_posttrain import (
     code_switching_rate,
     repetition_rate,
 )
-from sae_posttrain.generation import Response, sample_responses
 from sae_posttrain.metrics import PhraseFinder
+from sae_posttrain.sampling import Response, sample_responses
 
 from .rollouts import world as rollouts
 from .sasft.world import World, build_world

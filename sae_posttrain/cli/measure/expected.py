@@ -103,8 +103,8 @@ def _measured(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
     from accelerate import PartialState
 
     from ...expected import Setting, switch_probabilities
-    from ...generation import sample_responses
     from ...metrics import allowed_in
+    from ...sampling import sample_responses
 
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
     settings = [Setting(temperature, top_p) for temperature in args.temperature for top_p in args.top_p]

@@ -13,7 +13,7 @@ from ...metrics.thinking import opens_thinking, text_of
 from ..inputs import Row, add_chat, add_columns, add_dtype, columns_of, load_model, read_rows, uses_chat
 
 if TYPE_CHECKING:
-    from ...generation import Response
+    from ...sampling import Response
 
 SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
 _SEVERAL = ("temperature", "top_p", "max_new_tokens")
@@ -184,7 +184,7 @@ def check_allowed(rows: Sequence[Row]) -> None:
 
 def check_sampling(args: argparse.Namespace) -> None:
     """Raises: ValueError for a setting out of range, be it the last of several."""
-    from ...generation import check_settings
+    from ...sampling import check_settings
 
     for temperature, top_p, cap in product(args.temperature, args.top_p, args.max_new_tokens):
         check_settings(temperature, top_p, samples=args.samples, batch_size=args.batch_size, max_new_tokens=cap)
@@ -204,7 +204,7 @@ def sample(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
 def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
     from accelerate import PartialState
 
-    from ...generation import sample_responses
+    from ...sampling import sample_responses
 
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
     caps, chat = sorted(set(args.max_new_tokens)), uses_chat(args, tokenizer)

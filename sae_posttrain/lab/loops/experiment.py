@@ -13,8 +13,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from ...feature_set import FeatureSet
-from ...generation import encode_prompts, sampling
 from ...metrics.repetition import RepetitionReport, repetition_rate
+from ...sampling import encode_prompts, sampling
 from ...training.rewards import LoopPenalty
 from ...training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
 from ..shared.lexicon import CONCEPTS, PUNCTUATION, symbol

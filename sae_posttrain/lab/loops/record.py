@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ...generation import Response
 from ...metrics import find_loop
+from ...sampling import Response
 from ..shared.record import answer_columns, write_rows
 
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalL
 
 from ...discovery import Calibration, calibrate, discover_repetition_features
 from ...discovery.loops import LoopSample, sample_loops
-from ...generation import Prompt
+from ...sampling import Prompt
 from ..shared.model import ModelSize, Stage, copying_share, train_model
 from ..shared.plan import WorldPlan
 from ..shared.saes import train_saes, unexplained_variance

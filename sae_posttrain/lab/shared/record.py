@@ -10,7 +10,7 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ...generation import Response
+from ...sampling import Response
 
 
 def arm_folder(output: Path, arm: str) -> Path:

@@ -19,8 +19,8 @@ from trl import SFTConfig, SFTTrainer
 
 from ...discovery import discover_language_features
 from ...feature_set import FeatureSet
-from ...generation import sample_responses
 from ...metrics.code_switching import Rate, code_switching_rate
+from ...sampling import sample_responses
 from ...training.sasft import SASFTCallback
 from ..shared.lexicon import LANGUAGES
 from ..shared.record import arm_folder, write_log, write_numbers

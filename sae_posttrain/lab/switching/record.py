@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ...discovery.contexts import contexts_to_json, top_contexts
 from ...discovery.trace import find_passages, trace_switches, traces_to_json
 from ...feature_set import FeatureSet
-from ...generation import Response
 from ...metrics import unexpected_spans
+from ...sampling import Response
 from ...texts import load_rows
 from ..shared.record import answer_columns, arm_folder, write_json, write_rows
 from .documents import monolingual_texts

@@ -13,7 +13,6 @@ from sae_posttrain.discovery import Calibration
 from sae_posttrain.discovery.curve import Point
 from sae_posttrain.discovery.loops import LoopSample
 from sae_posttrain.feature_set import FeatureSet
-from sae_posttrain.generation import Response
 from sae_posttrain.lab.loops import world
 from sae_posttrain.lab.loops.demonstration import demonstrate, outcome_table
 from sae_posttrain.lab.loops.documents import LANGUAGE, NURSERY, PHRASES, STUCK, WORLD, chat, exchange, story_prompts
@@ -27,6 +26,7 @@ from sae_posttrain.lab.shared.tokenizer import build_tokenizer
 from sae_posttrain.metrics import find_loop
 from sae_posttrain.metrics.repetition import repetition_rate
 from sae_posttrain.report import read_runs
+from sae_posttrain.sampling import Response
 
 TINY = Settings(steps=1, prompts=1, group=2, measured=3, samples=2)
 PLAN = WorldPlan(

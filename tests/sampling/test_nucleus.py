@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers.generation.logits_process import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from sae_posttrain.generation import nucleus
-from sae_posttrain.generation.nucleus import Nucleus
+from sae_posttrain.sampling import nucleus
+from sae_posttrain.sampling.nucleus import Nucleus
 
 VOCABULARY = 5000
 

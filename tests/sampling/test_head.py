@@ -8,8 +8,8 @@ from tiny_models import TEXT, qwen3, word_tokenizer
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sae_posttrain.generation import sample_responses
-from sae_posttrain.generation.head import contiguous_head
+from sae_posttrain.sampling import sample_responses
+from sae_posttrain.sampling.head import contiguous_head
 
 ROWS, VOCABULARY = 6, 300
 

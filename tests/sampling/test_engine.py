@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from sae_posttrain.generation import Response, SamplingProgress, sample_responses
+from sae_posttrain.sampling import Response, SamplingProgress, sample_responses
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz 中文好абвгдежзиклмнопрстуфхц"
 
@@ -173,7 +173,7 @@ class FakeBar:
 
 def test_progress_moves_with_every_token(model, tokenizer, monkeypatch):
     bars = []
-    monkeypatch.setattr("sae_posttrain.generation.progress.tqdm", lambda **s: bars.append(FakeBar(**s)) or bars[-1])
+    monkeypatch.setattr("sae_posttrain.sampling.progress.tqdm", lambda **s: bars.append(FakeBar(**s)) or bars[-1])
     sampled(model, tokenizer, samples=2, top_p=1.0, max_new_tokens=4, batch_size=5, progress=True)
     (bar,) = bars
     assert (bar.total, bar.n, bar.closed) == (8, 8, True)
