@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +19,9 @@ except ImportError as error:
 from ...feature_set import FeatureSet
 from ...metrics.loops import find_loop
 from ..cards import CardMixin, default_output_dir
+from .batch import SteeredBatch
 from .config import SteeredGRPOConfig, SteeredRLOOConfig
-from .plan import Plan, plan_for
+from .plan import plan_for
 from .source import features_for, source_of
 from .turn import end_tokens, prepare, steered_turn
 from .weighing import (
@@ -48,6 +51,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
     _plain_class: Any
     _paper = {"title": "Qwen-Scope technical report", "id": "2605.11887"}  # noqa: RUF012
     mask_truncated_completions: Any
+    _batch: SteeredBatch | None = None  # while it is generated and scored
 
     def __init__(
         self,
@@ -72,11 +76,6 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
         if args.steered_per_group == 0:
             self._use_card_of(self._plain_class)
         features = features_for(args, features)  # before a model is loaded in vain
-        self._plan: Plan | None = None
-        self._first_turn = False
-        self._masks_truncated = False
-        self._steered_tokens: list[int] = []
-        self._rewards_per_func = torch.empty(0)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         self.source = source_of(args, features, self.model, model if isinstance(model, str) else None, args.seed)
         prepare(self)
@@ -88,77 +87,78 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
             return parent._generate_single_turn(prompt_ids, images, fields, *rest, **settings)
 
         # Later turns of a conversation with tools go on from the first one's text: no longer the features' work.
-        if not (self._plan and self._first_turn):
+        batch = self._batch
+        if batch is None or not batch.awaits_steering:
             return turn(prompt_ids, images, fields)
-        self._first_turn = False
-        made = steered_turn(self, turn, self.source, self._plan, prompt_ids, images, fields)
-        completions = made[0] if isinstance(made, tuple) else made
-        self._steered_tokens = [len(ids) * steered for ids, steered in zip(completions, self._plan.here, strict=True)]
+        made = steered_turn(self, turn, self.source, batch.plan, prompt_ids, images, fields)
+        batch.count_steered(made[0] if isinstance(made, tuple) else made)
         return made
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        plan = self._plan = plan_for(self, self.args, len(inputs))
-        if not plan:
-            return super()._generate_and_score_completions(inputs)
-        self._first_turn = True
-        masks_truncated = self._masks_truncated = self.mask_truncated_completions
-        self.mask_truncated_completions = False  # done below, sparing the steered rows
-        try:
+        with self._new_batch(len(inputs)) as batch:
             output = super()._generate_and_score_completions(inputs)
-        finally:
-            self.mask_truncated_completions, self._masks_truncated = masks_truncated, False
-        output["steered_tokens"] = torch.tensor(self._steered_tokens, device=self.accelerator.device)
-        if masks_truncated:
-            self._mask_truncated(output)
-        if not self.args.steered_in_baseline:
-            self._take_from_baseline(output, plan)
-        self._count(output, plan)
+        if batch.plan:
+            self._finish(output, batch)
         return output
 
+    @contextmanager
+    def _new_batch(self, rows: int) -> Iterator[SteeredBatch]:
+        """A batch that the methods called inside work on. TRL's own overlong filtering is off if rows are steered."""
+        plan = plan_for(self, self.args, rows)
+        filters_overlong = self.mask_truncated_completions
+        self._batch = SteeredBatch(plan, filters_overlong and bool(plan))
+        if plan:
+            self.mask_truncated_completions = False
+        try:
+            yield self._batch
+        finally:
+            self._batch, self.mask_truncated_completions = None, filters_overlong
+
+    def _finish(self, output: Any, batch: SteeredBatch) -> None:
+        """Exempt the steered rows of a scored batch from what would cancel them, and log them."""
+        output["steered_tokens"] = batch.steered_counts(self.accelerator.device)
+        if batch.filters_overlong:
+            self._mask_truncated(output, batch)
+        if not self.args.steered_in_baseline:
+            self._take_from_baseline(output, batch)
+        self._count(output, batch)
+
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        assert self._plan is not None
-        here = self._plan.here
+        batch = self._batch
+        assert batch is not None, "TRL scores outside of _generate_and_score_completions"
+        here = batch.plan.here
         marked = [{**row, "steered": steered} for row, steered in zip(inputs, here, strict=True)]
         self._log_completion_extra("steered", list(here))
         for ids, steered in zip(completion_ids_list, here, strict=True):
             loop = find_loop(ids, self.args.loop_settings)
             self._log_metric("loop_rate/steered" if steered else "loop_rate/ordinary", float(loop is not None))
         rewards = super()._calculate_rewards(marked, prompts, completions, completion_ids_list)
-        self._rewards_per_func = rewards
+        batch.rewards_per_func = rewards
         return rewards
 
-    def _mask_truncated(self, output: Any) -> None:
+    def _mask_truncated(self, output: Any, batch: SteeredBatch) -> None:
         """What TRL does for `mask_truncated_completions`, but not to steered rows."""
-        kept_B = self._kept(output["completion_ids"], output["completion_mask"])
+        kept_B = batch.kept(output["completion_ids"], output["completion_mask"], self._end_or_padding())
         for name in ("completion_mask", "tool_mask"):
             if name in output:
                 output[name] = output[name] * kept_B[:, None].int()
 
-    def _kept(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Which completions ended by themselves, or are steered."""
-        last_B = ids_BT.gather(1, mask_BT.sum(dim=1, keepdim=True) - 1).squeeze(1)
-        ends = torch.tensor([*end_tokens(self), self._tokenizer.pad_token_id], device=last_B.device)
-        return torch.isin(last_B, ends) | (torch.tensor(self._steered_tokens, device=last_B.device) > 0)
+    def _end_or_padding(self) -> list[int]:
+        return [*end_tokens(self), self._tokenizer.pad_token_id]
 
-    def _take_from_baseline(self, output: Any, plan: Plan) -> None:
+    def _take_from_baseline(self, output: Any, batch: SteeredBatch) -> None:
         """Compare every reward with the ordinary rows' alone; in the completions table too."""
-        steered_N = torch.tensor(plan.everywhere, device=self.accelerator.device)
-        advantages_N = self._outside_baseline(output, steered_N)
+        plan = batch.plan
+        advantages_N = self._outside_baseline(output, batch)
         output["advantages"] = advantages_N[plan.process * plan.size :][: plan.size].clone()
         logged = self._logs["advantages"]
         for place in range(min(len(logged), len(advantages_N))):
             logged[-1 - place] = advantages_N[-1 - place].item()
 
-    def _outside_baseline(self, output: Any, steered_N: Tensor) -> Tensor:
+    def _outside_baseline(self, output: Any, batch: SteeredBatch) -> Tensor:
         raise NotImplementedError
 
-    def _rewards(self) -> Tensor:
-        """The last rewards `(N,)`, weighted and summed; NaN where no function gave one."""
-        per_func = self._rewards_per_func
-        rewards_N = (per_func * self.reward_weights.to(per_func.device)).nansum(dim=1)
-        return rewards_N.masked_fill(per_func.isnan().all(dim=1), torch.nan)
-
-    def _count(self, output: Any, plan: Plan) -> None:
+    def _count(self, output: Any, batch: SteeredBatch) -> None:
         """Cap what steered tokens count for, and log the steered rows' reward, advantage and share of the tokens."""
         steered_B = output["steered_tokens"] > 0
         tokens_B = (output["completion_mask"] * output.get("tool_mask", 1)).sum(dim=1)
@@ -168,10 +168,10 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
         if "num_items_in_batch" in output:
             output["num_items_in_batch"] = counted + ordinary
 
-        advantage = self.accelerator.gather(output["advantages"][steered_B].sum()).sum() / sum(plan.everywhere)
+        advantage = self.accelerator.gather(output["advantages"][steered_B].sum()).sum() / sum(batch.plan.everywhere)
         if counted < steered:
             output["advantages"] = torch.where(steered_B, counted / steered, 1.0) * output["advantages"]
-        reward = self._rewards()[torch.tensor(plan.everywhere, device=self.accelerator.device)].nanmean()
+        reward = batch.rewards(self.reward_weights)[batch.steered_everywhere(self.accelerator.device)].nanmean()
         share = counted / (counted + ordinary).clamp(min=1)
         for name, value in (("reward", reward), ("advantage", advantage), ("token_share", share)):
             self._metrics["train"][f"steering/{name}"].append(value.item())
@@ -193,28 +193,25 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
     _config_class, _plain_class = SteeredGRPOConfig, GRPOTrainer
     _loss_inputs: dict[str, Any] | None = None
 
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        output = super()._generate_and_score_completions(inputs)
-        if "steered_tokens" not in output:
-            return output
+    def _finish(self, output: Any, batch: SteeredBatch) -> None:
+        super()._finish(output, batch)
         steered_B = output["steered_tokens"] > 0
         if self.off_policy_mask_threshold is not None:
             sampled_BT = output.get("sampling_per_token_logps", output.get("old_per_token_logps"))
             if sampled_BT is not None:  # what is not known drops nothing
                 output["sampling_per_token_logps"] = sampled_BT.masked_fill(steered_B[:, None], torch.nan)
         if self.args.off_policy == "truncated_is":
-            output["steered_per_token_logps"] = self._steered_logps(output)
-        return output
+            output["steered_per_token_logps"] = self._steered_logps(output, batch)
 
-    def _outside_baseline(self, output: Any, steered_N: Tensor) -> Tensor:
-        return advantages_outside_baseline(self._rewards(), steered_N, self.num_generations, self.scale_rewards)
+    def _outside_baseline(self, output: Any, batch: SteeredBatch) -> Tensor:
+        rewards_N, steered_N = batch.rewards(self.reward_weights), batch.steered_everywhere(self.accelerator.device)
+        return advantages_outside_baseline(rewards_N, steered_N, self.num_generations, self.scale_rewards)
 
     @torch.no_grad()
-    def _steered_logps(self, output: Any) -> Tensor:
+    def _steered_logps(self, output: Any, batch: SteeredBatch) -> Tensor:
         """Log-probabilities `(B, T)` of the steered rows' completions under the policy that sampled them."""
         if "pixel_values" in output:
             raise ValueError("off_policy='truncated_is' cannot score images; choose on_policy or shaped.")
-        assert self._plan is not None
         ids_BS = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
         mask_BS = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
         steered_BT = _steered_positions(output)
@@ -222,7 +219,7 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
         # A token's probability is read off the position before it.
         positions_BS = torch.zeros_like(ids_BS, dtype=torch.bool)
         positions_BS[:, output["prompt_ids"].shape[1] - 1 : -1] = steered_BT
-        rows = self._plan.rows(as_many_everywhere=self._dist.is_fsdp or self._dist.is_zero3)
+        rows = batch.plan.rows(as_many_everywhere=self._dist.is_fsdp or self._dist.is_zero3)
         size = self.args.per_device_train_batch_size
         for chunk in (rows[start : start + size] for start in range(0, len(rows), size)):
             with self.source.scoring(self.model, positions_BS[chunk]):
@@ -273,13 +270,16 @@ class SteeredRLOOTrainer(SteeredRolloutMixin, RLOOTrainer):
         found = super()._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
         )
-        if self._masks_truncated:  # RLOO sums these into rewards before the mask is there
-            kept_B = self._kept(input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:])
+        batch = self._batch
+        if batch is not None and batch.filters_overlong:  # RLOO sums these into rewards before the mask is there
+            completions_BT, mask_BT = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
+            kept_B = batch.kept(completions_BT, mask_BT, self._end_or_padding())
             found = (found[0] * kept_B[:, None], *found[1:])
         return found
 
-    def _outside_baseline(self, output: Any, steered_N: Tensor) -> Tensor:
-        scored_N = ~self._rewards().isnan()
+    def _outside_baseline(self, output: Any, batch: SteeredBatch) -> Tensor:
+        scored_N = ~batch.rewards(self.reward_weights).isnan()
+        steered_N = batch.steered_everywhere(self.accelerator.device)
         advantages_N = self.accelerator.gather(output["advantages"])
         return leave_one_out_outside_baseline(advantages_N, scored_N, steered_N, self.num_generations)
 

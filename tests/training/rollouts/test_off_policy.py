@@ -10,7 +10,7 @@ from steering_cases import replaced_blocks
 from tiny_models import BLOCKS, WIDTH
 from torch import Tensor
 
-from .world import GROUP, Watched, model, steered
+from .world import GROUP, Watched, model, steered, varied
 
 ALPHA, GAMMA = 6.0, 0.1
 TWO_GROUPS = {"per_device_train_batch_size": 2 * GROUP, "loss_type": "dapo", "epsilon_high": 0.28}
@@ -88,7 +88,7 @@ def test_ordinary_rows_have_the_advantages_they_have_without_the_steered(scale_r
     settings = {"scale_rewards": scale_rewards, "per_device_train_batch_size": 2 * GROUP}
     found = Watched(steered(tmp_path, steered_in_baseline=False, **settings))
     made = found.once()
-    rewards = found.trainer._rewards().view(2, GROUP)
+    rewards = torch.tensor(varied(found.texts)).view(2, GROUP)
     ordinary = rewards[:, 1:]
     expected = ordinary - ordinary.mean(dim=1, keepdim=True)
     if scale_rewards != "none":
@@ -103,7 +103,7 @@ def test_ordinary_rows_have_the_advantages_they_have_without_the_steered(scale_r
 def test_in_the_baseline_the_steered_row_raises_the_others(tmp_path: Path) -> None:
     found = Watched(steered(tmp_path, scale_rewards="none"))
     made = found.once()
-    rewards = found.trainer._rewards()
+    rewards = torch.tensor(varied(found.texts))
     torch.testing.assert_close(made["advantages"], rewards - rewards.mean())
     without = Watched(steered(tmp_path, scale_rewards="none", steered_in_baseline=False)).once()["advantages"]
     assert (without[1:] < made["advantages"][1:]).all()
