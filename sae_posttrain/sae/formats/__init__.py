@@ -1,23 +1,22 @@
 """Published SAE formats, one file each. `load_sae` picks by looking at the files.
 
-A format has NAME and FILES (what is looked for), `find(names, source)`, which picks its SAEs out of a listing of files,
-`load(weights, config, layer, source, k)`, and `layer_of(config)` when its settings say what the path may not.
+A format is a module with the members of `Format`, listed in `FORMATS`. CONTRIBUTING.md says what else a new one needs.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
 from ..catalogue import RELEASES, resolve
 from ..model import SparseAutoencoder
 from . import dictionary_learning, gemma_scope, gemma_scope_2, llama_scope, llamascopium, qwen_scope, saelens, sparsify
+from .form import Format
 from .listing import layers_in, layers_of, locate
 
-FORMATS: tuple[ModuleType, ...] = (
+FORMATS: tuple[Format, ...] = (
     *(qwen_scope, saelens, gemma_scope, gemma_scope_2),
     *(llama_scope, llamascopium, sparsify, dictionary_learning),
 )

@@ -15,39 +15,27 @@ import torch
 from ..activations import Activation, JumpReLU, ReLU, TopK
 from ..model import SparseAutoencoder
 from .found import Found, layer_in, pairs
-from .reading import (
-    Tensors,
-    check_k,
-    check_shapes,
-    check_tensors,
-    matrix_shape,
-    no_k,
-    number,
-    one_of,
-    read_config,
-    read_pickle,
-    row_norms,
-)
+from .layout import LINEAR, PLAIN, Layout, laid_out
+from .reading import Tensors, check_k, no_k, number, one_of, read_config, read_pickle, row_norms
 
 NAME = "dictionary_learning"
 FILES = "config.json beside ae.pt"
-# Their names for our tensors, per class; a name that ends in .weight is nn.Linear's, the other way round.
-LINEAR = {"encoder": "encoder.weight", "decoder": "decoder.weight", "bias": "encoder.bias"}
-PLAIN = {"encoder": "W_enc", "decoder": "W_dec", "bias": "b_enc", "decoder_bias": "b_dec"}
-CLASSES: Mapping[str, Mapping[str, str]] = {
-    "AutoEncoder": {**LINEAR, "decoder_bias": "bias"},
-    "AutoEncoderNew": {**LINEAR, "decoder_bias": "decoder.bias"},
-    "AutoEncoderTopK": {**LINEAR, "decoder_bias": "b_dec"},
-    "BatchTopKSAE": {**LINEAR, "decoder_bias": "b_dec", "threshold": "threshold"},
-    "MatryoshkaBatchTopKSAE": {**PLAIN, "threshold": "threshold"},
-    "JumpReluAutoEncoder": {**PLAIN, "threshold": "threshold"},
-    "GatedAutoEncoder": {
-        **LINEAR,
-        "bias": "mag_bias",
-        "decoder_bias": "decoder_bias",
-        "gate": "gate_bias",
-        "mag": "r_mag",
-    },
+# Their names for our tensors; each means the same in all classes.
+OURS = {
+    **dict.fromkeys(("encoder.weight", "W_enc"), "encoder"),
+    **dict.fromkeys(("decoder.weight", "W_dec"), "decoder"),
+    **dict.fromkeys(("encoder.bias", "b_enc", "mag_bias"), "bias"),
+    **dict.fromkeys(("bias", "decoder.bias", "b_dec", "decoder_bias"), "decoder_bias"),
+    **{"threshold": "threshold", "gate_bias": "gate", "r_mag": "mag"},
+}
+LAYOUTS: Mapping[str, Layout] = {
+    "AutoEncoder": {**LINEAR, "encoder.bias": "K", "bias": "D"},
+    "AutoEncoderNew": {**LINEAR, "encoder.bias": "K", "decoder.bias": "D"},
+    "AutoEncoderTopK": {**LINEAR, "encoder.bias": "K", "b_dec": "D"},
+    "BatchTopKSAE": {**LINEAR, "encoder.bias": "K", "b_dec": "D", "threshold": ""},
+    "MatryoshkaBatchTopKSAE": {**PLAIN, "threshold": ""},
+    "JumpReluAutoEncoder": {**PLAIN, "threshold": "K"},
+    "GatedAutoEncoder": {**LINEAR, "mag_bias": "K", "decoder_bias": "D", "gate_bias": "K", "r_mag": "K"},
 }
 KEEP_INPUT = ("AutoEncoderNew", "JumpReluAutoEncoder")  # these do not subtract their decoder's bias
 
@@ -68,20 +56,10 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
     """Raises: ValueError for files that are damaged, or of an SAE of something else than the residual stream."""
     assert config is not None
     trainer = _trainer(config)
-    kind = one_of(trainer, "dict_class", {name: name for name in CLASSES}, config)
-    keys = list(CLASSES[kind].values())
-    stored = read_pickle(weights, keys, NAME)
-    check_tensors(weights, stored, keys, f"{NAME} {kind}")
-    tensors = {
-        ours: stored[theirs].mT if stored[theirs].dim() == 2 and not _is_rows(ours, theirs) else stored[theirs]
-        for ours, theirs in CLASSES[kind].items()
-    }
-    d_sae, d_model = matrix_shape(weights, tensors, "encoder")
-    expected = {"decoder": (d_sae, d_model), "bias": (d_sae,), "decoder_bias": (d_model,)}
-    expected |= {name: (d_sae,) for name in ("gate", "mag") if name in tensors}
-    if "threshold" in tensors:
-        expected["threshold"] = (d_sae,) if kind == "JumpReluAutoEncoder" else ()
-    check_shapes(weights, tensors, "encoder", expected, NAME)
+    kind = one_of(trainer, "dict_class", {name: name for name in LAYOUTS}, config)
+    layout = LAYOUTS[kind]
+    stored = laid_out(weights, read_pickle(weights, list(layout), NAME), layout, f"{NAME} {kind}")
+    tensors = {OURS[name]: tensor for name, tensor in stored.items()}
     encoder, activation = _encoder(kind, tensors, trainer, config, k)
     return SparseAutoencoder(
         encoder=encoder,
@@ -94,11 +72,6 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
         subtract_decoder_bias=kind not in KEEP_INPUT,
         feature_scale=row_norms(tensors["decoder"]) if kind == "AutoEncoder" else None,
     )
-
-
-def _is_rows(ours: str, theirs: str) -> bool:
-    """Whether a matrix lies as `(K, D)` in the file."""
-    return theirs == "encoder.weight" or (ours == "decoder" and theirs == "W_dec")
 
 
 def _encoder(

@@ -13,11 +13,13 @@ from pathlib import Path
 from ..activations import JumpReLU
 from ..model import SparseAutoencoder
 from .found import Found, layer_in
-from .reading import check_shapes, check_tensors, matrix_shape, no_k, read_npz
+from .layout import PLAIN, laid_out
+from .reading import no_k, read_npz
 
 NAME = "Gemma Scope"
 FILES = "layer_*/width_*/average_l0_*/params.npz"
-KEYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+LAYOUT = {**PLAIN, "threshold": "K"}
+layer_of = None
 # Nothing in a file says what it reads: its repository's name does, as in gemma-scope-2b-pt-mlp.
 ELSEWHERE = re.compile(r"(?:^|[/_-])(transcoders?|mlp|att)(?:/|$)")
 
@@ -40,13 +42,9 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
                 "stream can be used, such as those of google/gemma-scope-2b-pt-res."
             )
     no_k(k, NAME)
-    tensors = read_npz(weights, KEYS)
-    check_tensors(weights, tensors, KEYS, NAME)
-    d_model, d_sae = matrix_shape(weights, tensors, "W_enc")
-    expected = {"W_enc": (d_model, d_sae), "W_dec": (d_sae, d_model), "b_dec": (d_model,)}
-    check_shapes(weights, tensors, "W_enc", {**expected, "b_enc": (d_sae,), "threshold": (d_sae,)}, NAME)
+    tensors = laid_out(weights, read_npz(weights, list(LAYOUT)), LAYOUT, NAME)
     return SparseAutoencoder(
-        encoder=tensors["W_enc"].T,
+        encoder=tensors["W_enc"],
         bias=tensors["b_enc"],
         decoder=tensors["W_dec"],
         decoder_bias=tensors["b_dec"],

@@ -12,11 +12,12 @@ from pathlib import Path
 from ..activations import JumpReLU
 from ..model import SparseAutoencoder
 from .found import Found, layer_in, layer_of_hook, pairs
-from .reading import check_shapes, check_tensors, matrix_shape, no_k, one_of, read_config, read_safetensors
+from .layout import laid_out
+from .reading import no_k, one_of, read_config, read_safetensors
 
 NAME = "Gemma Scope 2"
 FILES = "config.json beside params.safetensors"
-KEYS = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
+LAYOUT = {"w_enc": "DK", "w_dec": "KD", "b_enc": "K", "b_dec": "D", "threshold": "K"}
 
 
 def find(names: Iterable[str], source: str) -> list[Found]:
@@ -37,13 +38,9 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
     no_k(k, NAME)
     settings = read_config(config, ["hf_hook_point_in"])
     one_of(settings, "architecture", {"jump_relu": "jump_relu"}, config)
-    tensors = read_safetensors(weights)
-    check_tensors(weights, tensors, KEYS, NAME)
-    d_model, d_sae = matrix_shape(weights, tensors, "w_enc")
-    expected = {"w_enc": (d_model, d_sae), "w_dec": (d_sae, d_model), "b_dec": (d_model,)}
-    check_shapes(weights, tensors, "w_enc", {**expected, "b_enc": (d_sae,), "threshold": (d_sae,)}, NAME)
+    tensors = laid_out(weights, read_safetensors(weights), LAYOUT, NAME)
     return SparseAutoencoder(
-        encoder=tensors["w_enc"].T,
+        encoder=tensors["w_enc"],
         bias=tensors["b_enc"],
         decoder=tensors["w_dec"],
         decoder_bias=tensors["b_dec"],

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ..catalogue import RELEASES
+from .form import Format
 from .found import Found
 
 DEPTH = 4  # folders below the source; no published layout lies deeper
@@ -30,7 +30,7 @@ class Listing:
     names: Sequence[str]
     fetch: Callable[[str], Path]
 
-    def present(self, formats: Sequence[ModuleType]) -> list[tuple[ModuleType, Found]]:
+    def present(self, formats: Sequence[Format]) -> list[tuple[Format, Found]]:
         """Every SAE of a known format. Raises: FileNotFoundError when there is none."""
         found = [(form, one) for form in formats for one in form.find(self.names, self.source)]
         if not found:
@@ -40,8 +40,8 @@ class Listing:
 
 
 def locate(
-    source: str, layer: int, revision: str | None, formats: Sequence[ModuleType]
-) -> tuple[ModuleType, Path, Path | None]:
+    source: str, layer: int, revision: str | None, formats: Sequence[Format]
+) -> tuple[Format, Path, Path | None]:
     """The format, the file of weights and the file of settings of a layer's SAE.
 
     Raises: FileNotFoundError when there is none; ValueError when there are several.
@@ -53,14 +53,14 @@ def locate(
     return form, listing.fetch(found.weights), listing.fetch(found.config) if found.config else None
 
 
-def layers_in(source: str, revision: str | None, formats: Sequence[ModuleType]) -> list[int]:
+def layers_in(source: str, revision: str | None, formats: Sequence[Format]) -> list[int]:
     """The layers a source has SAEs for, as far as paths and settings say. Raises: FileNotFoundError."""
     listing = _list(source, revision)
     present = listing.present(formats)
     return sorted({layer for layer in _layers(listing, present).values() if layer is not None})
 
 
-def layers_of(pattern: str, revision: str | None, formats: Sequence[ModuleType]) -> list[int]:
+def layers_of(pattern: str, revision: str | None, formats: Sequence[Format]) -> list[int]:
     """What `{layer}` in a source may stand for; nothing where it is part of a repository's name.
 
     Raises: FileNotFoundError when there is no SAE at all.
@@ -130,7 +130,7 @@ def _cached(repo: str, revision: str | None) -> Path | None:
         return None
 
 
-def _choose(listing: Listing, layer: int, formats: Sequence[ModuleType]) -> tuple[ModuleType, Found]:
+def _choose(listing: Listing, layer: int, formats: Sequence[Format]) -> tuple[Format, Found]:
     """The one SAE of the layer in a listing."""
     present = listing.present(formats)
     layers = {found: found.layer for _, found in present}
@@ -153,20 +153,20 @@ def _choose(listing: Listing, layer: int, formats: Sequence[ModuleType]) -> tupl
     return fitting[0]
 
 
-def _layers(listing: Listing, present: Sequence[tuple[ModuleType, Found]]) -> dict[Found, int | None]:
+def _layers(listing: Listing, present: Sequence[tuple[Format, Found]]) -> dict[Found, int | None]:
     """The layer of each SAE by its path or, of some, by its settings, which are fetched for that."""
     unsaid = [(form, found) for form, found in present if found.layer is None][:MAX_CONFIGS]
     said: dict[Found, int | None] = {found: found.layer for _, found in present}
     return said | {found: _layer_in_config(form, found, listing.fetch, len(present) == 1) for form, found in unsaid}
 
 
-def _says_layer(form: ModuleType, found: Found) -> bool:
-    return found.layer is not None or hasattr(form, "layer_of")
+def _says_layer(form: Format, found: Found) -> bool:
+    return found.layer is not None or form.layer_of is not None
 
 
-def _layer_in_config(form: ModuleType, found: Found, fetch: Callable[[str], Path], alone: bool) -> int | None:
+def _layer_in_config(form: Format, found: Found, fetch: Callable[[str], Path], alone: bool) -> int | None:
     """What the settings say; of one SAE among many that reads something else, nothing."""
-    if not _says_layer(form, found) or not found.config:
+    if form.layer_of is None or not found.config:
         return None
     try:
         return form.layer_of(fetch(found.config))

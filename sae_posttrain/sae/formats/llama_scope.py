@@ -17,22 +17,12 @@ import torch
 from ..activations import Activation, JumpReLU, ReLU, TopK
 from ..model import SparseAutoencoder
 from .found import Found, layer_in, layer_of_hook, pairs
-from .reading import (
-    check_k,
-    check_shapes,
-    check_tensors,
-    matrix_shape,
-    no_k,
-    number,
-    one_of,
-    read_config,
-    read_safetensors,
-    row_norms,
-)
+from .layout import LINEAR, laid_out
+from .reading import check_k, no_k, number, one_of, read_config, read_safetensors, row_norms
 
 NAME = "Llama Scope"
 FILES = "hyperparams.json beside checkpoints/final.safetensors"
-KEYS = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
+LAYOUT = {**LINEAR, "encoder.bias": "K", "decoder.bias": "D"}
 
 
 def find(names: Iterable[str], source: str) -> list[Found]:
@@ -53,18 +43,15 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
     settings = read_config(config, ["hook_point_in", "hook_point_out"])
     if settings["hook_point_in"] != settings["hook_point_out"] or settings.get("use_glu_encoder"):
         raise ValueError(f"{config}: this is a transcoder, or has a gated encoder; only autoencoders can be used.")
-    tensors = read_safetensors(weights)
-    check_tensors(weights, tensors, KEYS, NAME)
-    d_sae, d_model = matrix_shape(weights, tensors, "encoder.weight")
-    expected = {"decoder.weight": (d_model, d_sae), "encoder.bias": (d_sae,), "decoder.bias": (d_model,)}
-    check_shapes(weights, tensors, "encoder.weight", expected, NAME)
+    tensors = laid_out(weights, read_safetensors(weights), LAYOUT, NAME)
+    d_sae, d_model = tensors["encoder.weight"].shape
     scale = one_of(settings, "norm_activation", {"dataset-wise": True, "inference": False}, config)
     factor = _scale(settings, config, d_model) if scale else 1.0
-    norms = row_norms(tensors["decoder.weight"].T) if settings.get("sparsity_include_decoder_norm") else None
+    norms = row_norms(tensors["decoder.weight"]) if settings.get("sparsity_include_decoder_norm") else None
     return SparseAutoencoder(
         encoder=tensors["encoder.weight"],
         bias=tensors["encoder.bias"] / factor,
-        decoder=tensors["decoder.weight"].T,
+        decoder=tensors["decoder.weight"],
         decoder_bias=tensors["decoder.bias"] / factor,
         activation=_activation(settings, config, d_sae, k),
         layer=layer_of_hook(settings["hook_point_in"], str(config)),

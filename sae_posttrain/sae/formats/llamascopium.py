@@ -16,12 +16,10 @@ from torch import Tensor
 from ..activations import Activation, JumpReLU, ReLU, TopK
 from ..model import SparseAutoencoder
 from .found import Found, layer_in, layer_of_hook, pairs
+from .layout import laid_out
 from .reading import (
     Tensors,
     check_k,
-    check_shapes,
-    check_tensors,
-    matrix_shape,
     no_k,
     number,
     one_of,
@@ -32,7 +30,7 @@ from .reading import (
 
 NAME = "llamascopium"
 FILES = "config.json beside sae_weights.safetensors"
-KEYS = ("W_E", "b_E", "W_D", "b_D")
+LAYOUT = {"W_E": "DK", "W_D": "KD", "b_E": "K", "b_D": "D"}
 OLDER = {"encoder.weight": "W_E", "encoder.bias": "b_E", "decoder.weight": "W_D", "decoder.bias": "b_D"}
 THRESHOLD = "log_jumprelu_threshold"
 
@@ -56,23 +54,22 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
     one_of(settings, "sae_type", {"sae": "sae"}, config, "sae")
     if settings["hook_point_in"] != settings["hook_point_out"] or settings.get("use_glu_encoder"):
         raise ValueError(f"{config}: this is a transcoder, or has a gated encoder; only autoencoders can be used.")
-    tensors = _renamed(read_safetensors(weights))
-    if not settings.get("use_decoder_bias", True) and "W_D" in tensors and tensors["W_D"].dim() == 2:
-        tensors["b_D"] = tensors["W_D"].new_zeros(tensors["W_D"].shape[1])
-    check_tensors(weights, tensors, KEYS, NAME)
-    d_model, d_sae = matrix_shape(weights, tensors, "W_E")
-    expected = {"W_D": (d_sae, d_model), "b_E": (d_sae,), "b_D": (d_model,)}
-    check_shapes(weights, tensors, "W_E", expected, NAME)
+    kind = one_of(settings, "act_fn", {name: name for name in ("relu", "jumprelu", "topk")}, config, "relu")
+    stored = _renamed(read_safetensors(weights))
+    if not settings.get("use_decoder_bias", True) and "W_D" in stored and stored["W_D"].dim() == 2:
+        stored["b_D"] = stored["W_D"].new_zeros(stored["W_D"].shape[1])
+    layout = {**LAYOUT, THRESHOLD: "K"} if kind == "jumprelu" else LAYOUT
+    tensors = laid_out(weights, stored, layout, f"{NAME} {kind}")
     norms = row_norms(tensors["W_D"]) if settings.get("sparsity_include_decoder_norm", True) else None
     scale = one_of(settings, "norm_activation", {"dataset-wise": True, "inference": False}, config, "dataset-wise")
     return SparseAutoencoder(
-        encoder=tensors["W_E"].T,
+        encoder=tensors["W_E"],
         bias=tensors["b_E"],
         decoder=tensors["W_D"],
         decoder_bias=tensors["b_D"],
-        activation=_activation(settings, tensors, weights, config, norms, k),
+        activation=_activation(kind, settings, tensors, config, norms, k),
         layer=layer_of_hook(settings["hook_point_in"], str(config)),
-        input_scale=_scale(settings, tensors, config, d_model) if scale else 1.0,
+        input_scale=_scale(settings, stored, config, tensors["W_E"].shape[1]) if scale else 1.0,
     )
 
 
@@ -89,17 +86,14 @@ def _renamed(tensors: Tensors) -> Tensors:
 
 
 def _activation(
-    settings: Mapping[str, Any], tensors: Tensors, weights: Path, config: Path, norms: Tensor | None, k: int | None
+    kind: str, settings: Mapping[str, Any], tensors: Tensors, config: Path, norms: Tensor | None, k: int | None
 ) -> Activation:
-    d_sae = tensors["W_E"].shape[1]
-    kind = one_of(settings, "act_fn", {name: name for name in ("relu", "jumprelu", "topk")}, config, "relu")
     if kind == "topk":
-        return TopK(check_k(k if k is not None else number(settings, "top_k", config, int, 1), d_sae), weight=norms)
+        k = k if k is not None else number(settings, "top_k", config, int, 1)
+        return TopK(check_k(k, len(tensors["W_E"])), weight=norms)
     no_k(k, f"{NAME} {kind}")
     if kind == "relu":  # a positive factor changes no sign
         return ReLU()
-    check_tensors(weights, tensors, (THRESHOLD,), f"{NAME} jumprelu")
-    check_shapes(weights, tensors, "W_E", {THRESHOLD: (d_sae,)}, NAME)
     threshold_K = tensors[THRESHOLD].exp()
     return JumpReLU(threshold_K if norms is None else threshold_K / norms)
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from ..activations import TopK
 from ..model import SparseAutoencoder
 from .found import Found
-from .reading import check_k, check_shapes, check_tensors, matrix_shape, read_pickle
+from .layout import laid_out
+from .reading import check_k, read_pickle
 
 NAME = "Qwen-Scope"
 FILES = "layer0.sae.pt, layer1.sae.pt, …"
-KEYS = ("W_enc", "W_dec", "b_enc", "b_dec")
+LAYOUT = {"W_enc": "KD", "W_dec": "DK", "b_enc": "K", "b_dec": "D"}
+layer_of = None
 
 
 def find(names: Iterable[str], source: str) -> list[Found]:
@@ -31,17 +33,13 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
         ValueError: the file is truncated, holds other keys or shapes, or asks to execute code; or k is unknown.
     """
     k = k if k is not None else _k_from_name(source)
-    tensors = read_pickle(weights, KEYS, NAME)
-    check_tensors(weights, tensors, KEYS, NAME)
-    d_sae, d_model = matrix_shape(weights, tensors, "W_enc")
-    expected = {"W_enc": (d_sae, d_model), "W_dec": (d_model, d_sae), "b_enc": (d_sae,), "b_dec": (d_model,)}
-    check_shapes(weights, tensors, "W_enc", expected, NAME)
+    tensors = laid_out(weights, read_pickle(weights, list(LAYOUT), NAME), LAYOUT, NAME)
     return SparseAutoencoder(
         encoder=tensors["W_enc"],
         bias=tensors["b_enc"],
-        decoder=tensors["W_dec"].T,
+        decoder=tensors["W_dec"],
         decoder_bias=tensors["b_dec"],
-        activation=TopK(check_k(k, d_sae)),
+        activation=TopK(check_k(k, len(tensors["W_enc"]))),
         layer=layer,
     )
 

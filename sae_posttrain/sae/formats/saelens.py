@@ -16,28 +16,16 @@ from torch import Tensor
 from ..activations import Activation, JumpReLU, ReLU, TopK
 from ..model import InputNorm, SparseAutoencoder
 from .found import Found, layer_in, layer_of_hook, pairs
-from .reading import (
-    Tensors,
-    check_k,
-    check_shapes,
-    check_tensors,
-    matrix_shape,
-    no_k,
-    number,
-    one_of,
-    read_config,
-    read_safetensors,
-    row_norms,
-)
+from .layout import PLAIN, Layout, laid_out
+from .reading import Tensors, check_k, no_k, number, one_of, read_config, read_safetensors, row_norms
 
 NAME = "SAELens"
 FILES = "cfg.json beside sae_weights.safetensors"
-# What a kind needs besides W_enc, W_dec and b_dec.
-OWN = {
-    "standard": ("b_enc",),
-    "topk": ("b_enc",),
-    "jumprelu": ("b_enc", "threshold"),
-    "gated": ("b_gate", "b_mag", "r_mag"),
+LAYOUTS: Mapping[str, Layout] = {
+    "standard": PLAIN,
+    "topk": PLAIN,
+    "jumprelu": {**PLAIN, "threshold": "K"},
+    "gated": {"W_enc": "DK", "W_dec": "KD", "b_dec": "D", **dict.fromkeys(("b_gate", "b_mag", "r_mag"), "K")},
 }
 NORMS: Mapping[Any, InputNorm] = {
     None: "none",
@@ -70,7 +58,7 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
     """Raises: ValueError for files that are damaged, or of an SAE this library has no place for."""
     assert config is not None
     settings = _current(read_config(config, ["d_in", "d_sae"]), config)
-    kind = one_of(settings, "architecture", {kind: kind for kind in OWN}, config, "standard")
+    kind = one_of(settings, "architecture", {kind: kind for kind in LAYOUTS}, config, "standard")
     if settings.get("reshape_activations", "none") != "none" or _metadata(settings).get("hook_head_index") is not None:
         raise ValueError(f"{config}: this SAE reads attention heads; only SAEs of the residual stream can be used.")
     if _metadata(settings).get("finetuning_scaling_factor"):
@@ -79,15 +67,15 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
             "library does not do so. Use a release of this SAE without finetuning, or fold the factors into W_dec and "
             "save the SAE again without the setting."
         )
-    tensors = read_safetensors(weights)
-    check_tensors(weights, tensors, ("W_enc", "W_dec", "b_dec", *OWN[kind]), f"SAELens {kind}")
-    d_model, d_sae = matrix_shape(weights, tensors, "W_enc")
-    expected = {"W_enc": (d_model, d_sae), "W_dec": (d_sae, d_model), "b_dec": (d_model,)}
-    check_shapes(weights, tensors, "W_enc", {**expected, **dict.fromkeys(OWN[kind], (d_sae,))}, NAME)
+    tensors = laid_out(weights, read_safetensors(weights), LAYOUTS[kind], f"{NAME} {kind}")
+    d_sae, d_model = tensors["W_enc"].shape
     if (settings["d_in"], settings["d_sae"]) != (d_model, d_sae):
-        raise ValueError(f"{config} says d_in={settings['d_in']}, d_sae={settings['d_sae']}; the weights {expected}.")
+        raise ValueError(
+            f"{config} says d_in={settings['d_in']} and d_sae={settings['d_sae']}, and the weights have {d_model} and "
+            f"{d_sae}. Download both again."
+        )
     scaled = settings.get("normalize_activations") in SCALED
-    encoder, bias, activation = _encoder(kind, tensors, settings, config, d_sae, k)
+    encoder, bias, activation = _encoder(kind, tensors, settings, config, k)
     return SparseAutoencoder(
         encoder=encoder,
         bias=bias,
@@ -104,19 +92,20 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
 
 
 def _encoder(
-    kind: str, tensors: Tensors, settings: Mapping[str, Any], config: Path, d_sae: int, k: int | None
+    kind: str, tensors: Tensors, settings: Mapping[str, Any], config: Path, k: int | None
 ) -> tuple[Tensor, Tensor, Activation]:
+    encoder_KD = tensors["W_enc"]
     if kind == "topk":
         k = k if k is not None else number(settings, "k", config, int, 1)
-        return tensors["W_enc"].T, tensors["b_enc"], TopK(check_k(k, d_sae))
+        return encoder_KD, tensors["b_enc"], TopK(check_k(k, len(encoder_KD)))
     no_k(k, f"SAELens {kind}")
     if kind == "gated":
         # Gate and magnitude share a product: the gate opens where the magnitude's pre-activation passes a threshold.
         magnitude_K = tensors["r_mag"].exp()
         threshold_K = tensors["b_mag"] - magnitude_K * tensors["b_gate"]
-        return tensors["W_enc"].T * magnitude_K[:, None], tensors["b_mag"], JumpReLU(threshold_K)
+        return encoder_KD * magnitude_K[:, None], tensors["b_mag"], JumpReLU(threshold_K)
     activation = JumpReLU(tensors["threshold"]) if kind == "jumprelu" else ReLU()
-    return tensors["W_enc"].T, tensors["b_enc"], activation
+    return encoder_KD, tensors["b_enc"], activation
 
 
 def _current(settings: dict[str, Any], config: Path) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from pathlib import Path, PurePosixPath
 from ..activations import TopK
 from ..model import SparseAutoencoder
 from .found import Found, layer_of_hook, pairs
-from .reading import check_k, check_shapes, check_tensors, matrix_shape, number, one_of, read_config, read_safetensors
+from .layout import laid_out
+from .reading import check_k, number, one_of, read_config, read_safetensors
 
 NAME = "sparsify"
 FILES = "layers.*/cfg.json beside layers.*/sae.safetensors"
-KEYS = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
+LAYOUT = {"encoder.weight": "KD", "W_dec": "KD", "encoder.bias": "K", "b_dec": "D"}
+layer_of = None  # the settings do not say it
 
 
 def find(names: Iterable[str], source: str) -> list[Found]:
@@ -37,11 +39,8 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
     one_of(settings, "activation", {"topk": "topk"}, config, "topk")
     if re.search(r"\b(layers|h|blocks)\.\d", weights.parent.name):  # named after a hookpoint, as sparsify does
         layer_of_hook(weights.parent.name, str(config))
-    tensors = read_safetensors(weights)
-    check_tensors(weights, tensors, KEYS, NAME)
-    d_sae, d_model = matrix_shape(weights, tensors, "encoder.weight")
-    expected = {"W_dec": (d_sae, d_model), "encoder.bias": (d_sae,), "b_dec": (d_model,)}
-    check_shapes(weights, tensors, "encoder.weight", expected, NAME)
+    tensors = laid_out(weights, read_safetensors(weights), LAYOUT, NAME)
+    d_sae, d_model = tensors["encoder.weight"].shape
     if settings["d_in"] != d_model:
         raise ValueError(f"{config} says d_in={settings['d_in']!r}; the weights are of width {d_model}.")
     return SparseAutoencoder(

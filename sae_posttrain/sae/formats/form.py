@@ -1,0 +1,48 @@
+"""What a module of this package offers: the contract between a format's file and what finds and loads SAEs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from ..model import SparseAutoencoder
+from .found import Found
+
+
+class Format(Protocol):
+    """A published SAE format. Every module in `FORMATS` is one; mypy checks that it is."""
+
+    @property
+    def NAME(self) -> str:  # noqa: N802
+        """What the format is called, in messages and as `SparseAutoencoder.format`."""
+
+    @property
+    def FILES(self) -> str:  # noqa: N802
+        """The files that are looked for, for the message that none were found."""
+
+    @property
+    def layer_of(self) -> Callable[[Path], int] | None:
+        """Reads the layer off a file of settings. None in formats whose settings do not say it."""
+
+    def find(self, names: Iterable[str], source: str) -> list[Found]:
+        """The SAEs of this format among the files of a source.
+
+        Args:
+            names: paths of all files, relative to the source.
+            source: folder, hub id or folder in a hub repository; its name may say the layer.
+        """
+
+    def load(self, weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
+        """One SAE. Its `source`, `file` and `format` are filled in by the caller.
+
+        Args:
+            weights: the file that `Found.weights` names, on this machine.
+            config: the file that `Found.config` names; None in formats without one.
+            layer: the layer that was asked for, for formats whose settings do not say it.
+            source: what `find` was given.
+            k: the number of active features that the user gave, if any.
+
+        Raises:
+            ValueError: files that are damaged, or of an SAE that this library cannot use.
+        """
