@@ -35,6 +35,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "training": frozenset(
         {"feature_set", "residual", "steering", "metrics", "languages", "sampling", "vocabulary", "token_counts"}
     ),
+    "integrations": frozenset({"training"}),
     "report": frozenset({"metrics", "languages", "feature_set"}),
     "lab": ANY,
     "cli": ANY,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from datasets import Dataset
 
@@ -15,16 +14,12 @@ except ImportError as error:
     raise ImportError("SASFTTrainer is a TRL trainer: pip install 'sae-posttrain[trl]'.") from error
 
 from ...feature_set import FeatureSet
-from ...token_counts import TokenCounts
 from ..cards import CardMixin, default_output_dir
 from .assembly import build_engine
 from .checks import check_codes, naming_bad_rows
 from .engine import HookCallback
 from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, columns_of, language_id, language_in
-from .weight import LOSS_BUDGET, parse_weight
-
-logger = logging.getLogger(__name__)
-
+from .settings import SASFTSettings
 
 _TOKENS_CARD = (
     "SFT with unlikelihood of a language's tokens",
@@ -34,68 +29,9 @@ _TOKENS_CARD = (
 
 
 @dataclass
-class SASFTConfig(SFTConfig):
+class SASFTConfig(SASFTSettings, SFTConfig):
     """`trl.SFTConfig` with the settings of SASFT's two auxiliary losses: the feature term and the token term."""
 
-    features: str | None = field(
-        default=None, metadata={"help": "Feature set: a .safetensors file, or a hub repository that holds one."}
-    )
-    suppress: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Codes of the languages to keep out of answers in other languages: zh ru. May be left out if the "
-            "features stand for one language only."
-        },
-    )
-    # transformers reads a union with a text and None as a text, which is what `auto` needs on a command line.
-    sasft_weight: float | str | None = field(
-        default=5e-4,
-        metadata={
-            "help": "Weight of the feature term (lambda in the paper). 0 measures without changing the run; auto finds "
-            "the weight during training, as large as sasft_loss_budget allows."
-        },
-    )
-    sasft_loss_budget: float = field(
-        default=LOSS_BUDGET,
-        metadata={
-            "help": "Increase of the cross-entropy that all terms with weight auto may cause together, as a share "
-            "of the cross-entropy (0.01: one per cent) and by the run's own estimate."
-        },
-    )
-    sasft_baseline: Literal["mean", "zero"] = field(
-        default="mean", metadata={"help": "What a pre-activation is compared with: the base model's mean, or zero."}
-    )
-    sasft_scale: Literal["raw", "typical"] = field(
-        default="raw", metadata={"help": "raw, as published; or each feature in units of its typical activation."}
-    )
-    sasft_refresh_baselines: int = field(
-        default=0,
-        metadata={
-            "help": "Number of steps after which the baselines are measured again, on the training batches; 0: never."
-        },
-    )
-    token_weight: float | str | None = field(
-        default=None,
-        metadata={
-            "help": "Weight of the token term: unlikelihood of the suppressed language's tokens, which needs no "
-            "features. 0 measures without changing anything; auto finds the weight as for sasft_weight; without a "
-            "value there is "
-            "no token term."
-        },
-    )
-    token_share: float = field(
-        default=1.0,
-        metadata={
-            "help": "Share of the positions, drawn at random, for which the token term is computed, such as 0.25."
-        },
-    )
-    token_counts: str | None = field(
-        default=None,
-        metadata={
-            "help": "File of token counts, for languages that share a script; `sae-posttrain discover tokens` "
-            "writes it."
-        },
-    )
     language_column: str = field(
         default="language",
         metadata={
@@ -105,9 +41,7 @@ class SASFTConfig(SFTConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.sasft_weight = parse_weight("sasft_weight", self.sasft_weight)
-        if self.token_weight is not None:
-            self.token_weight = parse_weight("token_weight", self.token_weight)
+        self.parse_weights()
 
 
 class SASFTTrainer(CardMixin, SFTTrainer):
@@ -145,20 +79,7 @@ class SASFTTrainer(CardMixin, SFTTrainer):
             args = SASFTConfig(default_output_dir(model, "SASFT"))
         if not isinstance(args, SASFTConfig):
             raise ValueError(f"SASFTTrainer needs a SASFTConfig as args, not {type(args).__name__}.")
-        features = features if features is not None else _load(args)
-        self.sasft = build_engine(
-            features,
-            args.suppress or (_only_target(features) if features is not None else ()),
-            parse_weight("sasft_weight", args.sasft_weight),
-            loss_budget=args.sasft_loss_budget,
-            baseline=args.sasft_baseline,
-            scale=args.sasft_scale,
-            language_of=language_of,
-            refresh_baselines=args.sasft_refresh_baselines,
-            token_weight=None if args.token_weight is None else parse_weight("token_weight", args.token_weight),
-            token_share=args.token_share,
-            token_counts=TokenCounts.load(args.token_counts) if args.token_counts is not None else None,
-        )
+        self.sasft = build_engine(**args.loaded(features), language_of=language_of)
         weights = {name for name, term in self.sasft.terms.items() if term.weight}
         if not weights:
             self._use_card_of(SFTTrainer)
@@ -236,37 +157,6 @@ class SASFTTrainer(CardMixin, SFTTrainer):
             rows = rows.shuffle(seed=args.seed)
         packed = pack_dataset(rows, args.max_length, args.packing_strategy, map_kwargs)
         return packed.shuffle(seed=args.seed) if args.shuffle_dataset else packed
-
-
-def _load(args: SASFTConfig) -> FeatureSet | None:
-    """The feature set that the settings name; a run of weight 0 is plain SFT without one.
-
-    Raises:
-        FileNotFoundError: there is none, and the weight is not 0.
-    """
-    if args.features is None:
-        return None
-    try:
-        return FeatureSet.load(args.features)
-    except FileNotFoundError as error:
-        if args.sasft_weight:
-            raise
-        logger.warning("%s This run of sasft_weight 0 trains without it, and does not measure the features.", error)
-        return None
-
-
-def _only_target(features: FeatureSet) -> list[str]:
-    """What to suppress where nothing says it: the language that all of the features stand for.
-
-    Raises:
-        ValueError: they stand for several.
-    """
-    if len(features.targets) != 1:
-        raise ValueError(
-            f"suppress is empty, and the features stand for {', '.join(features.targets) or 'no language'}: name the "
-            "language or languages to keep out, such as SASFTConfig(suppress=['zh'])."
-        )
-    return list(features.targets)
 
 
 def _spread_language(example: dict[str, Any], column: str, ids: dict[str, int]) -> dict[str, Any]:
