@@ -15,10 +15,10 @@ from statistics import fmean
 
 from _rows import Row, write
 
-from sae_posttrain.discovery import Calibration
 from sae_posttrain.lab.loops.experiment import ARMS, SETTINGS, Outcome, outcome_line, run_arms
 from sae_posttrain.lab.loops.world import World, build_world, find_features
 from sae_posttrain.lab.shared.console import quiet
+from sae_posttrain.steering import Calibration
 
 
 def main() -> None:

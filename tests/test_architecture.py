@@ -16,24 +16,28 @@ PACKAGE = "sae_posttrain"
 MAX_LINES = 350
 
 ANY = frozenset({"*"})
+# What discovery may import, and with it the two rooms that build on discovery.
+FEATURES = frozenset(
+    {"sae", "residual", "steering", "sampling", "metrics", "languages", "feature_set", "vocabulary", "wording"}
+)
 ROOMS: dict[str, frozenset[str]] = {
     "residual": frozenset(),
     "languages": frozenset(),
     "feature_set": frozenset(),
     "texts": frozenset(),
-    "sampling": frozenset(),
+    "wording": frozenset(),
+    "sae": frozenset({"wording"}),
     "vocabulary": frozenset({"languages"}),
     "token_counts": frozenset({"languages"}),
-    "expected": frozenset({"residual", "languages", "vocabulary", "sampling", "metrics"}),
-    "sae": frozenset(),
     "metrics": frozenset({"languages"}),
-    "steering": frozenset({"feature_set", "residual"}),
-    "discovery": frozenset(
-        {"sae", "residual", "metrics", "languages", "feature_set", "sampling", "steering", "vocabulary"}
-    ),
-    "data": frozenset({"discovery", "sae", "residual", "metrics", "languages", "feature_set", "sampling", "steering"}),
+    "sampling": frozenset({"texts", "languages"}),
+    "expected": frozenset({"residual", "languages", "vocabulary", "sampling", "metrics"}),
+    "steering": frozenset({"feature_set", "residual", "sampling", "metrics", "wording"}),
+    "discovery": FEATURES,
+    "inspection": FEATURES | {"discovery"},
+    "data": FEATURES | {"discovery"},
     "training": frozenset(
-        {"feature_set", "residual", "steering", "metrics", "languages", "sampling", "vocabulary", "token_counts"}
+        {"feature_set", "residual", "steering", "sampling", "metrics", "languages", "vocabulary", "token_counts"}
     ),
     "integrations": frozenset({"training"}),
     "report": frozenset({"metrics", "languages", "feature_set"}),
@@ -51,6 +55,15 @@ MAY_IMPORT_TRL = (
     "cli",
     "__main__",
 )
+# Libraries that are not installed with the package: only the module named here may import one at module level; others
+# import it inside the function that needs it.
+OPTIONAL = {
+    "peft": "",
+    "vllm": "",
+    "axolotl": "integrations.axolotl",
+    "swift": "integrations.ms_swift",
+    "llamafactory": "integrations.llamafactory",
+}
 # Within these rooms the parts have an order too. In sae the formats build the object, out of what the catalogue names;
 # the object knows no format. Training writes files that a format reads, and knows neither; what it will do is planned
 # before. The lab's two worlds share what lies beside them, and nothing else.
@@ -126,8 +139,8 @@ def _complaint(found: Import, room: str, inner: str) -> str | None:
     top, _, rest = found.module.partition(".")
     if top == "trl" and not any(inner == allowed or inner.startswith(f"{allowed}.") for allowed in MAY_IMPORT_TRL):
         return f"only {', '.join(MAY_IMPORT_TRL)} may import trl"
-    if top == "peft" and not (found.lazy or found.typing):
-        return "peft is optional: import it inside the function that needs it"
+    if top in OPTIONAL and inner != OPTIONAL[top] and not (found.lazy or found.typing):
+        return f"{top} is optional: import it inside the function that needs it"
     if top == "torch" and room == "metrics":
         return "metrics are text in, numbers out, without torch"
     if top == PACKAGE and any(part.startswith("_") and not part.startswith("__") for part in rest.split(".")):
@@ -241,6 +254,27 @@ def test_imports_without_what_should_not_be_needed(absent: list[str], names: lis
     assert done.returncode == 0, done.stderr
 
 
+# vLLM loads the plugin in every one of its processes, where mostly there is nothing to steer.
+IDLE_PLUGIN = """
+import sys
+from sae_posttrain.steering.vllm_plugin import install
+install()
+print(*sorted(name for name in sys.modules if name.split(".")[0] in {roots!r}))
+"""
+
+
+def test_the_vllm_plugin_loads_no_trainers_and_no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SAE_POSTTRAIN_VLLM_FEATURES", raising=False)
+    script = IDLE_PLUGIN.format(roots=(PACKAGE, "trl", "peft", "accelerate", "datasets", "vllm"))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.split()
+    assert f"{PACKAGE}.steering.vllm_plugin" in loaded
+    rooms = {name.split(".")[1] for name in loaded if name.startswith(f"{PACKAGE}.")}
+    assert rooms <= {"steering", "feature_set", "residual"}
+    assert not {name.split(".")[0] for name in loaded} - {PACKAGE}
+
+
 @pytest.mark.parametrize(
     ("module", "source", "names"),
     [
@@ -257,6 +291,10 @@ def test_imports_without_what_should_not_be_needed(absent: list[str], names: lis
         ("sae.formats.qwen_scope", "from .. import load_sae", "formats may import"),
         ("lab.shared.model", "from ..switching.documents import WORLD", "shared may import nothing"),
         ("lab.loops.world", "def f():\n    from ..switching import world", "loops may import"),
+        ("steering.generate", "from ..training.rewards import LoopPenalty", "steering may import"),
+        ("steering.vllm_plugin", "import vllm", "optional"),
+        ("integrations.ms_swift", "import axolotl.integrations.base", "optional"),
+        ("integrations.axolotl", "from ..feature_set import FeatureSet", "integrations may import"),
         ("attic", "import math", "new room"),
         ("training.evaluation", "from .sasft.callback import _carry", "its module's own"),
     ],
@@ -273,6 +311,9 @@ def test_a_planted_import_is_caught(module: str, source: str, names: str) -> Non
         ("training.sasft.trainer", "def f():\n    from peft import LoraConfig"),
         ("training.sasft.trainer", "if TYPE_CHECKING:\n    from peft import PeftModel"),
         ("sae.formats.qwen_scope", "from ..model import TopK"),
+        ("steering.vllm_plugin", "def f():\n    from vllm.v1.request import Request"),
+        ("integrations.axolotl", "from axolotl.integrations.base import BasePlugin\nfrom ..training import sasft"),
+        ("inspection.trace", "from ..discovery.statistics import collect_statistics"),
         ("metrics.code_switching", "from ..languages import LANGUAGES"),
         ("feature_set", "from sae_posttrain import __version__"),
         ("lab.loops.world", "from ..shared.model import Stage\nfrom ...discovery import discover_repetition_features"),

@@ -27,9 +27,9 @@ from trl import ModelConfig, TrlParser, get_peft_config
 from trl.rewards import get_soft_overlong_punishment
 
 from sae_posttrain import FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer, discover_repetition_features
-from sae_posttrain.discovery import calibrate
 from sae_posttrain.metrics import RepetitionReport, repetition_rate
 from sae_posttrain.sampling import encode_prompts, sampling
+from sae_posttrain.steering import calibrate
 from sae_posttrain.training.rewards import LoopPenalty
 
 # What makes a variant what it is, and what it trains from; `base` is measured as it is.

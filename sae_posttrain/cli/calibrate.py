@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
-from .outputs import check_file, replacing
+from .output_files import check_file, replacing
 from .wording import in_options
 
 if TYPE_CHECKING:
-    from ..discovery import Calibration
+    from ..steering import Calibration
 
 _SETTINGS = (
     *("alphas", "top", "temperature", "refine", "target_rate", "max_ratio", "max_new_tokens", "top_p"),
@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
 
     from accelerate import Accelerator
 
-    from ..discovery import calibrate
     from ..feature_set import FeatureSet
+    from ..steering import calibrate
 
     features = FeatureSet.load(args.features)
     # The accelerator, not PartialState: only it hears `accelerate launch --cpu`.

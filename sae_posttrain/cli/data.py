@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..texts import load_rows, stream_texts
 from .inputs import add_dtype, load_model
-from .outputs import check_file, replacing
+from .output_files import check_file, replacing
 
 if TYPE_CHECKING:
     from ..data import Overlap

@@ -14,7 +14,7 @@ from typing import Any
 from ..languages import get_language
 from ..texts import load_rows, load_texts
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
-from .outputs import check_file, replacing
+from .output_files import check_file, replacing
 from .wording import option
 
 LOOPS_SUFFIX = ".loops.jsonl"

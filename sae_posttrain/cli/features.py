@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..languages import get_language
-from .outputs import check_file
+from .output_files import check_file
 
 if TYPE_CHECKING:
     from ..feature_set import FeatureSet

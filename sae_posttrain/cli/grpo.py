@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from . import training as common
+from . import trainer_runs as common
 
 
 @dataclass

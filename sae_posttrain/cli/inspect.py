@@ -64,8 +64,8 @@ def run_contexts(args: argparse.Namespace) -> int:
 
     from accelerate import PartialState
 
-    from ..discovery.contexts import contexts_to_json, top_contexts
     from ..feature_set import FeatureSet
+    from ..inspection.contexts import contexts_to_json, top_contexts
 
     features = FeatureSet.load(args.features)
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device)
@@ -84,8 +84,8 @@ def run_switches(args: argparse.Namespace) -> int:
 
     from accelerate import PartialState
 
-    from ..discovery.trace import Passage, SwitchTrace, find_passages, trace_switches, traces_to_json
     from ..feature_set import FeatureSet
+    from ..inspection.trace import Passage, SwitchTrace, find_passages, trace_switches, traces_to_json
 
     features = FeatureSet.load(args.features)
     target = _target(args.target, features.targets)

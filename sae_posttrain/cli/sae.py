@@ -13,7 +13,7 @@ from ..texts import load_texts, stream_texts
 from .inputs import add_dtype, load_model
 
 if TYPE_CHECKING:
-    from ..discovery.fit import Fit
+    from ..inspection.fit import Fit
     from ..sae import SparseAutoencoder
 
 
@@ -104,8 +104,8 @@ def _check(args: argparse.Namespace, saes: dict[int, SparseAutoencoder]) -> dict
 
     import torch
 
-    from ..discovery.fit import measure_fit
     from ..discovery.sources import load_saes
+    from ..inspection.fit import measure_fit
 
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     model, tokenizer = load_model(args.check, dtype=args.dtype, device=device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import training as common
+from . import trainer_runs as common
 
 SETTINGS = {
     **{name: f"sasft_{name}" for name in ("weight", "baseline", "scale", "refresh_baselines", "loss_budget")},

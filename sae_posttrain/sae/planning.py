@@ -142,11 +142,3 @@ def seconds_per_step(model: Any, plan: TrainingPlan, rows: Sequence[Tensor], cod
 def _wait(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def duration(seconds: float) -> str:
-    """In the unit that a person would use."""
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(1, round(seconds))} seconds"

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from .planning import READ_AHEAD, ReadRows, TrainingPlan, duration, plan_training, seconds_per_step
+from ..wording import duration
+from .planning import READ_AHEAD, ReadRows, TrainingPlan, plan_training, seconds_per_step
 
 
 class PackedRows(IterableDataset):

@@ -9,8 +9,8 @@ import pytest
 
 from sae_posttrain import discover_language_features, discover_repetition_features
 from sae_posttrain.cli import calibrate, discover, main
-from sae_posttrain.discovery import calibrate as calibrate_function
 from sae_posttrain.discovery import sample_loops
+from sae_posttrain.steering import calibrate as calibrate_function
 
 FILES = {
     "calibrate": ["--model", "m", "--features", "f", "--prompts", "p", "--output", "o"],

@@ -105,7 +105,7 @@ def test_an_output_that_cannot_be_written_whole_leaves_what_was_there(tmp_path, 
         return "{}"
 
     source = write(tmp_path / "a.jsonl", RESPONSES)
-    monkeypatch.setattr("sae_posttrain.cli.measure.output.json.dumps", failing)
+    monkeypatch.setattr("sae_posttrain.cli.measure.reporting.json.dumps", failing)
     with pytest.raises(OSError, match="no space left"):
         measured("--responses", source, "--output", output)
     assert output.read_text(encoding="utf-8") == "kept\n"

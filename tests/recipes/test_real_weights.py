@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main as cli
-from sae_posttrain.discovery import Calibration
-from sae_posttrain.discovery.curve import Point
 from sae_posttrain.feature_set import Provenance
 from sae_posttrain.metrics.loops import find_loop
+from sae_posttrain.steering import Calibration
+from sae_posttrain.steering.curve import Point
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "real_weights"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from . import code_switching, language_confusion, repetition
-from .output import add_output
+from .reporting import add_output
 from .responses import add_sampling, add_source
 from .thinking import add_thinking
 

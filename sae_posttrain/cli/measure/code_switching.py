@@ -10,7 +10,7 @@ from typing import Any
 from ..inputs import Row
 from ..wording import option
 from . import expected
-from .output import finish
+from .reporting import finish
 from .responses import check_allowed, clusters, prompt_text, read_against, read_source
 
 HELP = "share of responses with words outside their language's script, with an interval"

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..inputs import Row, load_model, uses_chat
-from ..outputs import check_file
-from .output import finish
+from ..output_files import check_file
+from .reporting import finish
 from .responses import check_allowed, check_sampling, clusters, ended, read_source
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..inputs import Row
 from ..wording import option
-from .output import finish
+from .reporting import finish
 from .responses import clusters, read_against, read_source
 
 HELP = "line and word pass rates, as in the Language Confusion Benchmark; needs py3langid"

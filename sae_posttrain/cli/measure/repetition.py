@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..inputs import Row, add_loops, loop_settings
-from .output import finish
+from .reporting import finish
 from .responses import clusters, ended, read_against, read_source
 
 HELP = "share of responses that end in an endless loop, with an interval"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from ...discovery import Calibration, calibrate, discover_repetition_features
+from ...discovery import discover_repetition_features
 from ...discovery.loops import LoopSample, sample_loops
 from ...sampling import Prompt
+from ...steering import Calibration, calibrate
 from ..shared.model import ModelSize, Stage, copying_share, train_model
 from ..shared.plan import WorldPlan
 from ..shared.saes import train_saes, unexplained_variance

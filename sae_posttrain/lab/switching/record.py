@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ...discovery.contexts import contexts_to_json, top_contexts
-from ...discovery.trace import find_passages, trace_switches, traces_to_json
 from ...feature_set import FeatureSet
+from ...inspection.contexts import contexts_to_json, top_contexts
+from ...inspection.trace import find_passages, trace_switches, traces_to_json
 from ...metrics import unexpected_spans
 from ...sampling import Response
 from ...texts import load_rows

@@ -9,8 +9,6 @@ import pytest
 pytest.importorskip("trl")
 pytest.importorskip("matplotlib")
 
-from sae_posttrain.discovery import Calibration
-from sae_posttrain.discovery.curve import Point
 from sae_posttrain.discovery.loops import LoopSample
 from sae_posttrain.feature_set import FeatureSet
 from sae_posttrain.lab.loops import world
@@ -27,6 +25,8 @@ from sae_posttrain.metrics import find_loop
 from sae_posttrain.metrics.repetition import repetition_rate
 from sae_posttrain.report import read_runs
 from sae_posttrain.sampling import Response
+from sae_posttrain.steering import Calibration
+from sae_posttrain.steering.curve import Point
 
 TINY = Settings(steps=1, prompts=1, group=2, measured=3, samples=2)
 PLAN = WorldPlan(

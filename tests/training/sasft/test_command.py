@@ -18,7 +18,7 @@ from two_processes import TIMEOUT, launch
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
-from sae_posttrain.cli.training import checkpoint_of
+from sae_posttrain.cli.trainer_runs import checkpoint_of
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from ..discovery.statistics import CHUNK_ELEMENTS
 from ..residual import capture, decoder, inputs_device, text_config
 from ..sae import SparseAutoencoder
-from .statistics import CHUNK_ELEMENTS
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
-from .reading import Pieces, cut, read_features
+from .pre_activations import Pieces, cut, read_features
 
 KEY = "top_contexts"
 """Under which `contexts_to_json` files them, and the report finds them."""

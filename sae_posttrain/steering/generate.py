@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .feature_set import FeatureSet
-from .residual import decoder, hook_residuals, text_config, unwrap
+from ..feature_set import FeatureSet
+from ..residual import decoder, hook_residuals, text_config, unwrap
 
 
 def typical_contributions(features: FeatureSet) -> dict[int, Tensor]:

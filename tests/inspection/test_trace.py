@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer
 
-from sae_posttrain.discovery.trace import KEY, find_passages, trace_switches, traces_to_json
 from sae_posttrain.feature_set import FeatureSet, LayerFeatures, Provenance
+from sae_posttrain.inspection.trace import KEY, find_passages, trace_switches, traces_to_json
 
 LAYER = 1
 ROWS = [

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...feature_set import FeatureSet
-from ...steering import typical_contributions
+from ..feature_set import FeatureSet
+from .generate import typical_contributions
 from .vllm_layers import find_blocks, steer_blocks, token_strength
 
 logger = logging.getLogger(__name__)

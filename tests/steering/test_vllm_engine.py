@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_posttrain import FeatureSet, steer
 from sae_posttrain.feature_set import LayerFeatures, Provenance
-from sae_posttrain.training.rollouts.vllm_plugin import ALPHA, FEATURES, install
+from sae_posttrain.steering.vllm_plugin import ALPHA, FEATURES, install
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

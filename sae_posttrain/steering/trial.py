@@ -23,9 +23,10 @@ from ..metrics.interval import clustered_interval
 from ..metrics.loops import LoopSettings
 from ..residual import inputs_device
 from ..sampling import Response, SamplingProgress, sampling
-from ..steering import steer
-from .curve import Answer, Point, counted, named
-from .loops import endless_loop
+from ..wording import counted
+from .curve import Answer, Point, named
+from .endless import endless_loop
+from .generate import steer
 
 T = TypeVar("T")
 

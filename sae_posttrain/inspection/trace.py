@@ -18,7 +18,7 @@ from ..feature_set import FeatureSet, LayerFeatures
 from ..languages import get_language
 from ..metrics import unexpected_spans
 from ..sampling import encode_prompts
-from .reading import cut, read_features
+from .pre_activations import cut, read_features
 
 KEY = "switch_traces"
 """Under which `traces_to_json` files them, and the report finds them."""

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
 from ..metrics.loops import DEFAULT_LOOPS, LoopSettings
-from ..sae.planning import duration
 from ..sampling import Prompt, check_settings, encode_prompts
-from .curve import Calibration, Point, counted
-from .loops import check_loop_fits
+from ..wording import counted, duration
+from .curve import Calibration, Point
+from .endless import check_loop_fits
 from .trial import Trial
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..feature_set import FeatureSet
 from ..sampling import Response
+from ..wording import counted
 
 
 @dataclass(frozen=True)
@@ -224,10 +225,6 @@ class Calibration:
 
 def named(layers: Sequence[int]) -> str:
     return f"layer {layers[0]}" if len(layers) == 1 else f"layers {' '.join(map(str, layers))}"
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _fluency(point: Point) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..inputs import Row
-from ..outputs import check_file, replacing
+from ..output_files import check_file, replacing
 from .responses import SAMPLING, by_setting, check_sampling, prompt_text, sample, setting_columns, stand_ins
 from .thinking import ANSWER, THINKING, Parts
 

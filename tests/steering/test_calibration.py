@@ -13,12 +13,12 @@ from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from sae_posttrain import FeatureSet, steer
-from sae_posttrain.discovery import Calibration, calibrate
-from sae_posttrain.discovery.curve import Point
-from sae_posttrain.discovery.loops import endless_loop
 from sae_posttrain.feature_set import LayerFeatures, Provenance
 from sae_posttrain.metrics import LoopSettings, find_loop
 from sae_posttrain.sampling import Response
+from sae_posttrain.steering import Calibration, calibrate
+from sae_posttrain.steering.curve import Point
+from sae_posttrain.steering.endless import endless_loop
 
 WORDS = [f"w{number}" for number in range(59)]
 PROMPTS = [f"w{number} w{number + 1} w{number + 2}" for number in range(6)] + ["w3 w1 w4 w1 w5 w9"]

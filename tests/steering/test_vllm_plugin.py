@@ -16,9 +16,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from sae_posttrain import FeatureSet, steer
-from sae_posttrain.training.rollouts import vllm_plugin
-from sae_posttrain.training.rollouts.vllm_layers import KNOWN_BLOCKS, find_blocks, steer_blocks, token_strength
-from sae_posttrain.training.rollouts.vllm_plugin import ALPHA, FEATURES, alpha_of, attach, cache_salt, install_on
+from sae_posttrain.steering import vllm_plugin
+from sae_posttrain.steering.vllm_layers import KNOWN_BLOCKS, find_blocks, steer_blocks, token_strength
+from sae_posttrain.steering.vllm_plugin import ALPHA, FEATURES, alpha_of, attach, cache_salt, install_on
 
 from .vllm_worker import SLOTS, FirstRunner, Qwen3DecoderLayer, Request, Runner, SecondRunner, steered_runner, step
 from .vllm_worker import vllm_config as config_of
@@ -211,7 +211,7 @@ def test_without_vllm_the_extra_is_named(features: FeatureSet, tmp_path: Path, m
 
 
 def test_the_entry_point_is_there() -> None:
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (entry,) = project["entry-points"]["vllm.general_plugins"].values()
     module, name = entry.split(":")
     assert getattr(import_module(module), name) is vllm_plugin.install

@@ -12,7 +12,7 @@ import tiny_models
 import torch
 from torch import Tensor
 
-from sae_posttrain.discovery.fit import Fit, measure_fit
+from sae_posttrain.inspection.fit import Fit, measure_fit
 from sae_posttrain.sae import SparseAutoencoder, TopK
 
 WORDS = [f"w{number}" for number in range(20)]

@@ -6,8 +6,8 @@ from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sae_posttrain.discovery.contexts import KEY, contexts_to_json, top_contexts
 from sae_posttrain.feature_set import FeatureSet, LayerFeatures, Provenance
+from sae_posttrain.inspection.contexts import KEY, contexts_to_json, top_contexts
 
 LAYER = 2
 TEXTS = {

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.residual import decoder
-from sae_posttrain.training.rollouts.vllm_plugin import ALPHA, attach
+from sae_posttrain.steering.vllm_plugin import ALPHA, attach
 
 SLOTS = 24
 
