@@ -52,6 +52,7 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check(self.num_generations)
+        self.check_temperature(self.temperature)
         self.warn_of_unseen_loops(self.max_completion_length)
         if not 0 < self.max_steered_token_share <= 1:
             raise ValueError(
@@ -89,6 +90,7 @@ class SteeredRLOOConfig(SteeringSettings, RLOOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check(self.num_generations)
+        self.check_temperature(self.temperature)
         self.warn_of_unseen_loops(self.max_completion_length)
         if not self.steered_in_baseline and self.normalize_advantages:
             raise ValueError("steered_in_baseline=False cannot be had with normalize_advantages=True; choose one.")

@@ -22,6 +22,7 @@ def steered_rollout_func(
     steer_after_step: int = 0,
     steer_probability: float = 1.0,
     control: Control = "features",
+    greedy_rollout_temperature: float = 0.0,
 ) -> Callable[[list[Any], Any], dict[str, Any]]:
     """`GRPOTrainer(…, rollout_func=steered_rollout_func(features))`; the settings are `SteeredGRPOConfig`'s.
 
@@ -34,6 +35,7 @@ def steered_rollout_func(
         steer_after_step=steer_after_step,
         steer_probability=steer_probability,
         steering_control=control,
+        greedy_rollout_temperature=greedy_rollout_temperature,
     )
     if isinstance(features, (str, Path)):
         features = FeatureSet.load(features)
@@ -82,6 +84,7 @@ class _SteeredRollouts:
 
     def _prepared(self, trainer: Any) -> Source:
         self.settings.check(trainer.num_generations)
+        self.settings.check_temperature(trainer.temperature)
         if self.settings.steered_per_group:
             for name in ("mask_truncated_completions", "off_policy_mask_threshold"):
                 if getattr(trainer, name):

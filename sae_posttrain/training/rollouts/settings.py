@@ -11,7 +11,9 @@ from ...metrics.loops import MIN_REPEATS, MIN_TOKENS, LoopSettings
 
 logger = logging.getLogger(__name__)
 
-Control = Literal["features", "random_direction", "extra_plain"]
+Control = Literal["features", "random_direction", "extra_plain", "greedy_rollout"]
+UNSTEERED: tuple[Control, ...] = ("extra_plain", "greedy_rollout")
+"""Controls that need no features."""
 
 
 @dataclass
@@ -33,8 +35,16 @@ class SteeringSettings:
     steering_control: Control = field(
         default="features",
         metadata={
-            "help": "features; or a control, treated alike in all else: random_direction steers along random "
-            "directions of the features' norm, extra_plain not at all."
+            "help": "features, or a control that is treated alike in all else. random_direction steers along random "
+            "directions of the features' norm. extra_plain does not steer. greedy_rollout does not steer either, and "
+            "samples the rollout at greedy_rollout_temperature."
+        },
+    )
+    greedy_rollout_temperature: float = field(
+        default=0.0,
+        metadata={
+            "help": "Temperature of the rollout with steering_control=greedy_rollout, below that of the others; 0 is "
+            "greedy."
         },
     )
     steered_in_baseline: bool = field(
@@ -75,8 +85,23 @@ class SteeringSettings:
             raise ValueError(f"steer_probability must be between 0 and 1, got {self.steer_probability}.")
         if self.steering_alpha is not None and not math.isfinite(self.steering_alpha):
             raise ValueError(f"steering_alpha must be a finite number, got {self.steering_alpha}.")
+        if not (math.isfinite(self.greedy_rollout_temperature) and self.greedy_rollout_temperature >= 0):
+            raise ValueError(
+                f"greedy_rollout_temperature must be 0 (greedy) or more, got {self.greedy_rollout_temperature}."
+            )
         if self.loop_min_repeats < 3 or self.loop_min_tokens < 1:  # else found out after the first rollouts
             raise ValueError(
                 f"loop_min_repeats={self.loop_min_repeats}, loop_min_tokens={self.loop_min_tokens}: expected at least "
                 "3 and 1."
+            )
+
+    def check_temperature(self, temperature: float) -> None:
+        """Refuse a greedy rollout that is no cooler than the others, which are sampled at `temperature`."""
+        if self.steering_control != "greedy_rollout" or self.steered_per_group == 0:
+            return
+        if self.greedy_rollout_temperature >= temperature:
+            raise ValueError(
+                f"greedy_rollout_temperature={self.greedy_rollout_temperature} is not below the other rollouts' "
+                f"temperature={temperature}; lower it, or set steering_control=extra_plain for a rollout like the "
+                "others."
             )

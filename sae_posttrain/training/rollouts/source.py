@@ -14,19 +14,31 @@ from torch import Tensor, nn
 from ...feature_set import FeatureSet
 from ...residual import unwrap
 from ...steering import steer, typical_contributions
-from .settings import SteeringSettings
+from .row_temperature import row_temperature
+from .settings import UNSTEERED, SteeringSettings
 
 
 @dataclass(frozen=True)
 class Source:
-    """Layer → `(D,)` direction, and how strongly to steer along it. Without directions, nothing is steered."""
+    """How the chosen rollouts are made.
+
+    Args:
+        directions: layer → `(D,)` direction to steer along; without any, nothing is steered.
+        alpha: how strongly.
+        temperature: at which the chosen rollouts are sampled; None is that of all others, 0 is greedy.
+    """
 
     directions: Mapping[int, Tensor]
     alpha: float
+    temperature: float | None = None
 
     def generating(self, model: nn.Module, rows: Sequence[bool]) -> AbstractContextManager[None]:
-        """Steer these rows of the `generate` call inside."""
-        if not (self.directions and any(rows)):
+        """Make these rows of the `generate` call inside as the source has them."""
+        if not any(rows):
+            return nullcontext()
+        if self.temperature is not None:
+            return row_temperature(model, rows, self.temperature)
+        if not self.directions:
             return nullcontext()
         return steer(model, self.directions, alpha=self.alpha, rows=rows)
 
@@ -43,7 +55,7 @@ def features_for(settings: SteeringSettings, features: FeatureSet | None) -> Fea
     Raises:
         ValueError: there are no features, or no strength.
     """
-    if settings.steered_per_group == 0 or settings.steering_control == "extra_plain":
+    if settings.steered_per_group == 0 or settings.steering_control in UNSTEERED:
         return None
     if features is None and settings.features is None:
         raise ValueError("No features: set features to a feature set's path, or pass features=….")
@@ -63,7 +75,8 @@ def source_of(
         ValueError: features of another model.
     """
     if features is None:
-        return Source({}, 0.0)
+        greedy = settings.steering_control == "greedy_rollout" and settings.steered_per_group > 0
+        return Source({}, 0.0, settings.greedy_rollout_temperature if greedy else None)
     features.check_model(unwrap(model).config, name)
     directions = typical_contributions(features)
     if settings.steering_control == "random_direction":

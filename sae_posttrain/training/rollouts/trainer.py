@@ -22,6 +22,7 @@ from ..cards import CardMixin, default_output_dir
 from .batch import SteeredBatch
 from .config import SteeredGRPOConfig, SteeredRLOOConfig
 from .plan import plan_for
+from .row_temperature import logps_at
 from .source import features_for, source_of
 from .turn import end_tokens, prepare, steered_turn
 from .weighing import (
@@ -222,10 +223,12 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
         rows = batch.plan.rows(as_many_everywhere=self._dist.is_fsdp or self._dist.is_zero3)
         size = self.args.per_device_train_batch_size
         for chunk in (rows[start : start + size] for start in range(0, len(rows), size)):
+            scored = (ids_BS[chunk], mask_BS[chunk], steered_BT.shape[1])
+            if self.source.temperature is not None:
+                logps_BT[chunk] = logps_at(self.model, *scored, self.source.temperature)
+                continue
             with self.source.scoring(self.model, positions_BS[chunk]):
-                found = self._get_per_token_logps_and_entropies(
-                    self.model, ids_BS[chunk], mask_BS[chunk], steered_BT.shape[1]
-                )
+                found = self._get_per_token_logps_and_entropies(self.model, *scored)
             logps_BT[chunk] = found[0].float()
         return logps_BT
 

@@ -1,0 +1,109 @@
+"""Sample some rows of a `generate` call at a temperature of their own, in the one batched call."""
+
+# R rows, S sequence, T completion tokens, V vocabulary
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from ...residual import unwrap
+
+
+class RowTemperature(LogitsProcessor):
+    """Scales the scores of some rows before `generate` divides all rows by its own temperature.
+
+    Args:
+        rows: `(R,)` mask of the rows that have a temperature of their own.
+        temperature: theirs. At 0 every token but the likeliest gets the score -inf, so that sampling is greedy.
+        shared: the temperature by which `generate` divides the scores afterwards.
+    """
+
+    def __init__(self, rows: Tensor, temperature: float, shared: float) -> None:
+        self.rows, self.temperature, self.shared = rows, temperature, shared
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.rows.device != scores.device:
+            self.rows = self.rows.to(scores.device)
+        if self.temperature == 0:
+            best_R1 = scores.argmax(dim=-1, keepdim=True)
+            own_RV = torch.full_like(scores, -torch.inf).scatter(-1, best_R1, scores.gather(-1, best_R1))
+        else:
+            own_RV = scores * (self.shared / self.temperature)
+        return torch.where(self.rows[:, None], own_RV, scores)
+
+
+@contextmanager
+def row_temperature(model: nn.Module, rows: Sequence[bool], temperature: float) -> Iterator[None]:
+    """Sample these rows of every `model.generate(...)` inside the block at their own temperature.
+
+    The other rows are sampled as without it, token for token: their scores and the random numbers drawn for them are
+    the same. The call's top_k, top_p and min_p apply to all rows, after the temperature.
+
+    Args:
+        model: the model or whatever wraps it.
+        rows: for each prompt of the call, whether its temperature is `temperature`.
+        temperature: 0 is greedy.
+
+    Raises:
+        ValueError: a call that does not sample or that searches with beams; another number of prompts than rows.
+
+    Example:
+        >>> with row_temperature(model, [True, False], 0.0):
+        ...     model.generate(**two_prompts, do_sample=True, temperature=0.7)
+    """
+    base = unwrap(model)
+    own = vars(base).get("generate")
+    base.generate = _with_rows(base, base.generate, torch.tensor(list(rows)), temperature)
+    try:
+        yield
+    finally:
+        del base.generate
+        if own is not None:
+            base.generate = own
+
+
+def _with_rows(base: Any, generate: Callable[..., Any], rows: Tensor, temperature: float) -> Callable[..., Any]:
+    @functools.wraps(generate)
+    def cooled(*args: Any, **kwargs: Any) -> Any:
+        config = kwargs.get("generation_config") or base.generation_config
+        given = {name: kwargs.get(name, getattr(config, name, None)) for name in ("do_sample", "num_beams")}
+        if not given["do_sample"] or (given["num_beams"] or 1) > 1:
+            raise ValueError(
+                "A rollout with a temperature of its own needs a `generate` call that samples without beams; this one "
+                f"has do_sample={given['do_sample']} and num_beams={given['num_beams']}. Change generation_kwargs."
+            )
+        prompts = kwargs.get("input_ids", args[0] if args else None)
+        if prompts is not None and len(prompts) != len(rows):
+            raise ValueError(f"rows is for {len(rows)} prompts, and generate was given {len(prompts)}.")
+        shared = kwargs.get("temperature", getattr(config, "temperature", None))
+        processor = RowTemperature(rows, temperature, 1.0 if shared is None else float(shared))
+        processors = LogitsProcessorList([*(kwargs.pop("logits_processor", None) or []), processor])
+        return generate(*args, logits_processor=processors, **kwargs)
+
+    return cooled
+
+
+def logps_at(model: nn.Module, ids_RS: Tensor, mask_RS: Tensor, tokens: int, temperature: float) -> Tensor:
+    """Log-probabilities of each row's last tokens under the model at a temperature.
+
+    Args:
+        model: the model or whatever wraps it.
+        ids_RS, mask_RS: prompts, padded on the left, with their completions.
+        tokens: the completions' length, T.
+        temperature: at 0 the model is certain of what it samples, and every log-probability is 0.
+
+    Returns:
+        `(R, T)` float32.
+    """
+    if temperature == 0:
+        return torch.zeros(len(ids_RS), tokens, device=ids_RS.device)
+    output = model(input_ids=ids_RS, attention_mask=mask_RS, use_cache=False, logits_to_keep=tokens + 1)
+    logps_RTV = (output.logits[:, -tokens - 1 : -1].float() / temperature).log_softmax(dim=-1)
+    return logps_RTV.gather(2, ids_RS[:, -tokens:, None]).squeeze(2)
