@@ -33,6 +33,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     language.add_argument("--targets", nargs="+", help="languages to find features for (default: all)")
     _add_common(language, select="monolinguality", per="language and layer", max_length=512)
+    language.add_argument(
+        "--max-elsewhere",
+        type=float,
+        metavar="SHARE",
+        help="leave out features that fire at more than this share of the tokens of any other language, such as 0.02 "
+        "(default: no limit)",
+    )
     language.set_defaults(run=run_language)
     _add_tokens(kinds.add_parser("tokens", help="count tokens of languages that share a script; needs no SAE"))
     repetition = kinds.add_parser("repetition", help="features whose activation grows while a text repeats itself")
@@ -113,7 +120,13 @@ def run_language(args: argparse.Namespace) -> int:
         from ..discovery import discover_language_features
 
         features = discover_language_features(
-            setting.model, setting.tokenizer, setting.saes, texts, targets=args.targets, **setting.options
+            setting.model,
+            setting.tokenizer,
+            setting.saes,
+            texts,
+            targets=args.targets,
+            max_elsewhere=args.max_elsewhere,
+            **setting.options,
         )
         setting.write(features, "Mean activation of each feature in each language:")
     return 0

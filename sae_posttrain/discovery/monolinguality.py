@@ -46,6 +46,7 @@ def discover_language_features(
     top: int = 2,
     targets: Sequence[str] | None = None,
     select: Literal["monolinguality", "random"] = "monolinguality",
+    max_elsewhere: float | None = None,
     seed: int = 0,
     batch_size: int = 8,
     max_length: int = 512,
@@ -60,25 +61,36 @@ def discover_language_features(
         top: features per language and layer.
         targets: languages to find features for; all of `texts` by default.
         select: `monolinguality`, or `random`, which draws among the features that fire at all, as a control.
+        max_elsewhere: largest share of another language's tokens, from 0 to 1, at which a feature may fire. Features
+            that fire more often in any other language of `texts` are left out. Random features are drawn without this
+            limit. Default: no limit, as published.
         seed: of the random choice.
         batch_size: texts per forward pass.
         max_length: tokens of each text that are read.
 
     Raises:
-        ValueError: fewer than two languages, an unknown code, a language without texts, an SAE of another width.
+        ValueError: fewer than two languages, an unknown code, a language without texts, an SAE of another width, a
+            share that is not between 0 and 1, no feature left.
+
+    Example:
+        >>> features = discover_language_features(
+        ...     model, tokenizer, "saes", {"en": english, "zh": chinese}, layers=[16, 17], top=4, max_elsewhere=0.02
+        ... )
     """
     texts = _by_language(texts)
     targets = [targets] if isinstance(targets, str) else targets
     targets = [get_language(code).code for code in targets] if targets is not None else list(texts)
     _check_languages(texts, targets)
     check_choice(layers, top, select, ("monolinguality", "random"))
+    if max_elsewhere is not None and not 0 <= max_elsewhere <= 1:
+        raise ValueError(f"max_elsewhere={max_elsewhere}: expected a share of tokens between 0 and 1.")
     saes = load_saes(sae, layers, model)
     statistics = collect_statistics(
         model, tokenizer, saes, texts, batch_size=batch_size, max_length=max_length, progress=progress
     )
     found = []
     for layer in layers:
-        chosen = _choose(layer, statistics[layer], targets, top, select, seed)
+        chosen = _choose(layer, statistics[layer], targets, top, select, max_elsewhere, seed)
         for target in targets:
             count = sum(choice.target == target for choice in chosen)
             if count < top:
@@ -89,6 +101,7 @@ def discover_language_features(
         raise ValueError(
             f"No feature of layers {list(layers)} is more active in {', '.join(targets)} than in the other languages. "
             "Try later layers, or check that SAE and model belong together."
+            + ("" if max_elsewhere is None else f" max_elsewhere={max_elsewhere:g} may leave out too many.")
         )
     features = FeatureSet(tuple(found), provenance(model, saes, texts, select, progress=progress))
     warn_of_active_elsewhere(features)
@@ -116,17 +129,29 @@ def _check_languages(texts: Mapping[str, Sequence[str]], targets: Sequence[str])
         raise ValueError(f"No texts for {', '.join(missing)}; features are found in the language's own texts.")
 
 
+def fires_elsewhere(statistics: Mapping[str, LayerStatistics], target: str) -> Tensor:
+    """`(K,)` largest share of tokens at which each feature fires in any language other than the target."""
+    others = [one.firing / one.tokens for code, one in statistics.items() if code != target]
+    return torch.stack(others).max(0).values
+
+
 def _choose(
     layer: int,
     statistics: Mapping[str, LayerStatistics],
     targets: Sequence[str],
     top: int,
     select: str,
+    max_elsewhere: float | None,
     seed: int,
 ) -> list[Choice]:
     score_LK = monolinguality(torch.stack([one.mean_activation for one in statistics.values()]))
     scores = {code: score_K for code, score_K in zip(statistics, score_LK, strict=True) if code in targets}
-    ranked = [choice for code in targets for choice in highest(scores[code], code, top, own=code)]
+    ranked = []
+    for code in targets:
+        score_K = scores[code]
+        if max_elsewhere is not None:
+            score_K = score_K.where(fires_elsewhere(statistics, code) <= max_elsewhere, float("-inf"))
+        ranked += highest(score_K, code, top, own=code)
     if select == "monolinguality":
         return ranked
     drawn = draw(statistics, ranked, top * len(targets), seed + 1000 * layer)

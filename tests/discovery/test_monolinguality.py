@@ -95,6 +95,31 @@ def test_scores_ranking_and_baselines_equal_those_by_hand(
             assert torch.allclose(layer.activations[code].double(), activations[code][ids], atol=1e-5)
 
 
+def test_features_that_fire_in_another_language_can_be_left_out(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, sae_folder: Path
+) -> None:
+    def found(**settings: Any) -> list[tuple[int, str, int, float]]:
+        """Layer, target and id of each feature, and the largest share of another language's tokens it fires at."""
+        features = []
+        for layer in discover(model, tokenizer, sae_folder, **settings).layers:
+            sae = load_sae(sae_folder, layer.layer)
+            tokens = {code: tokens_by_hand(model, tokenizer, TEXTS[code], layer.layer).float() for code in TEXTS}
+            firing = {code: (sae.encode(of_code) > 0).double().mean(0) for code, of_code in tokens.items()}
+            for feature, target in zip(layer.ids, layer.targets, strict=True):
+                share = max(float(firing[code][feature]) for code in TEXTS if code != target)
+                features.append((layer.layer, target, feature, share))
+        return features
+
+    limit = 0.2
+    assert max(share for *_, share in found()) > limit
+    few = [one for one in found(top=DICTIONARY) if one[3] <= limit]  # the others' places go to the next in rank
+    expected = [one for place, one in enumerate(few) if [other[:2] for other in few[:place]].count(one[:2]) < 3]
+    assert found(max_elsewhere=limit) == expected
+    assert max(share for *_, share in found(select="random", max_elsewhere=limit)) > limit
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        discover(model, tokenizer, sae_folder, max_elsewhere=2)
+
+
 def test_rows_are_those_of_the_file(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, sae_folder: Path
 ) -> None:
