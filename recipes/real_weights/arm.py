@@ -9,13 +9,13 @@ A run that is finished is left alone, so the same commands can be given again af
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from results import RECORD, commit  # type: ignore[import-not-found]
 from transformers import set_seed
 from trl import ModelConfig, SFTTrainer, TrlParser, get_peft_config
 
@@ -29,7 +29,6 @@ ARMS = {
     "token_mass": "unlikelihood of the suppressed languages' tokens with --token_weight, without features",
     "sasft+token_mass": "both terms",
 }
-RECORD = "arm.json"  # written last: a folder that has it is finished
 
 
 @dataclass
@@ -64,11 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     trainer.save_state()
     (folder / RECORD).write_text(json.dumps({**described, "commit": commit()}, indent=2) + "\n", encoding="utf-8")
     return folder
-
-
-def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+changes"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def check(recipe: ArmArguments, training: SASFTConfig) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import random
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -37,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--discovery", type=int, default=300, help="paragraphs per language for discovery")
     parser.add_argument("--train", type=int, default=400, help="paragraphs per language to train on")
     parser.add_argument("--held-out", type=int, default=100, help="paragraphs per language to measure on")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="draw the texts for SAEs and discovery anew; those to train and to measure on stay the same (default: the "
+        "order of the texts' hashes)",
+    )
     args = parser.parse_args(arguments)
     args.output.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -44,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     held_out: dict[str, list[str]] = {}
     for code in args.languages:
         train[code], held_out[code] = split(load_texts(args.corpus / f"{code}.jsonl.gz"), code)
-        write(args.output / f"{code}.jsonl", ({"text": text} for text in train[code][: args.discovery]))
-    write(args.output / "sae.jsonl", ({"text": text} for text in interleaved(train)))
+        discovery = drawn(train[code], args.seed)[: args.discovery]
+        write(args.output / f"{code}.jsonl", ({"text": text} for text in discovery))
+    write(args.output / "sae.jsonl", ({"text": text} for text in drawn(list(interleaved(train)), args.seed)))
     write(
         args.output / "train.jsonl",
         interleaved({code: rows(train[code], code, tokenizer, args.train, args.shortest) for code in train}),
@@ -54,6 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(args.output / "held_out.jsonl", chain.from_iterable(measured.values()))
     asked = ({"prompt": row["prompt"], "language": row["language"]} for row in chain.from_iterable(measured.values()))
     write(args.output / "prompts.jsonl", asked)
+
+
+def drawn(texts: list[str], seed: int | None) -> list[str]:
+    """The texts in the order of a seed; as they are without one."""
+    order = list(texts)
+    if seed is not None:
+        random.Random(seed).shuffle(order)
+    return order
 
 
 def split(texts: Iterable[str], code: str) -> tuple[list[str], list[str]]:

@@ -1,0 +1,108 @@
+"""The recipe's results: one CSV, a row for each number, and the runs that are measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+COLUMNS = ("recipe", "model", "arm", "seed", "metric", "setting", "value", "low", "high", "n", "commit")
+RECORD = "arm.json"  # arm.py writes it last: a folder that has it is finished
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a run is, as the columns of the results say it."""
+
+    arm: str
+    seed: str
+    model: str
+    base: str | None  # the model that an adapter belongs to
+    commit: str
+
+
+def read_arm(run: Path) -> Arm:
+    """The arm of a folder that arm.py wrote; a folder of a model is the arm `base`."""
+    if not (run / RECORD).exists():
+        return Arm("base", "", run.name, None, commit())
+    known = json.loads((run / RECORD).read_text(encoding="utf-8"))
+    return Arm(known["label"], str(known["seed"]), known["model"], known["base"], known.get("commit") or commit())
+
+
+def load_run(run: Path, dtype: str) -> tuple[Any, Any]:
+    """A run's model, with its adapter merged into the weights, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = read_arm(run).base
+    model = AutoModelForCausalLM.from_pretrained(base or run, dtype=getattr(torch, dtype))
+    if base:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, run).merge_and_unload()
+    return model.eval(), AutoTokenizer.from_pretrained(run)
+
+
+def commit() -> str:
+    """The commit of this recipe, marked when its files were changed on top of it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+changes"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def row(
+    recipe: str, arm: Arm, metric: str, setting: str, value: float, low: float | None, high: float | None, n: int
+) -> dict[str, Any]:
+    """One line of the results."""
+    numbers = {"value": value, "low": low, "high": high}
+    return {
+        **{"recipe": recipe, "model": arm.model, "arm": arm.arm, "seed": arm.seed},
+        **{"metric": metric, "setting": setting},
+        **{name: "" if number is None else f"{number:.6f}" for name, number in numbers.items()},
+        **{"n": n, "commit": arm.commit},
+    }
+
+
+def replace_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add rows to the CSV, in place of those that say the same of the same arm and seed."""
+
+    def key(line: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(str(line[name]) for name in COLUMNS[:6])
+
+    kept: list[dict[str, Any]] = []
+    new = {key(line) for line in rows}
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            kept = [line for line in csv.DictReader(file) if key(line) not in new]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*kept, *rows])
+
+
+def ratio_interval(values_X: np.ndarray) -> tuple[float, float, float]:
+    """Mean per token `(texts, 2)`, or the relative change of one `(texts, 4)`, with a 95% bootstrap interval."""
+    drawn_RX = np.random.default_rng(0).multinomial(
+        len(values_X), np.full(len(values_X), 1 / len(values_X)), size=RESAMPLES
+    ) @ values_X.astype(float)
+    whole_X = values_X.sum(0)
+    value, drawn_R = whole_X[0] / whole_X[1], drawn_RX[:, 0] / drawn_RX[:, 1]
+    if len(whole_X) == 4:
+        value, drawn_R = value / (whole_X[2] / whole_X[3]) - 1, drawn_R / (drawn_RX[:, 2] / drawn_RX[:, 3]) - 1
+    low, high = np.quantile(drawn_R, [0.025, 0.975])
+    return float(value), float(low), float(high)
+
+
+def held_out(path: Path, per_language: int, skip: int = 0) -> list[dict[str, Any]]:
+    """`per_language` rows of each language, after the first `skip`."""
+    with path.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    codes = dict.fromkeys(row["language"] for row in rows)
+    return [row for code in codes for row in [one for one in rows if one["language"] == code][skip:][:per_language]]
