@@ -24,6 +24,7 @@ from results import (  # type: ignore[import-not-found]
     COLUMNS,
     RESAMPLES,
     Arm,
+    finished_runs,
     held_out,
     load_run,
     ratio_interval,
@@ -64,7 +65,9 @@ class Measured:
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the command; returns the rows of its results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of arm.py; a model is `base`")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", required=True, help="folders of arm.py, or of such folders; a model is `base`"
+    )
     parser.add_argument(
         "--against", type=Path, nargs="+", default=[], help="the runs that those of the same seed are compared with"
     )
@@ -79,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     args = parser.parse_args(arguments)
     rows = held_out(args.texts / "held_out.jsonl", args.per_language, args.skip)
     against = {found.arm.seed: found for found in (measured(run, rows, args) for run in args.against)}
-    runs = [run for run in args.runs if run not in args.against]
+    runs = [run for run in finished_runs(args.runs) if run not in args.against]
     written: list[dict[str, Any]] = []
     for group in by_arm([*against.values(), *(measured(run, rows, args) for run in runs)]):
         plain = [against.get(found.arm.seed) or next(iter(against.values()), None) for found in group]
@@ -198,7 +201,9 @@ def compared_rows(found: Measured, against: Measured) -> Iterator[dict[str, Any]
             if code in ("all", own)
         ]
         value, low, high = ratio_interval(np.array(rows))
-        yield row(RECIPE, found.arm, f"change of held-out loss against {against.arm.arm}", code, value, low, high, len(rows))
+        yield row(
+            RECIPE, found.arm, f"change of held-out loss against {against.arm.arm}", code, value, low, high, len(rows)
+        )
     for top_p in found.switches:
         comparison = compare_expected(found.report(top_p), against.report(top_p), resamples=RESAMPLES)
         for one in comparison.differences:

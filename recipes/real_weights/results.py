@@ -36,6 +36,11 @@ def read_arm(run: Path) -> Arm:
     return Arm(known["label"], str(known["seed"]), known["model"], known["base"], known.get("commit") or commit())
 
 
+def finished_runs(folders: Sequence[Path]) -> list[Path]:
+    """The folders, and in place of one that holds runs of arm.py, its finished runs."""
+    return [run for folder in folders for run in (sorted(p.parent for p in folder.glob(f"*/{RECORD}")) or [folder])]
+
+
 def load_run(run: Path, dtype: str) -> tuple[Any, Any]:
     """A run's model, with its adapter merged into the weights, and its tokenizer."""
     import torch

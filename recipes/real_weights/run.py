@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-HERE = Path(__file__).parent
+HERE = Path(os.path.relpath(Path(__file__).parent))  # so that a step's command is the same in another folder
 EXPERIMENTS = HERE / "experiments"
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -33,10 +33,12 @@ class Step:
     Args:
         name: of the step; its log and its record have this name.
         command: arguments of Python: a script of this folder, or `-m sae_posttrain` and its arguments.
+        always: whether it runs again although it is finished, as what measures the runs that are there by now.
     """
 
     name: str
     command: tuple[str, ...]
+    always: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Step]:
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Step]:
     where["results"] = args.results or args.output / "results.csv"
     ran = []
     for step in chosen(read_steps(args.experiment, where), args.only, args.seeds):
-        finished = is_finished(step, args.output)
+        finished = is_finished(step, args.output) and not step.always
         if args.list:
             print(f"{'finished' if finished else 'to run':<9} {step.name:<30} {shlex.join(step.command)}")
         elif not finished:
@@ -68,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Step]:
 def read_steps(experiment: str, where: dict[str, Any]) -> list[Step]:
     """The steps of an experiment, with every seed and value filled in.
 
-    A file has `seeds` and `steps`. A step has a `name`, a `run` (its command), and perhaps `each`: a list of values for
-    which it is repeated. Names and commands hold `{seed}`, the values of `each`, and `{models}`, `{output}`, `{corpus}`,
-    `{results}` and `{here}`.
+    A file has `seeds`, `values` and `steps`. A step has a `name`, a `run` (its command), and perhaps `each`: a list of
+    values for which it is repeated. Names and commands hold `{seed}`, the values of `each` and of the file, and
+    `{models}`, `{output}`, `{corpus}`, `{results}` and `{here}`.
 
     Raises:
         FileNotFoundError: no such experiment.
@@ -83,7 +85,9 @@ def read_steps(experiment: str, where: dict[str, Any]) -> list[Step]:
         raise FileNotFoundError(f"There is no experiment {experiment!r}; expected {names} or a YAML file.")
     described = yaml.safe_load(path.read_text(encoding="utf-8"))
     _check_keys(path, described, {"seeds", "values", "steps"})
-    common = {**{name: str(value) for name, value in where.items()}, **described.get("values", {})}
+    common = {name: str(value) for name, value in where.items()}
+    for name, value in described.get("values", {}).items():
+        common[name] = value.format(**common)  # a value may hold those before it
     steps = [step for entry in described["steps"] for step in _filled(path, entry, described.get("seeds", [0]), common)]
     names_seen = [step.name for step in steps]
     twice = sorted({name for name in names_seen if names_seen.count(name) > 1})
@@ -94,14 +98,14 @@ def read_steps(experiment: str, where: dict[str, Any]) -> list[Step]:
 
 def _filled(path: Path, entry: dict[str, Any], seeds: Sequence[int], common: dict[str, Any]) -> Iterator[Step]:
     """A step for each of its values and seeds."""
-    _check_keys(path, entry, {"name", "run", "each", "seeds"})
+    _check_keys(path, entry, {"name", "run", "each", "seeds", "always"})
     text = entry["name"] + entry["run"]
     for values in entry.get("each", [{}]):
         for seed in entry.get("seeds", seeds) if "{seed}" in text else [0]:
             known = {**common, **values, "seed": seed}
             try:
-                words = tuple(word.format(**known) for word in shlex.split(entry["run"]))
-                yield Step(entry["name"].format(**known), words)
+                words = tuple(shlex.split(entry["run"].format(**known)))
+                yield Step(entry["name"].format(**known), words, entry.get("always", False))
             except KeyError as error:
                 raise ValueError(f"{path}, step {entry['name']}: {error} is none of {', '.join(known)}.") from error
 
