@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from results import RECORD, commit  # type: ignore[import-not-found]
+from result_rows import RECORD, commit  # type: ignore[import-not-found]
 from transformers import set_seed
 from trl import ModelConfig, SFTTrainer, TrlParser, get_peft_config
 

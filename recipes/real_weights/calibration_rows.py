@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from results import commit, replace_rows  # type: ignore[import-not-found]
+from result_rows import commit, replace_rows  # type: ignore[import-not-found]
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from results import (  # type: ignore[import-not-found]
+from result_rows import (  # type: ignore[import-not-found]
     COLUMNS,
     RESAMPLES,
     Arm,
