@@ -88,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         plain = [against.get(found.arm.seed) or next(iter(against.values()), None) for found in group]
         pairs = list(zip(group, plain, strict=True))
         if len(group) > 1:
-            pairs.append((together(group), together([one for one in plain if one])))
+            others = [one for one in plain if one]
+            pairs.append((together(group), together(others) if others else None))
         lines = [line for found, other in pairs for line in rows_of(found, other)]
         replace_rows(args.results, lines)
         written += lines
@@ -105,10 +106,8 @@ def by_arm(found: Sequence[Measured]) -> list[list[Measured]]:
     return list(groups.values())
 
 
-def together(group: Sequence[Measured]) -> Measured | None:
+def together(group: Sequence[Measured]) -> Measured:
     """The seeds of one arm as one: a text that several have measured counts as one text."""
-    if not group:
-        return None
     arm = replace(group[0].arm, seed="+".join(one.arm.seed for one in group))
     switches = {top_p: [answer for one in group for answer in one.switches[top_p]] for top_p in group[0].switches}
     # Summed over seeds, text by text: the interval then draws texts.
@@ -117,8 +116,9 @@ def together(group: Sequence[Measured]) -> Measured | None:
 
 
 def rows_of(found: Measured, against: Measured | None) -> list[dict[str, Any]]:
-    compared = against is not None and against.arm.arm != found.arm.arm
-    return [*own_rows(found), *(compared_rows(found, against) if compared else [])]
+    if against is None or against.arm.arm == found.arm.arm:
+        return list(own_rows(found))
+    return [*own_rows(found), *compared_rows(found, against)]
 
 
 def measured(run: Path, rows: list[dict[str, Any]], args: argparse.Namespace) -> Measured:
