@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from result_rows import (  # type: ignore[import-not-found]
     COLUMNS,
     RESAMPLES,
     Arm,
+    compared,
     finished_runs,
     held_out,
     load_run,
@@ -81,16 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--dtype", default="bfloat16", help="of the model (default: %(default)s)")
     args = parser.parse_args(arguments)
     rows = held_out(args.texts / "held_out.jsonl", args.per_language, args.skip)
-    against = {found.arm.seed: found for found in (measured(run, rows, args) for run in args.against)}
-    runs = [run for run in finished_runs(args.runs) if run not in args.against]
+    against = [measured(run, rows, args) for run in args.against]
+    found = [measured(run, rows, args) for run in finished_runs(args.runs) if run not in args.against]
     written: list[dict[str, Any]] = []
-    for group in by_arm([*against.values(), *(measured(run, rows, args) for run in runs)]):
-        plain = [against.get(found.arm.seed) or next(iter(against.values()), None) for found in group]
-        pairs = list(zip(group, plain, strict=True))
-        if len(group) > 1:
-            others = [one for one in plain if one]
-            pairs.append((together(group), together(others) if others else None))
-        lines = [line for found, other in pairs for line in rows_of(found, other)]
+    for one, other in compared(found, against, together):
+        lines = [*own_rows(one), *(compared_rows(one, other) if other else [])]
         replace_rows(args.results, lines)
         written += lines
         for line in lines:
@@ -98,27 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     return written
 
 
-def by_arm(found: Sequence[Measured]) -> list[list[Measured]]:
-    """The runs of each arm of a model."""
-    groups: dict[tuple[str, str], list[Measured]] = {}
-    for one in found:
-        groups.setdefault((one.arm.model, one.arm.arm), []).append(one)
-    return list(groups.values())
-
-
-def together(group: Sequence[Measured]) -> Measured:
+def together(arm: Arm, group: Sequence[Measured]) -> Measured:
     """The seeds of one arm as one: a text that several have measured counts as one text."""
-    arm = replace(group[0].arm, seed="+".join(one.arm.seed for one in group))
     switches = {top_p: [answer for one in group for answer in one.switches[top_p]] for top_p in group[0].switches}
-    # Summed over seeds, text by text: the interval then draws texts.
-    loss = [(sum(nats for nats, _ in of_text), of_text[0][1]) for of_text in zip(*(o.loss for o in group), strict=True)]
-    return Measured(arm, group[0].languages, [(nats / len(group), count) for nats, count in loss], switches)
-
-
-def rows_of(found: Measured, against: Measured | None) -> list[dict[str, Any]]:
-    if against is None or against.arm.arm == found.arm.arm:
-        return list(own_rows(found))
-    return [*own_rows(found), *compared_rows(found, against)]
+    # The mean over seeds, text by text: the interval then draws texts.
+    sums = [(sum(nats for nats, _ in ones), ones[0][1]) for ones in zip(*(one.loss for one in group), strict=True)]
+    return Measured(arm, group[0].languages, [(nats / len(group), count) for nats, count in sums], switches)
 
 
 def measured(run: Path, rows: list[dict[str, Any]], args: argparse.Namespace) -> Measured:

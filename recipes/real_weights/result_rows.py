@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,46 @@ class Arm:
     model: str
     base: str | None  # the model that an adapter belongs to
     commit: str
+
+
+class OfArm(Protocol):
+    """What was measured of a run."""
+
+    @property
+    def arm(self) -> Arm: ...
+
+
+M = TypeVar("M", bound=OfArm)
+
+
+def compared(
+    found: Sequence[M], against: Sequence[M], together: Callable[[Arm, Sequence[M]], M]
+) -> Iterator[tuple[M, M | None]]:
+    """Each run beside the plain one of its seed, and all seeds of an arm together beside their plain ones.
+
+    Args:
+        found: what was measured of the runs.
+        against: what was measured of the plain runs, one for each seed. A run without a seed stands beside the first.
+        together: makes one of the seeds of an arm.
+
+    Yields:
+        A run and what it is compared with: None for a plain one, and without any `against`.
+    """
+    plain = {one.arm.seed: one for one in against}
+    groups: dict[tuple[str, str], list[M]] = {}
+    for one in (*against, *found):
+        groups.setdefault((one.arm.model, one.arm.arm), []).append(one)
+    for group in groups.values():
+        others = [plain.get(one.arm.seed) or next(iter(against), None) for one in group]
+        of_plain = bool(against) and group[0].arm.arm == against[0].arm.arm
+        yield from ((one, None if of_plain else other) for one, other in zip(group, others, strict=True))
+        if len(group) > 1:
+            theirs = [] if of_plain else [other for other in others if other is not None]
+            yield joined(group, together), joined(theirs, together) if theirs else None
+
+
+def joined(group: Sequence[M], together: Callable[[Arm, Sequence[M]], M]) -> M:
+    return together(replace(group[0].arm, seed="+".join(one.arm.seed for one in group)), group)
 
 
 def read_arm(run: Path) -> Arm:
