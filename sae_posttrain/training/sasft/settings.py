@@ -82,6 +82,13 @@ class SASFTSettings:
         },
     )
 
+    language_column: str = field(
+        default="language",
+        metadata={
+            "help": "Dataset column with each example's language code. Without it, the script of the answer decides."
+        },
+    )
+
     def parse_weights(self) -> None:
         """Turn weights that came as text into numbers.
 

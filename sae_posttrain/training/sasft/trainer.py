@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
@@ -31,13 +31,6 @@ _TOKENS_CARD = (
 @dataclass
 class SASFTConfig(SASFTSettings, SFTConfig):
     """`trl.SFTConfig` with the settings of SASFT's two auxiliary losses: the feature term and the token term."""
-
-    language_column: str = field(
-        default="language",
-        metadata={
-            "help": "Dataset column with each example's language code. Without it, the script of the answer decides."
-        },
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,165 @@
+"""SASFT in ms-swift, as a plugin file: `swift sft … --external_plugins FILE --callbacks sasft`.
+
+`python -m sae_posttrain.integrations.ms_swift` prints this file's path. The settings are environment variables, which
+ms-swift also sets from a YAML file's `ENV` and from `--model_kwargs`: SASFT_FEATURES, SASFT_SUPPRESS, SASFT_WEIGHT, …
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# ms-swift loads this file by its path, outside of its package, so that relative imports would fail.
+from sae_posttrain.training.sasft import SASFTCallback
+from sae_posttrain.training.sasft.segments import language_id, segments_of
+from sae_posttrain.training.sasft.settings import PREFIX, SASFTSettings
+
+CHANNEL = "channel"
+"""The one column besides the messages that ms-swift carries into its batches."""
+
+
+@dataclass
+class SwiftSettings(SASFTSettings):
+    """SASFT's settings in ms-swift."""
+
+    language_column: str = field(
+        default=CHANNEL,
+        metadata={
+            "help": "channel: this column has each example's language code, as ms-swift carries no other column into "
+            "its batches. none: the script of the answer decides."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.language_column not in (CHANNEL, "none"):
+            raise ValueError(
+                f"sasft_language_column={self.language_column!r}: ms-swift carries no column into its batches but "
+                f'{CHANNEL!r}. Rename yours with --columns \'{{"{self.language_column}": "{CHANNEL}"}}\', and leave '
+                "sasft_language_column out."
+            )
+
+
+def read_settings(environment: Mapping[str, str]) -> SwiftSettings:
+    """The settings that an environment's variables `SASFT_…` hold.
+
+    Raises:
+        ValueError: a variable that is no setting, for which the message names the nearest; or a value of another kind.
+
+    Example:
+        >>> read_settings({"SASFT_SUPPRESS": "zh ru", "SASFT_TOKEN_WEIGHT": "100", "HOME": "/root"}).suppress
+        ['zh', 'ru']
+    """
+    given = {name.lower(): value for name, value in environment.items() if name.lower().startswith(PREFIX)}
+    return SwiftSettings.from_prefixed(given)
+
+
+class SwiftSASFTCallback(SASFTCallback):
+    """`SASFTCallback` for ms-swift's trainer, which makes its callbacks before it is a trainer itself.
+
+    Args:
+        settings: what `read_settings` gives.
+        trainer: ms-swift's trainer, at the beginning of its `__init__`.
+
+    Raises:
+        ValueError: settings out of range, or a trainer that SASFT does not serve.
+        FileNotFoundError: no such feature set or file of token counts.
+    """
+
+    def __init__(self, settings: SwiftSettings, trainer: Any) -> None:
+        reads_channel = settings.language_column == CHANNEL
+        check_trainer(trainer)
+        super().__init__(**settings.loaded(), language_of=languages_of_channels if reads_channel else None)
+        self._made_for = trainer
+        self._reads_channel = reads_channel
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._reads_channel:
+            check_channels(self._made_for.train_dataset)
+        self.set_trainer(self._made_for)
+
+
+def create_callback(args: Any, trainer: Any) -> SwiftSASFTCallback:
+    """What ms-swift calls for `--callbacks sasft`."""
+    return SwiftSASFTCallback(read_settings(os.environ), trainer)
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse, by name, the ways to train in ms-swift whose loss is not a cross-entropy over labels.
+
+    Raises:
+        ValueError: such a way; the message says what to use instead.
+    """
+    from swift.trainers import Seq2SeqTrainer
+
+    if not isinstance(trainer, Seq2SeqTrainer):
+        raise ValueError(
+            f"SASFT does not serve ms-swift's {type(trainer).__name__}: it adds to a cross-entropy over labels, which "
+            "`swift sft` and `swift pt` train with for task_type causal_lm. Use one of these, or leave "
+            "`--callbacks sasft` out."
+        )
+    size = trainer.template.sequence_parallel_size
+    if size > 1:
+        raise ValueError(
+            f"SASFT cannot run under sequence parallelism, since a rank sees only parts of segments: set "
+            f"--sequence_parallel_size 1, not {size}."
+        )
+
+
+def check_channels(dataset: Any) -> None:
+    """Refuse channels that are no languages, before training; of a stream, only its batches show them.
+
+    Raises:
+        ValueError: such a channel.
+    """
+    while dataset is not None and not hasattr(dataset, "column_names"):
+        dataset = getattr(dataset, "dataset", None)  # packed and lazily encoded datasets hold the rows' own
+    if hasattr(dataset, "unique") and CHANNEL in dataset.column_names:
+        for channel in dataset.unique(CHANNEL):
+            _code_of(channel)
+
+
+def languages_of_channels(inputs: Mapping[str, Any]) -> Sequence[str | None]:
+    """Each segment's language from a batch's `channel`, one per example; None for all of them without one."""
+    segment_BS = segments_of(inputs)
+    count, channels = int(segment_BS[-1, -1]) + 1, inputs.get(CHANNEL)
+    if channels is None:
+        return [None] * count
+    codes = [_code_of(channel) for channel in channels]
+    if len(codes) == count:
+        return codes
+    # A row that is padded on the left counts as several segments.
+    if len(codes) != len(segment_BS):
+        raise ValueError(f"The batch has {len(codes)} channels for {count} segments in {len(segment_BS)} rows.")
+    row_of = {int(number): row for row, numbers in enumerate(segment_BS.tolist()) for number in numbers}
+    return [codes[row_of[number]] for number in range(count)]
+
+
+def _code_of(channel: Any) -> str | None:
+    try:
+        language_id(channel)
+    except ValueError as error:
+        raise ValueError(
+            f"Column {CHANNEL!r}: {error} SASFT reads the channel as the language of the example. If yours are about "
+            "something else, set SASFT_LANGUAGE_COLUMN to none: the script of the answer then decides."
+        ) from error
+    return channel or None
+
+
+def register() -> None:
+    """Make `--callbacks sasft` known to ms-swift."""
+    from swift.callbacks import callbacks_map
+
+    callbacks_map["sasft"] = create_callback
+    # ms-swift puts a plugin's folder first in the search path, and our files there are named after other frameworks.
+    folder = str(Path(__file__).resolve().parent)
+    sys.path[:] = [entry for entry in sys.path if str(Path(entry or ".").resolve()) != folder]
+
+
+if __name__ == "__main__":
+    print(Path(__file__).resolve())
+elif "swift" in sys.modules:  # ms-swift is what loads this file
+    register()
