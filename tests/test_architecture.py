@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,11 @@ INSIDE: dict[str, dict[str, frozenset[str]]] = {
         "loops": frozenset({"shared"}),
     },
 }
+
+
+# Names that many modules define because each plays the same part there: a command, a format, one of the lab's worlds.
+SAME_PART = frozenset({"add_parser", "add_options", "run", "find", "layer_of", "load"}) | {"Rate", "check_settings"}
+TWO_WORLDS = (f"{PACKAGE}.lab.switching.", f"{PACKAGE}.lab.loops.")
 
 
 @dataclass(frozen=True)
@@ -223,6 +228,46 @@ def test_no_file_is_too_long() -> None:
     }
     assert lengths
     assert not {name: length for name, length in lengths.items() if length > MAX_LINES}
+
+
+def names_with_two_meanings(sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """Public functions, classes and type aliases that more than one module defines: name → modules."""
+    found: dict[str, list[str]] = {}
+    for module, source in sources.items():
+        for node in ast.parse(source).body:
+            for name in _defined(node):
+                if not name.startswith("_") and name not in SAME_PART:
+                    found.setdefault(name, []).append(module)
+    return {
+        name: where
+        for name, where in found.items()
+        if len(where) > 1 and not all(module.startswith(TWO_WORLDS) for module in where)
+    }
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    return [name for name in names if name != "logger" and not name.isupper() and len(name) > 1]
+
+
+def test_a_public_name_means_one_thing() -> None:
+    found = names_with_two_meanings({module: path.read_text(encoding="utf-8") for module, path, _ in modules()})
+    assert not found, "\n".join(f"{name} is defined in {', '.join(where)}" for name, where in sorted(found.items()))
+
+
+def test_a_planted_second_meaning_is_caught() -> None:
+    planted = {
+        "a": "class Span: ...\nT = int\n_own = 1",
+        "b": "Span = tuple[int, int]\nT = str\n_own = 2",
+        "c": "x = 1",
+    }
+    assert names_with_two_meanings(planted) == {"Span": ["a", "b"]}
+    worlds = {f"{prefix}world": "def build_world(): ..." for prefix in TWO_WORLDS}
+    assert names_with_two_meanings(worlds) == {}
+    assert names_with_two_meanings({**worlds, "c": "def build_world(): ..."}).keys() == {"build_world"}
 
 
 # Each in a fresh interpreter: what counts is what the import of a module pulls in, through whatever it imports.

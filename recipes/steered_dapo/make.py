@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     rows = rows_of(mixed(random.Random(args.seed + 2), text, nursery, PATTERNS), 32 * args.sae_steps, ROW)
     saes = output / f"SAE-Res-looper-W{args.d_sae}-L0_{args.k}"
     saes.mkdir(parents=True, exist_ok=True)
-    for layer, weights in train_saes(model, rows, args).items():
+    for layer, weights in train_autoencoders(model, rows, args).items():
         torch.save(weights, saes / f"layer{layer}.sae.pt")
 
     made = {
@@ -127,7 +127,9 @@ def train_model(
     return model.eval()
 
 
-def train_saes(model: Qwen3ForCausalLM, rows_RS: Tensor, args: argparse.Namespace) -> dict[int, dict[str, Tensor]]:
+def train_autoencoders(
+    model: Qwen3ForCausalLM, rows_RS: Tensor, args: argparse.Namespace
+) -> dict[int, dict[str, Tensor]]:
     """One TopK SAE for each layer's output, trained with sparsify, in Qwen-Scope's layout."""
     with redirect_stdout(io.StringIO()):  # sparsify says on stdout what it finds installed
         from sparsify import SparseCoderConfig, TrainConfig, Trainer

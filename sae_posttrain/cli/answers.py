@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..metrics.thinking import TAGS, said
-
-Row = dict[str, Any]
+from ..texts import Row
 
 RESPONSES = ("response", "completion", "output", "generated_text", "text")
 """Columns that may hold the answer, the surest first. `text` may hold the prompt as well, so that it comes last."""
@@ -25,7 +24,7 @@ _ROLES = {"human": "user", "gpt": "assistant"}  # as ShareGPT calls them
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnNames:
     """Which columns of a file are meant; None: the usual names are looked for.
 
     Args:
@@ -39,12 +38,12 @@ class Columns:
     tags: tuple[str, str] = TAGS
 
 
-def answers_in(row: Mapping[str, Any], where: str, columns: Columns) -> Iterator[Row]:
+def answers_in(row: Mapping[str, Any], where: str, columns: ColumnNames) -> Iterator[Row]:
     """Our rows for what one row of a file holds: a server gives several choices, or none where a request failed.
 
     Raises: ValueError: it holds no answer; the message names what it holds, and the option that says where to look.
     """
-    row = named(row, where, columns)
+    row = under_our_names(row, where, columns)
     body = None if columns.response else _completion_of(row)
     if body is not None:
         yield from _choices(row, body, where, columns.tags)
@@ -97,7 +96,7 @@ def prompt_of_chat(row: Row, where: str) -> Row:
     return {**_without(row, chat), "prompt": messages}
 
 
-def named(row: Mapping[str, Any], where: str, columns: Columns) -> Row:
+def under_our_names(row: Mapping[str, Any], where: str, columns: ColumnNames) -> Row:
     """The row with the columns that were named under our names.
 
     Raises: ValueError: there is no column of that name.

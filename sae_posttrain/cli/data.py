@@ -59,7 +59,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     select.add_argument("--output", required=True, metavar="FILE", help=".jsonl file to write the chosen rows to")
     _add_reading(select)
-    select.set_defaults(run=run_select)
+    select.set_defaults(run=run_data_select)
 
 
 def _add_sets(parser: argparse.ArgumentParser, what: str) -> None:
@@ -168,7 +168,7 @@ def _print_overlap(found: Overlap, correlations: Mapping[str, float], control: s
         print(f"{pair}: correlation over models {value:.3f}" + (f", controlling for {control}" if control else ""))
 
 
-def run_select(args: argparse.Namespace) -> int:
+def run_data_select(args: argparse.Namespace) -> int:
     output = check_file(args.output)
     rows = [row for row in load_rows(args.source) if str(row.get(args.column) or "").strip()][: args.limit]
 

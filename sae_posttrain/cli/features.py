@@ -24,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     select = kinds.add_parser("select", help="write a feature set with some of the layers, targets or features")
     _add_choice(select)
     select.add_argument("--output", required=True, help="the .safetensors file to write")
-    select.set_defaults(run=run_select)
+    select.set_defaults(run=run_features_select)
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run_show(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_select(args: argparse.Namespace) -> int:
+def run_features_select(args: argparse.Namespace) -> int:
     if args.targets is args.layers is args.top is None:
         raise ValueError("Nothing to select: give --targets, --layers or --top.")
     path = check_file(args.output)

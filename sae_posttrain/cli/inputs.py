@@ -9,7 +9,7 @@ from typing import Any
 from ..metrics.loops import MIN_LENGTH, MIN_REPEATS, MIN_TOKENS, LoopSettings
 from ..metrics.thinking import TAGS
 from ..texts import load_rows
-from .answers import Columns, Row, answers_in, named, prompt_of_chat, with_prompt
+from .answers import ColumnNames, Row, answers_in, prompt_of_chat, under_our_names, with_prompt
 
 
 def add_chat(parser: argparse._ActionsContainer) -> None:
@@ -85,13 +85,13 @@ def add_columns(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--language-column", metavar="NAME", help="column with the languages (default: language)")
 
 
-def columns_of(args: argparse.Namespace) -> Columns:
+def column_names_of(args: argparse.Namespace) -> ColumnNames:
     """The columns that `add_columns` asks for, and the tags of `--thinking-tags` where a command has them."""
     tags = tuple(getattr(args, "thinking_tags", TAGS))
-    return Columns(args.response_column, args.prompt_column, args.language_column, (tags[0], tags[1]))
+    return ColumnNames(args.response_column, args.prompt_column, args.language_column, (tags[0], tags[1]))
 
 
-def read_rows(source: str, column: str, limit: int | None, columns: Columns | None = None) -> list[Row]:
+def read_rows(source: str, column: str, limit: int | None, columns: ColumnNames | None = None) -> list[Row]:
     """Rows that surely have a `response` or a `prompt`, whatever the file calls it.
 
     Args:
@@ -104,7 +104,7 @@ def read_rows(source: str, column: str, limit: int | None, columns: Columns | No
     """
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1, got {limit}.")
-    columns = columns or Columns()
+    columns = columns or ColumnNames()
     rows: list[Row] = []
     read = load_rows(source, limit=limit)
     failed = 0
@@ -122,8 +122,8 @@ def read_rows(source: str, column: str, limit: int | None, columns: Columns | No
     return rows
 
 
-def _prompt_row(row: Row, where: str, columns: Columns) -> Row:
-    row = with_prompt(named(row, where, columns), where)
+def _prompt_row(row: Row, where: str, columns: ColumnNames) -> Row:
+    row = with_prompt(under_our_names(row, where, columns), where)
     row = prompt_of_chat({"prompt": row["text"]} if set(row) == {"text"} else row, where)
     if not isinstance(row.get("prompt"), (str, list)):
         present = ", ".join(map(repr, row))

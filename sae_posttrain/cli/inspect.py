@@ -85,12 +85,12 @@ def run_switches(args: argparse.Namespace) -> int:
     from accelerate import PartialState
 
     from ..feature_set import FeatureSet
-    from ..inspection.trace import Passage, SwitchTrace, find_passages, trace_switches, traces_to_json
+    from ..inspection.trace import SwitchPassage, SwitchTrace, find_passages, trace_switches, traces_to_json
 
     features = FeatureSet.load(args.features)
     target = _target(args.target, features.targets)
     traces: list[SwitchTrace] = []
-    passages: list[Passage] = []
+    passages: list[SwitchPassage] = []
     for name in args.models:
         model, tokenizer = load_model(name, dtype=args.dtype, device=PartialState().device)
         if not passages:  # once, so that every model reads the same tokens

@@ -17,7 +17,7 @@ from ..metrics.loops import DEFAULT_LOOPS, Loop, LoopSettings
 from ..sampling import Prompt, SamplingProgress, encode_prompts, sampling
 from ..steering.endless import check_loop_fits, endless_loop
 from ..vocabulary import token_bytes
-from .statistics import Passage, Span
+from .statistics import GroupSpan, TokenPassage
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def passage_of(
     max_length: int,
     loop_settings: LoopSettings = DEFAULT_LOOPS,
     digits: frozenset[int] = frozenset(),
-) -> Passage:
+) -> TokenPassage:
     """Mark the first and the last whole period of the last loop in `ids[:max_length]`, and the text before it.
 
     Earlier loops are no ordinary text, and are not marked either. Every period weighs the same, however long it is.
@@ -168,7 +168,7 @@ def passage_of(
         ]
     whole, ids = [Loop(places[one.start], places[one.end], one.period) for one in loops], ids[:max_length]
     if not loops:
-        return Passage(ids, _spans(Span(ORDINARY, 1, len(ids))))
+        return TokenPassage(ids, _spans(GroupSpan(ORDINARY, 1, len(ids))))
     loop = max(loops, key=lambda loop: (loop.end, loop.length))
     start = max(loop.start, 1)  # the first position is no token like others: see collect_statistics
     read = bisect_right(places, len(ids)) - 1
@@ -177,8 +177,8 @@ def passage_of(
     if last >= 1:
         for group, begin in ((FIRST, start), (LAST, start + last * loop.period)):
             from_, to = places[begin], places[begin + loop.period]
-            spans.append(Span(group, from_, to, 1 / (to - from_)))
-    return Passage(ids, _spans(*spans))
+            spans.append(GroupSpan(group, from_, to, 1 / (to - from_)))
+    return TokenPassage(ids, _spans(*spans))
 
 
 def _folded(ids: Sequence[int], digits: frozenset[int]) -> tuple[list[int], list[int]]:
@@ -193,14 +193,14 @@ def _folded(ids: Sequence[int], digits: frozenset[int]) -> tuple[list[int], list
     return folded, [*places, len(ids)]
 
 
-def _outside(loops: Sequence[Loop], end: int) -> list[Span]:
+def _outside(loops: Sequence[Loop], end: int) -> list[GroupSpan]:
     """What lies before `end` and in no loop."""
     spans, at = [], 1
     for loop in sorted(loops, key=lambda loop: loop.start):
-        spans.append(Span(ORDINARY, at, min(loop.start, end)))
+        spans.append(GroupSpan(ORDINARY, at, min(loop.start, end)))
         at = max(at, loop.end)
-    return [*spans, Span(ORDINARY, at, end)]
+    return [*spans, GroupSpan(ORDINARY, at, end)]
 
 
-def _spans(*spans: Span) -> list[Span]:
+def _spans(*spans: GroupSpan) -> list[GroupSpan]:
     return [span for span in spans if span.end > span.start]

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
-from ..metrics.loops import DEFAULT_LOOPS, LoopSettings, plain
+from ..metrics.loops import DEFAULT_LOOPS, LoopSettings, as_sequence
 from ..sae import SparseAutoencoder
 from ..sampling import Prompt
 from .loops import FIRST, LAST, ORDINARY, digit_tokens, passage_of, sample_loops
 from .selection import Choice, check_choice, draw, highest, layer_features, warn_of_active_elsewhere
 from .sources import load_saes, provenance
-from .statistics import LayerStatistics, Passage, check_reading, share_of_process, sum_passages
+from .statistics import LayerStatistics, TokenPassage, check_reading, share_of_process, sum_passages
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequenc
         raise ValueError(f"texts are a {type(texts).__name__}; expected a list of texts, or of lists of token ids.")
     read: list[list[int]] = []
     for text in texts:
-        ids: Any = tokenizer(text)["input_ids"] if isinstance(text, str) else plain(text)
+        ids: Any = tokenizer(text)["input_ids"] if isinstance(text, str) else as_sequence(text)
         if not (isinstance(ids, Sequence) and all(isinstance(token, int) for token in ids)):
             raise ValueError(f"texts hold {text!r}; expected texts, or lists of token ids.")
         read.append(list(ids))
@@ -139,7 +139,7 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequenc
 def _statistics(
     model: nn.Module,
     saes: Mapping[int, SparseAutoencoder],
-    passages: Sequence[Passage],
+    passages: Sequence[TokenPassage],
     batch_size: int,
     progress: bool,
 ) -> dict[int, dict[str, LayerStatistics]]:

@@ -58,7 +58,7 @@ Statistics = dict[int, dict[str, LayerStatistics]]
 
 
 @dataclass(frozen=True)
-class Span:
+class GroupSpan:
     """`ids[start:end]` of a passage, which count towards `group`, each token as much as `weight`."""
 
     group: str
@@ -68,11 +68,11 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Passage:
+class TokenPassage:
     """Token ids for the model to read, and the spans of them that count."""
 
     ids: Sequence[int]
-    spans: Sequence[Span]
+    spans: Sequence[GroupSpan]
 
 
 def collect_statistics(
@@ -97,10 +97,10 @@ def collect_statistics(
     check_reading(batch_size, max_length)
     batches = [(group, members) for group in texts for members in share_of_process(_sorted(texts[group]), batch_size)]
 
-    def passages() -> Iterator[list[Passage]]:
+    def passages() -> Iterator[list[TokenPassage]]:
         for group, members in batches:
             encoded = tokenizer(members, truncation=True, max_length=max_length)["input_ids"]
-            yield [Passage(ids, [Span(group, 1, len(ids))]) for ids in encoded if ids]
+            yield [TokenPassage(ids, [GroupSpan(group, 1, len(ids))]) for ids in encoded if ids]
 
     sums = sum_passages(model, saes, texts, passages, total=len(batches), progress=progress)
     short = [group for group in texts if not all(sums[layer][group].tokens > 0 for layer in saes)]
@@ -117,7 +117,7 @@ def sum_passages(
     model: nn.Module,
     saes: Mapping[int, SparseAutoencoder],
     groups: Iterable[str],
-    batches: Callable[[], Iterable[Sequence[Passage]]],
+    batches: Callable[[], Iterable[Sequence[TokenPassage]]],
     *,
     total: int,
     progress: bool,
@@ -152,7 +152,10 @@ def sum_passages(
 
 
 def _sum_block(
-    model: nn.Module, saes: Mapping[int, SparseAutoencoder], groups: list[str], batches: Iterable[Sequence[Passage]]
+    model: nn.Module,
+    saes: Mapping[int, SparseAutoencoder],
+    groups: list[str],
+    batches: Iterable[Sequence[TokenPassage]],
 ) -> Statistics:
     """One pass of the model, for the layers whose encoders are given."""
     device = inputs_device(model)
@@ -230,7 +233,7 @@ def _zeros(sae: SparseAutoencoder) -> LayerStatistics:
     return LayerStatistics(zeros(), zeros(sae.d_model), zeros(sae.d_sae), zeros(sae.d_sae))
 
 
-def _weights(batch: Sequence[Passage], shape: torch.Size) -> dict[str, Tensor]:
+def _weights(batch: Sequence[TokenPassage], shape: torch.Size) -> dict[str, Tensor]:
     """Group → `(B, S)` weight of each token, zero where it does not count."""
     weights: dict[str, Tensor] = {}
     for row, passage in enumerate(batch):

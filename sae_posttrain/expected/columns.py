@@ -34,7 +34,7 @@ def unexpected_in(language: str, allowed: Iterable[str] = (), *, latin: bool = F
     return frozenset(SCRIPTS) - _NOBODYS - expected
 
 
-class Columns:
+class ScriptColumns:
     """For each script, and for each of some sets of scripts, the tokens that hold one of its letters.
 
     Args:

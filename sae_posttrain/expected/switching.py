@@ -18,7 +18,7 @@ from ..metrics.expectation import ExpectedSwitch, ExpectedSwitchReport, expected
 from ..residual import inputs_device, unwrap
 from ..sampling import Prompt, check_settings, encode_prompts, evaluating
 from ..sampling.nucleus import Nucleus
-from .columns import Columns, scripts_named, unexpected_in
+from .columns import ScriptColumns, scripts_named, unexpected_in
 from .distributions import hidden_states, logits_of
 
 SYMBOLS = frozenset({"Grek"})
@@ -183,7 +183,7 @@ def switch_probabilities(
         return found
     sets = [scripts for i in rows for scripts in (answers[i].unexpected, answers[i].targets)]
     size = unwrap(model).config.get_text_config().vocab_size
-    columns = Columns(tokenizer, sets, size, inputs_device(model))
+    columns = ScriptColumns(tokenizer, sets, size, inputs_device(model))
     bar = tqdm(total=len(rows), desc="probabilities", disable=not progress)
     with bar, evaluating(model), torch.no_grad():
         for start in range(0, len(rows), batch_size):
@@ -243,7 +243,7 @@ def _answers(
 
 
 def _masses(
-    model: PreTrainedModel, batch: Sequence[_Answer], settings: Sequence[Setting], columns: Columns
+    model: PreTrainedModel, batch: Sequence[_Answer], settings: Sequence[Setting], columns: ScriptColumns
 ) -> dict[Setting, list[Tensor]]:
     """For each setting and answer, the probability `(S, G)` of the tokens of each column at each of its positions."""
     hidden_BSD = hidden_states(model, [[*one.prompt_ids, *one.ids[:-1]] for one in batch])
@@ -258,7 +258,7 @@ def _masses(
     return {setting: list(torch.cat(parts).split(lengths)) for setting, parts in found.items()}
 
 
-def _leaving(answer: _Answer, mass_SG: Tensor, columns: Columns, sampled: bool) -> ExpectedSwitch:
+def _leaving(answer: _Answer, mass_SG: Tensor, columns: ScriptColumns, sampled: bool) -> ExpectedSwitch:
     held_SG = columns.held(answer.ids)
     if sampled:
         before_SG = held_SG.cumsum(0) - held_SG.long() == 0  # up to and with the first token that leaves

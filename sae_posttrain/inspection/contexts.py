@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
-from .pre_activations import Pieces, cut, read_features
+from .pre_activations import Pieces, cut, read_pre_activations
 
 KEY = "top_contexts"
 """Under which `contexts_to_json` files them, and the report finds them."""
@@ -62,7 +62,7 @@ def top_contexts(
     members = [(group, text) for group, of_group in texts.items() for text in of_group]
     cuts = [cut(tokenizer, text, max_length, special=True) for _, text in members]
     best: dict[tuple[int, int], list[tuple[float, int, Context]]] = {}
-    for n, pre in read_features(model, features, [one.ids for one in cuts], batch_size=batch_size):
+    for n, pre in read_pre_activations(model, features, [one.ids for one in cuts], batch_size=batch_size):
         if len(cuts[n].ids) < 2:
             continue
         for layer, pre_SF in pre.items():

@@ -37,7 +37,7 @@ def cut(tokenizer: Any, text: str, max_length: int | None = None, *, special: bo
 
 
 @torch.no_grad()
-def read_features(
+def read_pre_activations(
     model: nn.Module, features: FeatureSet, sequences: Sequence[Sequence[int]], *, batch_size: int = 8
 ) -> Iterator[tuple[int, dict[int, Tensor]]]:
     """For each sequence of token ids its index and, by layer, the pre-activations `(S, F)`; the longest come first.

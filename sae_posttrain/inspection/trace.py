@@ -18,14 +18,14 @@ from ..feature_set import FeatureSet, LayerFeatures
 from ..languages import get_language
 from ..metrics import unexpected_spans
 from ..sampling import encode_prompts
-from .pre_activations import cut, read_features
+from .pre_activations import cut, read_pre_activations
 
 KEY = "switch_traces"
 """Under which `traces_to_json` files them, and the report finds them."""
 
 
 @dataclass(frozen=True)
-class Passage:
+class SwitchPassage:
     """A prompt with its response. `place`: the first token of the foreign word; None for a response without one."""
 
     ids: tuple[int, ...]
@@ -34,7 +34,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Curve:
+class TraceCurve:
     """A mean over switches at each offset with its standard error; None where no switch has such a token.
 
     Args:
@@ -57,8 +57,8 @@ class LayerTrace:
 
     layer: int
     target: str
-    average: Curve
-    features: Mapping[int, Curve]
+    average: TraceCurve
+    features: Mapping[int, TraceCurve]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def find_passages(
     *,
     limit: int = 500,
     chat: bool = False,
-) -> list[Passage]:
+) -> list[SwitchPassage]:
     """The responses that switch into `target`, and for each one in the same language that does not, where there is.
 
     Tokens are those that the tokenizer makes of the text; sampling may have come to it by others.
@@ -123,7 +123,7 @@ def find_passages(
 def trace_switches(
     model: nn.Module,
     features: FeatureSet,
-    passages: Sequence[Passage],
+    passages: Sequence[SwitchPassage],
     target: str,
     *,
     name: str,
@@ -148,7 +148,7 @@ def trace_switches(
     offsets_O = torch.arange(-before, after + 1)
     around: dict[int, list[Tensor]] = {layer.layer: [] for layer in features.layers}
     sums: dict[int, list[Tensor]] = {layer.layer: [] for layer in features.layers}
-    for n, pre in read_features(model, features, [one.ids for one in passages], batch_size=batch_size):
+    for n, pre in read_pre_activations(model, features, [one.ids for one in passages], batch_size=batch_size):
         for number, pre_SF in pre.items():
             if passages[n].place is None:
                 sums[number].append(pre_SF[passages[n].start :].double().sum(0))
@@ -170,7 +170,9 @@ def traces_to_json(traces: Sequence[SwitchTrace]) -> dict[str, Any]:
     return {KEY: [asdict(one) for one in traces]}
 
 
-def _passage(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], start: int | None, chat: bool) -> Passage:
+def _passage(
+    tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], start: int | None, chat: bool
+) -> SwitchPassage:
     prompt = row.get("prompt")
     # Without a prompt what begins every text, if anything does, stands in its place.
     head = encode_prompts(tokenizer, [prompt], chat)[0] if prompt else list(tokenizer("")["input_ids"])
@@ -178,7 +180,7 @@ def _passage(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], start: 
     place = None
     if start is not None:
         place = len(head) + next(n for n, (_, end) in enumerate(response.places) if end > start)
-    return Passage((*head, *response.ids), len(head), place)
+    return SwitchPassage((*head, *response.ids), len(head), place)
 
 
 def _layer_trace(layer: LayerFeatures, target: str, pre_WOF: Tensor, elsewhere_F: Tensor, show: int) -> LayerTrace:
@@ -190,7 +192,7 @@ def _layer_trace(layer: LayerFeatures, target: str, pre_WOF: Tensor, elsewhere_F
     )
 
 
-def _window(pre_SF: Tensor, passage: Passage, offsets_O: Tensor) -> Tensor:
+def _window(pre_SF: Tensor, passage: SwitchPassage, offsets_O: Tensor) -> Tensor:
     """`(O, F)`; not a number where the response has no such token."""
     assert passage.place is not None
     places_O = offsets_O + passage.place
@@ -199,13 +201,13 @@ def _window(pre_SF: Tensor, passage: Passage, offsets_O: Tensor) -> Tensor:
     return torch.where(inside_O[:, None], pre_SF[places_O.clamp(0, len(pre_SF) - 1)], torch.nan)
 
 
-def _curve(values_WO: Tensor, elsewhere: float) -> Curve:
+def _curve(values_WO: Tensor, elsewhere: float) -> TraceCurve:
     present_WO = ~values_WO.isnan()
     count_O = present_WO.sum(0)
     mean_O = values_WO.nanmean(0)
     squares_O = torch.where(present_WO, (values_WO - mean_O) ** 2, 0.0).sum(0)
     error_O = (squares_O / (count_O - 1) / count_O).sqrt()  # not a number for one switch alone
-    return Curve(_plain(mean_O), _plain(error_O), _known(elsewhere))
+    return TraceCurve(_plain(mean_O), _plain(error_O), _known(elsewhere))
 
 
 def _plain(values_O: Tensor) -> tuple[float | None, ...]:

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from ..languages import SCRIPTS, get_language
-from .interval import Interval, Outcome, clustered_interval
+from .interval import ClusteredOutcome, Interval, clustered_interval
 from .phrases import PhraseFinder
 from .scripts import Span, unexpected_scripts
 from .switches import SwitchCriteria, into, parse_allowed
@@ -46,7 +46,7 @@ class CodeSwitchingReport:
     skipped: int  # responses left out because their own language is written in every target script
     confidence: float
     published: Rate | None = None  # by the authors' definition: any character of the script, anywhere
-    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)  # of each response, for `compare_rates`
+    outcomes: tuple[ClusteredOutcome, ...] = field(default=(), repr=False)  # of each response, for `compare_rates`
 
     @property
     def rate(self) -> float:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .interval import Outcome, clustered_interval
+from .interval import ClusteredOutcome, clustered_interval
 
 RESAMPLES = 10_000
 
@@ -20,7 +20,7 @@ class Measured(Protocol):
     """A report whose responses went wrong or did not."""
 
     @property
-    def outcomes(self) -> tuple[Outcome, ...]: ...
+    def outcomes(self) -> tuple[ClusteredOutcome, ...]: ...
 
     @property
     def confidence(self) -> float: ...
@@ -87,7 +87,7 @@ def compare_rates(report: Measured, against: Measured, *, seed: int = 0) -> Diff
     )
 
 
-def _by_prompt(outcomes: Iterable[Outcome]) -> dict[Any, tuple[int, int]]:
+def _by_prompt(outcomes: Iterable[ClusteredOutcome]) -> dict[Any, tuple[int, int]]:
     counts: dict[Any, tuple[int, int]] = {}
     for prompt, hit in outcomes:
         hits, size = counts.get(prompt, (0, 0))

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-Outcome: TypeAlias = tuple[Hashable, bool]
+ClusteredOutcome: TypeAlias = tuple[Hashable, bool]
 """Of a response: what it shares with others, usually its prompt, and whether it went wrong."""
 
 Interval: TypeAlias = Callable[[Sequence[bool], Sequence[Hashable]], tuple[float, float]]
@@ -68,7 +68,7 @@ def clustered_interval(
 
 
 def mean_share_interval(
-    cells: Sequence[tuple[float, Sequence[Outcome]]],
+    cells: Sequence[tuple[float, Sequence[ClusteredOutcome]]],
     *,
     confidence: float = 0.95,
     resamples: int = 10_000,

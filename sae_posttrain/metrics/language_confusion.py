@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..languages import get_language
 from .confusion_lines import MIN_WORDS, LineReader, confused_spans
 from .identification import LINE_LANGUAGES, Identifier, langid_identifier
-from .interval import Interval, Outcome, clustered_interval, mean_share_interval
+from .interval import ClusteredOutcome, Interval, clustered_interval, mean_share_interval
 
 __all__ = ["LanguageConfusionReport", "PassRate", "confused_spans", "language_confusion"]
 
@@ -55,7 +55,7 @@ class LanguageConfusionReport:
     by_language: Mapping[str, tuple[PassRate, PassRate]]
     skipped: int  # responses without a line long enough
     confidence: float
-    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)  # of each response, for `compare_rates`
+    outcomes: tuple[ClusteredOutcome, ...] = field(default=(), repr=False)  # of each response, for `compare_rates`
 
     @property
     def rate(self) -> float:
@@ -220,7 +220,7 @@ def language_confusion(
 
 def _average(rows: Sequence[_Judged], by_word: bool, published: bool, options: Mapping[str, Any]) -> AverageRate | None:
     """By source first, then by language, so that neither a large source nor a large language counts for more."""
-    cells: dict[str, dict[Hashable, list[Outcome]]] = {}
+    cells: dict[str, dict[Hashable, list[ClusteredOutcome]]] = {}
     for row in rows:
         passed = row.word if by_word else row.line
         empty = published and by_word and "Latn" not in get_language(row.language).scripts
@@ -244,7 +244,7 @@ def _rates(rows: Sequence[_Judged], interval: Interval) -> tuple[PassRate, PassR
     return _rate([(row.cluster, row.line) for row in rows], interval), _rate(words, interval)
 
 
-def _rate(rows: Sequence[Outcome], interval: Interval) -> PassRate:
+def _rate(rows: Sequence[ClusteredOutcome], interval: Interval) -> PassRate:
     if not rows:
         return PassRate(0, 0, None, None)
     clusters, passed = zip(*rows, strict=True)

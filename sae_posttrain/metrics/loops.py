@@ -85,7 +85,7 @@ def find_loop(
     if ended:
         return None
     if not isinstance(sequence, str):
-        return loop_at_end(as_text(plain(sequence)), settings.min_repeats, settings.min_tokens)
+        return loop_at_end(as_text(as_sequence(sequence)), settings.min_repeats, settings.min_tokens)
     cut, short = without_cut(sequence), without_tail(sequence)
     for text in dict.fromkeys((sequence, cut, short)):
         found = _at_end(text, settings)
@@ -101,7 +101,7 @@ def find_loops(sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LO
     What counts is as in `find_loop`. Takes n log n time.
     """
     if not isinstance(sequence, str):
-        return all_loops(as_text(plain(sequence)), settings.min_repeats, settings.min_tokens)
+        return all_loops(as_text(as_sequence(sequence)), settings.min_repeats, settings.min_tokens)
     least = settings.min_length
     shortest = -(-least // heaviest(sequence))
     if shortest < least and _has_short_loops(sequence, settings, shortest):
@@ -169,7 +169,7 @@ def covered(loops: Sequence[Stretch]) -> int:
     return inside
 
 
-def plain(sequence: Sequence[Hashable]) -> Sequence[Hashable]:
+def as_sequence(sequence: Sequence[Hashable]) -> Sequence[Hashable]:
     """An array or tensor as a list: a tensor's own elements are hashed by identity, and would never repeat."""
     return sequence.tolist() if hasattr(sequence, "tolist") else sequence
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from statistics import fmean, median
 from typing import Any, Literal
 
-from .interval import Outcome, clustered_interval
+from .interval import ClusteredOutcome, clustered_interval
 from .loops import DEFAULT_LOOPS, Loop, LoopSettings, covered, find_loop, find_loops, split_loops
 from .near_loops import NearLoop, find_near_loop
 from .units import units_of
@@ -123,7 +123,7 @@ class RepetitionReport:
     distinct_1: float
     periods: tuple[tuple[int, int, int], ...]
     starts: tuple[int, ...]
-    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
+    outcomes: tuple[ClusteredOutcome, ...] = field(default=(), repr=False)
 
     @property
     def rate(self) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import regex
 
 from ..languages import UNSPACED_SCRIPTS
-from .loops import plain
+from .loops import as_sequence
 from .scripts import code_points, every_character
 
 _SPACE, _WORD, _SINGLE = 0, 1, 2
@@ -71,7 +71,7 @@ def units_of(sequence: Sequence[Hashable]) -> Units:
             sequence[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
         ]
     else:
-        found = plain(sequence)
+        found = as_sequence(sequence)
         starts, ends = np.arange(len(found)), np.arange(1, len(found) + 1)
     distinct = list(dict.fromkeys(found))
     table = dict(zip(distinct, range(len(distinct)), strict=True))

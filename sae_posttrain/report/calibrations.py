@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .charts import Line, Mark, Panel, known, line_chart
-from .run import Row, Run, damaged
+from .run import Run, RunRow, explaining_damage
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ def calibration_figures(runs: Sequence[Run]) -> list[CalibrationFigure]:
     found: list[CalibrationFigure] = []
     for run in runs:
         for name, curve in run.calibrations.items():
-            with damaged(f"The calibration {name!r} in {run.folder}"):
+            with explaining_damage(f"The calibration {name!r} in {run.folder}"):
                 found.append(_calibration_figure(len(found), name, curve))
     return found
 
 
-def _calibration_figure(number: int, name: str, curve: Row) -> CalibrationFigure:
-    by_layers: dict[str, list[Row]] = {}
+def _calibration_figure(number: int, name: str, curve: RunRow) -> CalibrationFigure:
+    by_layers: dict[str, list[RunRow]] = {}
     for point in curve["points"]:
         by_layers.setdefault(_layers(point), []).append(point)
     colours = {layers: colour for colour, layers in enumerate(by_layers)}
@@ -75,7 +75,7 @@ def _calibration_figure(number: int, name: str, curve: Row) -> CalibrationFigure
     return CalibrationFigure(name, colours, _verdict(best, goal, bound), tuple(panels))
 
 
-def _verdict(best: Row | None, goal: float, bound: float) -> str:
+def _verdict(best: RunRow | None, goal: float, bound: float) -> str:
     wanted = f"{goal:.0%} of the answers loop at no more than {bound:g} times the unsteered perplexity"
     if best is None:
         return f"At no alpha that was tried do {wanted}."
@@ -85,6 +85,6 @@ def _verdict(best: Row | None, goal: float, bound: float) -> str:
     )
 
 
-def _layers(point: Row) -> str:
+def _layers(point: RunRow) -> str:
     layers = [int(layer) for layer in point["layers"]]
     return f"layer {layers[0]}" if len(layers) == 1 else f"layers {' '.join(map(str, layers))}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..feature_set import FeatureSet, LayerFeatures
-from .run import Row, Run, damaged
+from .run import Run, RunRow, explaining_damage
 
 SHOWN = 6
 PASSAGES = 5
@@ -35,7 +35,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Passage:
+class Excerpt:
     group: str
     tokens: tuple[Token, ...]
 
@@ -50,7 +50,7 @@ class Card:
     score: float
     typical: float
     bars: tuple[Bar, ...]
-    passages: tuple[Passage, ...]
+    passages: tuple[Excerpt, ...]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def decks(runs: Sequence[Run]) -> list[Deck]:
 
 
 def _deck(
-    name: str, features: FeatureSet, owners: Sequence[str], passages: dict[tuple[int, int, str], tuple[Passage, ...]]
+    name: str, features: FeatureSet, owners: Sequence[str], passages: dict[tuple[int, int, str], tuple[Excerpt, ...]]
 ) -> Deck:
     cards = [_card(layer, row, passages) for layer in features.layers for row in range(len(layer.ids))]
     cards.sort(key=lambda card: -card.score)
@@ -101,7 +101,7 @@ def _public(name: str) -> str:
     return name if re.fullmatch(r"[\w-]+/[\w.-]+", name) else Path(name).name
 
 
-def _card(layer: LayerFeatures, row: int, passages: dict[tuple[int, int, str], tuple[Passage, ...]]) -> Card:
+def _card(layer: LayerFeatures, row: int, passages: dict[tuple[int, int, str], tuple[Excerpt, ...]]) -> Card:
     target, feature = layer.targets[row], layer.ids[row]
     means = {group: float(values[row]) for group, values in layer.activations.items()}
     largest = max(means.values(), default=0.0) or 1.0
@@ -118,17 +118,17 @@ def _baseline(layer: LayerFeatures, group: str, row: int) -> float | None:
     return float(layer.baselines[group][row]) if group in layer.baselines else None
 
 
-def _passages(runs: Sequence[Run]) -> dict[tuple[int, int, str], tuple[Passage, ...]]:
-    found: dict[tuple[int, int, str], tuple[Passage, ...]] = {}
+def _passages(runs: Sequence[Run]) -> dict[tuple[int, int, str], tuple[Excerpt, ...]]:
+    found: dict[tuple[int, int, str], tuple[Excerpt, ...]] = {}
     for run in runs:
         for one in run.contexts:
-            with damaged(f"A file of feature contexts in {run.folder}"):
+            with explaining_damage(f"A file of feature contexts in {run.folder}"):
                 key = int(one["layer"]), int(one["feature"]), str(one["target"])
                 found.setdefault(key, _with_heat(one["contexts"][:PASSAGES]))
     return found
 
 
-def _with_heat(contexts: Sequence[Row]) -> tuple[Passage, ...]:
+def _with_heat(contexts: Sequence[RunRow]) -> tuple[Excerpt, ...]:
     """The passages, each piece's heat its share of the highest value in any of them."""
     read = [(str(one["group"]), [(str(text), float(value)) for text, value in one["pieces"]]) for one in contexts]
     highest = max((value for _, pieces in read for _, value in pieces), default=0.0)
@@ -136,4 +136,4 @@ def _with_heat(contexts: Sequence[Row]) -> tuple[Passage, ...]:
     def heat(value: float) -> float:
         return max(0.0, value / highest) if highest > 0 else 0.0
 
-    return tuple(Passage(group, tuple(Token(text, heat(v), v) for text, v in pieces)) for group, pieces in read)
+    return tuple(Excerpt(group, tuple(Token(text, heat(v), v) for text, v in pieces)) for group, pieces in read)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from .charts import Line, known, line_chart
-from .run import Row, Run, is_number
+from .run import Run, RunRow, is_number
 
 _POLICY = "policy "
 # Logged name → title and what it says; `*` stands for anything.
@@ -50,7 +50,7 @@ _SHARES = ("_share", "_ratio", "_cost", "eval_code_switching", "eval_repetition"
 
 
 @dataclass(frozen=True)
-class Curve:
+class TrainingCurve:
     """One metric's chart."""
 
     name: str
@@ -59,7 +59,7 @@ class Curve:
     chart: Markup
 
 
-def training_curves(runs: Sequence[Run], colours: dict[str, int]) -> list[Curve]:
+def training_curves(runs: Sequence[Run], colours: dict[str, int]) -> list[TrainingCurve]:
     """A chart for each known metric that some run has logged more than never, in the order of what matters."""
     runs = [replace(run, log=_with_policy_loss(run.log)) for run in runs]
     logged = {name for run in runs for row in run.log for name, value in row.items() if is_number(value)}
@@ -72,11 +72,11 @@ def training_curves(runs: Sequence[Run], colours: dict[str, int]) -> list[Curve]
             chart = line_chart(
                 lines, key=f"curve{number}", about=f"{title} by training step.", x_label="step", percent=share
             )
-            curves.append(Curve(name.removeprefix(_POLICY), title, says, chart))
+            curves.append(TrainingCurve(name.removeprefix(_POLICY), title, says, chart))
     return curves
 
 
-def _with_policy_loss(log: Sequence[Row]) -> list[Row]:
+def _with_policy_loss(log: Sequence[RunRow]) -> list[RunRow]:
     """The loss of reinforcement learning says little, and would squash the cross-entropies beside it."""
     if not any("reward" in row for row in log):
         return list(log)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .rates import into
-from .run import Row, Run, damaged
+from .rates import into_words
+from .run import Run, RunRow, explaining_damage
 
 PER_RUN = 3
 AROUND = 160
@@ -38,12 +38,12 @@ def switches(run: Run, limit: int = PER_RUN) -> list[Example]:
     """Some answers of a run that switch, of as many kinds as there are."""
     by_kind: dict[tuple[str, str], list[Example]] = {}
     for path, row in _rows(run, "unexpected"):
-        with damaged(path):
+        with explaining_damage(path):
             spans = row["unexpected"]
             if spans:
-                kind = str(row.get("language", "")), into(spans[0])
+                kind = str(row.get("language", "")), into_words(spans[0])
                 if len(by_kind.setdefault(kind, [])) < limit:
-                    names = dict.fromkeys(map(into, spans))
+                    names = dict.fromkeys(map(into_words, spans))
                     pieces = _with_switches(row["response"], spans)
                     by_kind[kind].append(Example(_prompt(row), kind[0], ", ".join(names), pieces))
     return _in_turn(list(by_kind.values()), limit)
@@ -53,7 +53,7 @@ def loops(run: Run, limit: int = PER_RUN) -> list[Example]:
     """Some answers of a run that end in a loop."""
     found: list[Example] = []
     for path, row in _rows(run, "loop"):
-        with damaged(path):
+        with explaining_damage(path):
             if row["loop"] is not None and len(found) < limit:
                 start, end, period = (int(row["loop"][name]) for name in ("start", "end", "period"))
                 if not 0 <= start <= end <= len(row["response"]):
@@ -66,13 +66,13 @@ def loops(run: Run, limit: int = PER_RUN) -> list[Example]:
     return found
 
 
-def _rows(run: Run, column: str) -> list[tuple[Path, Row]]:
+def _rows(run: Run, column: str) -> list[tuple[Path, RunRow]]:
     return [(run.answers_file(name), row) for name, rows in run.answers.items() for row in rows if column in row]
 
 
 def _with_switches(text: str, spans: Sequence[Any]) -> tuple[Piece, ...]:
     """The answer around its first switch, every foreign word in it marked."""
-    places = sorted((int(span["start"]), int(span["end"]), into(span)) for span in spans)
+    places = sorted((int(span["start"]), int(span["end"]), into_words(span)) for span in spans)
     first, last = max(0, places[0][0] - AROUND), min(len(text), places[0][0] + 2 * AROUND)
     pieces, reached = [Piece("…", "cut")] if first else [], first
     for start, end, name in places:
@@ -99,7 +99,7 @@ def _with_loop(text: str, start: int, end: int, period: int) -> tuple[Piece, ...
     return tuple(pieces)
 
 
-def _prompt(row: Row) -> str:
+def _prompt(row: RunRow) -> str:
     """The last message, or the text; cut where it is long."""
     prompt = row.get("prompt") or ""
     if isinstance(prompt, list) and prompt and isinstance(prompt[-1], dict):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..languages import get_language
 from ..metrics import Difference, SwitchCriteria, compare_rates
 from ..metrics.interval import Outcome, clustered_interval
-from .run import Row, Run, damaged
+from .run import Run, RunRow, explaining_damage
 
 # What a newcomer calls the scripts; others go by their ISO 15924 code.
 SCRIPTS = {
@@ -35,7 +35,7 @@ PAIRS = 40
 _SETTINGS = ("temperature", "max_new_tokens")
 _AXES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 0.75, 1.0)
 
-Judge = Callable[[Row], bool]
+Judge = Callable[[RunRow], bool]
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Comparison:
     scale: float
 
 
-class Answers(NamedTuple):
+class RunAnswers(NamedTuple):
     """A run's rows of one file, or of one setting in it."""
 
     run: Run
-    rows: Sequence[Row]
+    rows: Sequence[RunRow]
     path: Path
 
 
@@ -107,7 +107,7 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     return found
 
 
-def _of_thinking(answers: Sequence[Answers], name: str) -> list[Comparison]:
+def _of_thinking(answers: Sequence[RunAnswers], name: str) -> list[Comparison]:
     """What was found in the thinking of reasoning models, of the answers that think."""
     found = []
     for key, title in (
@@ -116,7 +116,7 @@ def _of_thinking(answers: Sequence[Answers], name: str) -> list[Comparison]:
     ):
         thinking = [one._replace(rows=rows) for one in answers if (rows := [row for row in one.rows if key in row])]
 
-        def judge(row: Row, key: str = key) -> bool:
+        def judge(row: RunRow, key: str = key) -> bool:
             return bool(row[key])
 
         if thinking:
@@ -124,7 +124,7 @@ def _of_thinking(answers: Sequence[Answers], name: str) -> list[Comparison]:
     return found
 
 
-def into(span: Mapping[str, Any]) -> str:
+def into_words(span: Mapping[str, Any]) -> str:
     """What a foreign span is in: its script by its name, or its language where its script does not tell."""
     language, script = span.get("language"), str(span["script"])
     if language:
@@ -132,18 +132,18 @@ def into(span: Mapping[str, Any]) -> str:
     return SCRIPTS.get(script, script)
 
 
-def _by_name(runs: Sequence[Run]) -> dict[str, list[Answers]]:
-    found: dict[str, list[Answers]] = {}
+def _by_name(runs: Sequence[Run]) -> dict[str, list[RunAnswers]]:
+    found: dict[str, list[RunAnswers]] = {}
     for run in runs:
         for name, rows in run.answers.items():
             for setting, own in _by_setting(rows).items():
-                answers = Answers(run, own, run.answers_file(name))
+                answers = RunAnswers(run, own, run.answers_file(name))
                 found.setdefault(", ".join([name, *setting]), []).append(answers)
     return found
 
 
-def _by_setting(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
-    found: dict[tuple[str, ...], list[Row]] = {}
+def _by_setting(rows: Sequence[RunRow]) -> dict[tuple[str, ...], list[RunRow]]:
+    found: dict[tuple[str, ...], list[RunRow]] = {}
     for row in rows:
         told = tuple(f"{name} {row[name]}" for name in _SETTINGS if name in row)
         found.setdefault(told, []).append(row)
@@ -151,7 +151,7 @@ def _by_setting(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
 
 
 def _comparison(
-    title: str, name: str, answers: Sequence[Answers], judge: Judge, details: Mapping[str, Mapping[str, Rate]]
+    title: str, name: str, answers: Sequence[RunAnswers], judge: Judge, details: Mapping[str, Mapping[str, Rate]]
 ) -> Comparison:
     overall = {one.run.name: _rate(one, judge) for one in answers}
     highest = max(rate.high for rate in overall.values())
@@ -169,8 +169,8 @@ def _difference(rate: Rate, against: Rate) -> Difference | None:
         return None
 
 
-def _rate(answers: Answers, judge: Judge) -> Rate:
-    with damaged(answers.path):
+def _rate(answers: RunAnswers, judge: Judge) -> Rate:
+    with explaining_damage(answers.path):
         hits = [judge(row) for row in answers.rows]
         # Samples of one prompt belong together; an answer without a prompt stands by itself.
         prompts = [json.dumps(row["prompt"]) if row.get("prompt") else n for n, row in enumerate(answers.rows)]
@@ -178,15 +178,15 @@ def _rate(answers: Answers, judge: Judge) -> Rate:
         return Rate(sum(hits), len(hits), low, high, tuple(zip(prompts, hits, strict=True)))
 
 
-def _switched(row: Row) -> bool:
+def _switched(row: RunRow) -> bool:
     return bool(row["unexpected"])
 
 
-def _looped(row: Row) -> bool:
+def _looped(row: RunRow) -> bool:
     return row["loop"] is not None
 
 
-def _into(answers: Sequence[Answers], name: str, code: str) -> Comparison | None:
+def _into(answers: Sequence[RunAnswers], name: str, code: str) -> Comparison | None:
     """Switches into one language, of the answers from which such a switch can be told."""
     if not _is_known(code):
         return None
@@ -199,7 +199,7 @@ def _into(answers: Sequence[Answers], name: str, code: str) -> Comparison | None
     if not eligible:
         return None
 
-    def judge(row: Row) -> bool:
+    def judge(row: RunRow) -> bool:
         return any(criteria.wants(span["script"], span.get("language"), _language(row)) for span in row["unexpected"])
 
     return _comparison(f"Answers that slip into {code}", name, eligible, judge, {})
@@ -218,36 +218,36 @@ def _is_known(language: str) -> bool:
     return True
 
 
-def _by_pair(answers: Sequence[Answers]) -> dict[str, dict[str, Rate]]:
+def _by_pair(answers: Sequence[RunAnswers]) -> dict[str, dict[str, Rate]]:
     """`from → into` → run → rate, for the pairs that occur at all, the most frequent first."""
     pairs: Counter[tuple[str, str]] = Counter()
     for one in answers:
-        with damaged(one.path):
+        with explaining_damage(one.path):
             for row in one.rows:
-                pairs.update((_language(row), target) for target in {into(span) for span in row["unexpected"]})
+                pairs.update((_language(row), target) for target in {into_words(span) for span in row["unexpected"]})
     of_language = _split(answers)
     found = {}
     for language, target in sorted(pairs, key=lambda pair: (-pairs[pair], pair))[:PAIRS]:
 
-        def judge(row: Row, target: str = target) -> bool:
-            return any(into(span) == target for span in row["unexpected"])
+        def judge(row: RunRow, target: str = target) -> bool:
+            return any(into_words(span) == target for span in row["unexpected"])
 
         found[f"{language} → {target}"] = {one.run.name: _rate(one, judge) for one in of_language[language]}
     return found
 
 
-def _by_language(answers: Sequence[Answers]) -> dict[str, dict[str, Rate]]:
+def _by_language(answers: Sequence[RunAnswers]) -> dict[str, dict[str, Rate]]:
     of_language = _split(answers)
     if len(of_language) < 2:
         return {}
     return {code: {one.run.name: _rate(one, _looped) for one in of_language[code]} for code in sorted(of_language)}
 
 
-def _split(answers: Sequence[Answers]) -> dict[str, list[Answers]]:
+def _split(answers: Sequence[RunAnswers]) -> dict[str, list[RunAnswers]]:
     """The answers by language."""
-    found: dict[str, list[Answers]] = {}
+    found: dict[str, list[RunAnswers]] = {}
     for one in answers:
-        rows: dict[str, list[Row]] = {}
+        rows: dict[str, list[RunRow]] = {}
         for row in one.rows:
             rows.setdefault(_language(row), []).append(row)
         for language, own in rows.items():
@@ -255,5 +255,5 @@ def _split(answers: Sequence[Answers]) -> dict[str, list[Answers]]:
     return found
 
 
-def _language(row: Row) -> str:
+def _language(row: RunRow) -> str:
     return str(row.get("language") or "?")

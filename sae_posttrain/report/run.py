@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..feature_set import FeatureSet
 
-Row = Mapping[str, Any]
+RunRow = Mapping[str, Any]
 
 STATE = "trainer_state.json"
 RESULTS = "eval_results.json"
@@ -28,14 +28,14 @@ class Run:
 
     name: str
     folder: Path
-    log: list[Row] = field(default_factory=list)
+    log: list[RunRow] = field(default_factory=list)
     suppress: list[str] = field(default_factory=list)
     results: dict[str, float] = field(default_factory=dict)
-    answers: dict[str, list[Row]] = field(default_factory=dict)
+    answers: dict[str, list[RunRow]] = field(default_factory=dict)
     features: dict[str, FeatureSet] = field(default_factory=dict)
-    contexts: list[Row] = field(default_factory=list)
-    traces: list[Row] = field(default_factory=list)
-    calibrations: dict[str, Row] = field(default_factory=dict)
+    contexts: list[RunRow] = field(default_factory=list)
+    traces: list[RunRow] = field(default_factory=list)
+    calibrations: dict[str, RunRow] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         parts = (self.log, self.results, self.answers, self.features, self.contexts, self.traces, self.calibrations)
@@ -112,7 +112,7 @@ def _add(run: Run, path: Path) -> None:
             run.answers[path.stem] = rows
     elif path.name == STATE:
         state = _read_json(path, dict)
-        with damaged(path):
+        with explaining_damage(path):
             run.log = [row for row in state.get("log_history", []) if isinstance(row, dict)]
             run.suppress = [
                 str(code) for code in state.get("stateful_callbacks", {}).get("SASFT", {}).get("suppress", [])
@@ -136,7 +136,7 @@ def _add_json(run: Run, path: Path) -> None:
     if key == "target_rate":
         run.calibrations[path.name.removesuffix(".json").removesuffix(".calibration")] = content
     elif key is not None:
-        with damaged(path):
+        with explaining_damage(path):
             if not isinstance(content[key], list):
                 raise TypeError(f"{key} is a JSON {type(content[key]).__name__}, not a list")
             getattr(run, KINDS[key]).extend(content[key])
@@ -150,10 +150,10 @@ def _is_feature_set(path: Path) -> bool:
         return False  # not ours to complain about: weights in the same folder, perhaps still being written
 
 
-def _measured_rows(path: Path) -> list[Row]:
+def _measured_rows(path: Path) -> list[RunRow]:
     """The rows, if the first one is of `measure code-switching` or `measure repetition`, with --output."""
-    rows: list[Row] = []
-    with path.open("rb") as lines, damaged(path):
+    rows: list[RunRow] = []
+    with path.open("rb") as lines, explaining_damage(path):
         for line in lines:
             if line.strip():
                 try:
@@ -170,12 +170,12 @@ def _measured_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _is_measured(row: Row) -> bool:
+def _is_measured(row: RunRow) -> bool:
     return "unexpected" in row or "loop" in row
 
 
 def _read_json(path: Path, expected: type = object) -> Any:
-    with damaged(path):
+    with explaining_damage(path):
         content = _parse(path.read_bytes())
         if not isinstance(content, expected):
             raise TypeError(f"a JSON {type(content).__name__}")
@@ -193,7 +193,7 @@ def _as_int(digits: str) -> int:
 
 
 @contextmanager
-def damaged(path: Path | str) -> Iterator[None]:
+def explaining_damage(path: Path | str) -> Iterator[None]:
     """What goes wrong inside is the file's fault."""
     try:
         yield

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .charts import Line, Mark, Panel, known, line_chart
-from .run import Row, Run, damaged
+from .run import Run, RunRow, explaining_damage
 
 # A band of two standard errors holds about 95% of what other samples would give.
 ERRORS = 1.96
@@ -26,16 +26,16 @@ class TraceFigure:
 
 def trace_figures(runs: Sequence[Run], colours: Mapping[str, int]) -> list[TraceFigure]:
     """A figure for each target; a model that is called like a run has its colour."""
-    by_target: dict[str, list[Row]] = {}
+    by_target: dict[str, list[RunRow]] = {}
     for run in runs:
         for trace in run.traces:
-            with damaged(f"A file of switch traces in {run.folder}"):
+            with explaining_damage(f"A file of switch traces in {run.folder}"):
                 by_target.setdefault(str(trace["target"]), []).append(trace)
-    with damaged("A file of switch traces"):
+    with explaining_damage("A file of switch traces"):
         return [_trace_figure(number, *found, colours) for number, found in enumerate(by_target.items())]
 
 
-def _trace_figure(number: int, target: str, traces: Sequence[Row], colours: Mapping[str, int]) -> TraceFigure:
+def _trace_figure(number: int, target: str, traces: Sequence[RunRow], colours: Mapping[str, int]) -> TraceFigure:
     own = dict(colours)
     models = {str(trace["model"]): own.setdefault(str(trace["model"]), len(own)) for trace in traces}
     averages: dict[str, list[Line]] = {}
@@ -75,7 +75,7 @@ def _trace_figure(number: int, target: str, traces: Sequence[Row], colours: Mapp
     )
 
 
-def _line(name: str, offsets: Sequence[float], curve: Row, colour: int) -> Line:
+def _line(name: str, offsets: Sequence[float], curve: RunRow, colour: int) -> Line:
     mean = [known(value) for value in curve["mean"]]
     error = [known(value) for value in curve["error"]]
     if not len(offsets) == len(mean) == len(error):

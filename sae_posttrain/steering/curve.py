@@ -63,11 +63,11 @@ class Point:
 
     def __str__(self) -> str:
         features = "" if self.top is None else f" with {counted(self.top, 'feature')} per layer"
-        return f"alpha {self.alpha:g} of {named(self.layers)}{features} at temperature {self.temperature:g}"
+        return f"alpha {self.alpha:g} of {layers_named(self.layers)}{features} at temperature {self.temperature:g}"
 
 
 @dataclass(frozen=True)
-class Answer:
+class SteeredAnswer:
     """One response of a calibration, and what was steered with when it was sampled; `prompt` is the prompt's index."""
 
     prompt: int
@@ -99,7 +99,7 @@ class Calibration:
     target_rate: float
     max_ratio: float
     other_plain: tuple[Point, ...] = ()
-    answers: tuple[Answer, ...] = field(default=(), repr=False)
+    answers: tuple[SteeredAnswer, ...] = field(default=(), repr=False)
 
     def plain_of(self, point: Point) -> Point:
         """What happens without steering at a point's temperature."""
@@ -223,7 +223,7 @@ class Calibration:
         }
 
 
-def named(layers: Sequence[int]) -> str:
+def layers_named(layers: Sequence[int]) -> str:
     return f"layer {layers[0]}" if len(layers) == 1 else f"layers {' '.join(map(str, layers))}"
 
 

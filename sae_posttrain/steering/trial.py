@@ -24,7 +24,7 @@ from ..metrics.loops import LoopSettings
 from ..residual import inputs_device
 from ..sampling import Response, SamplingProgress, sampling
 from ..wording import counted
-from .curve import Answer, Point, named
+from .curve import Point, SteeredAnswer, layers_named
 from .endless import endless_loop
 from .generate import steer
 
@@ -77,7 +77,7 @@ class Trial:
         # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
         self.mine = sorted(mine, key=lambda prompt: -len(ids[prompt]))
         self.plain: dict[tuple[float, int], list[float]] = {}  # by temperature and prompt
-        self.answers: list[Answer] = []
+        self.answers: list[SteeredAnswer] = []
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -99,7 +99,7 @@ class Trial:
         layers = tuple(layer.layer for layer in features.layers)
         rows = [(alpha, prompt) for prompt in self.mine for alpha in alphas]
         outcomes: dict[float, list[_Outcome]] = {alpha: [] for alpha in alphas}
-        title = f"{named(layers)}, {'all features' if top is None else counted(top, 'feature')}"
+        title = f"{layers_named(layers)}, {'all features' if top is None else counted(top, 'feature')}"
         with self._sampling(temperature, len(rows), title) as sample:
             for batch in self._batches(rows):
                 with steer(self.model, features, alpha=[alpha for alpha, _ in batch]):
@@ -137,7 +137,7 @@ class Trial:
     ) -> Point:
         outcomes = sorted(gather_object(outcomes), key=lambda outcome: outcome.prompt)
         self.answers += [
-            Answer(one.prompt, layers, top, temperature, alpha, one.looped, one.response) for one in outcomes
+            SteeredAnswer(one.prompt, layers, top, temperature, alpha, one.looped, one.response) for one in outcomes
         ]
         looped = [outcome.looped for outcome in outcomes]
         low, high = clustered_interval(looped, [tuple(self.ids[outcome.prompt]) for outcome in outcomes])

@@ -8,7 +8,7 @@ import pandas
 import pytest
 from measure_cases import as_json, measured, write
 
-from sae_posttrain.cli.answers import Columns
+from sae_posttrain.cli.answers import ColumnNames
 from sae_posttrain.cli.inputs import read_rows
 from sae_posttrain.texts import load_rows
 
@@ -216,7 +216,7 @@ def test_prompts_by_every_usual_name(tmp_path, row, prompt):
     path = write(tmp_path / "a.jsonl", [row])
     (found,) = read_rows(str(path), "prompt", None)
     assert found["prompt"] == prompt
-    (named,) = read_rows(str(write(tmp_path / "b.jsonl", [{"q": "Hi"}])), "prompt", None, Columns(prompt="q"))
+    (named,) = read_rows(str(write(tmp_path / "b.jsonl", [{"q": "Hi"}])), "prompt", None, ColumnNames(prompt="q"))
     assert named == {"prompt": "Hi"}
     with pytest.raises(ValueError, match=r"'prompt'; the columns present are 'q'.* rename the column, or name it"):
         read_rows(str(tmp_path / "b.jsonl"), "prompt", None)

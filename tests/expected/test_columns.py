@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from sae_posttrain.expected import Setting, switch_probabilities
-from sae_posttrain.expected.columns import Columns, unexpected_in
+from sae_posttrain.expected.columns import ScriptColumns, unexpected_in
 from sae_posttrain.vocabulary import token_scripts
 
 
@@ -51,7 +51,7 @@ def test_a_letter_that_is_only_begun_is_told_apart(tokenizer: PreTrainedTokenize
 
 def test_columns_of_sets_and_scripts(tokenizer: PreTrainedTokenizerFast) -> None:
     scripts = unexpected_in("en")
-    columns = Columns(tokenizer, [scripts], len(tokenizer) + 5)
+    columns = ScriptColumns(tokenizer, [scripts], len(tokenizer) + 5)
     assert columns.matrix_VG.shape[0] == len(tokenizer) + 5
     assert "Hani" in columns.scripts
     assert not {"Latn", "Zyyy"} & set(columns.scripts)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..inputs import Row
 from ..output_files import check_file, replacing
-from .responses import SAMPLING, by_setting, check_sampling, prompt_text, sample, setting_columns, stand_ins
+from .responses import SAMPLING, by_setting, check_sampling, placeholder_rows, prompt_text, sample, setting_columns
 from .thinking import ANSWER, THINKING, Parts
 
 ABOVE = 1
@@ -68,7 +68,7 @@ def finish(
             report_of(parts.read(group, part))
     if args.model:
         check_sampling(args)
-        for group in by_setting(stand_ins(rows, args), columns).values():
+        for group in by_setting(placeholder_rows(rows, args), columns).values():
             report_of(group)
             mark(dict(group[0]))
         rows = sample(rows, args)

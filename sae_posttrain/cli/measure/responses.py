@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
 from ...metrics.thinking import opens_thinking, text_of
-from ..inputs import Row, add_chat, add_columns, add_dtype, columns_of, load_model, read_rows, uses_chat
+from ..inputs import Row, add_chat, add_columns, add_dtype, column_names_of, load_model, read_rows, uses_chat
 
 if TYPE_CHECKING:
     from ...sampling import Response
@@ -100,7 +100,7 @@ def read_source(args: argparse.Namespace, *, language: bool = False) -> list[Row
     if args.model and not args.responses and not args.prompts:
         raise ValueError("--model needs --prompts: a file whose rows have a prompt.")
     source, column = (args.responses, "response") if args.responses else (args.prompts, "prompt")
-    rows = read_rows(source, column, args.limit, columns_of(args))
+    rows = read_rows(source, column, args.limit, column_names_of(args))
     return _with_language(rows, source, args.language) if language else rows
 
 
@@ -114,7 +114,7 @@ def read_against(args: argparse.Namespace, *, language: bool = False) -> list[Ro
         )
     if args.csv:
         raise ValueError("--csv cannot print a comparison; use --json.")
-    rows = read_rows(args.against, "response", args.limit, columns_of(args))
+    rows = read_rows(args.against, "response", args.limit, column_names_of(args))
     return _with_language(rows, args.against, args.language) if language else rows
 
 
@@ -190,7 +190,7 @@ def check_sampling(args: argparse.Namespace) -> None:
         check_settings(temperature, top_p, samples=args.samples, batch_size=args.batch_size, max_new_tokens=cap)
 
 
-def stand_ins(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
+def placeholder_rows(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
     """Rows as `sample` gives them, one for each prompt, with a response that anything can be counted in."""
     told = _told(args, args.temperature[0], args.top_p[0], args.max_new_tokens[0])
     return [{**row, **told, "response": "a b c d e"} for row in rows]

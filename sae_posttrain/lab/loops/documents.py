@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from ..shared.documents import Reading, Tokens, quotation, refrain, word_list
-from ..shared.language import random_clause, sentence_tokens, text_of
+from ..shared.language import random_clause, sentence_tokens, written
 from ..shared.lexicon import ASSISTANT, END, PUNCTUATION, USER, WORDS, symbol
 
 LANGUAGE = "en"
@@ -65,4 +65,4 @@ def story_prompts(count: int, seed: int = 0) -> list[dict[str, Any]]:
     """`count` rows with `prompt` as messages, TRL's format."""
     rng = random.Random(seed)
     prompts = (exchange(rng, LANGUAGE)[0] for _ in range(count))
-    return [{"prompt": [{"role": "user", "content": text_of(prompt)}]} for prompt in prompts]
+    return [{"prompt": [{"role": "user", "content": written(prompt)}]} for prompt in prompts]

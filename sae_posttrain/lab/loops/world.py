@@ -14,7 +14,7 @@ from ...sampling import Prompt
 from ...steering import Calibration, calibrate
 from ..shared.model import ModelSize, Stage, copying_share, train_model
 from ..shared.plan import WorldPlan
-from ..shared.saes import train_saes, unexplained_variance
+from ..shared.saes import train_lab_saes, unexplained_variance
 from ..shared.tokenizer import build_tokenizer
 from .documents import LANGUAGE, NURSERY, PATTERN, WORLD, pattern, story_prompts
 
@@ -51,7 +51,7 @@ def build_world(folder: Path, *, plan: WorldPlan = PLAN, seed: int = 0, say: Cal
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
     say(f"  saved a Qwen3 of {model.num_parameters() / 1e6:.2f} M parameters and {len(tokenizer)} symbols in {base}")
-    saes = train_saes(
+    saes = train_lab_saes(
         model, tokenizer, folder, layers=LAYERS, reading=WORLD, d_sae=256, k=8, steps=plan.sae_steps, seed=seed
     )
     say(f"  saved SAEs of its layers {', '.join(map(str, LAYERS))} in {saes}")

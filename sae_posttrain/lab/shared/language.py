@@ -102,7 +102,7 @@ def particle(role: str, word: str) -> str:
     return after_consonant if is_syllable and (ord(word[-1]) - ord("가")) % 28 else after_vowel
 
 
-def text_of(tokens: list[str]) -> str:
+def written(tokens: list[str]) -> str:
     """The text a person reads."""
     return "".join(tokens).strip()
 
@@ -111,4 +111,4 @@ def parallel_sentences(count: int, seed: int = 0) -> dict[str, list[str]]:
     """The same `count` meanings in every language of the lab."""
     rng = random.Random(seed)
     meanings = [[random_clause(rng) for _ in range(rng.choice((1, 1, 2)))] for _ in range(count)]
-    return {lang: [text_of(sentence_tokens(meaning, lang)) for meaning in meanings] for lang in LANGUAGES}
+    return {lang: [written(sentence_tokens(meaning, lang)) for meaning in meanings] for lang in LANGUAGES}

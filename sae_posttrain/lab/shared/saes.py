@@ -19,7 +19,7 @@ from .model import token_rows
 # D model width, K dictionary size
 
 
-def train_saes(
+def train_lab_saes(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,

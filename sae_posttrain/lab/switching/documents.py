@@ -16,7 +16,7 @@ from ..shared.documents import (
     table,
     word_list,
 )
-from ..shared.language import text_of
+from ..shared.language import written
 from ..shared.lexicon import ASSISTANT, END, LANGUAGES, PUNCTUATION, USER, WORDS, symbol
 from .questions import NOISE, exchange
 
@@ -65,4 +65,4 @@ NURSERY = Reading({counting_rhyme: 1})
 def monolingual_texts(count: int, seed: int = 0) -> dict[str, list[str]]:
     """Stories by language, as discovery wants them: `count` texts in each."""
     rng = random.Random(seed)
-    return {language: [text_of(story(rng, language)) for _ in range(count)] for language in LANGUAGES}
+    return {language: [written(story(rng, language)) for _ in range(count)] for language in LANGUAGES}

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from ..shared.language import HOME, Strays, list_tokens, question_tokens, random_clause, sentence_tokens, text_of
+from ..shared.language import HOME, Strays, list_tokens, question_tokens, random_clause, sentence_tokens, written
 from ..shared.lexicon import CONCEPTS, LANGUAGES, PUNCTUATION, symbol
 
 # Some words and some writers stray more than others: goods keep the name of where they come from, and half the times
@@ -30,8 +30,8 @@ def questions(
         prompt, answer, stray = exchange(rng, language, noise)
         rows.append(
             {
-                "prompt": [{"role": "user", "content": text_of(prompt)}],
-                "completion": [{"role": "assistant", "content": text_of(answer)}],
+                "prompt": [{"role": "user", "content": written(prompt)}],
+                "completion": [{"role": "assistant", "content": written(answer)}],
                 "language": language,
                 "stray": stray,
             }

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM
 from ..shared.documents import RHYME, counting_rhyme, story
 from ..shared.model import ModelSize, Stage, copying_share, held_out_loss, train_model
 from ..shared.plan import WorldPlan
-from ..shared.saes import train_saes, unexplained_variance
+from ..shared.saes import train_lab_saes, unexplained_variance
 from ..shared.tokenizer import build_tokenizer
 from .documents import NURSERY, WORLD
 
@@ -49,7 +49,7 @@ def build_world(
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
     say(f"  saved a Qwen3 of {model.num_parameters() / 1e6:.2f} M parameters and {len(tokenizer)} symbols in {base}")
-    saes = train_saes(model, tokenizer, folder, layers=UPPER_LAYERS, reading=WORLD, steps=plan.sae_steps, seed=seed)
+    saes = train_lab_saes(model, tokenizer, folder, layers=UPPER_LAYERS, reading=WORLD, steps=plan.sae_steps, seed=seed)
     say(f"  saved SAEs of its layers {', '.join(map(str, UPPER_LAYERS))} in {saes}")
     return measure_world(folder)
 

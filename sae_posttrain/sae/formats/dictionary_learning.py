@@ -16,7 +16,7 @@ from ..activations import Activation, JumpReLU, ReLU, TopK
 from ..model import SparseAutoencoder
 from .found import Found, layer_in, pairs
 from .layout import LINEAR, PLAIN, Layout, laid_out
-from .reading import Tensors, check_k, no_k, number, one_of, read_config, read_pickle, row_norms
+from .tensor_files import Tensors, check_k, no_k, number, one_of, read_config, read_pickle, row_norms
 
 NAME = "dictionary_learning"
 FILES = "config.json beside ae.pt"

@@ -14,7 +14,7 @@ from ..activations import JumpReLU
 from ..model import SparseAutoencoder
 from .found import Found, layer_in
 from .layout import PLAIN, laid_out
-from .reading import no_k, read_npz
+from .tensor_files import no_k, read_npz
 
 NAME = "Gemma Scope"
 FILES = "layer_*/width_*/average_l0_*/params.npz"

@@ -13,7 +13,7 @@ from ..activations import JumpReLU
 from ..model import SparseAutoencoder
 from .found import Found, layer_in, layer_of_hook, pairs
 from .layout import laid_out
-from .reading import no_k, one_of, read_config, read_safetensors
+from .tensor_files import no_k, one_of, read_config, read_safetensors
 
 NAME = "Gemma Scope 2"
 FILES = "config.json beside params.safetensors"

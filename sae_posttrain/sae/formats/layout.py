@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from .reading import Tensors, check_shapes, check_tensors, matrix_shape
+from .tensor_files import Tensors, check_keys, check_shapes, matrix_shape
 
 Layout = Mapping[str, str]
 """A tensor's name in the file → the letters of its shape: `KD` or `DK` for a matrix, `K` or `D` for a vector, empty for
@@ -30,7 +30,7 @@ def laid_out(path: Path, tensors: Tensors, layout: Layout, name: str) -> Tensors
     Raises:
         ValueError: a tensor is missing, is no plain numbers, or has another shape; a vector is not finite.
     """
-    check_tensors(path, tensors, list(layout), name)
+    check_keys(path, tensors, list(layout), name)
     first = next(iter(layout))
     sizes = dict(zip(layout[first], matrix_shape(path, tensors, first), strict=True))
     shapes = {key: tuple(sizes[letter] for letter in letters) for key, letters in layout.items()}

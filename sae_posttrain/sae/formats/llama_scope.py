@@ -18,7 +18,7 @@ from ..activations import Activation, JumpReLU, ReLU, TopK
 from ..model import SparseAutoencoder
 from .found import Found, layer_in, layer_of_hook, pairs
 from .layout import LINEAR, laid_out
-from .reading import check_k, no_k, number, one_of, read_config, read_safetensors, row_norms
+from .tensor_files import check_k, no_k, number, one_of, read_config, read_safetensors, row_norms
 
 NAME = "Llama Scope"
 FILES = "hyperparams.json beside checkpoints/final.safetensors"

@@ -14,7 +14,7 @@ from ..activations import TopK
 from ..model import SparseAutoencoder
 from .found import Found
 from .layout import laid_out
-from .reading import check_k, read_pickle
+from .tensor_files import check_k, read_pickle
 
 NAME = "Qwen-Scope"
 FILES = "layer0.sae.pt, layer1.sae.pt, …"

@@ -17,7 +17,7 @@ from ..activations import Activation, JumpReLU, ReLU, TopK
 from ..model import InputNorm, SparseAutoencoder
 from .found import Found, layer_in, layer_of_hook, pairs
 from .layout import PLAIN, Layout, laid_out
-from .reading import Tensors, check_k, no_k, number, one_of, read_config, read_safetensors, row_norms
+from .tensor_files import Tensors, check_k, no_k, number, one_of, read_config, read_safetensors, row_norms
 
 NAME = "SAELens"
 FILES = "cfg.json beside sae_weights.safetensors"

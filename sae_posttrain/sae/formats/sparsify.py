@@ -14,7 +14,7 @@ from ..activations import TopK
 from ..model import SparseAutoencoder
 from .found import Found, layer_of_hook, pairs
 from .layout import laid_out
-from .reading import check_k, number, one_of, read_config, read_safetensors
+from .tensor_files import check_k, number, one_of, read_config, read_safetensors
 
 NAME = "sparsify"
 FILES = "layers.*/cfg.json beside layers.*/sae.safetensors"

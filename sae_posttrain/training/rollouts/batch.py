@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .plan import Plan
+from .plan import RolloutPlan
 
 
 @dataclass
@@ -27,7 +27,7 @@ class SteeredBatch:
         rewards_per_func: `(N, F)`, NaN where a function gave no reward. None before the rewards are computed.
     """
 
-    plan: Plan
+    plan: RolloutPlan
     filters_overlong: bool
     steered_tokens: list[int] | None = None
     rewards_per_func: Tensor | None = None

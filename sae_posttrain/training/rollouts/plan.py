@@ -10,7 +10,7 @@ from .settings import SteeringSettings
 
 
 @dataclass(frozen=True)
-class Plan:
+class RolloutPlan:
     """The steered rows of one generation batch.
 
     Args:
@@ -56,7 +56,7 @@ def steered_rows(rows: int, group: int, per_group: int, probability: float = 1.0
     return tuple(row % group < per_group and chosen[row // group] for row in range(rows))
 
 
-def plan_for(trainer: Any, settings: SteeringSettings, size: int) -> Plan:
+def plan_for(trainer: Any, settings: SteeringSettings, size: int) -> RolloutPlan:
     """The plan for a trainer's next generation batch of `size` rows on each process; evaluation is never steered."""
     step = trainer.state.global_step
     steers = trainer.model.training and step >= settings.steer_after_step
@@ -67,4 +67,4 @@ def plan_for(trainer: Any, settings: SteeringSettings, size: int) -> Plan:
         settings.steer_probability,
         seed=f"{trainer.args.seed} {step} {trainer._step}",
     )
-    return Plan(everywhere, trainer.accelerator.process_index, size)
+    return RolloutPlan(everywhere, trainer.accelerator.process_index, size)

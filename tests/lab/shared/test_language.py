@@ -13,7 +13,7 @@ from sae_posttrain.lab.shared.language import (
     question_tokens,
     random_clause,
     sentence_tokens,
-    text_of,
+    written,
 )
 from sae_posttrain.lab.shared.lexicon import LANGUAGES, UNKNOWN, WORDS, symbols
 from sae_posttrain.lab.shared.tokenizer import build_tokenizer
@@ -40,17 +40,17 @@ def tokenizer():
     ],
 )
 def test_a_clause_reads_as_a_person_would_write_it(language, text):
-    assert text_of(clause_tokens(CLAUSE, language)) == text
+    assert written(clause_tokens(CLAUSE, language)) == text
 
 
 def test_korean_particles_follow_the_last_sound():
-    assert text_of(clause_tokens(Clause("teacher", "sees", "bread"), "ko")) == "선생님은 빵을 봐요"
-    assert text_of(clause_tokens(Clause("child", "sees", "coffee"), "ko")) == "아이는 커피를 봐요"
+    assert written(clause_tokens(Clause("teacher", "sees", "bread"), "ko")) == "선생님은 빵을 봐요"
+    assert written(clause_tokens(Clause("child", "sees", "coffee"), "ko")) == "아이는 커피를 봐요"
 
 
 def test_a_question_has_neither_article_nor_particle():
-    assert text_of(question_tokens("wants", "tea", "en")) == "who wants the tea?"
-    assert text_of(question_tokens("wants", "tea", "ko")) == "누가 차를 원해요?"
+    assert written(question_tokens("wants", "tea", "en")) == "who wants the tea?"
+    assert written(question_tokens("wants", "tea", "ko")) == "누가 차를 원해요?"
 
 
 def test_an_unknown_language_is_refused():
@@ -108,7 +108,7 @@ def test_tokens_are_the_grammar_s_even_where_foreign_words_stray(tokenizer):
         clauses = [random_clause(rng), random_clause(rng)]
         strays = {clauses[0].thing: rng.choice(LANGUAGES), clauses[1].being: rng.choice(LANGUAGES)}
         tokens = sentence_tokens(clauses, rng.choice(LANGUAGES), strays)
-        assert tokenizer.tokenize(text_of(tokens)) == tokens
+        assert tokenizer.tokenize(written(tokens)) == tokens
 
 
 def test_every_document_is_in_the_vocabulary(tokenizer):

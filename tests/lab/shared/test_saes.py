@@ -5,7 +5,7 @@ import torch
 
 from sae_posttrain.lab.shared.documents import counting_rhyme
 from sae_posttrain.lab.shared.model import ModelSize, Stage, copying_share, held_out_loss, token_rows, train_model
-from sae_posttrain.lab.shared.saes import qwen_scope_layout, train_saes, unexplained_variance
+from sae_posttrain.lab.shared.saes import qwen_scope_layout, train_lab_saes, unexplained_variance
 from sae_posttrain.lab.shared.tokenizer import build_tokenizer
 from sae_posttrain.lab.switching.documents import NURSERY, WORLD
 from sae_posttrain.sae import load_sae
@@ -26,7 +26,7 @@ def model(tokenizer):
 
 @pytest.fixture(scope="module")
 def folder(model, tokenizer, tmp_path_factory):
-    return train_saes(
+    return train_lab_saes(
         model, tokenizer, tmp_path_factory.mktemp("lab"), layers=(0, 1), reading=WORLD, d_sae=64, k=4, steps=30
     )
 

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from sae_posttrain.training.rollouts.plan import Plan, steered_rows
+from sae_posttrain.training.rollouts.plan import RolloutPlan, steered_rows
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ def test_processes_agree_on_one_row_of_each_group_however_groups_are_split(
     processes: int, size: int, group: int
 ) -> None:
     everywhere = steered_rows(processes * size, group, 1)
-    parts = [Plan(everywhere, process, size).here for process in range(processes)]
+    parts = [RolloutPlan(everywhere, process, size).here for process in range(processes)]
     together = [steered for part in parts for steered in part]
     groups = [together[start : start + group] for start in range(0, len(together), group)]
     assert all(sum(rows) == 1 for rows in groups)
@@ -26,7 +26,7 @@ def test_processes_agree_on_one_row_of_each_group_however_groups_are_split(
 def test_none_and_several() -> None:
     assert steered_rows(6, 3, 0) == (False,) * 6
     assert steered_rows(6, 3, 2) == (True, True, False) * 2
-    assert not Plan(steered_rows(6, 3, 0), 0, 3)
+    assert not RolloutPlan(steered_rows(6, 3, 0), 0, 3)
 
 
 def test_a_share_of_the_groups_by_seed_and_place_alone() -> None:
@@ -43,5 +43,8 @@ def test_a_share_of_the_groups_by_seed_and_place_alone() -> None:
 
 def test_processes_with_fewer_steered_rows_are_filled_up_where_they_have_to_keep_step() -> None:
     everywhere = (True, False, True, False, False, False, False, True)
-    assert [Plan(everywhere, process, 4).rows() for process in range(2)] == [[0, 2], [3]]
-    assert [Plan(everywhere, process, 4).rows(as_many_everywhere=True) for process in range(2)] == [[0, 2], [3, 0]]
+    assert [RolloutPlan(everywhere, process, 4).rows() for process in range(2)] == [[0, 2], [3]]
+    assert [RolloutPlan(everywhere, process, 4).rows(as_many_everywhere=True) for process in range(2)] == [
+        [0, 2],
+        [3, 0],
+    ]

@@ -115,7 +115,7 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
     return np.memmap(path, dtype, "c", start + length, shape, "F" if fortran else "C")
 
 
-def check_tensors(path: Path, tensors: Tensors, keys: Sequence[str], format_name: str) -> None:
+def check_keys(path: Path, tensors: Tensors, keys: Sequence[str], format_name: str) -> None:
     """Every key is there, and is real numbers in the file, none of them claimed twice.
 
     Raises: ValueError.
