@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.expected import Setting, switch_probabilities
-from sae_posttrain.expected.columns import Columns
+from sae_posttrain.expected.columns import ScriptColumns
 from sae_posttrain.expected.distributions import hidden_states, logits_of
 from sae_posttrain.languages import get_language
 from sae_posttrain.metrics import ExpectedSwitch, expected_switch_report
@@ -99,7 +99,7 @@ def penalty_where_switches_begin(
 ) -> dict[str, float]:
     """The features' excess over their baselines, at all positions and where the nucleus holds the target's script."""
     scripts = frozenset(get_language(target).scripts)
-    columns = Columns(tokenizer, [scripts], model.config.vocab_size)
+    columns = ScriptColumns(tokenizer, [scripts], model.config.vocab_size)
     positions, prone_positions = 0, 0
     excess: dict[str, float] = defaultdict(float)
     excess_prone: dict[str, float] = defaultdict(float)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..languages import get_language
 from ..metrics import Difference, SwitchCriteria, compare_rates
-from ..metrics.interval import Outcome, clustered_interval
+from ..metrics.interval import ClusteredOutcome, clustered_interval
 from .run import Run, RunRow, explaining_damage
 
 # What a newcomer calls the scripts; others go by their ISO 15924 code.
@@ -46,7 +46,7 @@ class Rate:
     total: int
     low: float
     high: float
-    outcomes: tuple[Outcome, ...] = field(repr=False)
+    outcomes: tuple[ClusteredOutcome, ...] = field(repr=False)
     confidence: float = 0.95
 
     @property
