@@ -9,11 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+
+class Removable(Protocol):
+    """What a hook leaves behind, such as torch's `RemovableHandle`."""
+
+    def remove(self) -> None: ...
 
 
 def unwrap(model: nn.Module) -> Any:
@@ -64,10 +71,11 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
 
 def hook_residuals(
     model: nn.Module, layers: Iterable[int], see: Callable[[int, Tensor], Tensor | None]
-) -> list[RemovableHandle]:
+) -> list[Removable]:
     """Call `see(layer, residual_BSD)` on every forward of the given blocks; remove the returned handles to stop.
 
-    A tensor that `see` returns takes the residual's place.
+    A tensor that `see` returns takes the residual's place. Under gradient checkpointing `see` is called once, outside
+    the checkpoint, so that the residual has its gradient. Enable checkpointing first.
 
     Raises:
         ValueError: a layer the model does not have.
@@ -77,17 +85,53 @@ def hook_residuals(
     for layer in layers:
         if not 0 <= layer < len(blocks):
             raise ValueError(f"Layer {layer} is out of range: the model has blocks 0 to {len(blocks) - 1}.")
+    return [_hook_block(blocks[layer], partial(see, layer)) for layer in layers]
 
-    def hook_of(layer: int) -> Callable[[nn.Module, Any, Any], Any]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            # transformers 5 returns a bare tensor; indexing it like the older tuple would silently take one row.
-            bare = isinstance(output, Tensor)
-            changed_BSD = see(layer, output if bare else output[0])
-            return changed_BSD if bare or changed_BSD is None else (changed_BSD, *output[1:])
 
-        return hook
+def _hook_block(block: nn.Module, see: Callable[[Tensor], Tensor | None]) -> Removable:
+    def show(output: Any) -> Any:
+        # transformers 5 returns a bare tensor; indexing it like the older tuple would silently take one row.
+        bare = isinstance(output, Tensor)
+        changed_BSD = see(output if bare else output[0])
+        if changed_BSD is None:
+            return output
+        return changed_BSD if bare else (changed_BSD, *output[1:])
 
-    return [blocks[layer].register_forward_hook(hook_of(layer)) for layer in layers]
+    if _hooks_run_inside_checkpoint(block):
+        return _AroundCheckpoint(block, show)
+    return block.register_forward_hook(lambda module, args, output: show(output))
+
+
+def _hooks_run_inside_checkpoint(block: nn.Module) -> bool:
+    """Whether a block checkpoints itself with its hooks, as before transformers 5.23."""
+    classes = (one for one in type(block).__mro__ if one.__name__ == "GradientCheckpointingLayer")
+    inside = any("__call__" in vars(one) for one in classes)
+    return inside and hasattr(block, "_gradient_checkpointing_func")
+
+
+class _AroundCheckpoint:
+    """Shows what leaves a block, outside the block's checkpoint where there is one.
+
+    Inside a reentrant checkpoint a hook runs without a gradient, and again during the backward pass.
+    """
+
+    def __init__(self, block: Any, show: Callable[[Any], Any]) -> None:
+        self._block, self._show = block, show
+        self._checkpoint = block._gradient_checkpointing_func
+        block._gradient_checkpointing_func = self
+        self._handle = block.register_forward_hook(self._hook)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._show(self._checkpoint(*args, **kwargs))
+
+    def _hook(self, block: Any, args: Any, output: Any) -> Any:
+        return None if block.gradient_checkpointing and block.training else self._show(output)
+
+    def remove(self) -> None:
+        self._handle.remove()
+        self._show = lambda output: output
+        if self._block._gradient_checkpointing_func is self:
+            self._block._gradient_checkpointing_func = self._checkpoint
 
 
 def hook_hidden_states(model: nn.Module, see: Callable[[Tensor], Tensor | None]) -> RemovableHandle:

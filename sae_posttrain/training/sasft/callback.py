@@ -116,8 +116,8 @@ class SASFTCallback(HookCallback):
         self.trainer = trainer
         if hasattr(trainer, "sasft"):
             return self  # back from another trainer, to one that it still stands in front of
-        if column is not None:
-            _carry(trainer, column)
+        if column is not None or not _has_columns(trainer.train_dataset):
+            _carry(trainer, LANGUAGE_COLUMN)
         compute_loss, log, train, save = trainer.compute_loss, trainer.log, trainer.train, trainer._save_checkpoint
 
         def compute_loss_with_sasft(model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
@@ -157,6 +157,11 @@ class SASFTCallback(HookCallback):
                 )
             self.set_trainer(trainer)
         super().on_train_begin(args, state, control, **kwargs)
+
+
+def _has_columns(dataset: Any) -> bool:
+    """Whether the columns are known before the first batch, as they are not of a hand-written stream."""
+    return dataset is None or any(hasattr(dataset, name) for name in ("column_names", "map", "__getitem__"))
 
 
 def _carry(trainer: Trainer, column: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from itertools import islice
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from ...residual import decoder, unwrap
-from .segments import LANGUAGE_IDS, language_id, language_in
+from .segments import LANGUAGE_IDS, LanguageOf, language_id, language_in
+from .telling import tokenizer_of
 from .weight import AUTO, Weight
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def check_settings(baseline: str, scale: str, refresh_baselines: int) -> None:
         raise ValueError("refresh_baselines has nothing to refresh with baseline='zero'; leave one of them out.")
 
 
-def check_processes(trainer: Trainer) -> None:
+def check_trainer(trainer: Trainer) -> None:
     """Refuse ways to spread a batch in which a process does not see whole examples."""
     if trainer.args.n_gpu > 1:
         raise ValueError(
@@ -75,24 +76,36 @@ def check_processes(trainer: Trainer) -> None:
         raise ValueError("SASFT cannot run under context or sequence parallelism: a rank sees parts of segments.")
 
 
-def check_boundaries(tells_languages: bool, weight: float) -> None:
+def shows_segments(trainer: Trainer) -> bool:
+    """Whether a batch shows where one example ends and the next begins."""
+    packing = getattr(trainer.args, "packing", False)
+    return not (packing and getattr(trainer.args, "packing_strategy", None) == "wrapped")
+
+
+def check_languages(trainer: Trainer, column: str | None, language_of: LanguageOf | None, weight: float) -> None:
     """Refuse batches in which no example's language can be told; a run of weight 0 needs none, and measures nothing.
 
     Args:
-        tells_languages: whether a language column, or boundaries between examples, reach the loss.
-        weight: the weight of the auxiliary loss.
+        trainer: the trainer.
+        column: the dataset column that will carry languages, if there is one.
+        language_of: as in `SASFTCallback`.
+        weight: the largest weight of an auxiliary loss.
     """
-    if tells_languages:
-        return
-    if weight > 0:
-        raise ValueError(
+    if column is None and not shows_segments(trainer):
+        if weight > 0:
+            raise ValueError(
+                "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be "
+                "found. Use packing_strategy='bfd', or SASFTTrainer with a language column, which packs it alongside."
+            )
+        logger.warning(
             "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be found. "
-            "Use packing_strategy='bfd', or SASFTTrainer with a language column, which packs it alongside."
+            "This run of weight 0 trains as plain SFT, and its log has no SASFT metrics."
         )
-    logger.warning(
-        "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be found. This "
-        "run of weight 0 trains as plain SFT, and its log has no SASFT metrics."
-    )
+    if tokenizer_of(trainer) is None and column is None and language_of is None:
+        raise ValueError(
+            "The languages of the samples cannot be found: the trainer has no processing_class, whose vocabulary "
+            "is needed for the scripts. Pass it to the trainer, add a `language` column, or pass language_of."
+        )
 
 
 def check_gradient(model: nn.Module, layer: int) -> None:
@@ -118,11 +131,43 @@ def check_residual(residual_BSD: Tensor, layer: int) -> None:
         )
 
 
-def check_labels(dataset: Any) -> None:
-    names = getattr(dataset, "column_names", None)
-    if not names or "labels" not in names or not hasattr(dataset, "__len__"):
+def check_captured(missing: Sequence[int], without_gradient: Set[int]) -> None:
+    """Refuse a forward in which blocks were not seen, or were seen inside a checkpoint that hides their gradient.
+
+    Args:
+        missing: the layers whose residual was not read.
+        without_gradient: the layers that ran without a gradient.
+    """
+    if not missing:
         return
-    if not any(label != -100 for labels in dataset["labels"] for label in labels):
+    if without_gradient >= set(missing):
+        raise RuntimeError(
+            f"Layers {list(missing)} ran without a gradient, inside a reentrant checkpoint that is not transformers' "
+            'own. Checkpoint with gradient_checkpointing_kwargs={"use_reentrant": False}, or without the framework\'s '
+            "own way of checkpointing."
+        )
+    raise RuntimeError(
+        f"The residuals of layers {list(missing)} were not captured. Attach SASFT before the model's first compiled "
+        "forward, enable gradient checkpointing before training starts, and train the model the trainer was made with, "
+        "not a copy of it."
+    )
+
+
+def check_data(dataset: Any, column: str | None) -> None:
+    """Refuse a training set without labels, or with languages that are none."""
+    if dataset is not None:
+        check_labels(dataset)
+        check_codes(dataset, column)
+
+
+def check_labels(dataset: Any) -> None:
+    if isinstance(dataset, list | tuple):
+        rows = [row.get("labels") for row in dataset if isinstance(row, Mapping)]
+        rows = rows if all(labels is not None for labels in rows) else []
+    else:
+        names = getattr(dataset, "column_names", None)
+        rows = dataset["labels"] if names and "labels" in names and hasattr(dataset, "__len__") else []
+    if len(rows) and not any(label != -100 for labels in rows for label in labels):
         raise ValueError(
             "No token of the training set has a label: every label is -100, so there is nothing to learn or to "
             "penalise. Check the completion or assistant mask."
@@ -134,7 +179,8 @@ def check_codes(dataset: Any, column: str | None) -> None:
     if column is None:
         return
     if not hasattr(dataset, "unique"):
-        for number, row in enumerate(islice(dataset, PEEKED_ROWS) if hasattr(dataset, "map") else (), start=1):
+        rows = dataset if isinstance(dataset, list | tuple) else ()  # others may encode each row when it is asked for
+        for number, row in enumerate(islice(dataset, PEEKED_ROWS) if hasattr(dataset, "map") else rows, start=1):
             if column != LANGUAGE_IDS:
                 _check_row(row, column, number)
         return

@@ -1,10 +1,8 @@
 """What the callback and the trainer share: run the terms beside the trainer's loss, scale them as it scales its own."""
 
-# B batch, S sequence
-
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +10,14 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ...languages import get_language
-from .checks import check_boundaries, check_codes, check_labels, check_processes
+from .batch import Batch, BatchReader
+from .checks import check_data, check_languages, check_trainer, shows_segments
 from .finder import WeightFinder
 from .meter import Meter
 from .record import KEY, take_up
 from .segments import LANGUAGE_IDS, UNKNOWN, LanguageOf
-from .telling import LanguageTeller
-from .terms import Batch, Term
+from .telling import LanguageTeller, tokenizer_of
+from .terms import Term
 
 _UNKNOWN_ADVICE = {
     "sasft_unknown_share": "their language is not known. The script cannot tell en from fr, or the language of "
@@ -57,10 +56,9 @@ class SASFTEngine:
         self._start_weights = {name: one.weight for name, one in self.terms.items() if name not in self.finder.terms}
         self.meter = Meter(self._counted())
         self._teller = LanguageTeller(None, self._candidates, language_of)
-        self._told = torch.zeros(len(LanguageTeller.counted))
+        self._reader = BatchReader(self._teller)
         self._tells_languages = True
         self._running = False
-        self._place = (0, 0)
 
     # -- life cycle --------------------------------------------------------------------------------------------------
 
@@ -75,23 +73,14 @@ class SASFTEngine:
         """
         if not self.terms:
             return
-        check_processes(trainer)
-        args = trainer.args
-        has_segments = not (getattr(args, "packing", False) and args.packing_strategy == "wrapped")
+        check_trainer(trainer)
+        has_segments = shows_segments(trainer)
         self._tells_languages = column is not None or has_segments
-        check_boundaries(self._tells_languages, max(term.weight for term in self.terms.values()))
+        check_languages(trainer, column, self.language_of, max(term.weight for term in self.terms.values()))
         for term in self.terms.values():
             term.check(trainer)
-        if trainer.train_dataset is not None:
-            check_labels(trainer.train_dataset)
-            check_codes(trainer.train_dataset, column)
-        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-        if tokenizer is None and column is None and self.language_of is None:
-            raise ValueError(
-                "The languages of the samples cannot be found: the trainer has no processing_class, whose vocabulary "
-                "is needed for the scripts. Pass it to the trainer, add a `language` column, or pass language_of."
-            )
-        self._teller = LanguageTeller(tokenizer, self._candidates, self.language_of, has_segments)
+        check_data(trainer.train_dataset, column)
+        self._teller = LanguageTeller(tokenizer_of(trainer), self._candidates, self.language_of, has_segments)
         if column is None and trainer.is_world_process_zero():
             self._teller.describe(trainer.train_dataset)
 
@@ -106,7 +95,7 @@ class SASFTEngine:
             return
         earlier = take_up(state, self._record)
         self.meter = Meter(self._counted(), state.global_step)
-        self._place = (state.global_step, -1)
+        self._reader = BatchReader(self._teller, state.global_step)
         for name, term in self.terms.items():
             term.weight = earlier.get("weights", {}).get(name, self._start_weights.get(name, 0.0))
             term.start(trainer, model, state.global_step, earlier)
@@ -144,24 +133,18 @@ class SASFTEngine:
         self, trainer: Trainer, original: Callable[..., Any], model: nn.Module, inputs: dict[str, Any], **kwargs: Any
     ) -> Any:
         """Run the trainer's own `compute_loss` and add the weighted auxiliary terms to it, in training only."""
-        told_BS = inputs.pop(LANGUAGE_IDS, None)
-        if not self.terms:
-            return original(model, inputs, **kwargs)
-        if not (self._running and trainer.model.training):
-            if trainer.is_in_train and trainer.model.training:
-                raise RuntimeError("SASFT was set on this trainer but not added: trainer.add_callback(callback).")
-            return original(model, inputs, **kwargs)
-        if not self._tells_languages:
+        if not self._measures(trainer):
+            inputs.pop(LANGUAGE_IDS, None)
             return original(model, inputs, **kwargs)
         if "labels" not in inputs:
             raise ValueError(f"The batch has {sorted(inputs)}, but no labels: SASFT penalises labelled tokens only.")
-        batch = self._batch(trainer, inputs, told_BS)
+        batch = self._reader.read(trainer, inputs, kwargs.get("num_items_in_batch"))
         try:
             for term in self.terms.values():
                 term.begin(batch)
             result = original(model, inputs, **kwargs)
             loss, *outputs = result if kwargs.get("return_outputs") else (result,)
-            loss = self._add(trainer, loss, batch, kwargs.get("num_items_in_batch"))
+            loss = self._add(loss, batch)
         finally:
             for term in self.terms.values():
                 term.end()
@@ -197,47 +180,31 @@ class SASFTEngine:
             names += [f"{name}/loss", *(f"{name}/{one}" for one in term.counted)]
         return names
 
-    def _batch(self, trainer: Trainer, inputs: Mapping[str, Any], told_BS: Tensor | None) -> Batch:
-        """What the terms are told; taken before the trainer's own computation, which may change what it was given."""
-        labels_BS = inputs["labels"]
-        # The tokens that the cross-entropy counts: nothing predicts a first token, and packing drops its label too.
-        labelled_BS = labels_BS != -100
-        labelled_BS[:, 0] = False
-        step, number = self._place
-        self._place = (step, number + 1) if trainer.state.global_step == step else (trainer.state.global_step, 0)
-        place = (*self._place, trainer.args.process_index)
-        language_BS, self._told = self._teller.tell(inputs, told_BS, labelled_BS)
-        return Batch(labels_BS, labelled_BS, language_BS, place)
+    def _measures(self, trainer: Trainer) -> bool:
+        """Whether the terms are computed for this loss: in training only."""
+        if not self.terms or not trainer.model.training:
+            return False
+        if not self._running and trainer.is_in_train:
+            raise RuntimeError("SASFT was set on this trainer but not added: trainer.add_callback(callback).")
+        return self._running and self._tells_languages
 
-    def _add(self, trainer: Trainer, loss: Tensor, batch: Batch, num_items: Tensor | int | None) -> Tensor:
+    def _add(self, loss: Tensor, batch: Batch) -> Tensor:
         """The trainer's loss with the weighted terms, which are scaled as the trainer scales its cross-entropy."""
-        scale = _scale(trainer, batch.labelled_BS, num_items)
-        # Without a token count for the whole step, the trainer averages micro-batches; so must the log.
-        steps = 1 if num_items is not None else trainer.current_gradient_accumulation_steps
         unknown_BS = batch.labelled_BS & (batch.language_BS == UNKNOWN)
-        parts = [batch.labelled_BS.sum(), unknown_BS.sum(), self._told]
+        counts = [batch.labelled_BS.sum(), unknown_BS.sum(), batch.told]
         own, auxiliaries = loss, {}
         for name, term in self.terms.items():
             with torch.set_grad_enabled(term.weight > 0):
                 summed, counted = term.finish(batch)
-                auxiliary = summed * scale
+                auxiliary = summed * batch.scale
             if term.weight > 0:
                 loss = loss + term.weight * auxiliary.to(loss.device)
-            auxiliaries[name] = auxiliary / steps
-            parts += [auxiliaries[name], counted]
-        self.finder.add(own / steps, auxiliaries)
-        self.meter.add(parts)
+            # Where the trainer averages micro-batches, so must the log.
+            auxiliaries[name] = auxiliary / batch.parts
+            counts += [auxiliaries[name], counted]
+        self.finder.add(own / batch.parts, auxiliaries)
+        self.meter.add(counts)
         return loss
-
-
-def _scale(trainer: Trainer, labelled_BS: Tensor, num_items: Tensor | int | None) -> Tensor:
-    """What the trainer multiplies its summed cross-entropy by."""
-    if num_items is None:
-        return 1 / labelled_BS.sum().clamp(min=1)
-    scale = 1 / torch.as_tensor(num_items, device=labelled_BS.device).clamp(min=1)
-    if trainer.args.average_tokens_across_devices:
-        scale = scale * (trainer.accelerator.num_processes // trainer.get_tp_size())
-    return scale
 
 
 def codes_of(suppress: str | Sequence[str]) -> tuple[str, ...]:

@@ -10,16 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import Trainer
 
 from ...feature_set import FeatureSet
-from ...residual import hook_residuals, unwrap
-from .checks import check_gradient, check_residual, check_settings, weight_of
+from ...residual import Removable, hook_residuals, unwrap
+from .batch import Batch
+from .checks import check_captured, check_gradient, check_residual, check_settings, weight_of
 from .loss import Baseline, Penalty, Scale, build_penalty, sasft_loss
 from .refresh import BaselineRefresh
 from .segments import UNKNOWN
-from .terms import Batch
 from .weight import Weight
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,8 @@ class FeaturesTerm:
         self._ended = 0
         self._drift: dict[str, float] = {}
         self._pre: dict[int, Tensor] | None = None
-        self._handles: list[RemovableHandle] = []
+        self._without_gradient: set[int] = set()
+        self._handles: list[Removable] = []
 
     def settings(self) -> dict[str, Any]:
         return dict(self._settings)
@@ -101,15 +101,17 @@ class FeaturesTerm:
         self._pre = None
 
     def begin(self, batch: Batch) -> None:
-        self._pre = {}
+        self._pre, self._without_gradient = {}, set()
 
     def end(self) -> None:
         self._pre = None
 
     def read(self, layer: int, residual_BSD: Tensor) -> Tensor | None:
         """Take one layer's pre-activations where its residual passes; the residual to go on with, if it is another."""
-        # Forwards outside a training loss, and the second, metrics-only one under label smoothing, are not ours.
-        if self._pre is None or not torch.is_grad_enabled():
+        if self._pre is None:
+            return None  # a forward outside a training loss
+        if not torch.is_grad_enabled():
+            self._without_gradient.add(layer)  # under label smoothing a second forward is for metrics only
             return None
         if layer in self._pre:
             raise RuntimeError(f"Layer {layer} ran twice in one loss; SASFT reads one forward per batch.")
@@ -125,13 +127,7 @@ class FeaturesTerm:
 
     def finish(self, batch: Batch) -> tuple[Tensor, Tensor]:
         assert self._pre is not None, "begin comes first"
-        missing = [layer for layer in self.penalties if layer not in self._pre]
-        if missing:
-            raise RuntimeError(
-                f"The residuals of layers {missing} were not captured. Attach SASFT before the model's first compiled "
-                "forward, and train the model the trainer was made with, not a copy of it. Before transformers 5.23, "
-                'checkpoint with gradient_checkpointing_kwargs={"use_reentrant": False}.'
-            )
+        check_captured([layer for layer in self.penalties if layer not in self._pre], self._without_gradient)
         device = batch.labels_BS.device
         total, counted = torch.zeros((), device=device), torch.zeros(len(self.counted), device=device)
         for layer, penalty in self.penalties.items():

@@ -7,9 +7,12 @@ A segment is what was one example before batching: a row, or a stretch of a pack
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +23,9 @@ LANGUAGE_IDS = "language_ids"
 UNKNOWN = -1
 CODES: tuple[str, ...] = tuple(sorted(LANGUAGES))
 
-LanguageOf = Callable[[Mapping[str, Tensor]], Sequence[str | None]]
+LanguageOf = Callable[[Mapping[str, Any]], Sequence[str | None]]
+"""A user's function of everything in the batch, such as `input_ids`, `labels` `(B, S)` or ms-swift's `channel`. It
+gives one language code, or None, per segment, row by row."""
 
 
 def language_id(code: str | None) -> int:
@@ -45,25 +50,46 @@ def language_in(column: str, code: Any) -> int:
 
 
 def columns_of(dataset: Any) -> tuple[str, ...]:
-    """Names of a dataset's columns; a streamed one may only tell by its first row."""
+    """Names of a dataset's columns. A streamed or a hand-written one may only tell by its first row."""
     names = getattr(dataset, "column_names", None)
     if names is None and hasattr(dataset, "map"):
         names = next(iter(dataset), {})
+    elif names is None and hasattr(dataset, "__getitem__") and len(dataset):
+        with _same_random_numbers():
+            row = dataset[0]
+        names = row if isinstance(row, Mapping) else ()
     return tuple(names or ())
 
 
-def segments_of(inputs: Mapping[str, Tensor]) -> Tensor:
-    """Number the segments of a batch in order: `(B, S)`, from 0. Each row starts one, and so does each position 0."""
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """What draws random numbers inside, such as augmentation in a dataset, leaves those outside as they were."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)
+
+
+def segments_of(inputs: Mapping[str, Any]) -> Tensor:
+    """Number the segments of a batch in order: `(B, S)`, from 0.
+
+    A segment starts with each row, at each position 0, and where an attention mask that numbers its examples (Axolotl's
+    1, 1, 2, 2, 2) comes to the next number.
+    """
     starts_BS = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     if "position_ids" in inputs:
         position_BS = inputs["position_ids"]
         starts_BS = (position_BS if position_BS.dim() == 2 else position_BS[0]) == 0  # multimodal: one plane per axis
         starts_BS = starts_BS.expand_as(inputs["input_ids"]).clone()
+    mask_BS = inputs.get("attention_mask")
+    if mask_BS is not None and mask_BS.shape == starts_BS.shape:
+        starts_BS[:, 1:] |= (mask_BS[:, 1:] != mask_BS[:, :-1]) & (mask_BS[:, 1:] > 1)
     starts_BS[:, 0] = True
     return starts_BS.flatten().cumsum(0).view_as(starts_BS) - 1
 
 
-def apply_language_of(language_of: LanguageOf, inputs: Mapping[str, Tensor], segment_BS: Tensor) -> Tensor:
+def apply_language_of(language_of: LanguageOf, inputs: Mapping[str, Any], segment_BS: Tensor) -> Tensor:
     """`(B, S)` from a user's function, which gives one code or None per segment.
 
     Raises:
@@ -82,31 +108,43 @@ def apply_language_of(language_of: LanguageOf, inputs: Mapping[str, Tensor], seg
 class LanguageCollator:
     """A data collator that also carries the dataset's languages into the batch, as `language_ids` `(B, S)`.
 
+    It takes what its inner collator takes: examples of which each becomes a row or all become one row (padding-free),
+    or lists of examples, of which each list becomes a row (Axolotl's multipack).
+
     Args:
         inner: the trainer's own collator; it never sees the extra column.
         column: a column of language codes, or of per-token language ids when examples were packed.
     """
 
-    def __init__(self, inner: Callable[[list[dict[str, Any]]], dict[str, Any]], column: str) -> None:
+    def __init__(self, inner: Callable[[list[Any]], dict[str, Any]], column: str) -> None:
         self.inner = inner
         self.column = column
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = self.inner([{k: v for k, v in example.items() if k != self.column} for example in examples])
-        if not any(self.column in example for example in examples):
-            return batch
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        are_packs = isinstance(examples[0], list | tuple)
+        packs: list[list[dict[str, Any]]] = examples if are_packs else [[example] for example in examples]
+        flat = [example for pack in packs for example in pack]
+        if not any(self.column in example for example in flat):
+            return self.inner(examples)
+        bare = [[{k: v for k, v in example.items() if k != self.column} for example in pack] for pack in packs]
+        batch = self.inner(bare if are_packs else [example for (example,) in bare])
         language_BS = torch.full(batch["input_ids"].shape, UNKNOWN)
-        if len(language_BS) != len(examples):  # padding-free: the examples became one row
-            rows = [torch.cat([self._per_token(example, len(example["input_ids"])) for example in examples])]
-        else:
-            # One code holds for the whole row, wherever the collator put its padding; ids per token are TRL's packing.
-            rows = [self._per_token(example, language_BS.shape[1]) for example in examples]
-        for row, ids_S in enumerate(rows):
-            language_BS[row, : len(ids_S)] = ids_S
+        if len(language_BS) != len(packs):  # padding-free: the examples became one row
+            packs = [flat]
+        for row, pack in enumerate(packs):
+            ids_S = self._ids(pack, language_BS.shape[1])
+            # Packed rows may be padded on the left. TRL's are not padded.
+            left = len(pack) > 1 and "attention_mask" in batch and not bool(batch["attention_mask"][row, 0])
+            start = language_BS.shape[1] - len(ids_S) if left else 0
+            language_BS[row, start : start + len(ids_S)] = ids_S
         return {**batch, LANGUAGE_IDS: language_BS}
 
-    def _per_token(self, example: Mapping[str, Any], length: int) -> Tensor:
-        """One language's id for `length` tokens, or the ids that are given per token."""
+    def _ids(self, pack: Sequence[Mapping[str, Any]], length: int) -> Tensor:
+        """The language ids of one row: the one code of a single example, wherever its padding is, or one per token."""
         if self.column == LANGUAGE_IDS:
-            return torch.as_tensor(example[self.column])
-        return torch.full((length,), language_in(self.column, example.get(self.column)))
+            return torch.cat([torch.as_tensor(example[self.column]) for example in pack])
+        rows = [language_in(self.column, example.get(self.column)) for example in pack]
+        if len(pack) == 1:
+            return torch.full((length,), rows[0])
+        sizes = torch.tensor([len(example["input_ids"]) for example in pack])
+        return torch.tensor(rows).repeat_interleave(sizes)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from ...metrics.prose import blank
 from .identifier import ScriptIdentifier, labelled_runs
@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 
 FIRST_ANSWERS = 100
 CLOSE_MARGIN = 0.5
+
+
+def tokenizer_of(trainer: Trainer) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that the trainer was given, also inside a processor."""
+    return getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
 
 
 class LanguageTeller:
@@ -51,7 +56,7 @@ class LanguageTeller:
         self._language_of = language_of
         self._has_segments = has_segments
 
-    def tell(self, inputs: Mapping[str, Tensor], told_BS: Tensor | None, labelled_BS: Tensor) -> tuple[Tensor, Tensor]:
+    def tell(self, inputs: Mapping[str, Any], told_BS: Tensor | None, labelled_BS: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, S)` language of each token, and what is counted.
 
         Args:

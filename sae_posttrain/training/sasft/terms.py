@@ -1,32 +1,14 @@
 """What the engine expects of an auxiliary term: the features' excess, the token mass, or one of your own."""
 
-# B batch, S sequence
-
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 from transformers import Trainer
 
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """What a term is told of one micro-batch, before the model's forward.
-
-    Args:
-        labels_BS: token ids, -100 where there is no label.
-        labelled_BS: the labels that the trainer's cross-entropy counts. The first of a row is not predicted.
-        language_BS: row of each token's language in `segments.CODES`, or `UNKNOWN`.
-        place: optimizer step, number of the micro-batch within it, and rank; the same in a resumed run.
-    """
-
-    labels_BS: Tensor
-    labelled_BS: Tensor
-    language_BS: Tensor
-    place: tuple[int, int, int]
+from .batch import Batch
 
 
 class Term(Protocol):

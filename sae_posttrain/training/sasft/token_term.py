@@ -16,10 +16,11 @@ from transformers import Trainer
 
 from ...residual import hook_hidden_states
 from ...token_counts import TokenCounts
+from .batch import Batch
 from .checks import check_share, weight_of
 from .head import LogitTransform, check_logits, head_of, shape_of, transform_of
 from .segments import UNKNOWN
-from .terms import Batch
+from .telling import tokenizer_of
 from .token_table import UNPENALISED, TokenTable, build_token_table
 from .unlikelihood import Positions, token_unlikelihood
 from .weight import Weight
@@ -75,7 +76,7 @@ class TokenTerm:
     def check(self, trainer: Trainer) -> None:
         if trainer.get_tp_size() > 1:
             raise ValueError("The token term cannot run under tensor parallelism: a rank has a part of the vocabulary.")
-        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        tokenizer = tokenizer_of(trainer)
         if tokenizer is None:
             raise ValueError(
                 "The token term needs the vocabulary, and the trainer has no processing_class. Pass the model's "

@@ -1,0 +1,114 @@
+"""One micro-batch as the terms see it, for any trainer: which tokens count, in which language, and at what scale."""
+
+# B batch, S sequence, K kept positions
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from .segments import LANGUAGE_IDS
+from .telling import LanguageTeller
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a term is told of one micro-batch, before the model's forward.
+
+    Args:
+        labels_BS: token ids, -100 where there is no label.
+        labelled_BS: the labels that the trainer's cross-entropy counts. The first of a row is not predicted.
+        language_BS: row of each token's language in `segments.CODES`, or `UNKNOWN`.
+        told: what `LanguageTeller` counted.
+        scale: what the trainer multiplies its summed cross-entropy by.
+        parts: how many micro-batches the trainer averages in a step; 1 where it sums them, already scaled.
+        place: optimizer step, number of the micro-batch within it, and rank; the same in a resumed run.
+    """
+
+    labels_BS: Tensor
+    labelled_BS: Tensor
+    language_BS: Tensor
+    told: Tensor
+    scale: Tensor
+    parts: int
+    place: tuple[int, int, int]
+
+
+class BatchReader:
+    """Reads a `Batch` from what a trainer gives to its `compute_loss`.
+
+    Args:
+        teller: tells the languages.
+        step: the optimizer step at which the run begins.
+    """
+
+    def __init__(self, teller: LanguageTeller, step: int = 0) -> None:
+        self._teller = teller
+        self._place = (step, -1)
+
+    def read(self, trainer: Trainer, inputs: dict[str, Any], num_items: Tensor | int | None) -> Batch:
+        """Takes `language_ids` out of the inputs; call it before the trainer's own loss, which may change them.
+
+        Args:
+            inputs: of the micro-batch.
+            num_items: the tokens of the whole step, by which the trainer divides; None where it averages.
+        """
+        told_BS = inputs.pop(LANGUAGE_IDS, None)
+        labels_BS = whole_labels(inputs)
+        labelled_BS = labels_BS != -100
+        labelled_BS[:, 0] = False  # nothing predicts the first token of a row
+        language_BS, told = self._teller.tell({**inputs, "labels": labels_BS}, told_BS, labelled_BS)
+        parts = 1 if num_items is not None else trainer.current_gradient_accumulation_steps
+        scale = scale_of(trainer, labelled_BS, num_items)
+        return Batch(labels_BS, labelled_BS, language_BS, told, scale, parts, self._next_place(trainer))
+
+    def _next_place(self, trainer: Trainer) -> tuple[int, int, int]:
+        step, number = self._place
+        self._place = (step, number + 1) if trainer.state.global_step == step else (trainer.state.global_step, 0)
+        return (*self._place, trainer.args.process_index)
+
+
+def whole_labels(inputs: Mapping[str, Any]) -> Tensor:
+    """The labels `(B, S)` of a batch, each at its own token.
+
+    Frameworks may give `shift_labels`, which stand one token earlier. With `logits_to_keep` (the last positions, or a
+    mask or indices of positions, as transformers' models take it), ms-swift gives the labels of these positions only.
+
+    Raises:
+        ValueError: the labels do not fit the tokens.
+    """
+    labels, (rows, length) = inputs["labels"], inputs["input_ids"].shape
+    kept, shifted_BS = inputs.get("logits_to_keep"), inputs.get("shift_labels")
+    if shifted_BS is not None and shifted_BS.shape == (rows, length):
+        whole_BS = torch.full_like(shifted_BS, -100)
+        whole_BS[:, 1:] = shifted_BS[:, :-1]
+        return whole_BS
+    if labels.shape == (rows, length):
+        return labels
+    if kept is None or labels.dim() != 2 or len(labels) != rows:
+        raise ValueError(
+            f"The batch has labels of shape {tuple(labels.shape)} for tokens of shape {(rows, length)}. SASFT needs "
+            "one label per token, -100 where there is none, as transformers' causal language models take them."
+        )
+    kept_S = torch.zeros(length, dtype=torch.bool, device=labels.device)
+    kept_S[slice(-kept, None) if isinstance(kept, int) else kept.to(labels.device)] = True
+    # The model predicts the label after each kept position, in the order of the positions.
+    number_S = kept_S.cumsum(0).clamp(max=labels.shape[1] - 1)
+    whole_BS = labels.new_full((rows, length), -100)
+    whole_BS[:, 1:] = labels[:, number_S[:-1]].where(kept_S[:-1], -100)
+    return whole_BS
+
+
+def scale_of(trainer: Trainer, labelled_BS: Tensor, num_items: Tensor | int | None) -> Tensor:
+    """What the trainer multiplies its summed cross-entropy by."""
+    if num_items is None:
+        return 1 / labelled_BS.sum().clamp(min=1)
+    scale = 1 / torch.as_tensor(num_items, device=labelled_BS.device).clamp(min=1)
+    if trainer.args.average_tokens_across_devices:
+        scale = scale * (trainer.accelerator.num_processes // trainer.get_tp_size())
+    return scale
