@@ -309,7 +309,7 @@ class TestModel:
         model(input_ids=token_ids())
         assert with_gradient == [not (reentrant and HOOKS_LIE_INSIDE_CHECKPOINTS)], (
             "gradient checkpointing wraps another part of a block: from transformers 5.23 on it wraps `forward` and "
-            "hooks lie outside; before, `__call__`, and reentrant hooks saw no gradient. FeaturesTerm.read needs one"
+            "hooks lie outside; before, `__call__`, where residual.py stands around `_gradient_checkpointing_func`"
         )
 
     def test_wrappers_hold_the_model_under_the_names_we_know(self) -> None:

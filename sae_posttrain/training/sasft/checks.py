@@ -132,7 +132,7 @@ def check_residual(residual_BSD: Tensor, layer: int) -> None:
 
 
 def check_captured(missing: Sequence[int], without_gradient: Set[int]) -> None:
-    """Refuse a forward in which blocks were not seen, or were seen inside a checkpoint that hides their gradient.
+    """Refuse a forward in which blocks were not seen, or ran without the gradient that SASFT needs.
 
     Args:
         missing: the layers whose residual was not read.
@@ -140,16 +140,14 @@ def check_captured(missing: Sequence[int], without_gradient: Set[int]) -> None:
     """
     if not missing:
         return
-    if without_gradient >= set(missing):
-        raise RuntimeError(
-            f"Layers {list(missing)} ran without a gradient, inside a reentrant checkpoint that is not transformers' "
-            'own. Checkpoint with gradient_checkpointing_kwargs={"use_reentrant": False}, or without the framework\'s '
-            "own way of checkpointing."
-        )
+    ran = (
+        " They did run, but without a gradient. If the framework checkpoints with code of its own, choose "
+        'gradient_checkpointing_kwargs={"use_reentrant": False}, or the checkpointing of transformers.'
+    )
     raise RuntimeError(
         f"The residuals of layers {list(missing)} were not captured. Attach SASFT before the model's first compiled "
         "forward, enable gradient checkpointing before training starts, and train the model the trainer was made with, "
-        "not a copy of it."
+        f"not a copy of it.{ran if without_gradient >= set(missing) else ''}"
     )
 
 
@@ -162,8 +160,7 @@ def check_data(dataset: Any, column: str | None) -> None:
 
 def check_labels(dataset: Any) -> None:
     if isinstance(dataset, list | tuple):
-        rows = [row.get("labels") for row in dataset if isinstance(row, Mapping)]
-        rows = rows if all(labels is not None for labels in rows) else []
+        rows = [row["labels"] for row in dataset] if all("labels" in row for row in dataset) else []
     else:
         names = getattr(dataset, "column_names", None)
         rows = dataset["labels"] if names and "labels" in names and hasattr(dataset, "__len__") else []

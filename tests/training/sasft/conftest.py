@@ -9,13 +9,14 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from sae_posttrain import FeatureSet
 
-from .exactness_table import write_table
 from .world import World, build_features, build_model, build_rows, build_tokenizer, build_world
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.getoption("--write-exactness"):
-        write_table()
+        from .exactness_table import write_tables
+
+        write_tables()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""How exact the gradient with SASFT is, for any way of running `SFTTrainer`.
+"""How exact the gradient with SASFT is, for any way of running a trainer.
 
 Two runs of one step from the same weights, with the weight and with zero, differ by the auxiliary gradient alone; so
 the hand-written reference needs no copy of what TRL does for each of its losses. Zero weight is plain SFT bit for bit,
@@ -13,7 +13,6 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from trl import SFTTrainer
 
 from sae_posttrain.residual import decoder_blocks
 
@@ -99,6 +98,7 @@ class Row:
     route by name; `slow` rows wait for `make test-all`; `broken` says why this TRL fails, with SASFT or without.
     `parts`: into how many equal parts, in the order of the rows, the trainer splits the step where each part takes the
     mean over its own tokens and the step is the mean of those; 1 where all tokens of the step share one mean.
+    `counts_first`: whether the trainer counts the first token of each row, which nothing predicts, in the step.
     `meant` shows of a trainer that has run that its settings were in force: two runs that both missed them would agree.
     """
 
@@ -111,7 +111,8 @@ class Row:
     slow: bool = False
     broken: str = ""
     parts: int = 1
-    meant: Callable[[SFTTrainer], Any] = lambda trainer: True
+    counts_first: bool = False
+    meant: Callable[[Any], Any] = lambda trainer: True
 
 
 def moved(world: World, route: Route, row: Row, weight: float, token_weight: float | None = None) -> Gradient:
@@ -152,7 +153,8 @@ def reference(world: World, row: Row, weight: float, token_weight: float = 0.0) 
     examples = row.data(world)[1]
     size = len(examples) // row.parts
     parts = [examples[start : start + size] for start in range(0, len(examples), size)]
-    each = [gradients(model, list(decoder_blocks(model)), part, loss_of) for part in parts]
+    counts_first = row.counts_first
+    each = [gradients(model, list(decoder_blocks(model)), part, loss_of, counts_first) for part in parts]
     return {name: sum(gradient[name] for gradient in each) / len(each) for name in each[0]}
 
 
@@ -169,7 +171,7 @@ CELLS: dict[tuple[str, str], str] = {}
 
 def record(row: str, route: Route, cell: float | str, term: str | None = None) -> None:
     """Put a cell into the table; one that holds for both terms at once, where no term is named."""
-    column = {"with_callback": "callback", "with_trainer": "trainer"}[route.__name__]
+    column = {"with_callback": "callback", "with_trainer": "trainer", "with_plain": "Trainer"}[route.__name__]
     for name in TERMS if term is None else (term,):
         CELLS[row, f"{name}, {column}"] = cell if isinstance(cell, str) else f"{cell:.0e}"
 

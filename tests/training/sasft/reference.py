@@ -68,6 +68,7 @@ def gradients(
     blocks: Sequence[nn.Module],
     examples: Sequence[tuple[list[int], list[int], str | list[str]]],
     loss_of: Callable[[Mapping[int, Tensor], Tensor, Tensor, str | list[str]], Tensor],
+    counts_first: bool = False,
 ) -> dict[str, Tensor]:
     """Gradient of every trainable parameter; an example is (input ids, labels, language).
 
@@ -75,6 +76,7 @@ def gradients(
     """
     model.train()
     num_items = sum(label != -100 for _, labels, _ in examples for label in labels[1:])
+    num_items += len(examples) if counts_first else 0
     total = torch.zeros(())
     for ids, labels, language in examples:
         residuals, logits = residuals_of(model, blocks, ids)

@@ -15,7 +15,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 from trl import SFTTrainer
-from versions import HOOKS_LIE_INSIDE_CHECKPOINTS, TRL_NEEDS_ITS_OWN_LOGITS
+from versions import TRL_NEEDS_ITS_OWN_LOGITS
 
 from .exactness import Example, Row, adapted, answers, chats, streamed, texts
 from .world import NUM_LAYERS, World, build_rows
@@ -124,8 +124,6 @@ REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"
 COMPILED = {"torch_compile": True}
 PACKED = {"packing": True, "max_length": 24}
 WRAPPED: dict[str, Any] = {"packing": True, "packing_strategy": "wrapped", "max_length": 16, "shuffle_dataset": False}
-BOTH = ("with_callback", "with_trainer")
-NO_GRADIENT = dict.fromkeys(BOTH, "Before transformers 5.23") if HOOKS_LIE_INSIDE_CHECKPOINTS else {}
 NO_METRICS = "TRL before 1.15 fails without its own logits" if TRL_NEEDS_ITS_OWN_LOGITS else ""
 NO_BOUNDARY = {"with_callback": "no boundary between examples"}
 NOISE = Noise()
@@ -134,10 +132,10 @@ ROWS: dict[str, Row] = {
     "accumulation of 2": Row(TWO_STEPS),
     "accumulation of 4": Row(FOUR_STEPS),
     "checkpointing": Row(CHECKPOINTED, meant=checkpoints),
-    "checkpointing, reentrant": Row(REENTRANT, refused=NO_GRADIENT, meant=checkpoints),
+    "checkpointing, reentrant": Row(REENTRANT, meant=checkpoints),
     "LoRA": Row(make=adapted()),
     "LoRA, checkpointing": Row(CHECKPOINTED, adapted(), meant=checkpoints),
-    "LoRA, checkpointing, reentrant": Row(REENTRANT, adapted(), refused=NO_GRADIENT, meant=checkpoints),
+    "LoRA, checkpointing, reentrant": Row(REENTRANT, adapted(), meant=checkpoints),
     "DoRA": Row(make=adapted(use_dora=True)),
     "LoRA, modules_to_save": Row(make=adapted(modules_to_save=["embed_tokens"])),
     "packing bfd": Row({**PACKED, "packing_strategy": "bfd"}, meant=packs),

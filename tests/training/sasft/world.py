@@ -13,7 +13,6 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-from trl import SFTTrainer
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.feature_set import LayerFeatures, Provenance
@@ -26,7 +25,8 @@ WORDS = {
 LANGUAGES = tuple(WORDS)
 LAYERS, WIDTH, NUM_LAYERS = (1, 2), 16, 3
 
-Route = Callable[..., SFTTrainer]
+Route = Callable[..., Any]
+"""Makes a trainer with SASFT, or without; `routes.py` and `plain.py` have them."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -128,7 +128,7 @@ class World:
         dataset: Dataset | None = None,
         eval_dataset: Dataset | None = None,
         **settings: Any,
-    ) -> SFTTrainer:
+    ) -> Any:
         # What goes to the trainer itself, not into its arguments.
         direct = {name: settings.pop(name) for name in ("compute_loss_func",) if name in settings}
         return route(
