@@ -23,7 +23,7 @@ from sae_posttrain.expected import Setting, switch_probabilities
 from sae_posttrain.expected.columns import scripts_named, unexpected_in
 from sae_posttrain.metrics import ExpectedSwitch, code_switching_rate, expected_switch_report
 from sae_posttrain.metrics.interval import clustered_interval
-from sae_posttrain.sampling import sample_responses
+from sae_posttrain.sampling import SamplingSettings, sample_responses
 from sae_posttrain.texts import load_rows
 from sae_posttrain.vocabulary import token_scripts
 
@@ -72,10 +72,8 @@ def compare(
         model,
         tokenizer,
         [row["prompt"] for row in prompts],
+        SamplingSettings(setting.temperature, setting.top_p, args.max_new_tokens),
         samples=samples,
-        temperature=setting.temperature,
-        top_p=setting.top_p,
-        max_new_tokens=args.max_new_tokens,
         batch_size=args.batch_size,
         chat=args.chat,
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.logits_process import TopPLogitsWarper
 
-from sae_posttrain.sampling import engine, sample_responses
+from sae_posttrain.sampling import SamplingSettings, engine, sample_responses
 from sae_posttrain.sampling.nucleus import Nucleus
 
 VOCABULARIES = (49_152, 151_936, 262_144)
@@ -56,9 +55,10 @@ def compare(case: str, logits_BV: Tensor, rounds: int, top_p: float) -> tuple[li
 
 def whole_responses(model: Any, tokenizer: Any, rounds: int) -> list[Timing]:
     prompts = TEXT.split()[:8]
-    sample = partial(
-        sample_responses, model, tokenizer, prompts, samples=1, max_new_tokens=24, batch_size=8, progress=False
-    )
+
+    def sample(top_p: float) -> None:
+        sampling = SamplingSettings(top_p=top_p, max_new_tokens=24)
+        sample_responses(model, tokenizer, prompts, sampling, samples=1, batch_size=8, progress=False)
 
     def sorted_too() -> None:
         with mock.patch.object(engine, "Nucleus", lambda temperature, top_p: TopPLogitsWarper(top_p)):

@@ -33,7 +33,7 @@ from sae_posttrain.languages import get_language, script_counts
 from sae_posttrain.metrics import code_switching_rate
 from sae_posttrain.metrics.comparison import compare_rates
 from sae_posttrain.metrics.interval import clustered_interval
-from sae_posttrain.sampling import sample_responses
+from sae_posttrain.sampling import SamplingSettings, sample_responses
 from sae_posttrain.vocabulary import token_scripts
 
 RECIPE = "code-switching"
@@ -133,7 +133,6 @@ def sampled(run: Path, asked: Sequence[tuple[str, str]], args: argparse.Namespac
             return Sampled(Arm(**values["arm"]), prompts, languages, values["answers"])
     model, tokenizer = load_run(run, args.dtype)
     masked = token_scripts(tokenizer).mask(get_language(args.to).scripts, size=model.config.vocab_size)
-    seed = int(arm.seed or 0)
     answers = [""] * len(asked)
     for hidden in (False, True) if mask else (False,):
         places = [i for i, (_, language) in enumerate(asked) if not mask or (language == args.to) != hidden]
@@ -142,12 +141,9 @@ def sampled(run: Path, asked: Sequence[tuple[str, str]], args: argparse.Namespac
                 model,
                 tokenizer,
                 [asked[i][0] for i in places],
+                SamplingSettings(args.temperature, 1.0, args.max_new_tokens, seed=int(arm.seed or 0)),
                 samples=1,
-                temperature=args.temperature,
-                top_p=1.0,
-                max_new_tokens=args.max_new_tokens,
                 batch_size=args.batch_size,
-                seed=seed,
             )
         for place, of_prompt in zip(places, responses, strict=True):
             answers[place] = of_prompt[0].text

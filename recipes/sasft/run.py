@@ -25,7 +25,7 @@ from trl import ModelConfig, SFTTrainer, TrlParser, get_peft_config
 
 from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, code_switching_rate, discover_language_features
 from sae_posttrain.metrics import unexpected_spans
-from sae_posttrain.sampling import sample_responses
+from sae_posttrain.sampling import SamplingSettings, sample_responses
 from sae_posttrain.texts import load_texts
 
 VARIANTS = ("sft", "sasft", "random")
@@ -188,11 +188,9 @@ def measure(
                 model,
                 tokenizer,
                 [prompt for _, prompt in prompts],
+                SamplingSettings(top_p=top_p, max_new_tokens=recipe.max_new_tokens, seed=training.seed),
                 samples=samples,
-                top_p=top_p,
-                max_new_tokens=recipe.max_new_tokens,
                 batch_size=recipe.generation_batch_size,
-                seed=training.seed,
                 chat=True,
             )
             rows = [

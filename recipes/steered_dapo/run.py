@@ -13,7 +13,7 @@ import random
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -28,7 +28,7 @@ from trl.rewards import get_soft_overlong_punishment
 
 from sae_posttrain import FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer, discover_repetition_features
 from sae_posttrain.metrics import RepetitionReport, repetition_rate
-from sae_posttrain.sampling import encode_prompts, sampling
+from sae_posttrain.sampling import SamplingSettings, encode_prompts, sampler
 from sae_posttrain.steering import calibrate
 from sae_posttrain.training.rewards import LoopPenalty
 
@@ -147,10 +147,8 @@ def find_features(
         top=[recipe.top],
         target_rate=recipe.target_rate,
         max_ratio=recipe.max_ratio,
-        max_new_tokens=training.max_completion_length,
-        temperature=training.temperature,
+        sampling=SamplingSettings(training.temperature, 1.0, training.max_completion_length, seed=training.seed),
         batch_size=recipe.sampling_batch_size,
-        seed=training.seed,
         **least,
     )
     (Path(training.output_dir) / "calibration.txt").write_text(f"{found.summary()}\n\n{curve.table()}\n", "utf-8")
@@ -204,12 +202,12 @@ def measure(
     """Sample answers to held-out prompts, unsteered."""
     prompts = list(dict.fromkeys(map(prompt_of, held_out)))[: recipe.prompts]
     encoded = encode_prompts(tokenizer, prompts, chat=False)
-    settings = {"top_p": 1.0, "max_new_tokens": training.max_completion_length, "seed": training.seed}
+    at_one = SamplingSettings(1.0, 1.0, training.max_completion_length, seed=training.seed)
     measured = []
     with open(Path(training.output_dir) / "answers.jsonl", "w", encoding="utf-8") as file:
         for temperature, samples in zip(recipe.temperatures, recipe.samples, strict=True):
             rows, asked = encoded * samples, prompts * samples
-            with sampling(model, tokenizer, temperature=temperature, **settings) as sample:
+            with sampler(model, tokenizer, replace(at_one, temperature=temperature)) as sample:
                 starts = range(0, len(rows), recipe.sampling_batch_size)
                 found = [one for start in starts for one in sample(rows[start : start + recipe.sampling_batch_size])]
             answers = [one.text for one in found]

@@ -19,10 +19,7 @@ from .wording import in_options
 if TYPE_CHECKING:
     from ..steering import Calibration
 
-_SETTINGS = (
-    *("alphas", "top", "temperature", "refine", "target_rate", "max_ratio", "max_new_tokens", "top_p"),
-    *("batch_size", "seed", "fold_digits"),
-)
+_SETTINGS = ("alphas", "top", "refine", "target_rate", "max_ratio", "batch_size")
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -94,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from accelerate import Accelerator
 
     from ..feature_set import FeatureSet
+    from ..sampling import SamplingSettings
     from ..steering import calibrate
 
     features = FeatureSet.load(args.features)
@@ -103,8 +101,17 @@ def run(args: argparse.Namespace) -> int:
         logging.disable(logging.WARNING)
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device, adapter=args.adapter)
     settings = {name: getattr(args, name) for name in _SETTINGS}
-    settings["loop_settings"] = loop_settings(args, tokens=True)
-    calibration = calibrate(model, tokenizer, features, prompts, chat=uses_chat(args, tokenizer), **settings)
+    calibration = calibrate(
+        model,
+        tokenizer,
+        features,
+        prompts,
+        temperatures=args.temperature,
+        sampling=SamplingSettings(args.temperature[0], args.top_p, args.max_new_tokens, seed=args.seed),
+        chat=uses_chat(args, tokenizer),
+        loop_settings=loop_settings(args, tokens=True),
+        **settings,
+    )
     found, verdict = calibration.best is not None, in_options(calibration.verdict(), args)
     if state.is_main_process:
         print(json.dumps(calibration.to_dict(), indent=2) if args.json else calibration.table())

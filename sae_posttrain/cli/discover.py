@@ -171,9 +171,10 @@ def run_repetition(args: argparse.Namespace) -> int:
     check_file(args.output)
     texts: Sequence[str | list[int]] = _looping_texts(args) if args.texts else []
     prompts = [row["prompt"] for row in read_rows(args.prompts, "prompt", args.limit)] if args.prompts else []
-    loops: dict[str, Any] = {"loop_settings": loop_settings(args, tokens=True), "fold_digits": args.fold_digits}
+    loops = loop_settings(args, tokens=True)
     with _setting(args) as setting:
         from ..discovery import discover_repetition_features, sample_loops
+        from ..sampling import SamplingSettings
 
         if prompts:
             sample = sample_loops(
@@ -181,19 +182,17 @@ def run_repetition(args: argparse.Namespace) -> int:
                 setting.tokenizer,
                 prompts,
                 loops=args.loops,
-                max_new_tokens=args.max_new_tokens,
-                temperature=args.temperature,
+                sampling=SamplingSettings(args.temperature, 1.0, args.max_new_tokens, seed=args.seed),
                 chat=uses_chat(args, setting.tokenizer),
                 batch_size=args.batch_size,
-                seed=args.seed,
-                **loops,
+                loop_settings=loops,
             )
             texts = sample.texts
             setting.print(f"Found {sample}; the file has {len(prompts)} prompts.")
             kept = setting.keep_loops(texts, len(sample.looped))
             setting.print(f"Wrote them to {kept}. Give --texts {kept} to discover again without sampling.\n")
         features = discover_repetition_features(
-            setting.model, setting.tokenizer, setting.saes, texts, **setting.options, **loops
+            setting.model, setting.tokenizer, setting.saes, texts, loop_settings=loops, **setting.options
         )
         setting.write(features, "Mean activation of each feature, by place in a loop and in ordinary text:")
     return 0

@@ -63,7 +63,7 @@ def add_loops(parser: argparse._ActionsContainer, *, tokens: bool) -> None:
 def loop_settings(args: argparse.Namespace, *, tokens: bool) -> LoopSettings:
     """The settings of `add_loops`."""
     if tokens:
-        return LoopSettings(min_repeats=args.min_repeats, min_tokens=args.min_length)
+        return LoopSettings(args.min_repeats, min_tokens=args.min_length, fold_digits=args.fold_digits)
     return LoopSettings(min_repeats=args.min_repeats, min_length=args.min_length, fold_digits=args.fold_digits)
 
 

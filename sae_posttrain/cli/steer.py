@@ -9,8 +9,6 @@ from typing import Any
 
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, uses_chat
 
-_SAMPLING = ("temperature", "top_p", "max_new_tokens", "seed")
-
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("steer", help="show a prompt's plain answer beside its steered ones")
@@ -46,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..feature_set import FeatureSet
     from ..metrics import find_loop
-    from ..sampling import sample_responses
+    from ..sampling import SamplingSettings, sample_responses
     from ..steering import steer
 
     loops = loop_settings(args, tokens=False)
@@ -63,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
                 model,
                 tokenizer,
                 [prompt] * rows,
+                SamplingSettings(args.temperature, args.top_p, args.max_new_tokens, seed=args.seed),
                 samples=1,
                 batch_size=rows,
                 chat=uses_chat(args, tokenizer),
                 progress=sys.stderr.isatty(),
-                **{name: getattr(args, name) for name in _SAMPLING},
             )
         found = [
             {

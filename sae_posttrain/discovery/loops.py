@@ -13,14 +13,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..feature_set.checks import LAST_PERIOD, ORDINARY_TEXT
 from ..metrics import find_loops
-from ..metrics.loops import DEFAULT_LOOPS, Loop, LoopSettings
-from ..sampling import Prompt, SamplingProgress, encode_prompts, sampling
+from ..metrics.loops import EXACT_LOOPS, Loop, LoopSettings
+from ..sampling import Prompt, SamplingProgress, SamplingSettings, encode_prompts, sampler
 from ..steering.endless import check_loop_fits, endless_loop
 from ..vocabulary import token_bytes
 from .statistics import GroupSpan, TokenPassage
 
 logger = logging.getLogger(__name__)
 
+GREEDY = SamplingSettings(temperature=0.0, top_p=1.0, max_new_tokens=512)
 FIRST, LAST, ORDINARY = "first period", LAST_PERIOD, ORDINARY_TEXT
 
 
@@ -54,13 +55,10 @@ def sample_loops(
     prompts: Sequence[Prompt],
     *,
     loops: int = 32,
-    max_new_tokens: int = 512,
-    temperature: float = 0.0,
+    sampling: SamplingSettings = GREEDY,
     chat: bool = False,
     batch_size: int = 8,
-    seed: int = 0,
-    loop_settings: LoopSettings = DEFAULT_LOOPS,
-    fold_digits: bool = False,
+    loop_settings: LoopSettings = EXACT_LOOPS,
     progress: bool = True,
 ) -> LoopSample:
     """Sample one response to each prompt in turn, until enough of them end in an endless loop.
@@ -71,41 +69,31 @@ def sample_loops(
         model, tokenizer: the model and its tokenizer.
         prompts: texts or messages.
         loops: number of looping responses to sample.
-        max_new_tokens: the token limit of a response.
-        temperature: 0 is greedy; models loop most then.
+        sampling: how the responses are sampled. The default is greedy, since models loop most then.
         chat: whether the chat template is applied to text prompts too.
         batch_size: responses sampled at once.
-        seed: random seed of the sampling.
-        loop_settings: what counts as a loop in token ids.
-        fold_digits: whether a response is also a loop if its text repeats except for numbers that count on.
+        loop_settings: what counts as a loop in token ids. With `fold_digits`, a response is also a loop if its text
+            repeats except for numbers that count on.
         progress: whether a progress bar is shown.
 
     Raises:
         ValueError: no response to any of the prompts ends in a loop; settings out of range.
     """
-    check_loop_fits(max_new_tokens, loop_settings)
+    check_loop_fits(sampling.max_new_tokens, loop_settings)
     if loops < 1 or batch_size < 1:
         raise ValueError(f"loops={loops}, batch_size={batch_size}: expected at least 1.")
     state = PartialState()
     ids, found = encode_prompts(tokenizer, prompts, chat), LoopSample()
     quiet = not (progress and state.is_main_process)
-    bar = SamplingProgress(len(ids), max_new_tokens, f"looking for {loops} loops", disable=quiet)
-    draws = sampling(
-        model,
-        tokenizer,
-        temperature=temperature,
-        top_p=1.0,
-        max_new_tokens=max_new_tokens,
-        seed=seed + state.process_index,
-        progress=bar,
-    )
-    with bar, draws as sample:
+    bar = SamplingProgress(len(ids), sampling.max_new_tokens, f"looking for {loops} loops", disable=quiet)
+    own = replace(sampling, seed=sampling.seed + state.process_index)
+    with bar, sampler(model, tokenizer, own, progress=bar) as sample:
         for start in range(0, len(ids), batch_size * state.num_processes):
             turn = ids[start : start + batch_size * state.num_processes]
             mine = turn[batch_size * state.process_index :][:batch_size]
             answers = sample(mine) if mine else []
             judged = [
-                (prompt, list(one.ids), endless_loop(one, tokenizer, loop_settings, fold_digits) is not None)
+                (prompt, list(one.ids), endless_loop(one, tokenizer, loop_settings) is not None)
                 for prompt, one in zip(mine, answers, strict=True)
             ]
             for prompt, answer, loops_on in gather_object(judged):
@@ -123,8 +111,8 @@ def sample_loops(
         raise ValueError(
             f"None of {found.responses} responses ({found.tokens} tokens) ended in a loop of at least "
             f"{loop_settings.min_tokens} tokens and {loop_settings.min_repeats} periods. Give more prompts, or more "
-            f"max_new_tokens ({max_new_tokens}), sample at temperature 0, or give texts that hold loops. A model that "
-            "never loops has no repetition to be found."
+            f"max_new_tokens ({sampling.max_new_tokens}), sample at temperature 0, or give texts that hold loops. "
+            "A model that never loops has no repetition to be found."
         )
     logger.info("Found %s.", found)
     if len(found.looped) < loops:
@@ -141,7 +129,7 @@ def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def passage_of(
     ids: Sequence[int],
     max_length: int,
-    loop_settings: LoopSettings = DEFAULT_LOOPS,
+    loop_settings: LoopSettings = EXACT_LOOPS,
     digits: frozenset[int] = frozenset(),
 ) -> TokenPassage:
     """Mark the first and the last whole period of the last loop in `ids[:max_length]`, and the text before it.

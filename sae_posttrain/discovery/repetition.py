@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
-from ..metrics.loops import DEFAULT_LOOPS, LoopSettings, as_sequence
+from ..metrics.loops import EXACT_LOOPS, LoopSettings, as_sequence
 from ..sae import SparseAutoencoder
-from ..sampling import Prompt
+from ..sampling import Prompt, SamplingSettings
 from .loops import FIRST, LAST, ORDINARY, digit_tokens, passage_of, sample_loops
 from .selection import Choice, check_choice, draw, highest, layer_features, warn_of_active_elsewhere
 from .sources import load_saes, provenance
@@ -26,12 +26,11 @@ logger = logging.getLogger(__name__)
 REPETITION = "repetition"
 
 
-class Sampling(TypedDict, total=False):
+class LoopSampling(TypedDict, total=False):
     """How `sample_loops` samples prompts; its defaults hold for what is left out."""
 
     loops: int
-    max_new_tokens: int
-    temperature: float
+    sampling: SamplingSettings
     chat: bool
 
 
@@ -53,10 +52,9 @@ def discover_repetition_features(
     seed: int = 0,
     batch_size: int = 8,
     max_length: int = 2048,
-    loop_settings: LoopSettings = DEFAULT_LOOPS,
-    fold_digits: bool = False,
+    loop_settings: LoopSettings = EXACT_LOOPS,
     progress: bool = True,
-    **sampling: Unpack[Sampling],
+    **loop_sampling: Unpack[LoopSampling],
 ) -> FeatureSet:
     """Find the features that are more active in a loop's last period than in its first, for steering into loops.
 
@@ -71,20 +69,22 @@ def discover_repetition_features(
         layers: 0-based decoder blocks.
         top: features per layer.
         select: `contrast`, or `random`, which draws among the features that fire at all, as a control.
-        seed: random seed of the random choice and of the sampling.
+        seed: random seed of the random choice.
         batch_size: texts per forward pass.
         max_length: tokens of each text that are read; a loop needs two whole periods there.
-        loop_settings: what counts as a loop in token ids.
-        fold_digits: whether a text is also a loop if it repeats except for numbers that count on.
-        sampling: with prompts, how `sample_loops` samples them: `loops`, `max_new_tokens`, `temperature`, `chat`.
+        loop_settings: what counts as a loop in token ids. With `fold_digits`, a text is also a loop if it repeats
+            except for numbers that count on.
+        loop_sampling: with prompts, how `sample_loops` samples them: `loops`, `sampling`, `chat`.
 
     Raises:
         ValueError: no loop to be found, no feature that grows with it, an SAE of another width, bad settings.
     """
     if (texts is None) == (prompts is None):
         raise ValueError("Give either texts that hold loops, or prompts to sample them from.")
-    if sampling and prompts is None:
-        raise ValueError(f"{', '.join(sampling)}: of use only with prompts; nothing is sampled when there are texts.")
+    if loop_sampling and prompts is None:
+        raise ValueError(
+            f"{', '.join(loop_sampling)}: of use only with prompts; nothing is sampled when there are texts."
+        )
     check_choice(layers, top, select, ("contrast", "random"))
     check_reading(batch_size, max_length)
     saes = load_saes(sae, layers, model)
@@ -93,16 +93,14 @@ def discover_repetition_features(
             model,
             tokenizer,
             prompts,
-            seed=seed,
             batch_size=batch_size,
             loop_settings=loop_settings,
-            fold_digits=fold_digits,
             progress=progress,
-            **sampling,
+            **loop_sampling,
         )
         texts = sample.texts
     sequences = _token_ids(tokenizer, texts or [])
-    digits = digit_tokens(tokenizer) if fold_digits else frozenset()
+    digits = digit_tokens(tokenizer) if loop_settings.fold_digits else frozenset()
     passages = [passage_of(ids, max_length, loop_settings, digits) for ids in sequences]
     statistics = _statistics(model, saes, passages, batch_size, progress)
     found = []

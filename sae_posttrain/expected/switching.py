@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..languages import get_language
 from ..metrics.expectation import ExpectedSwitch, ExpectedSwitchReport, expected_switch_report
 from ..residual import inputs_device, unwrap
-from ..sampling import Prompt, check_settings, encode_prompts, evaluating
+from ..sampling import Prompt, check_counts, check_temperature_and_top_p, encode_prompts, evaluating
 from ..sampling.nucleus import Nucleus
 from .columns import ScriptColumns, scripts_named, unexpected_in
 from .distributions import hidden_states, logits_of
@@ -41,7 +41,7 @@ class Setting:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        check_settings(self.temperature, self.top_p)
+        check_temperature_and_top_p(self.temperature, self.top_p)
 
     def probabilities(self, logits_NV: Tensor) -> Tensor:
         """The distributions `(N, V)` that are sampled from."""
@@ -170,7 +170,7 @@ def switch_probabilities(
     Source: the probabilities are those of "teacher forcing"; the sum for sampled answers is the compensator of the
         counting process of switches (Doob's decomposition), whose mean is that of the count.
     """
-    check_settings(1.0, 1.0, batch_size=batch_size, **({} if max_tokens is None else {"max_tokens": max_tokens}))
+    check_counts(batch_size=batch_size, **({} if max_tokens is None else {"max_tokens": max_tokens}))
     settings = list(dict.fromkeys(settings))
     if sampled and len(settings) != 1:
         raise ValueError(f"sampled=True needs the one setting of the sampling, got {len(settings)} settings.")

@@ -64,6 +64,8 @@ class LoopSettings:
 
 
 DEFAULT_LOOPS = LoopSettings()
+EXACT_LOOPS = LoopSettings(fold_digits=False)
+"""What counts where token ids are looked at, as in training: they repeat exactly."""
 
 
 def find_loop(

@@ -1,17 +1,20 @@
 """Sample a model's responses to prompts."""
 
-from .engine import Prompt, check_settings, encode_prompts, evaluating, sample_responses, sampling
+from .engine import Prompt, encode_prompts, evaluating, sample_responses, sampler
 from .progress import SamplingProgress
 from .response import FinishReason, Response
+from .settings import SamplingSettings, check_counts, check_temperature_and_top_p
 
 __all__ = [
     "FinishReason",
     "Prompt",
     "Response",
     "SamplingProgress",
-    "check_settings",
+    "SamplingSettings",
+    "check_counts",
+    "check_temperature_and_top_p",
     "encode_prompts",
     "evaluating",
     "sample_responses",
-    "sampling",
+    "sampler",
 ]

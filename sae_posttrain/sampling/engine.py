@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -19,11 +18,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.generation.logits_process import TopKLogitsWarper
 
 from .head import contiguous_head
 from .nucleus import Nucleus
 from .progress import SamplingProgress
 from .response import Response
+from .settings import PUBLISHED, SamplingSettings, check_counts
 
 Prompt = str | list[dict[str, Any]]
 
@@ -32,18 +33,15 @@ def sample_responses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
+    sampling: SamplingSettings = PUBLISHED,
     *,
     samples: int = 8,
-    temperature: float = 1.0,
-    top_p: float = 0.8,
-    max_new_tokens: int = 2048,
     batch_size: int = 32,
-    seed: int = 0,
     chat: bool = False,
     progress: bool = True,
     synced: bool | None = None,
 ) -> list[list[Response]]:
-    """Sample responses to each prompt, in the prompts' order. The defaults are the published settings.
+    """Sample responses to each prompt, in the prompts' order.
 
     Of the model's own generation config only the end-of-sequence ids are used, not its top_k, penalties or lengths. The
     same seed, batch size and machine give the same responses.
@@ -51,44 +49,37 @@ def sample_responses(
     Args:
         model, tokenizer: the model and its tokenizer.
         prompts: texts, or lists of messages, to which the chat template is applied.
-        samples: responses per prompt; one if `temperature` is 0, since all would be equal.
-        temperature: 0 is greedy.
-        top_p: share of the probability that is kept, above 0 and at most 1.
-        max_new_tokens: the token limit of a response.
+        sampling: the temperature, top_p, token limit and seed. The defaults are the published ones.
+        samples: responses per prompt; one if the temperature is 0, since all would be equal.
         batch_size: responses sampled at once.
-        seed: random seed.
         chat: whether the chat template is applied to text prompts too.
         progress: whether a progress bar is shown.
         synced: whether every process takes as many steps as the longest one, as split weights need it. All processes
             must then sample the same number of batches. By default `generate` decides.
 
-    Returns: the responses to each prompt.
+    Returns:
+        The responses to each prompt.
 
-    Raises: ValueError for an empty prompt, a missing chat template or a setting out of range.
+    Raises:
+        ValueError: an empty prompt, a missing chat template or a number below 1.
+
+    Example:
+        >>> responses = sample_responses(model, tokenizer, ["the cat"], SamplingSettings(max_new_tokens=64), samples=2)
+
     Source: arXiv:2507.14894, code-switching evaluation.
     """
-    check_settings(temperature, top_p, samples=samples, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    check_counts(samples=samples, batch_size=batch_size)
     ids = encode_prompts(tokenizer, prompts, chat)
-    distinct = samples if temperature > 0 else 1
+    distinct = 1 if sampling.greedy else samples
     # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
     rows = sorted((index for index in range(len(ids)) for _ in range(distinct)), key=lambda index: -len(ids[index]))
     responses: list[list[Response]] = [[] for _ in prompts]
-    with SamplingProgress(len(rows), max_new_tokens, disable=not progress) as bar:
-        drawing = sampling(
-            model,
-            tokenizer,
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            synced=synced,
-            progress=bar,
-        )
-        with drawing as sample:
-            for start in range(0, len(rows), batch_size):
-                batch = rows[start : start + batch_size]
-                for index, response in zip(batch, sample([ids[index] for index in batch]), strict=True):
-                    responses[index].append(response)
+    bar = SamplingProgress(len(rows), sampling.max_new_tokens, disable=not progress)
+    with bar, sampler(model, tokenizer, sampling, synced=synced, progress=bar) as sample:
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            for index, response in zip(batch, sample([ids[index] for index in batch]), strict=True):
+                responses[index].append(response)
     return responses
 
 
@@ -101,44 +92,32 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
 
 
 @contextmanager
-def sampling(
+def sampler(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    settings: SamplingSettings,
     *,
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
-    seed: int,
     synced: bool | None = None,
     progress: SamplingProgress | None = None,
 ) -> Iterator[Callable[[Sequence[list[int]]], list[Response]]]:
     """A function from a batch of prompts' ids to the responses.
 
-    Settings are those of `sample_responses`; progress: moves with every token. Raises: ValueError for a setting out of
-    range.
+    Args:
+        model, tokenizer: the model and its tokenizer.
+        settings: how the tokens are drawn.
+        synced: as in `sample_responses`.
+        progress: a bar, which moves with every token.
+
+    Example:
+        >>> with sampler(model, tokenizer, SamplingSettings(max_new_tokens=8)) as sample:
+        ...     responses = sample(encode_prompts(tokenizer, ["the cat"], chat=False))
     """
-    check_settings(temperature, top_p, max_new_tokens=max_new_tokens)
-    config = _generation_config(model, tokenizer, temperature, top_p, max_new_tokens)
-    processors = LogitsProcessorList()
-    if temperature > 0 and top_p < 1:
-        processors.append(Nucleus(temperature, top_p))
+    config = _generation_config(model, tokenizer, settings)
+    processors = LogitsProcessorList(_before_generate(settings))
     if progress is not None:
         processors.append(_Steps(progress))
-    with _own_randomness(model, seed), evaluating(model), _only_config(model, config), contiguous_head(model):
+    with _own_randomness(model, settings.seed), evaluating(model), _only_config(model, config), contiguous_head(model):
         yield partial(_responses, model, tokenizer, config, processors, synced, progress)
-
-
-def check_settings(temperature: float, top_p: float, **counts: int) -> None:
-    """Raises: ValueError for a setting out of range."""
-    if not temperature >= 0:
-        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}.")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}.")
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise ValueError(f"{name} must be a whole number, got {value!r}.")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat: bool) -> list[int]:
@@ -156,21 +135,32 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat: bool) -> l
 
 
 def _generation_config(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: SamplingSettings
 ) -> GenerationConfig:
     ends = _ends(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
     choice: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
+    if not settings.greedy:
         # `Nucleus` divides by the temperature itself where there is a top_p, since it comes before generate's own.
-        choice = {"do_sample": True, "temperature": temperature if top_p == 1 else 1.0, "top_p": 1.0, "top_k": 0}
+        temperature = settings.temperature if settings.top_p == 1 else 1.0
+        choice = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+        if settings.min_p > 0:
+            choice["min_p"] = settings.min_p
     return GenerationConfig(
-        max_new_tokens=max_new_tokens, eos_token_id=sorted(ends) or None, pad_token_id=pad, use_cache=True, **choice
+        max_new_tokens=settings.max_new_tokens,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=pad,
+        use_cache=True,
+        **choice,
     )
+
+
+def _before_generate(settings: SamplingSettings) -> list[LogitsProcessor]:
+    """top_k and top_p, which come before what `generate` adds by itself; top_k needs no temperature."""
+    if settings.greedy:
+        return []
+    top_k = [TopKLogitsWarper(settings.top_k)] if settings.top_k > 0 else []
+    return [*top_k, *([Nucleus(settings.temperature, settings.top_p)] if settings.top_p < 1 else [])]
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

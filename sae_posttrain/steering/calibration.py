@@ -6,12 +6,13 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
-from ..metrics.loops import DEFAULT_LOOPS, LoopSettings
-from ..sampling import Prompt, check_settings, encode_prompts
+from ..metrics.loops import EXACT_LOOPS, LoopSettings
+from ..sampling import Prompt, SamplingSettings, encode_prompts
 from ..wording import counted, duration
 from .curve import Calibration, Point
 from .endless import check_loop_fits
@@ -19,6 +20,7 @@ from .trial import Trial
 
 logger = logging.getLogger(__name__)
 
+SAMPLING = SamplingSettings(top_p=1.0, max_new_tokens=256)
 ALPHAS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
 
@@ -30,17 +32,14 @@ def calibrate(
     *,
     alphas: Sequence[float] = ALPHAS,
     top: Sequence[int] | None = None,
-    temperature: float | Sequence[float] = (1.0,),
+    temperatures: Sequence[float] | None = None,
     refine: int = 0,
     target_rate: float = 0.9,
     max_ratio: float = 2.0,
-    max_new_tokens: int = 256,
-    top_p: float = 1.0,
+    sampling: SamplingSettings = SAMPLING,
     chat: bool = False,
     batch_size: int = 32,
-    seed: int = 0,
-    loop_settings: LoopSettings = DEFAULT_LOOPS,
-    fold_digits: bool = False,
+    loop_settings: LoopSettings = EXACT_LOOPS,
     progress: bool = True,
 ) -> Calibration:
     """Find how strongly to steer so that responses loop while the text before the loop stays fluent.
@@ -59,18 +58,17 @@ def calibrate(
         alphas: in units of typical strength.
         top: numbers of features per layer to try; the features that discovery ranked highest are taken. Default: one,
             and all.
-        temperature: one or several. Use that of the later training, since the alpha will be used there.
+        temperatures: several to try instead of that of `sampling`.
         refine: how often to halve, on a logarithmic scale, the gap below each curve's smallest alpha that reaches the
             target.
         target_rate: the share of responses that should end in a loop.
         max_ratio: largest perplexity allowed for the text before the loop, as a multiple of the unsteered one.
-        max_new_tokens: the token limit of a response.
-        top_p: top-p of the sampling.
+        sampling: how the responses are sampled. Use the temperature of the later training, since the alpha will be used
+            there.
         chat: whether the chat template is applied to text prompts too.
         batch_size: responses sampled at once.
-        seed: random seed of the sampling.
-        loop_settings: what counts as a loop in token ids.
-        fold_digits: whether a response is also a loop if its text repeats except for numbers that count on.
+        loop_settings: what counts as a loop in token ids. With `fold_digits`, a response is also a loop if its text
+            repeats except for numbers that count on.
         progress: whether to print the cost before the start, and to show progress bars.
 
     Returns:
@@ -80,21 +78,19 @@ def calibrate(
         ValueError: features of another model, or settings out of range.
 
     Example:
-        >>> calibration = calibrate(model, tokenizer, features, prompts, alphas=[1.0, 2.0, 4.0], max_new_tokens=128)
+        >>> sampling = SamplingSettings(temperature=0.7, top_p=1.0, max_new_tokens=128)
+        >>> calibration = calibrate(model, tokenizer, features, prompts, alphas=[1.0, 2.0, 4.0], sampling=sampling)
         >>> print(calibration.table())
     """
     alphas = _check(prompts, alphas, refine, target_rate, max_ratio, batch_size)
-    check_loop_fits(max_new_tokens, loop_settings)
-    temperatures = [temperature] if isinstance(temperature, (int, float)) else list(dict.fromkeys(temperature))
-    plans = [(layers, number, warmth) for warmth in temperatures for layers, number in _plans(features, top)]
-    for plan in plans:
-        check_settings(plan[2], top_p, max_new_tokens=max_new_tokens)
+    check_loop_fits(sampling.max_new_tokens, loop_settings)
+    warmths = [replace(sampling, temperature=one) for one in dict.fromkeys(temperatures or [sampling.temperature])]
+    plans = [(layers, number, warmth) for warmth in warmths for layers, number in _plans(features, top)]
     ids = encode_prompts(tokenizer, prompts, chat)
-    settings = {"top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
-    trial = Trial(model, tokenizer, ids, settings, (loop_settings, fold_digits), batch_size, progress)
-    trial.say(cost(len(ids), len(temperatures), len(plans), len(alphas), max_new_tokens))
+    trial = Trial(model, tokenizer, ids, loop_settings, batch_size, progress)
+    trial.say(cost(len(ids), len(warmths), len(plans), len(alphas), sampling.max_new_tokens))
     began = time.monotonic()
-    plain = [trial.run_plain(warmth) for warmth in temperatures]
+    plain = [trial.run_plain(warmth) for warmth in warmths]
     each = (time.monotonic() - began) / len(plain)
     trial.say(f"The steered responses will take up to about {duration(each * len(plans) * len(alphas))}.")
     if plain[0].rate >= target_rate:

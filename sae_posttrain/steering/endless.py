@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,21 +19,19 @@ def check_loop_fits(max_new_tokens: int, loop_settings: LoopSettings) -> None:
         )
 
 
-def endless_loop(
-    response: Response, tokenizer: PreTrainedTokenizerBase, loop_settings: LoopSettings, fold_digits: bool
-) -> Loop | None:
+def endless_loop(response: Response, tokenizer: PreTrainedTokenizerBase, loop_settings: LoopSettings) -> Loop | None:
     """The endless loop that a response ends in, if any, in its token ids.
 
     Args:
         response: with its token ids.
         tokenizer: the model's.
-        loop_settings: what counts as a loop in token ids; with `fold_digits`, in texts too.
-        fold_digits: whether a response is also a loop if its text repeats except for numbers that count on.
+        loop_settings: what counts as a loop in token ids. With `fold_digits`, a response is also a loop if its text
+            repeats except for numbers that count on.
     """
     found = find_loop(response.ids, loop_settings, ended=response.ended)
-    if found is not None or not fold_digits:
+    if found is not None or not loop_settings.fold_digits:
         return found
-    counting = find_loop(response.text, replace(loop_settings, fold_digits=True), ended=response.ended)
+    counting = find_loop(response.text, loop_settings, ended=response.ended)
     if counting is None:
         return None
     start, again = (

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +22,7 @@ from ..feature_set import FeatureSet
 from ..metrics.interval import clustered_interval
 from ..metrics.loops import LoopSettings
 from ..residual import inputs_device
-from ..sampling import Response, SamplingProgress, sampling
+from ..sampling import Response, SamplingProgress, SamplingSettings, sampler
 from ..wording import counted
 from .curve import Point, SteeredAnswer, layers_named
 from .endless import endless_loop
@@ -63,16 +63,14 @@ class Trial:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         ids: list[list[int]],
-        settings: dict[str, Any],
-        loops: tuple[LoopSettings, bool],
+        loop_settings: LoopSettings,
         batch_size: int,
         progress: bool,
     ) -> None:
         state = PartialState()
         self.quiet = not (progress and state.is_main_process)
         self.model, self.tokenizer, self.ids, self.batch_size = model, tokenizer, ids, batch_size
-        self.loops = loops
-        self.settings = {**settings, "seed": settings["seed"] + state.process_index}
+        self.loop_settings, self.process = loop_settings, state.process_index
         mine = range(state.process_index, len(ids), state.num_processes)
         # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
         self.mine = sorted(mine, key=lambda prompt: -len(ids[prompt]))
@@ -83,36 +81,38 @@ class Trial:
         if not self.quiet:
             tqdm.write(text, file=sys.stderr)
 
-    def run_plain(self, temperature: float) -> Point:
+    def run_plain(self, settings: SamplingSettings) -> Point:
         """Answer without steering; keeps how surprising each answer is, for the others to be compared with."""
         outcomes = []
-        with self._sampling(temperature, len(self.mine), "unsteered responses") as sample:
+        with self._sampling(settings, len(self.mine), "unsteered responses") as sample:
             for batch in self._batches(self.mine):
                 for prompt, answer in zip(batch, sample([self.ids[prompt] for prompt in batch]), strict=True):
                     before = self._before(answer)
                     plain = surprisal(self.model, self.ids[prompt], before or answer.ids)
-                    self.plain[temperature, prompt] = plain
+                    self.plain[settings.temperature, prompt] = plain
                     outcomes.append(_Outcome(prompt, answer, bool(before), 0, 0.0, len(plain), sum(plain)))
-        return self._point((), None, temperature, 0.0, outcomes)
+        return self._point((), None, settings.temperature, 0.0, outcomes)
 
-    def run(self, features: FeatureSet, top: int | None, temperature: float, alphas: Sequence[float]) -> list[Point]:
+    def run(
+        self, features: FeatureSet, top: int | None, settings: SamplingSettings, alphas: Sequence[float]
+    ) -> list[Point]:
         layers = tuple(layer.layer for layer in features.layers)
         rows = [(alpha, prompt) for prompt in self.mine for alpha in alphas]
         outcomes: dict[float, list[_Outcome]] = {alpha: [] for alpha in alphas}
         title = f"{layers_named(layers)}, {'all features' if top is None else counted(top, 'feature')}"
-        with self._sampling(temperature, len(rows), title) as sample:
+        with self._sampling(settings, len(rows), title) as sample:
             for batch in self._batches(rows):
                 with steer(self.model, features, alpha=[alpha for alpha, _ in batch]):
                     answers = sample([self.ids[prompt] for _, prompt in batch])
                 for (alpha, prompt), answer in zip(batch, answers, strict=True):
-                    outcomes[alpha].append(self._outcome(prompt, answer, temperature))
-        return [self._point(layers, top, temperature, alpha, of_alpha) for alpha, of_alpha in outcomes.items()]
+                    outcomes[alpha].append(self._outcome(prompt, answer, settings.temperature))
+        return [self._point(layers, top, settings.temperature, alpha, of_alpha) for alpha, of_alpha in outcomes.items()]
 
     @contextmanager
-    def _sampling(self, temperature: float, rows: int, title: str) -> Iterator[Any]:
-        bar = SamplingProgress(rows, self.settings["max_new_tokens"], title, disable=self.quiet)
-        draws = sampling(self.model, self.tokenizer, temperature=temperature, progress=bar, **self.settings)
-        with bar, draws as sample:
+    def _sampling(self, settings: SamplingSettings, rows: int, title: str) -> Iterator[Any]:
+        bar = SamplingProgress(rows, settings.max_new_tokens, title, disable=self.quiet)
+        own = replace(settings, seed=settings.seed + self.process)
+        with bar, sampler(self.model, self.tokenizer, own, progress=bar) as sample:
             yield sample
 
     def _batches(self, rows: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -121,7 +121,7 @@ class Trial:
 
     def _before(self, answer: Response) -> Sequence[int]:
         """A looped answer up to where it first repeats itself; nothing of one that does not loop."""
-        loop = endless_loop(answer, self.tokenizer, *self.loops)
+        loop = endless_loop(answer, self.tokenizer, self.loop_settings)
         return answer.ids[: loop.start + loop.period] if loop else ()
 
     def _outcome(self, prompt: int, answer: Response, temperature: float) -> _Outcome:

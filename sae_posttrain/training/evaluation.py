@@ -16,9 +16,11 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from ..metrics import LoopSettings, SwitchCriteria, Thinking, allowed_in, code_switching_rate
 from ..metrics.loops import DEFAULT_LOOPS
 from ..metrics.thinking import as_thinking, opens_thinking, text_of
-from ..sampling import Prompt, Response, check_settings, encode_prompts, evaluating, sample_responses
+from ..sampling import Prompt, Response, SamplingSettings, check_counts, encode_prompts, evaluating, sample_responses
 from .calling import calling_trainer
 from .rates import Answer, rates
+
+SAMPLING = SamplingSettings(max_new_tokens=256)
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +60,9 @@ class RateEvaluationCallback(TrainerCallback):
         ignore_prompt: whether words that occur in the prompt are not counted as switches, as in
             `CodeSwitchingPenalty`. Default: False, as in `measure`.
         loop_settings: what counts as a loop. An answer that the model ended by itself is no endless loop.
-        samples, temperature, top_p, max_new_tokens, batch_size, seed: as in `sample_responses`; batch_size is per
-            process.
+        sampling: the temperature, top_p, token limit and seed of the sampling.
+        samples: responses per prompt.
+        batch_size: responses that each process samples at once.
         chat: whether the chat template is applied to text prompts. Default: if the tokenizer has one.
         thinking: what is measured for reasoning models: `strip` the answer, `only` the thinking, `both` each of them.
             With `both`, the rates of the thinking are logged as `eval_thinking_code_switching`,
@@ -81,18 +84,16 @@ class RateEvaluationCallback(TrainerCallback):
         *,
         ignore_prompt: bool = False,
         loop_settings: LoopSettings = DEFAULT_LOOPS,
+        sampling: SamplingSettings = SAMPLING,
         samples: int = 1,
-        temperature: float = 1.0,
-        top_p: float = 0.8,
-        max_new_tokens: int = 256,
         batch_size: int = 32,
-        seed: int = 0,
         chat: bool | None = None,
         thinking: str | Thinking = "both",
         **criteria: Any,
     ) -> None:
-        counts = {"samples": samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        check_settings(temperature, top_p, every=every, **counts)
+        check_counts(every=every, samples=samples, batch_size=batch_size)
+        if not isinstance(sampling, SamplingSettings):
+            raise ValueError(f"sampling must be SamplingSettings, got {sampling!r}.")
         if not isinstance(loop_settings, LoopSettings):
             raise ValueError(f"loop_settings must be LoopSettings, got {loop_settings!r}.")
         SwitchCriteria(**criteria)  # refuses what cannot be
@@ -104,8 +105,7 @@ class RateEvaluationCallback(TrainerCallback):
         self.ignore_prompt = ignore_prompt
         self.criteria = criteria
         self.loop_settings = loop_settings
-        self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, **counts}
-        self.seed = seed
+        self.sampling, self.samples, self.batch_size = sampling, samples, batch_size
         self.chat = chat
         self.thinking = as_thinking(thinking)
         self.trainer: Trainer | None = None
@@ -181,8 +181,9 @@ class RateEvaluationCallback(TrainerCallback):
                 model,
                 _tokenizer(trainer),
                 [self.prompts[place % len(self.prompts)] for place in places],
-                **self.sampling,
-                seed=self.seed + rank,
+                replace(self.sampling, seed=self.sampling.seed + rank),
+                samples=self.samples,
+                batch_size=self.batch_size,
                 chat=self._uses_chat(trainer),
                 progress=False,
                 synced=_is_sharded(trainer.model) or None,

@@ -153,7 +153,7 @@ def test_an_adapter_changes_the_responses(model_folder, prompts, tmp_path, capsy
 def test_chat_template_is_used_when_there_is_one(model_folder, prompts, tmp_path, capsys, monkeypatch):
     seen = []
 
-    def sample(model, tokenizer, prompts, *, chat, **settings):
+    def sample(model, tokenizer, prompts, sampling, *, chat, **settings):
         seen.append(chat)
         return [[Response("a", "stop", 2, (1, 2))] for _ in prompts]
 

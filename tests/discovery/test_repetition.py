@@ -16,6 +16,7 @@ from sae_posttrain import FeatureSet, discover_repetition_features, load_sae
 from sae_posttrain.discovery import sample_loops, statistics
 from sae_posttrain.discovery.loops import passage_of
 from sae_posttrain.metrics import LoopSettings, find_loop
+from sae_posttrain.sampling import SamplingSettings
 from sae_posttrain.training.sasft import SASFTCallback
 
 DICTIONARY, K, LAYERS = 40, 10, (0, 2)
@@ -29,9 +30,9 @@ PARTS = [
 ]
 LOOPING = [before + period * whole + rest for before, period, whole, rest in PARTS]
 ORDINARY = [list(range(20, 45)), [51, 3, 52, 4]]
-LEAST = {"loop_settings": LoopSettings(min_tokens=12), "progress": False}
+LEAST = {"loop_settings": LoopSettings(min_tokens=12, fold_digits=False), "progress": False}
 PROMPTS = [f"w{number} w{number + 1} w{number + 2}" for number in range(12)]
-SAMPLING = {"max_new_tokens": 40, "loops": 4, **LEAST}
+SAMPLING = {"sampling": SamplingSettings(temperature=0, max_new_tokens=40), "loops": 4, **LEAST}
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +289,10 @@ def test_the_set_survives_a_file_and_is_no_language(
         ({"texts": LOOPING, "prompts": PROMPTS}, "either texts"),
         ({"texts": LOOPING, "loops": 3}, "loops: of use only with prompts"),
         ({"prompts": PROMPTS, "loops": 0}, "loops=0"),
-        ({"prompts": PROMPTS, "max_new_tokens": 11}, "max_new_tokens=11 leaves no room"),
+        (
+            {"prompts": PROMPTS, "sampling": SamplingSettings(temperature=0, max_new_tokens=11)},
+            "max_new_tokens=11 leaves no room",
+        ),
         ({"prompts": [""]}, "holds no tokens"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"layers": []}, "give at least one"),

@@ -1,12 +1,14 @@
 """Sampling responses: against a hand-written greedy loop, and leaving everything as it was."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from sae_posttrain.sampling import Response, SamplingProgress, sample_responses
+from sae_posttrain.sampling import Response, SamplingProgress, SamplingSettings, sample_responses
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz 中文好абвгдежзиклмнопрстуфхц"
 
@@ -69,8 +71,10 @@ def test_greedy_equals_a_loop_over_single_prompts(model, tokenizer, batch_size):
 
 
 def sampled(model, tokenizer, prompts=PROMPTS, **options):
-    settings = {"samples": 3, "max_new_tokens": 8, "batch_size": 5, "progress": False, **options}
-    return sample_responses(model, tokenizer, prompts, **settings)
+    settings = {"samples": 3, "batch_size": 5, "progress": False, **options}
+    sampling = {name: settings.pop(name) for name in asdict(SamplingSettings()) if name in settings}
+    sampling = {"max_new_tokens": 8, **sampling}
+    return sample_responses(model, tokenizer, prompts, SamplingSettings(**sampling), **settings)
 
 
 def texts(model, tokenizer, prompts=PROMPTS, **options):

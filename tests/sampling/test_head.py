@@ -8,7 +8,7 @@ from tiny_models import TEXT, qwen3, word_tokenizer
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sae_posttrain.sampling import sample_responses
+from sae_posttrain.sampling import SamplingSettings, sample_responses
 from sae_posttrain.sampling.head import contiguous_head
 
 ROWS, VOCABULARY = 6, 300
@@ -51,7 +51,8 @@ def test_sampling_with_an_adapter_makes_no_copy() -> None:
     tokenizer = word_tokenizer([" ".join(words)], "<pad>", "<end>")
     model = get_peft_model(qwen3(len(tokenizer)), LoraConfig(target_modules=["q_proj"])).eval()
     with BatchedProducts() as products:
-        sample_responses(model, tokenizer, ["w1 w2 w3"] * ROWS, samples=1, max_new_tokens=3, progress=False)
+        one = SamplingSettings(max_new_tokens=3)
+        sample_responses(model, tokenizer, ["w1 w2 w3"] * ROWS, one, samples=1, progress=False)
     assert products.numbers < ROWS * VOCABULARY * TEXT["hidden_size"]
 
 

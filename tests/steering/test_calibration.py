@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from sae_posttrain import FeatureSet, steer
 from sae_posttrain.feature_set import LayerFeatures, Provenance
 from sae_posttrain.metrics import LoopSettings, find_loop
-from sae_posttrain.sampling import Response
+from sae_posttrain.metrics.loops import EXACT_LOOPS
+from sae_posttrain.sampling import Response, SamplingSettings
 from sae_posttrain.steering import Calibration, calibrate
 from sae_posttrain.steering.curve import Point
 from sae_posttrain.steering.endless import endless_loop
@@ -52,12 +53,14 @@ def features() -> FeatureSet:
     return FeatureSet((layer(1), layer(3)), provenance)
 
 
+GREEDY = SamplingSettings(temperature=0.0, top_p=1.0, max_new_tokens=TOKENS)
+
+
 def run(model: Any, tokenizer: Any, features: FeatureSet, **changes: Any) -> Calibration:
     settings = {
         "alphas": [4.0, 16.0],
-        "max_new_tokens": TOKENS,
-        "loop_settings": LoopSettings(min_tokens=LEAST),
-        "temperature": 0.0,
+        "loop_settings": LoopSettings(min_tokens=LEAST, fold_digits=False),
+        "sampling": GREEDY,
     }
     settings |= {"max_ratio": 1000.0, "progress": False, "top": [2], **changes}
     return calibrate(model, tokenizer, features, settings.pop("prompts", PROMPTS), **settings)
@@ -176,7 +179,7 @@ def test_where_nothing_stays_fluent_the_most_fluent_point_that_loops_is_taken(
 def test_numbers_of_features_and_temperatures_are_searched_too(
     model: Any, tokenizer: Any, features: FeatureSet
 ) -> None:
-    calibration = run(model, tokenizer, features, alphas=[16.0], top=None, temperature=[0.0, 1.5], batch_size=5)
+    calibration = run(model, tokenizer, features, alphas=[16.0], top=None, temperatures=[0.0, 1.5], batch_size=5)
     assert [(point.layers, point.top, point.temperature) for point in calibration.points] == [
         (layers, top, temperature) for temperature in (0.0, 1.5) for layers in ((1,), (3,), (1, 3)) for top in (1, None)
     ]
@@ -230,10 +233,11 @@ def test_a_model_that_loops_by_itself_is_told(
 
 
 def test_the_same_seed_samples_the_same(model: Any, tokenizer: Any, features: FeatureSet) -> None:
-    settings = {"alphas": [8.0], "temperature": 0.2, "prompts": PROMPTS[:4]}
-    first = run(model, tokenizer, features, **settings, seed=1)
-    assert first.points == run(model, tokenizer, features, **settings, seed=1).points
-    assert first.points != run(model, tokenizer, features, **settings, seed=2).points
+    settings = {"alphas": [8.0], "prompts": PROMPTS[:4]}
+    one, other = (replace(GREEDY, temperature=0.2, seed=seed) for seed in (1, 2))
+    first = run(model, tokenizer, features, **settings, sampling=one)
+    assert first.points == run(model, tokenizer, features, **settings, sampling=one).points
+    assert first.points != run(model, tokenizer, features, **settings, sampling=other).points
 
 
 def test_the_largest_alpha_of_a_layer_is_not_taken_for_its_smallest(features: FeatureSet) -> None:
@@ -299,11 +303,11 @@ def test_a_text_that_counts_on_loops_only_where_digits_are_folded() -> None:
         for token in tokenizer.convert_tokens_to_ids(["w1", "w2", "w3", "w4", "w5", str(number), "w6"])
     ]
     answer = Response(tokenizer.decode(ids), "length", len(ids), tuple(ids))
-    assert endless_loop(answer, tokenizer, LoopSettings(), False) is None
-    loop = endless_loop(answer, tokenizer, LoopSettings(), True)
+    assert endless_loop(answer, tokenizer, EXACT_LOOPS) is None
+    loop = endless_loop(answer, tokenizer, LoopSettings())
     assert loop is not None
     assert (loop.start, loop.end, loop.period) == (0, len(ids), 7)
-    assert endless_loop(replace(answer, finish_reason="stop"), tokenizer, LoopSettings(), True) is None
+    assert endless_loop(replace(answer, finish_reason="stop"), tokenizer, LoopSettings()) is None
 
 
 @pytest.mark.parametrize(
@@ -318,8 +322,8 @@ def test_a_text_that_counts_on_loops_only_where_digits_are_folded() -> None:
         ({"top": [0]}, r"top=\[0\]"),
         ({"refine": -1}, "refine=-1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"max_new_tokens": 5}, "leaves no room for a loop"),
-        ({"temperature": -1.0}, "temperature must be"),
+        ({"sampling": replace(GREEDY, max_new_tokens=5)}, "leaves no room for a loop"),
+        ({"temperatures": [-1.0]}, "temperature must be"),
     ],
 )
 def test_bad_requests(changes: dict[str, Any], message: str, model: Any, tokenizer: Any, features: FeatureSet) -> None:

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import RateEvaluationCallback, SASFTCallback
+from sae_posttrain.sampling import SamplingSettings
 
 from .sasft.world import World, build_world
 
@@ -36,7 +37,7 @@ class Failing(RateEvaluationCallback):
 
 
 def evaluation(kind: type[RateEvaluationCallback] = RateEvaluationCallback) -> list[TrainerCallback]:
-    return [kind(PROMPTS, 1, samples=2, top_p=1.0, max_new_tokens=8, batch_size=3)]
+    return [kind(PROMPTS, 1, sampling=SamplingSettings(top_p=1.0, max_new_tokens=8), samples=2, batch_size=3)]
 
 
 def dense(world: World) -> nn.Module:

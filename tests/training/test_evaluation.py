@@ -22,7 +22,7 @@ from sae_posttrain import (
     repetition_rate,
 )
 from sae_posttrain.metrics import PhraseFinder
-from sae_posttrain.sampling import Response, sample_responses
+from sae_posttrain.sampling import Response, SamplingSettings, sample_responses
 
 from .rollouts import world as rollouts
 from .sasft.world import World, build_world
@@ -32,7 +32,7 @@ PROMPTS = [
     {"prompt": "кошка видит", "language": "ru"},
     {"prompt": "a small house and", "language": "en"},
 ]
-SAMPLING = {"samples": 4, "top_p": 1.0, "max_new_tokens": 12, "batch_size": 5, "seed": 3}
+SAMPLING = {"sampling": SamplingSettings(top_p=1.0, max_new_tokens=12, seed=3), "samples": 4, "batch_size": 5}
 OURS = {
     "eval_code_switching",
     "eval_code_switching_count",
@@ -120,7 +120,7 @@ def test_rotary_frequencies_that_grew_with_an_answer_are_put_back(world: World) 
         rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
         return trained(sft(world, world.make_model(max_position_embeddings=8, rope_parameters=rope)), *callbacks)
 
-    plain, watched = run(), run(evaluation(max_new_tokens=24))
+    plain, watched = run(), run(evaluation(sampling=SamplingSettings(top_p=1.0, max_new_tokens=24, seed=3)))
     assert_same_run(watched, plain)
     ours, theirs = watched.model.model.rotary_emb, plain.model.model.rotary_emb
     assert ours.max_seq_len_cached == theirs.max_seq_len_cached > 8
@@ -205,7 +205,7 @@ def test_grpo_goes_on_as_without(tmp_path: Path) -> None:
         return trained(rollouts.plain(tmp_path, max_steps=2), *more)
 
     words = [{"prompt": "again and bird", "language": "en"}]
-    watched = run(RateEvaluationCallback(words, 1, samples=2, max_new_tokens=5))
+    watched = run(RateEvaluationCallback(words, 1, sampling=SamplingSettings(max_new_tokens=5), samples=2))
     timed = {"step_time"}
     without = [{k: v for k, v in log.items() if k not in timed} for log in logs(run(), ours=False)]
     assert [{k: v for k, v in log.items() if k not in timed} for log in logs(watched, ours=False)] == without
@@ -299,7 +299,7 @@ def test_a_resumed_run_is_measured_where_it_would_have_been(world: World) -> Non
         (PROMPTS, {"every": True}, "every must be a whole number, got True"),
         (PROMPTS, {"samples": 1.5}, "samples must be a whole number, got 1.5"),
         (PROMPTS, {"phrases": True}, "phrases must be a PhraseFinder or None, got True"),
-        (PROMPTS, {"temperature": -1}, "temperature must be 0"),
+        (PROMPTS, {"sampling": {"temperature": 1}}, "sampling must be SamplingSettings"),
         (PROMPTS, {"samples": 0}, "samples must be at least 1"),
         (PROMPTS, {"phrases": PhraseFinder(["en", "fr"], scorer=lambda word: {"en": 0.0})}, "no score for 'fr'"),
     ],

@@ -104,7 +104,7 @@ def _measured(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
 
     from ...expected import Setting, switch_probabilities
     from ...metrics import allowed_in
-    from ...sampling import sample_responses
+    from ...sampling import SamplingSettings, sample_responses
 
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
     settings = [Setting(temperature, top_p) for temperature in args.temperature for top_p in args.top_p]
@@ -140,12 +140,10 @@ def _measured(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
             model,
             tokenizer,
             [row["prompt"] for row in rows],
+            SamplingSettings(**asdict(setting), max_new_tokens=args.max_new_tokens[0], seed=args.seed),
             samples=args.samples,
-            max_new_tokens=args.max_new_tokens[0],
             batch_size=args.batch_size,
-            seed=args.seed,
             chat=common["chat"],
-            **asdict(setting),
         )
         sampled = [(row, one) for row, found in zip(rows, answers, strict=True) for one in found]
         told = [

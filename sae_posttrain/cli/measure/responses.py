@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from itertools import product
+from dataclasses import asdict
+from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
@@ -13,7 +14,7 @@ from ...metrics.thinking import opens_thinking, text_of
 from ..inputs import Row, add_chat, add_columns, add_dtype, column_names_of, load_model, read_rows, uses_chat
 
 if TYPE_CHECKING:
-    from ...sampling import Response
+    from ...sampling import Response, SamplingSettings
 
 SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
 _SEVERAL = ("temperature", "top_p", "max_new_tokens")
@@ -184,15 +185,26 @@ def check_allowed(rows: Sequence[Row]) -> None:
 
 def check_sampling(args: argparse.Namespace) -> None:
     """Raises: ValueError for a setting out of range, be it the last of several."""
-    from ...sampling import check_settings
+    from ...sampling import check_counts
 
-    for temperature, top_p, cap in product(args.temperature, args.top_p, args.max_new_tokens):
-        check_settings(temperature, top_p, samples=args.samples, batch_size=args.batch_size, max_new_tokens=cap)
+    check_counts(samples=args.samples, batch_size=args.batch_size)
+    sampling_of(args)
+
+
+def sampling_of(args: argparse.Namespace) -> list[SamplingSettings]:
+    """The sampling settings that were asked for, each one once, with the lengths in rising order."""
+    from ...sampling import SamplingSettings
+
+    caps = sorted(set(args.max_new_tokens))
+    several = product(dict.fromkeys(args.temperature), dict.fromkeys(args.top_p), caps)
+    return [
+        SamplingSettings(temperature, top_p, max_new_tokens=cap, seed=args.seed) for temperature, top_p, cap in several
+    ]
 
 
 def placeholder_rows(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
     """Rows as `sample` gives them, one for each prompt, with a response that anything can be counted in."""
-    told = _told(args, args.temperature[0], args.top_p[0], args.max_new_tokens[0])
+    told = _told(args, sampling_of(args)[0])
     return [{**row, **told, "response": "a b c d e"} for row in rows]
 
 
@@ -207,32 +219,24 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
     from ...sampling import sample_responses
 
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
-    caps, chat = sorted(set(args.max_new_tokens)), uses_chat(args, tokenizer)
+    chat = uses_chat(args, tokenizer)
     opened = {"thinking_opened": True} if chat and opens_thinking(tokenizer, args.thinking_tags[0]) else {}
-    for temperature, top_p in product(dict.fromkeys(args.temperature), dict.fromkeys(args.top_p)):
-        responses = sample_responses(
-            model,
-            tokenizer,
-            [row["prompt"] for row in rows],
-            samples=args.samples,
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=caps[-1],
-            batch_size=args.batch_size,
-            seed=args.seed,
-            chat=chat,
-        )
+    prompts, counts = [row["prompt"] for row in rows], {"samples": args.samples, "batch_size": args.batch_size}
+    # What differs in length alone is sampled once, to the largest length, and cut.
+    for _, group in groupby(sampling_of(args), key=lambda sampling: (sampling.temperature, sampling.top_p)):
+        lengths = list(group)
+        responses = sample_responses(model, tokenizer, prompts, lengths[-1], chat=chat, **counts)
         sampled = [(row, one) for row, found in zip(rows, responses, strict=True) for one in found]
-        for cap in caps:
-            told = _told(args, temperature, top_p, cap)
+        for sampling in lengths:
+            told = _told(args, sampling)
             for row, one in sampled:
-                yield {**row, **told, **opened, **_found(one.cut(cap, tokenizer))}
+                yield {**row, **told, **opened, **_found(one.cut(sampling.max_new_tokens, tokenizer))}
 
 
-def _told(args: argparse.Namespace, temperature: float, top_p: float, cap: int) -> Row:
+def _told(args: argparse.Namespace, sampling: SamplingSettings) -> Row:
     """What a row says of how it was sampled."""
-    setting = {"temperature": temperature, "top_p": top_p, "max_new_tokens": cap}
-    return {name: setting[name] for name in setting_columns(args) if name in setting}
+    setting = asdict(sampling)
+    return {name: setting[name] for name in setting_columns(args) if name in _SEVERAL}
 
 
 def _found(response: Response) -> Row:

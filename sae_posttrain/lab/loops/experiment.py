@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ...feature_set import FeatureSet
 from ...metrics.repetition import RepetitionReport, repetition_rate
-from ...sampling import encode_prompts, sampling
+from ...sampling import SamplingSettings, encode_prompts, sampler
 from ...training.rewards import LoopPenalty
 from ...training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
 from ..shared.lexicon import CONCEPTS, PUNCTUATION, symbol
@@ -170,8 +170,7 @@ def measure(
     ids = encode_prompts(tokenizer, [row["prompt"] for row in rows], chat=False)
     outcome = Outcome(arm, {}, {}, {})
     for temperature in settings.temperatures:
-        drawing = sampling(model, tokenizer, temperature=temperature, top_p=1.0, max_new_tokens=MAX_TOKENS, seed=0)
-        with drawing as sample:
+        with sampler(model, tokenizer, SamplingSettings(temperature, 1.0, MAX_TOKENS)) as sample:
             answers = [answer for start in range(0, len(ids), 1000) for answer in sample(ids[start : start + 1000])]
         outcome.repetition[temperature] = repetition_rate(
             [answer.ids for answer in answers],

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalL
 
 from ...discovery import discover_repetition_features
 from ...discovery.loops import LoopSample, sample_loops
-from ...sampling import Prompt
+from ...sampling import Prompt, SamplingSettings
 from ...steering import Calibration, calibrate
 from ..shared.model import ModelSize, Stage, copying_share, train_model
 from ..shared.plan import WorldPlan
@@ -83,9 +83,8 @@ def find_features(world: World, *, seed: int = 0, say: Callable[[str], None] = p
         top=[TOP],
         target_rate=TARGET,
         max_ratio=RATIO,
-        max_new_tokens=MAX_TOKENS,
+        sampling=SamplingSettings(1.0, 1.0, MAX_TOKENS, seed=seed),
         batch_size=500,
-        seed=seed,
         progress=False,
     )
 
@@ -97,10 +96,8 @@ def find_own_loops(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, 
         tokenizer,
         _prompts(10_000, 50_000 + seed),
         loops=40,
-        temperature=1.0,
-        max_new_tokens=MAX_TOKENS,
+        sampling=SamplingSettings(1.0, 1.0, MAX_TOKENS, seed=seed),
         batch_size=500,
-        seed=seed,
         progress=False,
     )
 

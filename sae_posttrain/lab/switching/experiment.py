@@ -20,7 +20,7 @@ from trl import SFTConfig, SFTTrainer
 from ...discovery import discover_language_features
 from ...feature_set import FeatureSet
 from ...metrics.code_switching import Rate, code_switching_rate
-from ...sampling import sample_responses
+from ...sampling import SamplingSettings, sample_responses
 from ...training.sasft import SASFTCallback
 from ..shared.lexicon import LANGUAGES
 from ..shared.record import arm_folder, write_log, write_numbers
@@ -197,9 +197,8 @@ def measure(
             model,
             tokenizer,
             [row["prompt"] for row in asked],
+            SamplingSettings(top_p=top_p, max_new_tokens=48),
             samples=settings.samples,
-            top_p=top_p,
-            max_new_tokens=48,
             batch_size=1000,
             progress=False,
         )

@@ -57,7 +57,7 @@ class SteeringSettings:
     @property
     def loop_settings(self) -> LoopSettings:
         """What counts as a loop in a completion's token ids."""
-        return LoopSettings(min_repeats=self.loop_min_repeats, min_tokens=self.loop_min_tokens)
+        return LoopSettings(self.loop_min_repeats, min_tokens=self.loop_min_tokens, fold_digits=False)
 
     def warn_of_unseen_loops(self, max_completion_length: int | None) -> None:
         """Warn where no completion has room for a loop, so that its rate and its penalty are 0 whatever is sampled."""

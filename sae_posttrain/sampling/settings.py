@@ -1,0 +1,72 @@
+"""How responses are sampled: one value, whatever engine samples them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """What the distribution of each token is, when a response ends, and the random seed. Defaults: as published.
+
+    Args:
+        temperature: the logits are divided by it; 0 is greedy.
+        top_p: share of the probability that is kept, the most probable tokens first; above 0 and at most 1.
+        max_new_tokens: the token limit of a response.
+        top_k: number of the most probable tokens that are kept, before `top_p`; 0 keeps all.
+        min_p: tokens are dropped whose probability is below this share of the largest one, after `top_p`.
+        seed: random seed.
+
+    Raises:
+        ValueError: a setting is out of range; the message names it.
+
+    Example:
+        >>> SamplingSettings(temperature=0.7, top_p=0.95, max_new_tokens=512).greedy
+        False
+
+    Source: arXiv:2507.14894, code-switching evaluation, for the defaults.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 0.8
+    max_new_tokens: int = 2048
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_temperature_and_top_p(self.temperature, self.top_p)
+        check_counts(max_new_tokens=self.max_new_tokens)
+        check_counts(least=0, top_k=self.top_k)
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be between 0 and 1, got {self.min_p}.")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every response to a prompt would be the same."""
+        return self.temperature == 0
+
+
+def check_temperature_and_top_p(temperature: float, top_p: float) -> None:
+    """Raises: ValueError for a value out of range."""
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}.")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}.")
+
+
+def check_counts(*, least: int = 1, **counts: int) -> None:
+    """Refuse what is no whole number of at least `least`; the message has the argument's name.
+
+    Raises: ValueError.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ValueError(f"{name} must be a whole number, got {value!r}.")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
+
+
+PUBLISHED = SamplingSettings()
+"""The settings of arXiv:2507.14894, and the defaults of `sample_responses`."""
