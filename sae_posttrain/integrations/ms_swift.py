@@ -71,7 +71,7 @@ class SwiftSASFTCallback(SASFTCallback):
 
     def __init__(self, settings: SwiftSettings, trainer: Any) -> None:
         reads_channel = settings.language_column == CHANNEL
-        check_trainer(trainer)
+        check_swift_trainer(trainer)
         super().__init__(**settings.loaded(), language_of=languages_of_channels if reads_channel else None)
         self._made_for = trainer
         self._reads_channel = reads_channel
@@ -87,7 +87,7 @@ def create_callback(args: Any, trainer: Any) -> SwiftSASFTCallback:
     return SwiftSASFTCallback(read_settings(os.environ), trainer)
 
 
-def check_trainer(trainer: Any) -> None:
+def check_swift_trainer(trainer: Any) -> None:
     """Refuse, by name, the ways to train in ms-swift whose loss is not a cross-entropy over labels.
 
     Raises:
