@@ -1,4 +1,4 @@
-"""Write the README's tables of times anew from the results: `python benchmarks/_table.py`."""
+"""Write the table of times in results/README.md anew from the CSV files: `python benchmarks/_table.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from _rows import RESULTS
 from _timing import Timing
 
-README = Path(__file__).parent / "README.md"
+README = RESULTS / "README.md"
 BEGIN, END = "<!-- times -->\n", "<!-- end of times -->\n"
 Rows = list[dict[str, str]]
 
@@ -31,7 +31,7 @@ def timings() -> dict[str, Rows]:
 def markdown(found: dict[str, Rows]) -> str:
     lines = ["| what | size | time, s | per second | ratio (20% to 80%) | memory, MB |", "|---|---|---|---|---|---|"]
     for name, rows in found.items():
-        lines.append(f"| **[{name}](results/{name}.csv)** | {origin(rows)} | | | | |")
+        lines.append(f"| **[{name}]({name}.csv)** | {origin(rows)} | | | | |")
         for (size, dtype), group in groupby(rows, lambda row: (row["size"], row["dtype"])):
             lines += line_each(group, size if dtype in ("", "float32") else f"{size}, {dtype}")
     return "\n".join(lines) + "\n"
