@@ -6,7 +6,6 @@ import csv
 from collections.abc import Iterable
 from dataclasses import fields
 from itertools import groupby
-from pathlib import Path
 
 from _rows import RESULTS
 from _timing import Timing
