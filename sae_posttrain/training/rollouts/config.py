@@ -36,16 +36,16 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
     off_policy: Literal["on_policy", "truncated_is", "shaped"] = field(
         default="on_policy",
         metadata={
-            "help": "How steered tokens, sampled from another policy, are weighed: on_policy, as published, like all "
-            "others; truncated_is by min(1, pi / pi_steered), for one more forward of the steered rows; shaped by the "
-            "gradient of pi / (pi + 0.1), as in LUFFY."
+            "help": "How the loss weighs steered tokens, which another policy sampled. on_policy: like all others, as "
+            "published. truncated_is: by min(1, pi / pi_steered), which costs one more forward of the steered rows. "
+            "shaped: by the gradient of pi / (pi + 0.1), as in LUFFY."
         },
     )
     max_steered_token_share: float = field(
         default=1.0,
         metadata={
-            "help": "The steered rows count for at most this share of the loss's tokens, and each of their tokens for "
-            "less, but for the KL term of beta. For the losses that divide by all tokens: dapo, cispo, vespo."
+            "help": "Largest share of the loss's tokens that steered tokens may make up; they are down-weighted to it. "
+            "The KL term is not affected. For the losses that divide by all tokens: dapo, cispo, vespo."
         },
     )
 
