@@ -37,6 +37,16 @@ class ArmArguments:
 
     arm: str = field(default="sasft", metadata={"help": f"One of {', '.join(ARMS)}."})
     texts: str = field(default="", metadata={"help": "Folder that texts.py wrote; train.jsonl in it is read."})
+    languages: list[str] | None = field(
+        default=None, metadata={"help": "Train on the rows of these languages only. Default: all."}
+    )
+    labelled: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of the rows whose language is known, the first ones of train.jsonl. The language column of "
+            "the others is empty."
+        },
+    )
     label: str | None = field(
         default=None, metadata={"help": "Name of the arm in the results; by default made of arm, languages and weight."}
     )
@@ -51,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     described = describe(recipe, training, model)
     if (folder / RECORD).exists():
         finished = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        finished.pop("commit", None)
-        if finished != described:
+        if {name: finished.get(name) for name in described} != described:
             raise ValueError(f"{folder} holds another arm: {finished}. Give {described['label']} its own output_dir.")
         print(f"{folder} is finished; delete it to train {described['label']} anew.")
         return folder
@@ -98,6 +107,9 @@ def describe(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) ->
         "learning_rate": training.learning_rate,
         "max_steps": training.max_steps,
     }
+    described |= {"languages": recipe.languages} if recipe.languages else {}
+    described |= {"labelled": recipe.labelled} if recipe.labelled < 1 else {}
+    described |= {"lora_r": model.lora_r} if model.lora_r != 16 else {}
     if recipe.arm == "sft":
         return described
     described["suppress"] = training.suppress
@@ -106,9 +118,11 @@ def describe(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) ->
         weights.append(training.sasft_weight)
         described |= {name: getattr(training, name) for name in ("sasft_weight", "sasft_scale", "sasft_baseline")}
         described["features"] = Path(str(training.features)).name
+        described |= {"loss_budget": training.sasft_loss_budget} if training.sasft_weight == "auto" else {}
     if training.token_weight is not None:
         weights.append(training.token_weight)
         described |= {"token_weight": training.token_weight, "token_share": training.token_share}
+        described |= {"token_counts": Path(str(training.token_counts)).name} if training.token_counts else {}
     named = [f"{weight:g}" if isinstance(weight, float) else str(weight) for weight in weights]
     label = " ".join([recipe.arm, "+".join(training.suppress), *named])
     return {**described, "label": recipe.label or label}
@@ -117,11 +131,21 @@ def describe(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) ->
 def make_trainer(recipe: ArmArguments, training: SASFTConfig, model: ModelConfig) -> SFTTrainer:
     training.model_init_kwargs = {"dtype": model.dtype, **(training.model_init_kwargs or {})}
     common: dict[str, Any] = {
-        "train_dataset": Dataset.from_list(load_rows(Path(recipe.texts, "train.jsonl"))),
+        "train_dataset": Dataset.from_list(training_rows(recipe)),
         "peft_config": get_peft_config(model),
     }
     kind = SFTTrainer if recipe.arm == "sft" else SASFTTrainer
     return kind(model.model_name_or_path, training, **common)
+
+
+def training_rows(recipe: ArmArguments) -> list[dict[str, Any]]:
+    """The rows that the arm trains on, with the languages that it may know."""
+    rows = [dict(row) for row in load_rows(Path(recipe.texts, "train.jsonl"))]
+    if recipe.languages:
+        rows = [row for row in rows if row["language"] in recipe.languages]
+    for row in rows[round(recipe.labelled * len(rows)) :]:
+        row["language"] = ""
+    return rows
 
 
 if __name__ == "__main__":

@@ -126,3 +126,12 @@ def test_an_arm_says_what_is_missing_before_anything_is_loaded(
         scripts["arm"].main(arm_arguments(world, tmp_path, "--arm", "token_mass"))
     with pytest.raises(FileNotFoundError, match=r"texts\.py writes it"):
         scripts["arm"].main(arm_arguments(world, tmp_path, "--texts", str(tmp_path)))
+
+
+def test_an_arm_may_know_few_labels_and_see_few_languages(scripts: dict[str, ModuleType], world: Path) -> None:
+    arm = scripts["arm"]
+    rows = arm.training_rows(arm.ArmArguments(texts=str(world / "texts"), languages=["en", "zh"], labelled=0.25))
+    assert [row["language"] for row in rows] == ["en", "zh", "en", "zh", *[""] * 12]
+    every = arm.training_rows(arm.ArmArguments(texts=str(world / "texts")))
+    assert {row["language"] for row in every} == set(WORDS)
+    assert {row["prompt"] for row in rows} < {row["prompt"] for row in every}
