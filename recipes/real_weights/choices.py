@@ -31,7 +31,7 @@ from result_rows import (  # type: ignore[import-not-found]
     row,
 )
 
-RECIPE = "code-switching"
+RECIPE = "switching"
 CHOICES = 4
 
 
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument(
         "--against", type=Path, nargs="+", default=[], help="the runs that those of the same seed are compared with"
     )
+    parser.add_argument("--recipe", default=RECIPE, help="name of the experiment in the results")
     parser.add_argument("--texts", type=Path, required=True, help="folder that texts.py wrote")
     parser.add_argument("--results", type=Path, required=True, help="CSV; rows of the same arm and seed are replaced")
     parser.add_argument("--skip", type=int, default=0, help="held-out texts of each language to pass over first")
@@ -74,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     against = [chosen(run, args) for run in args.against]
     found = [chosen(run, args) for run in finished_runs(args.runs) if run not in args.against]
     written = [line for one, other in compared(found, against, together) for line in rows_of(one, other)]
-    replace_rows(args.results, written)
+    replace_rows(args.results, [{**line, "recipe": args.recipe} for line in written])
     for line in written:
-        print(", ".join(str(value) for value in list(line.values())[2:10]), flush=True)
+        print(", ".join(str(value) for value in list(line.values())[1:9]), flush=True)
     return written
 
 

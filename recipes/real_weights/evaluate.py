@@ -41,7 +41,7 @@ from sae_posttrain.languages import get_language
 from sae_posttrain.metrics.expectation import ANY, ExpectedSwitch, ExpectedSwitchReport, expected_switch_report
 from sae_posttrain.metrics.expected_comparison import compare_expected
 
-RECIPE = "code-switching"
+RECIPE = "switching"
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument(
         "--against", type=Path, nargs="+", default=[], help="the runs that those of the same seed are compared with"
     )
+    parser.add_argument("--recipe", default=RECIPE, help="name of the experiment in the results")
     parser.add_argument("--texts", type=Path, required=True, help="folder that texts.py wrote")
     parser.add_argument("--results", type=Path, required=True, help="CSV; rows of the same arm and seed are replaced")
     parser.add_argument("--top-p", type=float, nargs="+", default=[1.0, 0.9], help="default: %(default)s")
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     written: list[dict[str, Any]] = []
     for one, other in compared(found, against, together):
         lines = [*own_rows(one), *(compared_rows(one, other) if other else [])]
-        replace_rows(args.results, lines)
+        replace_rows(args.results, [{**line, "recipe": args.recipe} for line in lines])
         written += lines
         for line in lines:
             print(", ".join(str(line[name]) for name in COLUMNS[2:10]), flush=True)

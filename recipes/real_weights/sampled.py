@@ -36,7 +36,6 @@ from sae_posttrain.metrics.interval import clustered_interval
 from sae_posttrain.sampling import SamplingSettings, sample_responses
 from sae_posttrain.vocabulary import token_scripts
 
-RECIPE = "code-switching"
 ASKED = "asked for"
 """Language of a prompt that asks for an answer in the language of `--to`."""
 EXAMPLES = {
@@ -57,6 +56,8 @@ EXAMPLES = {
     ),
 }
 NAMES = {"zh": "Chinese", "ko": "Korean", "ru": "Russian"}
+
+RECIPE = "switching"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument(
         "--against", type=Path, nargs="+", default=[], help="the runs that those of the same seed are compared with"
     )
+    parser.add_argument("--recipe", default=RECIPE, help="name of the experiment in the results")
     parser.add_argument("--texts", type=Path, required=True, help="folder that texts.py wrote")
     parser.add_argument("--results", type=Path, required=True, help="CSV; rows of the same arm and seed are replaced")
     parser.add_argument("--to", choices=sorted(NAMES), default="zh", help="suppressed language (default: %(default)s)")
@@ -104,9 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     runs = args.against if args.mask else [run for run in finished_runs(args.runs) if run not in args.against]
     found = [sampled(run, asked, args, args.mask) for run in runs]
     written = [line for one, other in compared(found, against, together) for line in rows_of(one, other, args)]
-    replace_rows(args.results, written)
+    replace_rows(args.results, [{**line, "recipe": args.recipe} for line in written])
     for line in written:
-        print(", ".join(str(value) for value in list(line.values())[2:10]), flush=True)
+        print(", ".join(str(value) for value in list(line.values())[1:9]), flush=True)
     return written
 
 
