@@ -30,7 +30,7 @@ from result_rows import (  # type: ignore[import-not-found]
 )
 
 from sae_posttrain.languages import get_language, script_counts
-from sae_posttrain.metrics import code_switching_rate
+from sae_posttrain.metrics import PhraseFinder, code_switching_rate
 from sae_posttrain.metrics.comparison import compare_rates
 from sae_posttrain.metrics.interval import clustered_interval
 from sae_posttrain.sampling import SamplingSettings, sample_responses
@@ -89,7 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--recipe", default=RECIPE, help="name of the experiment in the results")
     parser.add_argument("--texts", type=Path, required=True, help="folder that texts.py wrote")
     parser.add_argument("--results", type=Path, required=True, help="CSV; rows of the same arm and seed are replaced")
-    parser.add_argument("--to", choices=sorted(NAMES), default="zh", help="suppressed language (default: %(default)s)")
+    parser.add_argument("--to", default="zh", help="suppressed language (default: %(default)s)")
+    parser.add_argument(
+        "--phrases", action="store_true", help="count phrases in --to, in languages of the same script; needs py3langid"
+    )
+    parser.add_argument("--samples", type=int, default=1, help="answers per prompt (default: %(default)s)")
     parser.add_argument("--mask", action="store_true", help="mask the tokens of --to in the logits")
     parser.add_argument("--skip", type=int, default=0, help="held-out texts of each language to pass over first")
     parser.add_argument("--per-language", type=int, default=70, help="prompts per language (default: %(default)s)")
@@ -100,8 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--dtype", default="bfloat16", help="of the model (default: %(default)s)")
     args = parser.parse_args(arguments)
     rows = held_out(args.texts / "held_out.jsonl", args.per_language, args.skip)
-    asked = [(row["prompt"], row["language"]) for row in rows]
-    asked += [(prompt, ASKED) for prompt in asking(rows, args.to, args.asking)]
+    asked = [(row["prompt"], row["language"]) for row in rows if row["language"] != args.to or not args.phrases]
+    if args.to in EXAMPLES and not args.phrases:
+        asked += [(prompt, ASKED) for prompt in asking(rows, args.to, args.asking)]
+    asked = asked * args.samples
     against = [sampled(run, asked, args, False) for run in args.against]
     runs = args.against if args.mask else [run for run in finished_runs(args.runs) if run not in args.against]
     found = [sampled(run, asked, args, args.mask) for run in runs]
@@ -185,12 +191,15 @@ def rows_of(found: Sampled, against: Sampled | None, args: argparse.Namespace) -
     """The share of answers that leave for each script, its difference to plain SFT, and what is answered in --to."""
     how = f"temperature {args.temperature:g}"
 
+    finder = PhraseFinder([args.to]) if args.phrases else None
+
     def report(one: Sampled, to: str | None) -> Any:
         answers, languages, prompts = one.of(lambda language: language != ASKED)
-        return code_switching_rate(answers, languages, prompts=prompts, to=to, clusters=prompts)
+        return code_switching_rate(answers, languages, prompts=prompts, to=to, phrases=finder, clusters=prompts)
 
-    scripts = {script for code in set(found.languages) - {ASKED} for script in get_language(code).scripts} - {"Latn"}
-    for into in (None, *sorted(scripts)):
+    codes = set(found.languages) - {ASKED}
+    scripts = {script for code in codes for script in get_language(code).scripts} - {"Latn"}
+    for into in (args.to,) if args.phrases else (None, *sorted(scripts)):
         own = report(found, into)
         setting = f"into {into or 'any'}, {how}"
         rate = own.overall
@@ -201,10 +210,11 @@ def rows_of(found: Sampled, against: Sampled | None, args: argparse.Namespace) -
             yield row(RECIPE, found.arm, metric, setting, change.difference, change.low, change.high, rate.total)
     for asked, name in ((args.to, f"prompts in {args.to}"), (ASKED, f"prompts that ask for {args.to}")):
         answers, _, prompts = found.of(lambda language, asked=asked: language == asked)  # type: ignore[misc]
-        hits = [mostly(answer, args.to) for answer in answers]
-        low, high = clustered_interval(hits, prompts)
-        share = sum(hits) / len(hits)
-        yield row(RECIPE, found.arm, f"answers in {args.to}", f"{name}, {how}", share, low, high, len(hits))
+        if answers:
+            hits = [mostly(answer, args.to) for answer in answers]
+            low, high = clustered_interval(hits, prompts)
+            share = sum(hits) / len(hits)
+            yield row(RECIPE, found.arm, f"answers in {args.to}", f"{name}, {how}", share, low, high, len(hits))
 
 
 def mostly(answer: str, code: str) -> bool:

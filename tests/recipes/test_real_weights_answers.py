@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -81,3 +82,14 @@ def test_sampled_answers_are_kept_and_a_mask_leaves_no_chinese_in_other_answers(
 )
 def test_an_answers_first_line_tells_its_language(scripts: dict[str, ModuleType], answer: str, expected: bool) -> None:
     assert scripts["sampled"].mostly(answer, "zh") == expected
+
+
+def test_phrases_are_counted_in_languages_of_one_script(scripts: dict[str, ModuleType]) -> None:
+    sampled, arm = scripts["sampled"], scripts["result_rows"].Arm("sft", "0", "m", None, "c")
+    german = "Wir lesen diese Datei zuerst. "
+    answers = [german + "We will then explain how you can use the settings of this page.", german * 3]
+    found = sampled.Sampled(arm, ["a", "b"], ["de", "de"], answers)
+    rows = list(sampled.rows_of(found, None, Namespace(to="en", phrases=True, temperature=1.3)))
+    assert [(row["metric"], row["setting"], float(row["value"])) for row in rows] == [
+        ("sampled answers that leave", "into en, temperature 1.3", 0.5)
+    ]
