@@ -27,11 +27,11 @@ class Row:
     unit: str
 
 
-def write(name: str, rows: Sequence[Any]) -> Path:
+def write(name: str, rows: Sequence[Any], libraries: Sequence[str] = LIBRARIES) -> Path:
     """Replace `results/<name>.csv` by rows of one dataclass; each says on what, with what and when it was measured."""
     origin = {
         "hardware": hardware(),
-        "versions": " ".join(f"{library}=={version(library)}" for library in LIBRARIES),
+        "versions": " ".join(f"{library}=={version(library)}" for library in libraries),
         "commit": COMMIT,
         "date": datetime.now(UTC).date().isoformat(),
     }
