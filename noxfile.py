@@ -1,4 +1,7 @@
-"""The tests in fresh environments, with the lowest and with the newest supported versions: `make test-versions`."""
+"""The tests in fresh environments: `make test-versions` for the lowest and the newest supported versions.
+
+`nox -s swift` runs what needs ms-swift, which is not installed with anything else.
+"""
 
 import re
 from pathlib import Path
@@ -8,6 +11,7 @@ from packaging.requirements import Requirement
 
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_external_run = True
+nox.options.sessions = ["lowest", "newest"]
 
 ROOT = Path(__file__).parent
 NEWEST = ROOT / "constraints.txt"
@@ -59,3 +63,18 @@ def run_tests(session: nox.Session, constraints: Path) -> None:
     session.install("--constraint", str(constraints), "hatchling", "editables")
     session.install("--constraint", str(constraints), "--no-build-isolation", "--editable", ".[dev]")
     session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def swift(session: nox.Session) -> None:
+    """SASFT inside ms-swift, by its own command line."""
+    run_framework(session, "ms-swift")
+
+
+def run_framework(session: nox.Session, name: str) -> None:
+    """Install a framework with its pins beside this package, and run `tests/integrations/test_NAME.py`."""
+    constraints = ROOT / "tests" / "integrations" / "constraints" / f"{name}.txt"
+    pinned = ("--constraint", str(constraints))
+    session.install(*pinned, name, "hatchling", "editables", "pytest", "pytest-timeout")
+    session.install(*pinned, "--no-build-isolation", "--editable", ".")
+    session.run("python", "-m", "pytest", f"tests/integrations/test_{session.name}.py", *session.posargs)
