@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from arm import RECORD, commit  # type: ignore[import-not-found]
 from datasets import Dataset
+from result_rows import RECORD, commit  # type: ignore[import-not-found]
 from story_reward import about_the_subject  # type: ignore[import-not-found]
 from transformers import set_seed
 from trl import ModelConfig, TrlParser, get_peft_config

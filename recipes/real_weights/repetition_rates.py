@@ -1,0 +1,194 @@
+"""Measure arms of the experiment on repetition: how often answers to held-out prompts end in a loop, and their task.
+
+python recipes/real_weights/repetition_rates.py --runs models/smollm2-135m runs --against runs/dapo-0 \
+    --prompts real_weights/texts/held_out_prompts.jsonl --results real_weights.csv
+A folder of --runs is one that repetition.py wrote, one that holds several of them, or a model itself: the arm `base`.
+The answers are kept beside each run (beside --results for a model), so that a second call only compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from result_rows import (  # type: ignore[import-not-found]
+    COLUMNS,
+    RECORD,
+    Arm,
+    compared,
+    finished_runs,
+    load_run,
+    ratio_interval,
+    read_arm,
+    replace_rows,
+    row,
+)
+from story_reward import about_the_subject  # type: ignore[import-not-found]
+
+from sae_posttrain.metrics import RepetitionReport, repetition_rate
+from sae_posttrain.metrics.loops import LoopSettings
+from sae_posttrain.sampling import sample_responses
+from sae_posttrain.texts import load_rows
+
+RECIPE = "repetition"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of one run, or of several seeds of an arm, at one temperature.
+
+    Args:
+        arm: the run.
+        temperature: 0 is greedy.
+        rows: for each answer its prompt, subject, text, token ids and whether the model ended it.
+    """
+
+    arm: Arm
+    temperature: float
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def report(self) -> RepetitionReport:
+        return repetition_rate(
+            [one["ids"] for one in self.rows],
+            LoopSettings(min_tokens=self.rows[0]["min_tokens"]),
+            ended=[one["ended"] for one in self.rows],
+            clusters=[one["prompt"] for one in self.rows],
+        )
+
+    @property
+    def rewards(self) -> list[float]:
+        """The task reward of each answer."""
+        texts = [one["text"] for one in self.rows]
+        scores: list[float] = about_the_subject(texts, texts, subject=[one["subject"] for one in self.rows])
+        return scores
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Run the command; returns the rows of its results."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="runs, folders of runs, or a model")
+    parser.add_argument("--against", type=Path, nargs="*", default=[], help="runs that others of their seed stand by")
+    parser.add_argument("--prompts", type=Path, required=True, help=".jsonl file that prompts.py wrote")
+    parser.add_argument("--limit", type=int, default=400, help="prompts read, for each temperature (default: 400)")
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0], help="default: %(default)s")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="of an answer (default: %(default)s)")
+    parser.add_argument("--min-tokens", type=int, default=32, help="of a loop (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=200, help="answers sampled at once (default: %(default)s)")
+    parser.add_argument("--results", type=Path, required=True, help="CSV; rows of the same arm and seed are replaced")
+    parser.add_argument("--dtype", default="bfloat16", help="of the model (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    plain = set(map(Path.resolve, args.against))
+    written: list[dict[str, Any]] = []
+    for temperature in args.temperatures:
+        against = [answers(run, temperature, args) for run in args.against]
+        runs = [run for run in finished_runs(args.runs) if run.resolve() not in plain]
+        found = [answers(run, temperature, args) for run in runs]
+        for one, other in compared(found, against, together):
+            written += [*own_rows(one, args.prompts.stem), *(compared_rows(one, other, args.prompts.stem))]
+    replace_rows(args.results, written)
+    for line in written:
+        print(", ".join(str(line[name]) for name in COLUMNS[2:10]), flush=True)
+    return written
+
+
+def together(arm: Arm, seeds: Sequence[Answers]) -> Answers:
+    """The answers of all seeds; those to one prompt belong together."""
+    return Answers(arm, seeds[0].temperature, tuple(one for seed in seeds for one in seed.rows))
+
+
+def answers(run: Path, temperature: float, args: argparse.Namespace) -> Answers:
+    """What is kept of an earlier call with the same settings, or sampled now."""
+    names = ("limit", "max_new_tokens", "min_tokens", "batch_size", "dtype")
+    settings = {
+        "prompts": args.prompts.stem,
+        "temperature": temperature,
+        **{name: getattr(args, name) for name in names},
+    }
+    folder = run if (run / RECORD).exists() else args.results.parent
+    kept = folder / f"answers-{run.name}-{args.prompts.stem}-{temperature:g}.json"
+    if kept.exists():
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        if known["settings"] == settings:
+            return Answers(read_arm(run), temperature, tuple(known["rows"]))
+    prompts = load_rows(args.prompts)[: args.limit]
+    model, tokenizer = load_run(run, args.dtype)
+    with torch.no_grad():
+        sampled = sample_responses(
+            model,
+            tokenizer,
+            [one["prompt"] for one in prompts],
+            samples=1,
+            temperature=temperature,
+            top_p=1.0,
+            max_new_tokens=args.max_new_tokens,
+            batch_size=args.batch_size,
+            chat=True,
+            progress=False,
+        )
+    rows = [
+        {**prompt, "text": one.text, "ids": list(one.ids), "ended": one.ended, "min_tokens": args.min_tokens}
+        for prompt, (one,) in zip(prompts, sampled, strict=True)
+    ]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"settings": settings, "rows": rows}), encoding="utf-8")
+    return Answers(read_arm(run), temperature, tuple(rows))
+
+
+def own_rows(found: Answers, prompts: str) -> Iterator[dict[str, Any]]:
+    """Loops, near-loops, rep-4, task reward and length."""
+    report, setting = found.report, setting_of(found, prompts)
+
+    def line(metric: str, value: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+        made: dict[str, Any] = row(RECIPE, found.arm, metric, setting, value, low, high, report.total)
+        return made
+
+    yield line("responses that loop", report.rate, report.low, report.high)
+    yield line("responses that end in a near-loop and not in a loop", report.near_looped / report.total)
+    yield line("rep-4", report.rep_4)
+    yield line("task reward", *interval([(value, 1.0) for value in found.rewards], found))
+    yield line("tokens of a response", fmean(len(one["ids"]) for one in found.rows))
+
+
+def compared_rows(found: Answers, against: Answers | None, prompts: str) -> Iterator[dict[str, Any]]:
+    """The relative change of loops and of the task reward, paired by prompt and seed."""
+    if against is None:
+        return
+    setting = setting_of(found, prompts)
+    for name, ours, theirs in (
+        ("responses that loop", loops(found), loops(against)),
+        ("task reward", found.rewards, against.rewards),
+    ):
+        if sum(theirs):
+            pairs = [(own, 1.0, other, 1.0) for own, other in zip(ours, theirs, strict=True)]
+            metric = f"change of {name} against {against.arm.arm}"
+            yield row(RECIPE, found.arm, metric, setting, *interval(pairs, found), len(pairs))
+
+
+def loops(found: Answers) -> list[float]:
+    """1 for each answer that ends in a loop, else 0."""
+    return [float(looped) for _, looped in found.report.outcomes]
+
+
+def interval(values: Sequence[tuple[float, ...]], found: Answers) -> tuple[float, float, float]:
+    """`ratio_interval` of sums over each prompt, so that the seeds' answers to it are drawn together."""
+    sums: dict[str, np.ndarray] = {}
+    for one, value in zip(found.rows, values, strict=True):
+        sums[one["prompt"]] = sums.get(one["prompt"], 0) + np.array(value)
+    made: tuple[float, float, float] = ratio_interval(np.stack(list(sums.values())))
+    return made
+
+
+def setting_of(found: Answers, prompts: str) -> str:
+    return f"temperature {found.temperature:g}, {prompts.removesuffix('_prompts')} prompts"
+
+
+if __name__ == "__main__":
+    main()
