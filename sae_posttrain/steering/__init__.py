@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .generate import steer, typical_contributions
+from .suppress import project_out, suppress, with_random_directions
 
 if TYPE_CHECKING:
     from .calibration import calibrate
@@ -11,7 +12,15 @@ if TYPE_CHECKING:
 
 # Looked up on first use: vLLM loads this room's plugin in every process, and calibration needs sampling and metrics.
 _HOME = {"Calibration": "curve", "calibrate": "calibration"}
-__all__ = ["Calibration", "calibrate", "steer", "typical_contributions"]
+__all__ = [
+    "Calibration",
+    "calibrate",
+    "project_out",
+    "steer",
+    "suppress",
+    "typical_contributions",
+    "with_random_directions",
+]
 
 
 def __getattr__(name: str) -> Any:
