@@ -55,7 +55,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="instead of --prompts: texts in which the model fell into a loop, such as the .loops.jsonl of an "
         "earlier call",
     )
-    _add_common(repetition, select="contrast", per="layer", max_length=2048)
+    _add_common(repetition, select="contrast", per="layer", max_length=2048, dense=True)
     _add_loops(repetition.add_argument_group("loops"))
     repetition.set_defaults(run=run_repetition)
 
@@ -75,18 +75,25 @@ def _add_tokens(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_tokens)
 
 
-def _add_common(parser: argparse.ArgumentParser, *, select: str, per: str, max_length: int) -> None:
+def _add_common(
+    parser: argparse.ArgumentParser, *, select: str, per: str, max_length: int, dense: bool = False
+) -> None:
     parser.add_argument("--model", required=True, help="folder or hub id")
-    parser.add_argument("--sae", required=True, help="folder, hub id or short name (see `sae list`) of the SAEs")
+    without = "; not for --select dense" if dense else ""
+    parser.add_argument(
+        "--sae", required=not dense, help=f"folder, hub id or short name (see `sae list`) of the SAEs{without}"
+    )
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=1000, help="rows read of each source (default: %(default)s)")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")
     parser.add_argument("--top", type=int, default=2, help=f"features per {per} (default: %(default)s)")
     parser.add_argument(
         "--select",
-        choices=(select, "random"),
+        choices=(select, "random", *(["dense"] if dense else [])),
         default=select,
-        help="how features are chosen; random draws among those that fire at all, as a control (default: %(default)s)",
+        help="how features are chosen; random draws among those that fire at all, as a control"
+        + ("; dense needs no SAE and takes the mean residual of a loop's end minus its beginning's" if dense else "")
+        + " (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
@@ -119,6 +126,7 @@ def run_language(args: argparse.Namespace) -> int:
     with _setting(args) as setting:
         from ..discovery import discover_language_features
 
+        assert setting.saes is not None
         features = discover_language_features(
             setting.model,
             setting.tokenizer,
@@ -169,6 +177,8 @@ def _texts_by_language(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_repetition(args: argparse.Namespace) -> int:
     check_file(args.output)
+    if bool(args.sae) == (args.select == "dense"):
+        raise ValueError("--select dense takes no --sae." if args.sae else f"--select {args.select} needs --sae.")
     texts: Sequence[str | list[int]] = _looping_texts(args) if args.texts else []
     prompts = [row["prompt"] for row in read_rows(args.prompts, "prompt", args.limit)] if args.prompts else []
     loops = loop_settings(args, tokens=True)
@@ -213,7 +223,7 @@ class _Setting:
     state: Any
     model: Any
     tokenizer: Any
-    saes: dict[int, Any]
+    saes: dict[int, Any] | None
     options: dict[str, Any]
     output: str
 
@@ -247,7 +257,7 @@ def _setting(args: argparse.Namespace) -> Iterator[_Setting]:
     state = Accelerator()
     if not state.is_main_process:
         logging.disable(logging.WARNING)
-    saes = {layer: load_sae(args.sae, layer, k=args.k) for layer in args.layers}
+    saes = None if args.select == "dense" else {layer: load_sae(args.sae, layer, k=args.k) for layer in args.layers}
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device)
     shared = ("layers", "top", "select", "seed", "batch_size", "max_length")
     options = {name: getattr(args, name) for name in shared}

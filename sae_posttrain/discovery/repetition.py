@@ -12,10 +12,12 @@ from typing import Any, Literal, TypedDict, Unpack
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..feature_set import FeatureSet
+from ..feature_set import FeatureSet, LayerFeatures
 from ..metrics.loops import EXACT_LOOPS, LoopSettings, as_sequence
+from ..residual import text_config
 from ..sae import SparseAutoencoder
 from ..sampling import Prompt, SamplingSettings
+from .dense import DENSE, dense_saes, nothing
 from .loops import FIRST, LAST, ORDINARY, digit_tokens, passage_of, sample_loops
 from .selection import Choice, check_choice, draw, highest, layer_features, warn_of_active_elsewhere
 from .sources import load_saes, provenance
@@ -42,13 +44,13 @@ def contrast(statistics: Mapping[str, LayerStatistics]) -> Tensor:
 def discover_repetition_features(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    sae: str | Path | Mapping[int, SparseAutoencoder],
+    sae: str | Path | Mapping[int, SparseAutoencoder] | None = None,
     texts: Sequence[str | Sequence[int]] | None = None,
     *,
     prompts: Sequence[Prompt] | None = None,
     layers: Sequence[int],
     top: int = 2,
-    select: Literal["contrast", "random"] = "contrast",
+    select: Literal["contrast", "random", "dense"] = "contrast",
     seed: int = 0,
     batch_size: int = 8,
     max_length: int = 2048,
@@ -62,13 +64,15 @@ def discover_repetition_features(
     some also fire where repetition is right.
 
     Args:
-        sae: a folder or hub id for `load_sae`, or the SAEs by layer.
+        sae: a folder or hub id for `load_sae`, or the SAEs by layer; none for `dense`.
         texts: texts or token ids that hold loops, preferably sampled from the model itself. Texts without a loop count
             as ordinary text.
         prompts: instead of texts, prompts from which the model is sampled until it loops.
         layers: 0-based decoder blocks.
         top: features per layer.
-        select: `contrast`, or `random`, which draws among the features that fire at all, as a control.
+        select: `contrast`; or `random`, which draws among the features that fire at all, as a control; or `dense`,
+            which needs no SAE and makes one direction for each layer: the mean residual in a loop's last period minus
+            that in its first.
         seed: random seed of the random choice.
         batch_size: texts per forward pass.
         max_length: tokens of each text that are read; a loop needs two whole periods there.
@@ -77,7 +81,8 @@ def discover_repetition_features(
         loop_sampling: with prompts, how `sample_loops` samples them: `loops`, `sampling`, `chat`.
 
     Raises:
-        ValueError: no loop to be found, no feature that grows with it, an SAE of another width, bad settings.
+        ValueError: no loop to be found, no feature that grows with it, an SAE of another width, no SAE or one too many,
+            bad settings.
     """
     if (texts is None) == (prompts is None):
         raise ValueError("Give either texts that hold loops, or prompts to sample them from.")
@@ -85,9 +90,11 @@ def discover_repetition_features(
         raise ValueError(
             f"{', '.join(loop_sampling)}: of use only with prompts; nothing is sampled when there are texts."
         )
-    check_choice(layers, top, select, ("contrast", "random"))
+    check_choice(layers, top, select, ("contrast", "random", "dense"))
     check_reading(batch_size, max_length)
-    saes = load_saes(sae, layers, model)
+    if (sae is None) != (select == "dense"):
+        raise ValueError(f"select={select!r} {'needs an SAE' if sae is None else 'takes no SAE'}.")
+    saes = nothing(layers, text_config(model).hidden_size) if sae is None else load_saes(sae, layers, model)
     if prompts is not None:
         sample = sample_loops(
             model,
@@ -103,8 +110,27 @@ def discover_repetition_features(
     digits = digit_tokens(tokenizer) if loop_settings.fold_digits else frozenset()
     passages = [passage_of(ids, max_length, loop_settings, digits) for ids in sequences]
     statistics = _statistics(model, saes, passages, batch_size, progress)
+    if select == "dense":
+        saes, top = dense_saes(statistics, LAST, FIRST), 1
+        statistics = _statistics(model, saes, passages, batch_size, progress)
+    found = _features_of(saes, statistics, top, select, seed)
+    source = {REPETITION: [" ".join(map(str, ids)) for ids in sequences]}
+    selection = {"contrast": "repetition contrast", "dense": DENSE}.get(select, select)
+    features = FeatureSet(tuple(found), provenance(model, saes, source, selection, progress=progress))
+    warn_of_active_elsewhere(features)
+    return features
+
+
+def _features_of(
+    saes: Mapping[int, SparseAutoencoder],
+    statistics: Mapping[int, dict[str, LayerStatistics]],
+    top: int,
+    select: str,
+    seed: int,
+) -> list[LayerFeatures]:
+    """The chosen features of each layer that has any."""
     found = []
-    for layer in layers:
+    for layer in saes:
         chosen = _choose(layer, statistics[layer], top, select, seed)
         if len(chosen) < top:
             logger.warning("Layer %d gives %d of %d features for repetition.", layer, len(chosen), top)
@@ -112,14 +138,10 @@ def discover_repetition_features(
             found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=False))
     if not found:
         raise ValueError(
-            f"No feature of layers {list(layers)} is more active in the last period of a loop than in its first. Try "
+            f"No feature of layers {list(saes)} is more active in the last period of a loop than in its first. Try "
             "other layers, or check that SAE and model belong together."
         )
-    source = {REPETITION: [" ".join(map(str, ids)) for ids in sequences]}
-    selection = "repetition contrast" if select == "contrast" else select
-    features = FeatureSet(tuple(found), provenance(model, saes, source, selection, progress=progress))
-    warn_of_active_elsewhere(features)
-    return features
+    return found
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequence[int]]) -> list[list[int]]:
@@ -157,7 +179,7 @@ def _statistics(
 def _choose(layer: int, statistics: Mapping[str, LayerStatistics], top: int, select: str, seed: int) -> list[Choice]:
     score_K = contrast(statistics)
     ranked = highest(score_K, REPETITION, top, own=LAST)
-    if select == "contrast":
+    if select != "random":
         return ranked
     drawn = draw(statistics, ranked, top, seed + 1000 * layer)
     return [Choice(feature, REPETITION, float(score_K[feature]), own=LAST) for feature in drawn]

@@ -56,6 +56,18 @@ def test_texts_need_no_sampling(place: Path, tmp_path: Path, capsys: pytest.Capt
     assert "responses" not in capsys.readouterr().out
 
 
+def test_the_dense_direction_needs_no_sae(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "features.safetensors"
+    command = arguments(place, output, "--texts", place / "loops.txt", "--select", "dense")
+    assert main(command) == 2
+    assert "--select dense takes no --sae." in capsys.readouterr().err
+    sae = command.index("--sae")
+    assert main([*command[:sae], *command[sae + 2 :]]) == 0
+    assert FeatureSet.load(output).provenance.selection == "dense contrast"
+    assert main([*command[:sae], *command[sae + 2 :], "--select", "contrast"]) == 2
+    assert "--select contrast needs --sae." in capsys.readouterr().err
+
+
 def test_two_processes_find_what_one_finds(place: Path, tmp_path: Path) -> None:
     source = ("--prompts", place / "prompts.jsonl", "--batch-size", "2")
     assert main(arguments(place, tmp_path / "one.safetensors", *source)) == 0

@@ -217,6 +217,37 @@ def test_random_features_fire_and_are_not_the_chosen_ones(tokenizer: PreTrainedT
         assert theirs.typical.min() > 0
 
 
+def test_the_dense_direction_is_the_difference_of_the_mean_residuals(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make()
+    features = discover(model, tokenizer, None, select="dense")
+    assert features.provenance.selection == features.provenance.sae == "dense contrast"
+    for layer in features.layers:
+        first, last = [], []
+        for (before, period, whole, _), ids in zip(PARTS, LOOPING, strict=True):
+            with torch.no_grad():
+                residual = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer.layer + 1][0]
+            start, length = len(before), len(period)
+            first.append(residual[start : start + length].mean(0))
+            last.append(residual[start + (whole - 1) * length : start + whole * length].mean(0))
+        mean_first, mean_last = torch.stack(first).mean(0), torch.stack(last).mean(0)
+        difference = mean_last - mean_first
+        torch.testing.assert_close(layer.direction[0], difference / difference.norm(), atol=1e-5, rtol=1e-4)
+        pre = [float(mean @ layer.encoder[0] + layer.bias[0]) for mean in (mean_first, mean_last)]
+        assert pre == pytest.approx([0.0, float(difference.norm())], abs=1e-5)
+        assert layer.activations["last period"] >= layer.activations["first period"]
+        assert layer.typical.item() > 0
+        assert len(layer.ids) == 1
+
+
+def test_an_sae_is_needed_for_features_and_not_for_the_dense_direction(
+    tokenizer: PreTrainedTokenizerFast, sae_folder: Path
+) -> None:
+    with pytest.raises(ValueError, match="select='contrast' needs an SAE"):
+        discover(make(), tokenizer, None)
+    with pytest.raises(ValueError, match="select='dense' takes no SAE"):
+        discover(make(), tokenizer, sae_folder, select="dense")
+
+
 def test_a_feature_that_fires_ordinarily_is_warned_about(
     tokenizer: PreTrainedTokenizerFast, sae_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
