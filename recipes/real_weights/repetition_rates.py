@@ -177,13 +177,17 @@ def loops(found: Answers) -> list[float]:
     return [float(looped) for _, looped in found.report.outcomes]
 
 
-def interval(values: Sequence[tuple[float, ...]], found: Answers) -> tuple[float, float, float]:
-    """`ratio_interval` of sums over each prompt, so that the seeds' answers to it are drawn together."""
+def interval(values: Sequence[tuple[float, ...]], found: Answers) -> tuple[float, float | None, float | None]:
+    """`ratio_interval` of sums over each prompt, so that the seeds' answers to it are drawn together.
+
+    A change has no bounds where some draws of the prompts hold nothing to compare with.
+    """
     sums: dict[str, np.ndarray] = {}
     for one, value in zip(found.rows, values, strict=True):
         sums[one["prompt"]] = sums.get(one["prompt"], 0) + np.array(value)
-    made: tuple[float, float, float] = ratio_interval(np.stack(list(sums.values())))
-    return made
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, low, high = ratio_interval(np.stack(list(sums.values())))
+    return value, *(bound if np.isfinite(bound) else None for bound in (low, high))
 
 
 def setting_of(found: Answers, prompts: str) -> str:
