@@ -22,7 +22,7 @@ from result_rows import COLUMNS, load_run, read_arm, replace_rows, row  # type: 
 from sae_posttrain import FeatureSet
 from sae_posttrain.metrics import RepetitionReport, find_loop, repetition_rate
 from sae_posttrain.metrics.loops import LoopSettings
-from sae_posttrain.sampling import encode_prompts, sampling
+from sae_posttrain.sampling import SamplingSettings, encode_prompts, sampler
 from sae_posttrain.steering import steer, suppress, with_random_directions
 
 RECIPE = "causality"
@@ -127,7 +127,7 @@ def run(
 ) -> Iterator[tuple[float, RepetitionReport]]:
     """Greedy answers to all prompts at each strength."""
     ids = encode_prompts(tokenizer, prompts, chat=True)
-    drawing = sampling(model, tokenizer, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens, seed=0)
+    drawing = sampler(model, tokenizer, SamplingSettings(0.0, top_p=1.0, max_new_tokens=max_new_tokens))
     with drawing as sample, trial.editing(model, features, len(prompts)):
         answers = sample(ids * len(trial.strengths))
     for place, strength in enumerate(trial.strengths):

@@ -34,7 +34,7 @@ from story_reward import about_the_subject  # type: ignore[import-not-found]
 
 from sae_posttrain.metrics import RepetitionReport, repetition_rate
 from sae_posttrain.metrics.loops import LoopSettings
-from sae_posttrain.sampling import sample_responses
+from sae_posttrain.sampling import SamplingSettings, sample_responses
 from sae_posttrain.texts import load_rows
 
 RECIPE = "repetition"
@@ -125,10 +125,8 @@ def answers(run: Path, temperature: float, args: argparse.Namespace) -> Answers:
             model,
             tokenizer,
             [one["prompt"] for one in prompts],
+            SamplingSettings(temperature, top_p=1.0, max_new_tokens=args.max_new_tokens),
             samples=1,
-            temperature=temperature,
-            top_p=1.0,
-            max_new_tokens=args.max_new_tokens,
             batch_size=args.batch_size,
             chat=True,
             progress=False,
