@@ -93,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         found = [answers(run, temperature, args) for run in runs]
         for one, other in compared(found, against, together):
             written += [*own_rows(one, args.prompts.stem), *(compared_rows(one, other, args.prompts.stem))]
+    for run in dict.fromkeys([*args.against, *finished_runs(args.runs)]):
+        written += training_rows(run)
     replace_rows(args.results, written)
     for line in written:
         print(", ".join(str(line[name]) for name in COLUMNS[2:10]), flush=True)
@@ -168,6 +170,24 @@ def compared_rows(found: Answers, against: Answers | None, prompts: str) -> Iter
             pairs = [(own, 1.0, other, 1.0) for own, other in zip(ours, theirs, strict=True)]
             metric = f"change of {name} against {against.arm.arm}"
             yield row(RECIPE, found.arm, metric, setting, *interval(pairs, found), len(pairs))
+
+
+def training_rows(run: Path) -> Iterator[dict[str, Any]]:
+    """What a run logged of its own rollouts; nothing for a model."""
+    if not (run / RECORD).exists():
+        return
+    record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+    groups = record["max_steps"] * record["prompts_per_step"]
+    chosen = record["logged"]["loop_rate/steered"] is not None
+    rollouts = {
+        "loop_rate/steered": ("chosen rollouts that loop", groups),
+        "loop_rate/ordinary": ("other rollouts that loop", groups * (record["num_generations"] - chosen)),
+    }
+    for name, (metric, count) in rollouts.items():
+        if record["logged"][name] is not None:
+            setting = f"temperature {record['temperature']:g}, in training"
+            yield row(RECIPE, read_arm(run), metric, setting, record["logged"][name], None, None, count)
+    yield row(RECIPE, read_arm(run), "CPU seconds", "in training", record["cpu_seconds"], None, None, 1)
 
 
 def loops(found: Answers) -> list[float]:

@@ -146,6 +146,8 @@ def test_rates_are_those_of_the_kept_answers_beside_dapos(
     expected = loops["greedy_rollout"] / loops["dapo"] - 1
     assert float(changes["greedy_rollout"]["value"]) == pytest.approx(expected, abs=1e-5)
     assert float(changes["extra_plain"]["value"]) == 0
+    rollouts = {row["arm"]: int(row["n"]) for row in rows if row["metric"] == "chosen rollouts that loop"}
+    assert rollouts == dict.fromkeys([arm for arm in ARMS if arm != "dapo"], 2 * 4)
 
 
 def test_causality_suppresses_where_the_model_loops_and_amplifies_elsewhere(
