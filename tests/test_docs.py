@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -52,3 +53,27 @@ def test_settings_tables_are_those_of_the_dataclasses() -> None:
     for page in settings.TABLES:
         text = (DOCS / page).read_text(encoding="utf-8")
         assert settings.rewritten(page, text) == text, f"{page} is out of date: run python docs/settings.py"
+
+
+def test_troubleshooting_quotes_messages_of_the_code() -> None:
+    """Each quoted part of a message stands in the source, in one piece of text."""
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, flags=re.MULTILINE)
+    assert len(quoted) > 50
+    said = "\n".join(message for path in (ROOT / "sae_posttrain").rglob("*.py") for message in messages(path))
+    assert [quote for quote in quoted if quote not in said] == []
+
+
+def messages(path: Path) -> list[str]:
+    """The messages of the errors that a module raises, with {} for what is filled in."""
+    raised = [node.exc for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Raise)]
+    calls = [exc for exc in raised if isinstance(exc, ast.Call) and exc.args]
+    return ["".join(_text(part) for part in _parts(call.args[0])) for call in calls]
+
+
+def _parts(message: ast.expr) -> list[ast.expr]:
+    return message.values if isinstance(message, ast.JoinedStr) else [message]
+
+
+def _text(part: ast.expr) -> str:
+    return part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else "{}"
