@@ -1,6 +1,6 @@
 """Published SAE formats, one file each. `load_sae` picks by looking at the files.
 
-A format is a module with the members of `Format`, listed in `FORMATS`. docs/extending.md says what else a new one needs.
+A format is a module with the members of `Format`, listed in `FORMATS`. docs/extending.md says what else one needs.
 """
 
 from __future__ import annotations
