@@ -11,7 +11,7 @@ from import_rules import PACKAGE
 ROOT = Path(__file__).parent.parent
 MAX_LINES = 350
 # Names that many modules define because each plays the same part there: a command, a format, one of the lab's worlds.
-SAME_PART = frozenset({"add_parser", "add_options", "run", "find", "layer_of", "load"}) | {"Rate", "check_settings"}
+SAME_PART = frozenset({"add_parser", "add_options", "run", "find", "layer_of", "load"}) | {"Rate"}
 TWO_WORLDS = (f"{PACKAGE}.lab.switching.", f"{PACKAGE}.lab.loops.")
 
 

@@ -9,22 +9,21 @@ PACKAGE = "sae_posttrain"
 
 ANY = frozenset({"*"})
 # What discovery may import, and with it the two rooms that build on discovery.
-FEATURES = frozenset(
-    {"sae", "residual", "steering", "sampling", "metrics", "languages", "feature_set", "vocabulary", "wording"}
-)
+FEATURES = frozenset({"sae", "residual", "steering", "sampling", "metrics", "languages", "feature_set", "vocabulary"})
 ROOMS: dict[str, frozenset[str]] = {
     "residual": frozenset(),
     "languages": frozenset(),
     "feature_set": frozenset(),
     "texts": frozenset(),
+    "lazy": frozenset(),
     "wording": frozenset(),
-    "sae": frozenset({"wording"}),
+    "sae": frozenset(),
     "vocabulary": frozenset({"languages"}),
     "token_counts": frozenset({"languages"}),
     "metrics": frozenset({"languages"}),
     "sampling": frozenset({"texts", "languages"}),
     "expected": frozenset({"residual", "languages", "vocabulary", "sampling", "metrics"}),
-    "steering": frozenset({"feature_set", "residual", "sampling", "metrics", "wording"}),
+    "steering": frozenset({"feature_set", "residual", "sampling", "metrics"}),
     "discovery": FEATURES,
     "inspection": FEATURES | {"discovery"},
     "data": FEATURES | {"discovery"},
@@ -47,6 +46,8 @@ MAY_IMPORT_TRL = (
     "cli",
     "__main__",
 )
+# Small tools that know nothing of features or models, for every room.
+TOOLS = frozenset({"lazy", "wording"})
 # Libraries that are not installed with the package: only the module named here may import one at module level; others
 # import it inside the function that needs it.
 OPTIONAL = {
@@ -142,15 +143,11 @@ def _complaint(found: Import, room: str, inner: str) -> str | None:
         return _complaint_inside(INSIDE[room], inner, rest)
     if top != PACKAGE or ROOMS[room] == ANY:
         return None
-    if target == "__version__":
+    if target in {"__version__", room, *TOOLS, *ROOMS[room]}:
         return None
     if target not in ROOMS or not target:
         return f"import from the room that defines it, not from {PACKAGE} itself"
-    return (
-        None
-        if target == room or target in ROOMS[room]
-        else f"{room} may import {sorted(ROOMS[room]) or 'nothing of ours'}"
-    )
+    return f"{room} may import {sorted(ROOMS[room]) or 'nothing of ours'}"
 
 
 def _complaint_inside(parts: dict[str, frozenset[str]], inner: str, target: str) -> str | None:

@@ -214,6 +214,11 @@ class FeatureSet:
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload feature set"))
 
     @classmethod
+    def of(cls, features: FeatureSet | str | Path) -> FeatureSet:
+        """A feature set as it is, or loaded as `load` does from the file, folder or repository that is named."""
+        return features if isinstance(features, FeatureSet) else cls.load(features)
+
+    @classmethod
     def load(cls, source: str | Path, *, revision: str | None = None) -> FeatureSet:
         """Read a file, a folder that holds `features.safetensors`, or a Hugging Face repository.
 

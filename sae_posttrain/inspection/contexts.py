@@ -7,6 +7,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class FeatureContexts:
 def top_contexts(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    features: FeatureSet,
+    features: FeatureSet | str | Path,
     texts: Mapping[str, Sequence[str]],
     *,
     top: int = 5,
@@ -54,11 +55,13 @@ def top_contexts(
     A text's first position is left out, as it is where features are found: its residual is like no other.
 
     Args:
+        features: a feature set, or its path.
         texts: group, such as a language code → texts.
         max_length: tokens of each text that are read.
     """
     if top < 1 or around < 0:
         raise ValueError(f"top={top}, around={around}: expected at least 1 and 0.")
+    features = FeatureSet.of(features)
     members = [(group, text) for group, of_group in texts.items() for text in of_group]
     cuts = [cut(tokenizer, text, max_length, special=True) for _, text in members]
     best: dict[tuple[int, int], list[tuple[float, int, Context]]] = {}

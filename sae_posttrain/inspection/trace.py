@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,7 +123,7 @@ def find_passages(
 
 def trace_switches(
     model: nn.Module,
-    features: FeatureSet,
+    features: FeatureSet | str | Path,
     passages: Sequence[SwitchPassage],
     target: str,
     *,
@@ -138,13 +139,14 @@ def trace_switches(
     be compared on the same switches. Source: arXiv:2507.14894, the pre-activations ahead of a switch.
 
     Args:
+        features: a feature set, or its path.
         passages: of `find_passages`.
         name: what the report calls the model.
         before: tokens ahead of the foreign word.
         after: tokens behind its first.
         show: features of each layer that get a curve of their own.
     """
-    features = features.select([target])
+    features = FeatureSet.of(features).select([target])
     offsets_O = torch.arange(-before, after + 1)
     around: dict[int, list[Tensor]] = {layer.layer: [] for layer in features.layers}
     sums: dict[int, list[Tensor]] = {layer.layer: [] for layer in features.layers}

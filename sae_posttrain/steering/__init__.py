@@ -1,8 +1,8 @@
 """Steer a model while it generates, find out how strongly, and steer single requests inside vLLM."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy import lazily
 from .generate import steer, typical_contributions
 from .suppress import project_out, suppress, with_random_directions
 
@@ -21,9 +21,4 @@ __all__ = [
     "typical_contributions",
     "with_random_directions",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+__getattr__ = lazily(__name__, _HOME)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,7 +28,7 @@ ALPHAS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 def calibrate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    features: FeatureSet,
+    features: FeatureSet | str | Path,
     prompts: Sequence[Prompt],
     *,
     alphas: Sequence[float] = ALPHAS,
@@ -53,7 +54,7 @@ def calibrate(
 
     Args:
         model, tokenizer: the model that will be trained.
-        features: what to steer with.
+        features: what to steer with: a feature set, or its path.
         prompts: texts or messages, such as those of the later training.
         alphas: in units of typical strength.
         top: numbers of features per layer to try; the features that discovery ranked highest are taken. Default: one,
@@ -82,6 +83,7 @@ def calibrate(
         >>> calibration = calibrate(model, tokenizer, features, prompts, alphas=[1.0, 2.0, 4.0], sampling=sampling)
         >>> print(calibration.table())
     """
+    features = FeatureSet.of(features)
     alphas = _check(prompts, alphas, refine, target_rate, max_ratio, batch_size)
     check_loop_fits(sampling.max_new_tokens, loop_settings)
     warmths = [replace(sampling, temperature=one) for one in dict.fromkeys(temperatures or [sampling.temperature])]

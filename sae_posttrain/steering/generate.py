@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def typical_contributions(features: FeatureSet) -> dict[int, Tensor]:
 @contextmanager
 def steer(
     model: nn.Module,
-    features: FeatureSet | Mapping[int, Tensor],
+    features: FeatureSet | str | Path | Mapping[int, Tensor],
     *,
     alpha: float | Sequence[float] | Tensor = 1.0,
     rows: Sequence[bool] | Tensor | None = None,
@@ -42,7 +43,7 @@ def steer(
     token. What was compiled runs uncompiled inside the block, since compiled code would leave steering out.
 
     Args:
-        features: a feature set, or layer → `(D,)` direction of your own, added as it is for `alpha=1`.
+        features: a feature set or its path, or layer → `(D,)` direction of your own, added as it is for `alpha=1`.
         alpha: in units of typical strength; negative suppresses. One number, or one for each prompt.
         rows: `(R,)` mask of the prompts to steer (default: all). With beams or `num_return_sequences` a prompt's
             entry counts for all that comes of it; repeat the prompt itself to steer one of several.
@@ -63,8 +64,9 @@ def steer(
         yield
 
 
-def _directions(model: nn.Module, features: FeatureSet | Mapping[int, Tensor]) -> dict[int, Tensor]:
-    if isinstance(features, FeatureSet):
+def _directions(model: nn.Module, features: FeatureSet | str | Path | Mapping[int, Tensor]) -> dict[int, Tensor]:
+    if not isinstance(features, Mapping):
+        features = FeatureSet.of(features)
         features.check_model(unwrap(model).config)
         directions = typical_contributions(features)
     else:

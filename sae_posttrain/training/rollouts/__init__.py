@@ -1,8 +1,8 @@
 """Steered rollouts: one rollout of each group loops on purpose, so that RL sees what it would almost never sample."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ...lazy import lazily
 from .function import steered_rollout_func
 
 if TYPE_CHECKING:
@@ -25,9 +25,4 @@ __all__ = [
     "SteeredRolloutMixin",
     "steered_rollout_func",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+__getattr__ = lazily(__name__, _HOME)

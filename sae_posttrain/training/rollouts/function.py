@@ -37,8 +37,6 @@ def steered_rollout_func(
         steering_control=control,
         greedy_rollout_temperature=greedy_rollout_temperature,
     )
-    if isinstance(features, (str, Path)):
-        features = FeatureSet.load(features)
     return _SteeredRollouts(settings, features_for(settings, features))
 
 

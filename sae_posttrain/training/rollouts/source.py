@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class Source:
         return steer(model, self.directions, alpha=self.alpha, positions=positions_RS)
 
 
-def features_for(settings: SteeringSettings, features: FeatureSet | None) -> FeatureSet | None:
+def features_for(settings: SteeringSettings, features: FeatureSet | str | Path | None) -> FeatureSet | None:
     """The features that the settings steer with: those given, or else those they name; none where they need none.
 
     Raises:
@@ -59,9 +60,9 @@ def features_for(settings: SteeringSettings, features: FeatureSet | None) -> Fea
         return None
     if features is None and settings.features is None:
         raise ValueError("No features: set features to a feature set's path, or pass features=….")
-    features = features if features is not None else FeatureSet.load(str(settings.features))
-    _alpha(settings, features)
-    return features
+    found = FeatureSet.of(features if features is not None else str(settings.features))
+    _alpha(settings, found)
+    return found
 
 
 def source_of(

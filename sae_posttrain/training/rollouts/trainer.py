@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,7 +61,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
         reward_funcs: Any = None,
         args: Any = None,
         *positional: Any,
-        features: FeatureSet | None = None,
+        features: FeatureSet | str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         if args is None:

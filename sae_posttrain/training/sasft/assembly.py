@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ...feature_set import FeatureSet
 from ...languages import LANGUAGES, get_language
@@ -23,7 +24,7 @@ ONE_OF_EACH_SCRIPT = tuple({one.scripts: one.code for one in reversed(_TOLD_BY_S
 
 
 def build_engine(
-    features: FeatureSet | None,
+    features: FeatureSet | str | Path | None,
     suppress: str | Sequence[str],
     weight: Weight,
     *,
@@ -56,7 +57,7 @@ def build_engine(
     terms: list[Term] = []
     candidates: tuple[str, ...] = ONE_OF_EACH_SCRIPT
     if features is not None:
-        term = FeaturesTerm(features, codes, weight, baseline, scale, refresh_baselines)
+        term = FeaturesTerm(FeatureSet.of(features), codes, weight, baseline, scale, refresh_baselines)
         terms.append(term)
         candidates = term.features.languages
     if token_weight is not None:

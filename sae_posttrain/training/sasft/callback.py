@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
@@ -69,7 +70,7 @@ class SASFTCallback(HookCallback):
 
     def __init__(
         self,
-        features: FeatureSet | None = None,
+        features: FeatureSet | str | Path | None = None,
         suppress: str | Sequence[str] = (),
         weight: Weight = 5e-4,
         baseline: Baseline = "mean",

@@ -6,6 +6,7 @@ import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_type_hints
 
 import yaml
@@ -99,21 +100,21 @@ class SASFTSettings:
         if self.token_weight is not None:
             self.token_weight = parse_weight("token_weight", self.token_weight)
 
-    def loaded(self, features: FeatureSet | None = None) -> dict[str, Any]:
+    def loaded(self, features: FeatureSet | str | Path | None = None) -> dict[str, Any]:
         """The arguments of `SASFTCallback` that these settings stand for, with their files read.
 
         Args:
-            features: a feature set that is already loaded, instead of the file that `features` names.
+            features: a feature set or its path, instead of what the setting `features` names.
 
         Raises:
             FileNotFoundError: a file that is not there.
             ValueError: no language to suppress is named, and the features stand for several.
         """
         self.parse_weights()
-        features = features if features is not None else _load(self)
+        found = FeatureSet.of(features) if features is not None else _load(self)
         return {
-            "features": features,
-            "suppress": self.suppress or (_only_target(features) if features is not None else ()),
+            "features": found,
+            "suppress": self.suppress or (_only_target(found) if found is not None else ()),
             "weight": self.sasft_weight,
             "baseline": self.sasft_baseline,
             "scale": self.sasft_scale,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -64,7 +65,7 @@ class SASFTTrainer(CardMixin, SFTTrainer):
         model: Any,
         args: SASFTConfig | None = None,
         *positional: Any,
-        features: FeatureSet | None = None,
+        features: FeatureSet | str | Path | None = None,
         language_of: LanguageOf | None = None,
         **kwargs: Any,
     ) -> None:
