@@ -23,7 +23,7 @@ from sae_posttrain.expected import Setting, switch_probabilities
 from sae_posttrain.expected.columns import scripts_named, unexpected_in
 from sae_posttrain.metrics import ExpectedSwitch, code_switching_rate, expected_switch_report
 from sae_posttrain.metrics.interval import clustered_interval
-from sae_posttrain.sampling import SamplingSettings, sample_responses
+from sae_posttrain.sampling import Response, SamplingSettings, sample_responses
 from sae_posttrain.texts import load_rows
 from sae_posttrain.vocabulary import token_scripts
 
@@ -63,10 +63,10 @@ def main() -> None:
         print(f"written: {_rows.write(args.name, rows)}", flush=True)
 
 
-def compare(
+def sampled(
     model: Any, tokenizer: Any, prompts: Sequence[dict[str, Any]], setting: Setting, args: argparse.Namespace
-) -> list[Row]:
-    """Count and read the same answers."""
+) -> list[tuple[dict[str, Any], Response]]:
+    """Prompts with their answers: one after another within each part, so that parts are alike."""
     samples = -(-args.answers // len(prompts))
     found = sample_responses(
         model,
@@ -77,11 +77,17 @@ def compare(
         batch_size=args.batch_size,
         chat=args.chat,
     )
-    # Prompts one after another within each part, so that parts are alike.
     answers = [
         (row, of_prompt[sample]) for sample in range(samples) for row, of_prompt in zip(prompts, found, strict=True)
     ]
-    answers = answers[: args.answers]
+    return answers[: args.answers]
+
+
+def compare(
+    model: Any, tokenizer: Any, prompts: Sequence[dict[str, Any]], setting: Setting, args: argparse.Namespace
+) -> list[Row]:
+    """Count and read the same answers."""
+    answers = sampled(model, tokenizer, prompts, setting, args)
     probabilities = switch_probabilities(
         model,
         tokenizer,

@@ -6,7 +6,18 @@ import subprocess
 import sys
 
 import pytest
-from code_rules import MAX_LINES, ROOT, TWO_WORLDS, modules, names_with_two_meanings, python_files, unsafe_loads
+from code_rules import (
+    MAX_FUNCTION_LINES,
+    ROOT,
+    TWO_WORLDS,
+    modules,
+    names_with_two_meanings,
+    python_files,
+    shared_runs,
+    too_long,
+    unsafe_loads,
+    unwieldy_functions,
+)
 from import_rules import MAY_IMPORT_TRL, PACKAGE, import_violations, imports_of
 
 
@@ -28,12 +39,47 @@ def test_no_file_is_loaded_in_a_way_that_can_run_code() -> None:
     assert not found, "\n".join(found)
 
 
-def test_no_file_is_too_long() -> None:
-    lengths = {
-        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in python_files()
-    }
-    assert lengths
-    assert not {name: length for name, length in lengths.items() if length > MAX_LINES}
+@pytest.fixture(scope="module")
+def sources() -> dict[str, str]:
+    """Every Python file of the repository: its path → its text."""
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in python_files()}
+
+
+def test_no_file_is_too_long(sources: dict[str, str]) -> None:
+    assert sources
+    assert too_long(sources) == {}
+
+
+def test_no_function_is_unwieldy(sources: dict[str, str]) -> None:
+    found = unwieldy_functions(sources)
+    assert not found, "\n".join(found)
+
+
+def test_no_two_places_are_the_same(sources: dict[str, str]) -> None:
+    found = shared_runs({path: source for path, source in sources.items() if not path.startswith("tests/")})
+    assert not found, "\n".join(found)
+
+
+def test_planted_excesses_are_caught() -> None:
+    lines = [f"    x{number} = {number}" for number in range(MAX_FUNCTION_LINES + 1)]
+    long = "\n".join(["def f():", '    """Says."""', *lines])
+    (found,) = unwieldy_functions({"sae_posttrain/planted.py": long})
+    assert "f has 51 lines" in found
+    assert unwieldy_functions({"sae_posttrain/planted.py": "\n".join(long.splitlines()[:-1])}) == []
+    many = "class A:\n    def f(self, a, b, c, d, e, f, *, g): ...\ndef g(a, b, c, d, e, f, g): ..."
+    (found,) = unwieldy_functions({"sae_posttrain/planted.py": many})
+    assert "g takes 7 arguments" in found
+    assert too_long({"tests/a.py": "x\n" * 350, "recipes/a.py": "x\n" * 301}) == {"recipes/a.py": 301}
+
+
+def test_a_planted_repetition_is_caught() -> None:
+    same = "\n\n".join(f"y{number} = {number}" for number in range(13))
+    planted = {"a.py": f"import os\n{same}\n", "b.py": f"z = 0\n{same}\nz = 1\n"}
+    (found,) = shared_runs(planted)
+    assert found == "b.py:2 repeats 13 lines of a.py:2"
+    assert shared_runs({"a.py": planted["a.py"], "b.py": same.replace("y6", "other")}) == []
+    twice = same + "\nz = 0\n" + same
+    assert len(shared_runs({"a.py": twice})) == 1
 
 
 def test_a_public_name_means_one_thing() -> None:

@@ -5,15 +5,10 @@ Writes train.jsonl, features.safetensors, the model, responses.jsonl and results
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import ModelConfig, SFTTrainer, TrlParser, get_peft_config
 
 from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, code_switching_rate, discover_language_features
+from sae_posttrain.lab.shared.results import append_results
 from sae_posttrain.metrics import unexpected_spans
 from sae_posttrain.sampling import SamplingSettings, sample_responses
 from sae_posttrain.texts import load_texts
@@ -250,27 +246,13 @@ def write(
             **{name: f"{getattr(one['rate'], name):.5f}" for name in ("rate", "low", "high")},
             "heldout_loss": f"{losses['all']:.4f}",
             "heldout_loss_suppressed": f"{losses[one['suppress']]:.4f}",
-            "versions": " ".join(f"{library}=={version(library)}" for library in ("torch", "transformers", "trl")),
-            "hardware": f"{platform.machine()} CPU, {os.cpu_count()} cores",
-            "commit": commit(),
         }
         for one in measured
     ]
-    path = Path(recipe.results or Path(training.output_dir) / "results.csv")
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_results(Path(recipe.results or Path(training.output_dir) / "results.csv"), rows, __file__)
     for row in rows:
         print(", ".join(f"{name} {row[name]}" for name in ("suppress", "variant", "top_p", "rate", "heldout_loss")))
     return rows
-
-
-def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+changes"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -5,16 +5,11 @@ Writes features.safetensors, calibration.txt, the model, answers.jsonl and resul
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import platform
 import random
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,6 +22,7 @@ from trl import ModelConfig, TrlParser, get_peft_config
 from trl.rewards import get_soft_overlong_punishment
 
 from sae_posttrain import FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer, discover_repetition_features
+from sae_posttrain.lab.shared.results import append_results
 from sae_posttrain.metrics import RepetitionReport, repetition_rate
 from sae_posttrain.sampling import SamplingSettings, encode_prompts, sampler
 from sae_posttrain.steering import calibrate
@@ -263,27 +259,13 @@ def write(
             **{name: f"{getattr(one.loops, name):.5f}" for name in ("rate", "low", "high")},
             "task_reward": f"{one.task_reward:.4f}",
             "words": f"{one.words:.2f}",
-            "versions": " ".join(f"{library}=={version(library)}" for library in ("torch", "transformers", "trl")),
-            "hardware": f"{platform.machine()} CPU, {os.cpu_count()} cores",
-            "commit": commit(),
         }
         for one in measured
     ]
-    path = Path(recipe.results or Path(training.output_dir) / "results.csv")
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_results(Path(recipe.results or Path(training.output_dir) / "results.csv"), rows, __file__)
     for row in rows:
         print(", ".join(f"{name} {row[name]}" for name in ("variant", "temperature", "rate", "task_reward")))
     return rows
-
-
-def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+changes"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -38,7 +38,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "beside it",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    goal = parser.add_argument_group("search and target")
+    _add_goal(parser.add_argument_group("search and target"))
+    _add_sampling(parser.add_argument_group("sampling, as in the later training"))
+    parser.set_defaults(run=run)
+
+
+def _add_goal(goal: argparse._ArgumentGroup) -> None:
     goal.add_argument(
         "--alphas",
         type=float,
@@ -67,7 +72,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "%(default)s)",
     )
     add_loops(goal, tokens=True)
-    sampling = parser.add_argument_group("sampling, as in the later training")
+
+
+def _add_sampling(sampling: argparse._ArgumentGroup) -> None:
     sampling.add_argument(
         "--temperature",
         type=float,
@@ -81,7 +88,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     sampling.add_argument("--seed", type=int, default=0, help="random seed of the sampling (default: %(default)s)")
     add_dtype(sampling)
     add_chat(sampling)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

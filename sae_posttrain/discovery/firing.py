@@ -123,6 +123,7 @@ def collect_firing(
         sizes = {layer: one.d_sae for layer, one in saes.items()}
         hashes = sae_hashes(saes, progress)
         kept = FiringCache(cache, FiringSource(model_name(model), names, hashes, at, max_length, sizes))
+    reading = {"batch_size": batch_size, "max_length": max_length}
     mine: dict[int, Shard] = {}
     total = 0
     bar = tqdm(desc="texts", unit="text", disable=not (progress and state.is_main_process))
@@ -131,9 +132,9 @@ def collect_firing(
             total += 1
             if index % state.num_processes == state.process_index:
                 if kept is None:
-                    mine[index] = _collect(model, tokenizer, saes, members, at, batch_size, max_length)
+                    mine[index] = _collect(model, tokenizer, saes, members, at, **reading)
                 elif kept.read(index, members) is None:
-                    shard = _collect(model, tokenizer, saes, members, at, batch_size, max_length)
+                    shard = _collect(model, tokenizer, saes, members, at, **reading)
                     kept.write(index, members, shard)
             bar.update(len(members))
     if not total:
@@ -156,6 +157,7 @@ def _collect(
     saes: Mapping[int, SparseAutoencoder],
     texts: Sequence[str],
     at: At,
+    *,
     batch_size: int,
     max_length: int,
 ) -> Shard:

@@ -90,7 +90,9 @@ def discover_language_features(
     )
     found = []
     for layer in layers:
-        chosen = _choose(layer, statistics[layer], targets, top, select, max_elsewhere, seed)
+        chosen = _choose(
+            layer, statistics[layer], targets, top=top, select=select, max_elsewhere=max_elsewhere, seed=seed
+        )
         for target in targets:
             count = sum(choice.target == target for choice in chosen)
             if count < top:
@@ -139,6 +141,7 @@ def _choose(
     layer: int,
     statistics: Mapping[str, LayerStatistics],
     targets: Sequence[str],
+    *,
     top: int,
     select: str,
     max_elsewhere: float | None,

@@ -174,7 +174,18 @@ def switch_probabilities(
     settings = list(dict.fromkeys(settings))
     if sampled and len(settings) != 1:
         raise ValueError(f"sampled=True needs the one setting of the sampling, got {len(settings)} settings.")
-    answers = _answers(tokenizer, prompts, responses, languages, ended, to, allowed, count_latin, chat, max_tokens)
+    answers = _answers(
+        tokenizer,
+        prompts,
+        responses,
+        languages,
+        ended=ended,
+        to=to,
+        allowed=allowed,
+        count_latin=count_latin,
+        chat=chat,
+        max_tokens=max_tokens,
+    )
     # Where nothing is measured, as in an empty answer, the product is over no position.
     still = [ExpectedSwitch(one.language, one.cluster, 0.0, {}) if one.targets else None for one in answers]
     found: dict[Setting, list[ExpectedSwitch | None]] = {setting: list(still) for setting in settings}
@@ -201,6 +212,7 @@ def _answers(
     prompts: Sequence[Prompt | None],
     responses: Sequence[str | Sequence[int]],
     languages: str | Sequence[str],
+    *,
     ended: Sequence[bool | None] | None,
     to: str | Sequence[str] | None,
     allowed: Sequence[Iterable[str]] | None,

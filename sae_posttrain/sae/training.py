@@ -101,7 +101,9 @@ def train_saes(
     say = say or (lambda text: None)
     if max_length is None:
         max_length = min(256, getattr(model.config, "max_position_embeddings", None) or 256)
-    check_training(model.config, layers, d_sae, k, tokens, batch_size, max_length, lr)
+    check_training(
+        model.config, layers, d_sae=d_sae, k=k, tokens=tokens, batch_size=batch_size, max_length=max_length, lr=lr
+    )
     first = next((one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id) if one is not None), None)
     if first is None:
         raise ValueError(
@@ -145,6 +147,7 @@ def train_saes(
 def check_training(
     config: Any,
     layers: Sequence[int],
+    *,
     d_sae: int | None,
     k: int | None,
     tokens: int,

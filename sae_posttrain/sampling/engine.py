@@ -117,7 +117,7 @@ def sampler(
     if progress is not None:
         processors.append(_Steps(progress))
     with _own_randomness(model, settings.seed), evaluating(model), _only_config(model, config), contiguous_head(model):
-        yield partial(_responses, model, tokenizer, config, processors, synced, progress)
+        yield partial(_responses, model, tokenizer, config, processors, synced=synced, progress=progress)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat: bool) -> list[int]:
@@ -184,9 +184,10 @@ def _responses(
     tokenizer: PreTrainedTokenizerBase,
     config: GenerationConfig,
     processors: LogitsProcessorList,
+    batch: Sequence[list[int]],
+    *,
     synced: bool | None,
     progress: SamplingProgress | None,
-    batch: Sequence[list[int]],
 ) -> list[Response]:
     if progress is not None:
         progress.start_batch(len(batch))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..inputs import Row, load_model, uses_chat
 from ..output_files import check_file
 from .reporting import finish
-from .responses import check_allowed, check_sampling, clusters, ended, read_source
+from .responses import check_allowed, check_sampling, clusters, ended, read_source, response_columns
 
 if TYPE_CHECKING:
     from ...expected import Setting
@@ -146,10 +146,7 @@ def _measured(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
             chat=common["chat"],
         )
         sampled = [(row, one) for row, found in zip(rows, answers, strict=True) for one in found]
-        told = [
-            {**row, "response": one.text, "finish_reason": one.finish_reason, "tokens": one.tokens}
-            for row, one in sampled
-        ]
+        told = [{**row, **response_columns(one)} for row, one in sampled]
         yield from ask(told, [one.ids for _, one in sampled], [setting], sampled=True)
 
 

@@ -230,7 +230,7 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
         for sampling in lengths:
             told = _told(args, sampling)
             for row, one in sampled:
-                yield {**row, **told, **opened, **_found(one.cut(sampling.max_new_tokens, tokenizer))}
+                yield {**row, **told, **opened, **response_columns(one.cut(sampling.max_new_tokens, tokenizer))}
 
 
 def _told(args: argparse.Namespace, sampling: SamplingSettings) -> Row:
@@ -239,7 +239,7 @@ def _told(args: argparse.Namespace, sampling: SamplingSettings) -> Row:
     return {name: setting[name] for name in setting_columns(args) if name in _SEVERAL}
 
 
-def _found(response: Response) -> Row:
+def response_columns(response: Response) -> Row:
     """The columns that hold a sampled response."""
     return {"response": response.text, "finish_reason": response.finish_reason, "tokens": response.tokens}
 

@@ -68,7 +68,9 @@ class _SteeredRollouts:
             return trainer._generate_single_turn(prompt_ids, images, fields, **settings)
 
         if plan:
-            completion_ids, logprobs = steered_turn(trainer, turn, self.source, plan, prompt_ids, images, fields)
+            completion_ids, logprobs = steered_turn(
+                trainer, turn, self.source, plan, prompt_ids=prompt_ids, images=images, fields=fields
+            )
         else:
             completion_ids, logprobs = turn(prompt_ids, images, fields)
         steered = list(plan.here)

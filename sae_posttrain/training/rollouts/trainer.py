@@ -92,7 +92,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
         batch = self._batch
         if batch is None or not batch.awaits_steering:
             return turn(prompt_ids, images, fields)
-        made = steered_turn(self, turn, self.source, batch.plan, prompt_ids, images, fields)
+        made = steered_turn(self, turn, self.source, batch.plan, prompt_ids=prompt_ids, images=images, fields=fields)
         batch.count_steered(made[0] if isinstance(made, tuple) else made)
         return made
 

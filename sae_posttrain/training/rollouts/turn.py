@@ -18,7 +18,14 @@ def steers_in_place(trainer: Any) -> bool:
 
 
 def steered_turn(
-    trainer: Any, turn: Callable[..., Any], source: Source, plan: RolloutPlan, prompt_ids: Any, images: Any, fields: Any
+    trainer: Any,
+    turn: Callable[..., Any],
+    source: Source,
+    plan: RolloutPlan,
+    *,
+    prompt_ids: Any,
+    images: Any,
+    fields: Any,
 ) -> Any:
     """What `turn(prompt_ids, images, fields)` returns, TRL's `_generate_single_turn`, with the planned rows steered.
 

@@ -73,6 +73,7 @@ class SASFTCallback(HookCallback):
         features: FeatureSet | str | Path | None = None,
         suppress: str | Sequence[str] = (),
         weight: Weight = 5e-4,
+        *,
         baseline: Baseline = "mean",
         scale: Scale = "raw",
         language_of: LanguageOf | None = None,

@@ -149,5 +149,6 @@ def test_images_where_rows_are_generated_again(backend: str, tmp_path: Path) -> 
     made = steered(tmp_path)
     setattr(made, backend, True)
     plan = plan_for(made, made.args, GROUP)
+    inputs: dict[str, Any] = {"prompt_ids": [[1]] * GROUP, "images": [["an image"]] * GROUP, "fields": {}}
     with pytest.raises(ValueError, match="over images are steered only where transformers generates them"):
-        steered_turn(made, None, made.source, plan, [[1]] * GROUP, [["an image"]] * GROUP, {})
+        steered_turn(made, None, made.source, plan, **inputs)
