@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .report import write_report
     from .sae import SparseAutoencoder, load_sae
     from .sampling import Response, SamplingSettings, sample_responses
-    from .steering import Calibration, calibrate, steer
+    from .steering import Calibration, calibrate, project_out, steer, suppress
     from .token_counts import TokenCounts, count_tokens
     from .training.evaluation import RateEvaluationCallback
     from .training.rewards import CodeSwitchingPenalty, LoopPenalty
@@ -79,12 +79,14 @@ _HOME = {
     "language_confusion": "metrics",
     "load_sae": "sae",
     "measure_fit": "inspection",
+    "project_out": "steering",
     "repetition_rate": "metrics",
     "sample_loops": "discovery",
     "sample_responses": "sampling",
     "split_thinking": "metrics",
     "steer": "steering",
     "steered_rollout_func": "training.rollouts",
+    "suppress": "steering",
     "top_contexts": "inspection",
     "trace_switches": "inspection",
     "write_report": "report",
@@ -126,12 +128,14 @@ __all__ = [
     "language_confusion",
     "load_sae",
     "measure_fit",
+    "project_out",
     "repetition_rate",
     "sample_loops",
     "sample_responses",
     "split_thinking",
     "steer",
     "steered_rollout_func",
+    "suppress",
     "top_contexts",
     "trace_switches",
     "write_report",

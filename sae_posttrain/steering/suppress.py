@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from ..residual import hook_residuals, text_config, unwrap
 
 @contextmanager
 def suppress(
-    model: nn.Module, features: FeatureSet, *, strength: float | Sequence[float] | Tensor = 1.0
+    model: nn.Module, features: FeatureSet | str | Path, *, strength: float | Sequence[float] | Tensor = 1.0
 ) -> Iterator[None]:
     """Take what the features write out of the residual, in every forward inside the block, prompts included.
 
@@ -27,7 +28,7 @@ def suppress(
 
     Args:
         model: the model or whatever wraps it.
-        features: the features to suppress.
+        features: the features to suppress: a feature set, or its path.
         strength: one number, or one for each prompt of the batch; 0 changes nothing.
 
     Raises:
@@ -39,6 +40,7 @@ def suppress(
 
     Source: arXiv:2605.11887, sections 3.3 and 8.1.
     """
+    features = FeatureSet.of(features)
     features.check_model(unwrap(model).config, features.provenance.base_model)
     layers = {one.layer: (one.encoder, one.bias, one.direction) for one in features.layers}
     strength_R = _strengths(strength)
