@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from .report import write_report
     from .sae import SparseAutoencoder, load_sae
     from .sampling import Response, SamplingSettings, sample_responses
-    from .steering import Calibration, calibrate, project_out, steer, suppress
+    from .steering import Calibration, calibrate, project_out, steer
+    from .steering.removal import suppress
     from .token_counts import TokenCounts, count_tokens
     from .training.evaluation import RateEvaluationCallback
     from .training.rewards import CodeSwitchingPenalty, LoopPenalty
@@ -86,7 +87,7 @@ _HOME = {
     "split_thinking": "metrics",
     "steer": "steering",
     "steered_rollout_func": "training.rollouts",
-    "suppress": "steering",
+    "suppress": "steering.removal",
     "top_contexts": "inspection",
     "trace_switches": "inspection",
     "write_report": "report",

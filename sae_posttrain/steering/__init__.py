@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from ..lazy import lazily
 from .generate import steer, typical_contributions
-from .suppress import project_out, suppress, with_random_directions
+from .removal import project_out, suppress, with_random_directions
 
 if TYPE_CHECKING:
     from .calibration import calibrate
