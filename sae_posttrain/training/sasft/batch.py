@@ -58,7 +58,7 @@ class BatchReader:
             inputs: of the micro-batch.
             num_items: the tokens of the whole step, by which the trainer divides; None where it averages.
         """
-        told_BS = inputs.pop(LANGUAGE_IDS, None)
+        told_BS = _of_other_answers(inputs.pop(LANGUAGE_IDS, None), inputs["input_ids"].shape)
         labels_BS = whole_labels(inputs)
         labelled_BS = labels_BS != -100
         labelled_BS[:, 0] = False  # nothing predicts the first token of a row
@@ -102,6 +102,23 @@ def whole_labels(inputs: Mapping[str, Any]) -> Tensor:
     whole_BS = labels.new_full((rows, length), -100)
     whole_BS[:, 1:] = labels[:, number_S[:-1]].where(kept_S[:-1], -100)
     return whole_BS
+
+
+def _of_other_answers(told_BS: Tensor | None, shape: torch.Size) -> Tensor | None:
+    """The languages that the collator put into the batch, also where GKD has sampled new answers since.
+
+    Raises:
+        ValueError: the batch is of another shape, and its rows held several languages each.
+    """
+    if told_BS is None or told_BS.shape == shape:
+        return told_BS
+    first_B1 = told_BS[:, :1]
+    if len(told_BS) != shape[0] or bool((told_BS != first_B1).any()):
+        raise ValueError(
+            f"The batch had languages for tokens of shape {tuple(told_BS.shape)}, and its tokens are now of shape "
+            f"{tuple(shape)}. SASFT follows sampled answers only where each row is one example."
+        )
+    return first_B1.expand(shape)
 
 
 def scale_of(trainer: Trainer, labelled_BS: Tensor, num_items: Tensor | int | None) -> Tensor:

@@ -14,6 +14,7 @@ from .batch import Batch, BatchReader
 from .checks import check_data, check_languages, check_trainer, shows_segments
 from .finder import WeightFinder
 from .meter import Meter
+from .objective import check_objective
 from .record import KEY, take_up
 from .segments import LANGUAGE_IDS, UNKNOWN, LanguageOf
 from .telling import LanguageTeller, tokenizer_of
@@ -73,6 +74,7 @@ class SASFTEngine:
         """
         if not self.terms:
             return
+        check_objective(trainer)
         check_trainer(trainer)
         has_segments = shows_segments(trainer)
         self._tells_languages = column is not None or has_segments

@@ -1,0 +1,52 @@
+"""Which trainers SASFT can join: those whose loss is one of labelled tokens. The others are refused by name."""
+
+from __future__ import annotations
+
+from transformers import Trainer
+
+SERVED = frozenset({"SFTTrainer", "GKDTrainer"})
+"""TRL's trainers that compute a loss over `labels` and divide it by the number of labelled tokens in the step."""
+_BASES = frozenset({"_BaseTrainer", "BaseTrainer"})
+_FIRST = "Train with SASFT (SFTTrainer) first, and then with {name}."
+_INSTEAD = {
+    ("GRPO", "RLOO", "GMPO", "PPO", "A2PO", "OnlineDPO", "XPO", "NashMD"): (
+        "it learns from rewards of sampled answers. Give it the reward function "
+        "sae_posttrain.training.rewards.CodeSwitchingPenalty, or train with SASFT (SFTTrainer) before it."
+    ),
+    ("Reward", "PRM"): "it trains a model that scores answers and does not write any.",
+    (
+        "Distill",
+        "GOLD",
+        "SDFT",
+        "SDPO",
+        "OPD",
+        "MiniLLM",
+    ): f"it follows a teacher in a way of its own. {_FIRST}",
+}
+_COMPARES = f"it compares answers with each other, and its batches hold no labels of single answers. {_FIRST}"
+
+
+def check_objective(trainer: Trainer) -> None:
+    """Refuse a trainer whose loss is not one of labelled tokens.
+
+    A plain `Trainer` and its subclasses are taken as they are, unless they derive from a trainer of TRL, or of
+    ms-swift's RLHF, that has another objective.
+
+    Raises:
+        ValueError: the trainer has another objective; the message says what to do instead.
+    """
+    name = _other_objective(trainer)
+    if name is not None:
+        why = next((text for names, text in _INSTEAD.items() if any(one in name for one in names)), _COMPARES)
+        raise ValueError(f"SASFT adds to a loss over labelled tokens, and {name} has none: {why.format(name=name)}")
+
+
+def _other_objective(trainer: Trainer) -> str | None:
+    """Name of the trainer of TRL or ms-swift from which this one derives, if its objective is another."""
+    if getattr(trainer.args, "orpo_alpha", None):
+        return "ORPO"  # a setting of Axolotl's own trainer
+    for one in type(trainer).__mro__:
+        of_trl = one.__module__.split(".")[0] == "trl" and one.__name__ not in _BASES
+        if issubclass(one, Trainer) and (of_trl or one.__module__.startswith("swift.rlhf_trainers")):
+            return None if of_trl and one.__name__ in SERVED else one.__name__
+    return None
