@@ -7,6 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import IterableDataset
 from transformers import Trainer
 
 from ...feature_set import FeatureSet
@@ -118,7 +119,7 @@ class SASFTCallback(HookCallback):
         self.trainer = trainer
         if hasattr(trainer, "sasft"):
             return self  # back from another trainer, to one that it still stands in front of
-        if column is not None or not _has_columns(trainer.train_dataset):
+        if column is not None or _is_unknown_stream(trainer.train_dataset):
             _carry(trainer, LANGUAGE_COLUMN)
         compute_loss, log, train, save = trainer.compute_loss, trainer.log, trainer.train, trainer._save_checkpoint
 
@@ -161,9 +162,9 @@ class SASFTCallback(HookCallback):
         super().on_train_begin(args, state, control, **kwargs)
 
 
-def _has_columns(dataset: Any) -> bool:
-    """Whether the columns are known before the first batch, as they are not of a hand-written stream."""
-    return dataset is None or any(hasattr(dataset, name) for name in ("column_names", "map", "__getitem__"))
+def _is_unknown_stream(dataset: Any) -> bool:
+    """Whether the columns are not known before the first batch: a stream that is not one of `datasets`."""
+    return isinstance(dataset, IterableDataset) and not hasattr(dataset, "column_names")
 
 
 def _carry(trainer: Trainer, column: str) -> None:

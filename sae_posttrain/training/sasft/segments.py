@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from ...languages import LANGUAGES, get_language
 
@@ -49,12 +50,17 @@ def language_in(column: str, code: Any) -> int:
         raise ValueError(f"Column {column!r}: {error} Rename the column if it is about something else.") from error
 
 
+def has_rows(dataset: Any) -> bool:
+    """Whether rows can be asked for by number."""
+    return not isinstance(dataset, IterableDataset) and all(hasattr(dataset, f"__{n}__") for n in ("getitem", "len"))
+
+
 def columns_of(dataset: Any) -> tuple[str, ...]:
     """Names of a dataset's columns. A streamed or a hand-written one may only tell by its first row."""
     names = getattr(dataset, "column_names", None)
     if names is None and hasattr(dataset, "map"):
         names = next(iter(dataset), {})
-    elif names is None and hasattr(dataset, "__getitem__") and len(dataset):
+    elif names is None and has_rows(dataset) and len(dataset):
         with _same_random_numbers():
             row = dataset[0]
         names = row if isinstance(row, Mapping) else ()
