@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nox
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_external_run = True
@@ -19,22 +20,34 @@ NEWEST = ROOT / "constraints.txt"
 BOUNDED_FROM_ABOVE = {"dill", "fsspec", "hf-xet", "huggingface-hub", "multiprocess", "pandas", "tokenizers"}
 
 
-def floors() -> dict[str, str]:
-    """The lowest versions that pyproject.toml allows, by package; torch is as tested, other builds are too large."""
+# The tests that need no TRL: the callback on a plain Trainer, and what lies below training.
+WITHOUT_TRL = (
+    *(f"tests/training/sasft/test_{name}.py" for name in ("plain_exactness", "plain_trainer", "reading", "identifier")),
+    *(f"tests/{name}" for name in ("test_residual.py", "test_feature_set.py", "test_token_counts.py", "discovery")),
+    *(f"tests/{name}" for name in ("inspection", "steering", "sampling", "data")),
+)
+
+
+def floors(extras: bool = True) -> dict[str, str]:
+    """The lowest versions that pyproject.toml allows, by package; torch is as tested, other builds are too large.
+
+    Args:
+        extras: whether all the extras are installed too, some of which need newer versions.
+    """
     project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
-    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
-    lowest = {
-        normal(one.name): bound.version
-        for one in map(Requirement, lines)
-        for bound in one.specifier
-        if bound.operator == ">="
-    }
+    optional = project["optional-dependencies"] if extras else {"peft": project["optional-dependencies"]["peft"]}
+    lines = [*project["dependencies"], *(line for extra in optional.values() for line in extra)]
+    lowest: dict[str, str] = {}
+    for one in map(Requirement, lines):
+        for bound in (bound for bound in one.specifier if bound.operator == ">="):
+            name = normal(one.name)
+            lowest[name] = max(bound.version, lowest.get(name, "0"), key=Version)
     return {name: version for name, version in lowest.items() if name != "torch"}
 
 
-def lowest_constraints() -> list[str]:
+def lowest_constraints(extras: bool = True) -> list[str]:
     """The tested versions, with every floor of pyproject.toml in place of the newest."""
-    replaced = floors()
+    replaced = floors(extras)
     pins = (line.strip() for line in NEWEST.read_text(encoding="utf-8").splitlines())
     kept = [pin for pin in pins if pin and normal(pin.split("==")[0]) not in {*replaced, *BOUNDED_FROM_ABOVE}]
     return [*kept, *(f"{name}=={version}" for name, version in replaced.items())]
@@ -50,6 +63,17 @@ def lowest(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "constraints.txt"
     constraints.write_text("\n".join(lowest_constraints()), encoding="utf-8")
     run_tests(session, constraints)
+
+
+@nox.session
+def without_trl(session: nox.Session) -> None:
+    """The lowest versions without TRL, as other frameworks pin them: the callback, and what lies below training."""
+    constraints = Path(session.create_tmp()) / "constraints.txt"
+    constraints.write_text("\n".join(lowest_constraints(extras=False)), encoding="utf-8")
+    pinned = ("--constraint", str(constraints))
+    session.install(*pinned, "hatchling", "editables", "pytest", "pytest-timeout", "scipy", "py3langid")
+    session.install(*pinned, "--no-build-isolation", "--editable", ".[peft]")
+    session.run("python", "-m", "pytest", *(session.posargs or WITHOUT_TRL))
 
 
 @nox.session

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,6 +33,16 @@ def test_the_lowest_session_installs_the_lower_bound(package: str, noxfile: Modu
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'"{package}>={noxfile.floors()[package]}' in text
     assert pins(noxfile.lowest_constraints())[package] == f"=={noxfile.floors()[package]}"
+
+
+@pytest.mark.parametrize("package", ["transformers", "accelerate", "peft", "datasets"])
+def test_without_trl_older_ones_are_enough(package: str, noxfile: ModuleType) -> None:
+    """The pins of LLaMA-Factory 0.9.5, which nothing of ours may ask more than."""
+    pinned = {"transformers": "5.6.0", "accelerate": "1.11.0", "peft": "0.18.1", "datasets": "4.0.0"}
+    lowest = noxfile.floors(extras=False)
+    assert Version(lowest[package]) <= Version(pinned[package])
+    assert "trl" not in lowest
+    assert pins(noxfile.lowest_constraints(extras=False))[package] == f"=={lowest[package]}"
 
 
 def test_the_lowest_session_keeps_the_tested_torch_and_tools(noxfile: ModuleType) -> None:
