@@ -9,8 +9,11 @@ PACKAGE = "sae_posttrain"
 
 ANY = frozenset({"*"})
 # What discovery may import, and with it the two rooms that build on discovery.
-FEATURES = frozenset({"sae", "residual", "steering", "sampling", "metrics", "languages", "feature_set", "vocabulary"})
+FEATURES = frozenset(
+    {"bars", "sae", "residual", "steering", "sampling", "metrics", "languages", "feature_set", "vocabulary"}
+)
 ROOMS: dict[str, frozenset[str]] = {
+    "bars": frozenset(),
     "residual": frozenset(),
     "languages": frozenset(),
     "feature_set": frozenset(),
@@ -21,8 +24,8 @@ ROOMS: dict[str, frozenset[str]] = {
     "vocabulary": frozenset({"languages"}),
     "token_counts": frozenset({"languages"}),
     "metrics": frozenset({"languages"}),
-    "sampling": frozenset({"texts", "languages"}),
-    "expected": frozenset({"residual", "languages", "vocabulary", "sampling", "metrics"}),
+    "sampling": frozenset({"bars", "texts", "languages"}),
+    "expected": frozenset({"bars", "residual", "languages", "vocabulary", "sampling", "metrics"}),
     "steering": frozenset({"feature_set", "residual", "sampling", "metrics"}),
     "discovery": FEATURES,
     "inspection": FEATURES | {"discovery"},

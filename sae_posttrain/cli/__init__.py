@@ -71,8 +71,11 @@ def _main(arguments: Sequence[str] | None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.rest = rest
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    from ..bars import bars_in_lines  # here, since tqdm is only needed by what runs
+
     try:
-        return int(args.run(args))
+        with bars_in_lines():
+            return int(args.run(args))
     except (ValueError, OSError, ImportError) as error:
         if args.traceback or (isinstance(error, BrokenPipeError) and _is_closed()):
             raise

@@ -16,9 +16,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..bars import progress_bar
 from ..residual import capture, decoder, inputs_device
 from ..sae import SparseAutoencoder
 from ..sampling import evaluating
@@ -126,7 +126,7 @@ def collect_firing(
     reading = {"batch_size": batch_size, "max_length": max_length}
     mine: dict[int, Shard] = {}
     total = 0
-    bar = tqdm(desc="texts", unit="text", disable=not (progress and state.is_main_process))
+    bar = progress_bar(desc="texts", unit="text", disable=not (progress and state.is_main_process))
     with bar, evaluating(model):
         for index, members in enumerate(_shards(texts)):
             total += 1

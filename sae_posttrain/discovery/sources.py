@@ -10,8 +10,8 @@ from pathlib import Path, PurePath
 
 from accelerate import PartialState
 from torch import nn
-from tqdm.auto import tqdm
 
+from ..bars import progress_bar
 from ..feature_set import Provenance
 from ..residual import text_config, unwrap
 from ..sae import SparseAutoencoder, load_sae
@@ -93,7 +93,9 @@ def sae_hashes(saes: Mapping[int, SparseAutoencoder], progress: bool) -> dict[st
     """The sha256 of each SAE's file, by the file's name; of SAEs that came from no file there is none."""
     files = [one for one in saes.values() if one.file]
     shown = progress and bool(files) and PartialState().is_main_process
-    return {_file_name(one): _sha256_of_file(one.file) for one in tqdm(files, "hashing SAEs", disable=not shown)}
+    return {
+        _file_name(one): _sha256_of_file(one.file) for one in progress_bar(files, "hashing SAEs", disable=not shown)
+    }
 
 
 def _file_name(sae: SparseAutoencoder) -> str:

@@ -13,9 +13,9 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..bars import progress_bar
 from ..residual import capture, decoder, inputs_device
 from ..sae import SparseAutoencoder
 
@@ -137,7 +137,7 @@ def sum_passages(
     for layers in blocks_of_layers(saes, encoder_room(inputs_device(model))):
         # Only what encoding needs: a few rows of the decoder are read later, from the file.
         block = {layer: saes[layer].encoder_to(inputs_device(model)) for layer in layers}
-        bar = tqdm(batches(), "reading texts", total=total, disable=not (progress and state.is_main_process))
+        bar = progress_bar(batches(), "reading texts", total=total, disable=not (progress and state.is_main_process))
         sums |= _sum_block(model, block, groups, bar)
     _reduce(sums, state)
     for layer, of_group in sums.items():

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..bars import progress_bar
 from ..languages import get_language
 from ..metrics.expectation import ExpectedSwitch, ExpectedSwitchReport, expected_switch_report
 from ..residual import inputs_device, unwrap
@@ -195,7 +195,7 @@ def switch_probabilities(
     sets = [scripts for i in rows for scripts in (answers[i].unexpected, answers[i].targets)]
     size = unwrap(model).config.get_text_config().vocab_size
     columns = ScriptColumns(tokenizer, sets, size, inputs_device(model))
-    bar = tqdm(total=len(rows), desc="probabilities", disable=not progress)
+    bar = progress_bar(total=len(rows), desc="probabilities", disable=not progress)
     with bar, evaluating(model), torch.no_grad():
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from tqdm.auto import tqdm
+from ..bars import progress_bar
 
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {unit} [{elapsed}<{remaining}]"  # tqdm puts a comma before {postfix}
 
@@ -33,7 +33,7 @@ class SamplingProgress:
     def __init__(self, total: int, max_new_tokens: int, title: str = "responses", *, disable: bool = False) -> None:
         self.total, self.max_new_tokens = total, max_new_tokens
         self._done, self._batch, self._token = 0, 0, 0
-        self._bar = tqdm(total=total, desc=title, unit=self._state(), disable=disable, bar_format=_FORMAT)
+        self._bar = progress_bar(total=total, desc=title, unit=self._state(), disable=disable, bar_format=_FORMAT)
 
     def __enter__(self) -> Self:
         return self

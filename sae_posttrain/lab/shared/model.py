@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
+from ...bars import progress_bar
 from .documents import Kind, Reading, documents, story
 from .lexicon import END, LANGUAGES
 
@@ -84,7 +84,7 @@ def train_model(
         return warm if step < falling else warm * (1 + math.cos(math.pi * (step - falling) / stages[-1].steps)) / 2
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, pace)
-    with tqdm(total=total, desc="training the model", leave=False) as progress:
+    with progress_bar(total=total, desc="training the model", leave=False) as progress:
         for number, stage in enumerate(stages):
             rows = token_rows(tokenizer, stage.reading, stage.steps * stage.batch, stage.row, seed + number)
             for batch_BS in rows.split(stage.batch):
