@@ -15,7 +15,7 @@ from statistics import fmean
 
 from _rows import Row, write
 
-from sae_posttrain.lab.loops.experiment import ARMS, SETTINGS, Outcome, outcome_line, run_arms
+from sae_posttrain.lab.loops.experiment import ARMS, BENCHMARK, Outcome, measure_base, outcome_line, run_arms
 from sae_posttrain.lab.loops.world import World, build_world, find_features
 from sae_posttrain.lab.shared.console import quiet
 from sae_posttrain.steering import Calibration
@@ -32,8 +32,10 @@ def main() -> None:
             calibration = find_features(world, seed=seed)
             print(calibration.table(), flush=True)
             rows += world_rows(seed, world, calibration)
-            features = calibration.calibrated()
-            for outcome in run_arms(world.base, features, seed, SETTINGS, arms=list(ARMS), say=print):
+            features = calibration.calibrated().save(Path(scratch) / "repetition.safetensors")
+            outcomes = [measure_base(world.base, BENCHMARK)]
+            outcomes += run_arms(world.base, features, seed, BENCHMARK, say=print)
+            for outcome in outcomes:
                 rows += outcome_rows(seed, outcome)
                 print(f"world {seed}, {outcome_line(outcome)}", flush=True)
         write("lab_grpo", rows)  # some worlds are better than none

@@ -5,8 +5,8 @@
 Beside them stands what needs no SAE: unlikelihood of the suppressed language's tokens.
 
 zh, ru and ko in turn, three seeds each (of the training data, its order and the discovery texts), on one base model
-and one set of SAEs from the lab. SFT is trained once a seed and measured for each language. With --base it takes the
-`base` model and SAEs that `sae-posttrain demo` left in FOLDER instead of training them.
+and its SAE, which are trained first. SFT is trained once a seed and measured for each language. With --base it takes
+the `base` model and the SAE that `sae-posttrain demo` left in FOLDER instead of training them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from sae_posttrain.lab.shared.console import quiet
 from sae_posttrain.lab.switching.experiment import (
     ARMS,
+    BENCHMARK,
     WITH_FEATURES,
     Outcome,
     Settings,
@@ -33,7 +34,6 @@ from sae_posttrain.lab.switching.world import World, build_world, measure_world
 
 LANGUAGES = ("zh", "ru", "ko")
 SEEDS = (0, 1, 2)
-SETTINGS = Settings(prompts=1500)  # 6,000 responses to a rate
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
         world = build_world(Path(scratch)) if folder is None else measure_world(folder)
         rows += world_rows(world)
         for seed in SEEDS:
-            for (language, seed_), outcome in run_seed(world.base, world.saes, seed, SETTINGS):
+            for (language, seed_), outcome in run_seed(world.base, world.saes, seed, BENCHMARK):
                 rows += outcome_rows(language, seed_, outcome)
             write("lab_sasft", rows)  # half a table is better than none
     rows += summary_rows(rows)

@@ -77,6 +77,7 @@ INSIDE: dict[str, dict[str, frozenset[str]]] = {
         "shared": frozenset(),
         "switching": frozenset({"shared"}),
         "loops": frozenset({"shared"}),
+        "ship": frozenset({"shared", "switching", "loops"}),
     },
 }
 

@@ -2,44 +2,81 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ..shared.console import clock, conclude, quiet
+from ..shared.jobs import Jobs, at_once, one_thread
 from ..shared.plan import WorldPlan
-from .experiment import SETTINGS, Outcome, Settings, run_arms
-from .world import PLAN, World, build_world, find_features
+from ..shared.record import write_json
+from .experiment import BENCHMARK, DEMO, Outcome, Settings, measure_base, outcome_line, run_arms
+from .world import World, build_world, find_features, open_world
+
+FEATURES = "repetition.safetensors"
 
 
-def demonstrate(output: Path, *, seed: int = 0, settings: Settings = SETTINGS, plan: WorldPlan = PLAN) -> list[Outcome]:
-    """Everything from nothing into `output`; about six minutes on two cores. `settings` is what the arms share."""
+def demonstrate(
+    output: Path,
+    *,
+    seed: int = 0,
+    settings: Settings = DEMO,
+    plan: WorldPlan | None = None,
+    jobs: Jobs = at_once,
+) -> list[Outcome]:
+    """Find features of repetition, calibrate them, train in four ways and measure, all into `output`.
+
+    It takes about two minutes on two cores.
+
+    Args:
+        output: folder to write.
+        seed: of the training data, its order and the prompts for discovery, and of the base model if it is trained.
+        settings: what the arms share.
+        plan: how to train the base model and its SAEs. Default: take those that ship with the package.
+        jobs: starts the arms.
+
+    Returns: what was measured of the base model and of each arm.
+    """
     say = clock()
     output.mkdir(parents=True, exist_ok=True)
-    say("1/3 a second miniature world, whose model can copy and now and then gets stuck")
-    with quiet():
-        world = build_world(output, plan=plan, seed=seed, say=say)
+    say("1/3 a second miniature world, whose model can copy and sometimes loops")
+    with one_thread(), quiet():
+        world = open_world(output, say=say) if plan is None else build_world(output, plan=plan, seed=seed, say=say)
         say(f"  {copying_line(world)}")
         say("2/3 features that grow while a loop goes on, and how strongly to steer along them")
-        calibration = find_features(world, seed=seed, say=say)
-        print(calibration.features.summary(), calibration.table(), sep="\n\n", flush=True)
-        curve = json.dumps(calibration.to_dict(), indent=1) + "\n"
-        (output / "repetition.calibration.json").write_text(curve, encoding="utf-8")
-        features = calibration.calibrated()
-        features.save(output / "repetition.safetensors")
-        say("3/3 DAPO from one checkpoint, at equal rollout budget")
-        outcomes = run_arms(world.base, features, seed, settings, output=output, say=say)
-    table = outcome_table(outcomes)
+        base = jobs(measure_base, world.base, settings, output=output)
+        print(jobs(calibrate_into, world, output, seed=seed).result(), flush=True)
+        before = base.result()
+        say(f"  {outcome_line(before)}")
+        say(f"3/3 DAPO from one checkpoint, at equal rollout budget: {settings.steps} steps each")
+        features = output / FEATURES
+        outcomes = [before, *run_arms(world.base, features, seed, settings, output=output, jobs=jobs, say=say)]
     conclude(
         output,
-        f"{table}\n\n{copying_line(world)}",
+        f"{outcome_table(outcomes)}\n{basis_line(settings)}\n\n{copying_line(world)}",
         seed=seed,
         settings=asdict(settings),
         world=asdict(world),
         outcomes=[asdict(outcome) for outcome in outcomes],
     )
     return outcomes
+
+
+def calibrate_into(world: World, output: Path, *, seed: int) -> str:
+    """Find the features and their strength, save both in `output`, and return what a reader wants to know of them."""
+    lines: list[str] = []
+    calibration = find_features(world, seed=seed, say=lines.append)
+    write_json(output / "repetition.calibration.json", calibration.to_dict())
+    calibration.calibrated().save(output / FEATURES)
+    return "\n\n".join([*lines, calibration.features.summary(), calibration.table()])
+
+
+def basis_line(settings: Settings) -> str:
+    """How much the table's numbers rest on."""
+    return (
+        f"One world, {settings.measured * settings.samples:,} answers for each rate, with 95% intervals. "
+        f"benchmarks/README.md has three worlds and {3 * BENCHMARK.measured * BENCHMARK.samples:,} answers for each."
+    )
 
 
 def copying_line(world: World) -> str:

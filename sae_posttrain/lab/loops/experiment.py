@@ -17,6 +17,7 @@ from ...metrics.repetition import RepetitionReport, repetition_rate
 from ...sampling import SamplingSettings, encode_prompts, sampler
 from ...training.rewards import LoopPenalty
 from ...training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
+from ..shared.jobs import Jobs, at_once
 from ..shared.lexicon import CONCEPTS, PUNCTUATION, symbol
 from ..shared.record import arm_folder, write_log, write_numbers
 from .documents import LANGUAGE, story_prompts
@@ -31,7 +32,6 @@ ARMS: dict[Arm, dict[str, Any]] = {
     "random direction": {"steering_control": "random_direction"},
     "extra plain": {"steering_control": "extra_plain"},
 }
-IN_DEMO: tuple[Arm, ...] = ("DAPO", "steered DAPO", "random direction")
 BEFORE = "before RL"
 HELD_OUT_SEED = 90_000
 
@@ -49,7 +49,8 @@ class Settings:
     temperatures: tuple[float, ...] = (0.6, 1.0)  # the last is that of training
 
 
-SETTINGS = Settings()
+DEMO = Settings()
+BENCHMARK = Settings()
 
 
 @dataclass(frozen=True)
@@ -75,32 +76,52 @@ def _names(role: str, sentence: str) -> bool:
 
 def run_arms(
     checkpoint: Path,
-    features: FeatureSet,
+    features: Path,
     seed: int,
     settings: Settings,
     *,
-    arms: Sequence[Arm] = IN_DEMO,
+    arms: Sequence[Arm] = tuple(ARMS),
     output: Path | None = None,
+    jobs: Jobs = at_once,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Outcome]:
-    """Measure the base model, then train and measure every arm from it; keep the models in `output`."""
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    """Train every arm from the base model and measure it on the same prompts; keep the models in `output`.
+
+    features: a feature set's file.
+    """
+    started = [jobs(run_arm, arm, checkpoint, features, seed, settings, output=output) for arm in arms]
     outcomes = []
-
-    def keep(arm: str, model: PreTrainedModel, folder: Path | None) -> None:
-        outcomes.append(measure(arm, model, tokenizer, settings, folder=folder))
+    for job in started:
+        outcomes.append(job.result())
         say(f"  {outcome_line(outcomes[-1])}")
-        if folder is not None:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-
-    def place(arm: str) -> Path | None:
-        return None if output is None else arm_folder(output, arm)
-
-    keep(BEFORE, AutoModelForCausalLM.from_pretrained(checkpoint).eval(), place(BEFORE))
-    for arm in arms:
-        keep(arm, reinforce(checkpoint, arm, features, seed, settings, folder=place(arm)), place(arm))
     return outcomes
+
+
+def run_arm(
+    arm: Arm, checkpoint: Path, features: Path, seed: int, settings: Settings, *, output: Path | None = None
+) -> Outcome:
+    """Train and measure one arm; keep its model, log and answers in `output`."""
+    folder = None if output is None else arm_folder(output, arm)
+    model = reinforce(checkpoint, arm, FeatureSet.load(features), seed, settings, folder=folder)
+    return _measure_and_keep(arm, model, checkpoint, settings, folder)
+
+
+def measure_base(checkpoint: Path, settings: Settings, *, output: Path | None = None) -> Outcome:
+    """Measure the base model, with which every arm begins; keep its answers in `output`."""
+    folder = None if output is None else arm_folder(output, BEFORE)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    return _measure_and_keep(BEFORE, model, checkpoint, settings, folder)
+
+
+def _measure_and_keep(
+    arm: str, model: PreTrainedModel, checkpoint: Path, settings: Settings, folder: Path | None
+) -> Outcome:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    outcome = measure(arm, model, tokenizer, settings, folder=folder)
+    if folder is not None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return outcome
 
 
 def outcome_line(outcome: Outcome) -> str:

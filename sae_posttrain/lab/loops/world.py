@@ -12,18 +12,22 @@ from ...discovery import discover_repetition_features
 from ...discovery.loops import LoopSample, sample_loops
 from ...sampling import Prompt, SamplingSettings
 from ...steering import Calibration, calibrate
-from ..shared.model import ModelSize, Stage, copying_share, train_model
+from ..shared.making import SHIPPED, train_world, unpack_world
+from ..shared.model import ModelSize, Stage, copying_share
 from ..shared.plan import WorldPlan
-from ..shared.saes import train_lab_saes, unexplained_variance
-from ..shared.tokenizer import build_tokenizer
+from ..shared.saes import sae_folder, unexplained_variance
 from .documents import LANGUAGE, NURSERY, PATTERN, WORLD, pattern, story_prompts
 
 PLAN = WorldPlan(
     ModelSize(width=64, blocks=4, heads=2, head_width=32, window=2),
     (Stage(NURSERY, row=PATTERN, batch=32, steps=200), Stage(WORLD, row=96, batch=16, steps=900)),
     sae_steps=80,
+    layers=(1, 2),  # the first only looks one token back; what is added to the last, no block can act on
+    learning_rate=3e-3,
+    d_sae=256,
+    k=8,
 )
-LAYERS = (1, 2)  # the first only looks one token back; what is added to the last, no block can act on
+FILE = SHIPPED / "loops.safetensors"
 TOP = 4
 ALPHAS = (0.5, 0.75, 1.0, 1.25, 1.5)
 TARGET = 0.25  # share of steered answers that should loop; steered harder, this small model only babbles
@@ -44,24 +48,28 @@ class World:
 
 
 def build_world(folder: Path, *, plan: WorldPlan = PLAN, seed: int = 0, say: Callable[[str], None] = print) -> World:
-    """Train the base model and its SAEs into `folder`; a minute on two cores."""
-    tokenizer = build_tokenizer()
-    model = train_model(tokenizer, plan.size, plan.stages, learning_rate=3e-3, seed=seed)
-    base = folder / "base"
-    model.save_pretrained(base)
-    tokenizer.save_pretrained(base)
-    say(f"  saved a Qwen3 of {model.num_parameters() / 1e6:.2f} M parameters and {len(tokenizer)} symbols in {base}")
-    saes = train_lab_saes(
-        model, tokenizer, folder, layers=LAYERS, reading=WORLD, d_sae=256, k=8, steps=plan.sae_steps, seed=seed
-    )
-    say(f"  saved SAEs of its layers {', '.join(map(str, LAYERS))} in {saes}")
+    """Train the base model and its SAEs into `folder`; a minute on one core."""
+    train_world(folder, plan, seed=seed, say=say)
+    return measure_world(folder, plan)
+
+
+def open_world(folder: Path, *, file: Path = FILE, say: Callable[[str], None] = print) -> World:
+    """Write the base model and the SAEs that ship with the package into `folder`."""
+    unpack_world(file, folder, PLAN, say=say)
+    return measure_world(folder)
+
+
+def measure_world(folder: Path, plan: WorldPlan = PLAN) -> World:
+    """What lies in a folder that `build_world` or `open_world` filled."""
+    base, saes = folder / "base", sae_folder(folder, plan.d_sae, plan.k)
+    model, tokenizer = Qwen3ForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     return World(
         base=base,
         saes=saes,
         vocabulary=len(tokenizer),
         parameters=model.num_parameters(),
         copies_patterns=copying_share(model, tokenizer, pattern, languages=(LANGUAGE,)),
-        unexplained=unexplained_variance(model, tokenizer, saes, LAYERS, reading=WORLD),
+        unexplained=unexplained_variance(model, tokenizer, saes, plan.layers, reading=WORLD),
     )
 
 
@@ -72,7 +80,7 @@ def find_features(world: World, *, seed: int = 0, say: Callable[[str], None] = p
     loops = find_own_loops(model, tokenizer, seed)
     say(f"  {loops}")
     features = discover_repetition_features(
-        model, tokenizer, world.saes, loops.texts, layers=LAYERS, top=TOP, batch_size=100, progress=False
+        model, tokenizer, world.saes, loops.texts, layers=PLAN.layers, top=TOP, batch_size=100, progress=False
     )
     return calibrate(
         model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,25 @@ def train_lab_saes(
     """
     rows = token_rows(tokenizer, reading, 32 * steps, 96, seed + 500)
     coders = _sparse_coders(model, rows, layers, d_sae, k, seed)
-    target = folder / f"SAE-Res-lab-W{d_sae}-L0_{k}"
+    return write_saes(sae_folder(folder, d_sae, k), {layer: qwen_scope_layout(one) for layer, one in coders.items()})
+
+
+def sae_folder(folder: Path, d_sae: int, k: int) -> Path:
+    """Where a world's SAEs lie, named as Qwen-Scope names its own."""
+    return folder / f"SAE-Res-lab-W{d_sae}-L0_{k}"
+
+
+def write_saes(target: Path, weights: Mapping[int, dict[str, torch.Tensor]]) -> Path:
+    """Save weights by layer in Qwen-Scope's files; returns the folder."""
     target.mkdir(parents=True, exist_ok=True)
-    for layer, coder in coders.items():
-        torch.save(qwen_scope_layout(coder), target / f"layer{layer}.sae.pt")
+    for layer, tensors in weights.items():
+        torch.save(tensors, target / f"layer{layer}.sae.pt")
     return target
+
+
+def read_saes(folder: Path, layers: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
+    """The weights by layer, in Qwen-Scope's names and shapes."""
+    return {layer: torch.load(folder / f"layer{layer}.sae.pt", weights_only=True) for layer in layers}
 
 
 def qwen_scope_layout(coder: Any) -> dict[str, torch.Tensor]:

@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..shared.console import clock, conclude, quiet
+from ..shared.jobs import Jobs, at_once, one_thread
 from ..shared.language import parallel_sentences
 from ..shared.plan import WorldPlan
-from .experiment import ARMS, SETTINGS, Outcome, Settings, run_arms
+from .experiment import ARMS, BENCHMARK, DEMO, Outcome, Settings, run_arms
 from .record import look_into_features
-from .world import PLAN, World, build_world
+from .world import World, build_world, open_world
 
 
 def demonstrate(
@@ -19,26 +20,37 @@ def demonstrate(
     *,
     suppress: str = "zh",
     seed: int = 0,
-    settings: Settings = SETTINGS,
-    plan: WorldPlan = PLAN,
+    settings: Settings = DEMO,
+    plan: WorldPlan | None = None,
+    jobs: Jobs = at_once,
 ) -> list[Outcome]:
-    """Everything from nothing into `output`; about five minutes on two cores. `settings` is what the arms share."""
+    """Find features, fine-tune in four ways and measure, all into `output`; about two minutes on two cores.
+
+    Args:
+        output: folder to write.
+        suppress: language to keep out.
+        seed: of the training data, its order and the texts for discovery, and of the base model if it is trained.
+        settings: what the arms share.
+        plan: how to train the base model and its SAE. Default: take those that ship with the package.
+        jobs: starts the arms.
+
+    Returns: what was measured of each arm.
+    """
     say = clock()
     output.mkdir(parents=True, exist_ok=True)
     say("1/3 a miniature world: four languages that say the same")
     for text in (texts[0] for texts in parallel_sentences(1, seed).values()):
         say(f"  {text}")
-    with quiet():
-        world = build_world(output, plan=plan, seed=seed, say=say)
+    with one_thread(), quiet():
+        world = open_world(output, say=say) if plan is None else build_world(output, plan=plan, seed=seed, say=say)
         say(f"  {copying_line(world)}")
-        say(f"2/3 features that stand for {suppress}, and four ways to fine-tune")
-        outcomes = run_arms(world.base, world.saes, suppress, seed, settings, output=output, say=say)
-    say("3/3 done")
-    table = outcome_table(outcomes, suppress)
-    look_into_features(output, ARMS, suppress, seed)
+        say(f"2/3 features that stand for {suppress}, and four ways to fine-tune: {settings.steps} steps each")
+        outcomes = run_arms(world.base, world.saes, suppress, seed, settings, output=output, jobs=jobs, say=say)
+        say("3/3 what the features do")
+        look_into_features(output, ARMS, suppress, seed)
     conclude(
         output,
-        f"{table}\n\n{copying_line(world)}",
+        f"{outcome_table(outcomes, suppress)}\n{basis_line(settings)}\n\n{copying_line(world)}",
         suppress=suppress,
         seed=seed,
         settings=asdict(settings),
@@ -46,6 +58,14 @@ def demonstrate(
         outcomes=[asdict(outcome) for outcome in outcomes],
     )
     return outcomes
+
+
+def basis_line(settings: Settings) -> str:
+    """How much the table's numbers rest on."""
+    return (
+        f"One seed, {settings.prompts * settings.samples:,} answers for each rate, with 95% intervals. "
+        f"benchmarks/README.md has three seeds and {3 * BENCHMARK.prompts * BENCHMARK.samples:,} answers for each."
+    )
 
 
 def copying_line(world: World) -> str:

@@ -22,6 +22,7 @@ from ...feature_set import FeatureSet
 from ...metrics.code_switching import Rate, code_switching_rate
 from ...sampling import SamplingSettings, sample_responses
 from ...training.sasft import SASFTCallback
+from ..shared.jobs import Jobs, at_once
 from ..shared.lexicon import LANGUAGES
 from ..shared.record import arm_folder, write_log, write_numbers
 from .documents import monolingual_texts
@@ -55,7 +56,8 @@ class Settings:
     top_p: tuple[float, ...] = (0.8, 1.0)
 
 
-SETTINGS = Settings()
+DEMO = Settings(prompts=500, held_out=2000)
+BENCHMARK = Settings(prompts=1500)
 
 
 @dataclass(frozen=True)
@@ -76,27 +78,44 @@ def run_arms(
     *,
     arms: Sequence[Arm] = ARMS,
     output: Path | None = None,
+    jobs: Jobs = at_once,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Outcome]:
     """Train and measure every arm from the same checkpoint on the same data; keep features and models in `output`."""
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    started = [jobs(run_arm, arm, checkpoint, saes, suppress, seed, settings, output=output) for arm in arms]
     outcomes = []
-    for arm in arms:
-        features = None
-        if arm in WITH_FEATURES:
-            features = find_features(checkpoint, saes, suppress, seed, settings, arm)
-        folder = None if output is None else arm_folder(output, arm)
-        callback = callback_of(arm, features, suppress, settings)
-        model = fine_tune(checkpoint, seed, settings, callback, folder=folder)
-        outcome = measure(arm, model, tokenizer, suppress, settings, folder=folder)
-        say(f"  {arm}: {', '.join(f'{r.rate:.2%} at top_p {p}' for p, r in outcome.switching.items())}")
-        outcomes.append(outcome)
-        if folder is not None:
-            if features is not None:
-                features.save(folder.with_suffix(".safetensors"))
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+    for job in started:
+        outcomes.append(job.result())
+        rates = ", ".join(f"{rate.rate:.2%} at top_p {top_p}" for top_p, rate in outcomes[-1].switching.items())
+        say(f"  {outcomes[-1].arm}: {rates}")
     return outcomes
+
+
+def run_arm(
+    arm: Arm,
+    checkpoint: Path,
+    saes: Path,
+    suppress: str,
+    seed: int,
+    settings: Settings,
+    *,
+    output: Path | None = None,
+) -> Outcome:
+    """Train and measure one arm; keep its features, model, log and answers in `output`."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    features = None
+    if arm in WITH_FEATURES:
+        features = find_features(checkpoint, saes, suppress, seed, settings, arm)
+    folder = None if output is None else arm_folder(output, arm)
+    callback = callback_of(arm, features, suppress, settings)
+    model = fine_tune(checkpoint, seed, settings, callback, folder=folder)
+    outcome = measure(arm, model, tokenizer, suppress, settings, folder=folder)
+    if folder is not None:
+        if features is not None:
+            features.save(folder.with_suffix(".safetensors"))
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return outcome
 
 
 def find_features(

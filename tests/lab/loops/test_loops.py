@@ -18,8 +18,7 @@ from sae_posttrain.lab.loops.experiment import ARMS, Outcome, Settings, describe
 from sae_posttrain.lab.loops.record import write_looping_answers
 from sae_posttrain.lab.shared.documents import documents
 from sae_posttrain.lab.shared.lexicon import ASSISTANT, END
-from sae_posttrain.lab.shared.model import ModelSize, Stage, token_rows
-from sae_posttrain.lab.shared.plan import WorldPlan
+from sae_posttrain.lab.shared.model import token_rows
 from sae_posttrain.lab.shared.tokenizer import build_tokenizer
 from sae_posttrain.metrics import find_loop
 from sae_posttrain.metrics.repetition import repetition_rate
@@ -29,11 +28,6 @@ from sae_posttrain.steering import Calibration
 from sae_posttrain.steering.curve import Point
 
 TINY = Settings(steps=1, prompts=1, group=2, measured=3, samples=2)
-PLAN = WorldPlan(
-    ModelSize(width=16, blocks=4, heads=2, head_width=8, window=2),
-    (Stage(NURSERY, row=24, batch=4, steps=2), Stage(WORLD, row=32, batch=4, steps=4)),
-    sae_steps=4,
-)
 
 
 def test_a_stuck_story_loops_and_others_say_a_phrase_at_most_twice():
@@ -84,20 +78,20 @@ def test_arms_differ_in_the_steering_alone(arm, tmp_path):
 
 
 def test_the_whole_half_runs_and_names_what_it_wrote(tmp_path, capsys, monkeypatch):
-    # A model of this size loops neither by itself nor when steered: made loops and a made curve stand in.
+    # Finding loops of the model's own takes thousands of answers: made loops and a made curve stand in.
     monkeypatch.setattr(world, "find_own_loops", stuck_answers)
     monkeypatch.setattr(world, "calibrate", made_curve)
     output = tmp_path / "out"
-    outcomes = demonstrate(output, settings=TINY, plan=PLAN)
+    outcomes = demonstrate(output, settings=TINY)
     printed = capsys.readouterr().out
-    assert [outcome.arm for outcome in outcomes] == ["before RL", "DAPO", "steered DAPO", "random direction"]
+    assert [outcome.arm for outcome in outcomes] == ["before RL", *ARMS]
     assert {report.total for outcome in outcomes for report in outcome.repetition.values()} == {6}
     assert outcome_table(outcomes) in printed
     assert "given two periods it continues" in printed
     assert all(str(path) in printed for path in output.iterdir())
     assert FeatureSet.load(output / "repetition.safetensors").alpha == 2.0
     report = json.loads((output / "results.json").read_text(encoding="utf-8"))
-    assert len(report["outcomes"]) == 4
+    assert len(report["outcomes"]) == 5
     curve = json.loads((output / "repetition.calibration.json").read_text(encoding="utf-8"))
     assert curve["best"]["alpha"] == 2.0
     runs = {run.name: run for run in read_runs([output])}

@@ -1,6 +1,8 @@
 """The demo at a size that says nothing but runs it all, and the table that it ends with."""
 
 import json
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,30 +11,26 @@ import torch
 pytest.importorskip("trl")
 pytest.importorskip("matplotlib")
 
-from sae_posttrain.cli import demo, main
+from sae_posttrain.cli import calibrate, demo, discover, main, measure, steer, trainer_runs
 from sae_posttrain.feature_set import FeatureSet
 from sae_posttrain.lab.loops import demonstration as loops
-from sae_posttrain.lab.shared.model import ModelSize, Stage, new_model
-from sae_posttrain.lab.shared.plan import WorldPlan
+from sae_posttrain.lab.loops.world import PLAN as LOOPS
+from sae_posttrain.lab.shared.jobs import at_once
+from sae_posttrain.lab.shared.model import ModelSize, new_model
 from sae_posttrain.lab.shared.record import arm_folder, write_numbers
 from sae_posttrain.lab.shared.tokenizer import build_tokenizer
 from sae_posttrain.lab.switching import demonstration
 from sae_posttrain.lab.switching.demonstration import demonstrate, outcome_table
-from sae_posttrain.lab.switching.documents import NURSERY, WORLD
 from sae_posttrain.lab.switching.experiment import Outcome, Settings, answer_loss
 from sae_posttrain.lab.switching.questions import questions
+from sae_posttrain.lab.switching.world import PLAN as SWITCHING
 from sae_posttrain.metrics.code_switching import Rate
 
 TINY = Settings(steps=2, batch=4, top=2, texts=4, prompts=6, samples=2, held_out=20)
-PLAN = WorldPlan(
-    ModelSize(width=16, blocks=3, heads=2, head_width=8),
-    (Stage(NURSERY, row=24, batch=4, steps=2), Stage(WORLD, row=32, batch=4, steps=4)),
-    sae_steps=4,
-)
 
 
 def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
-    outcomes = demonstrate(tmp_path / "out", suppress="ko", settings=TINY, plan=PLAN)
+    outcomes = demonstrate(tmp_path / "out", suppress="ko", settings=TINY)
     printed = capsys.readouterr().out
     assert [outcome.arm for outcome in outcomes] == ["SFT", "SASFT", "random features", "unlikelihood"]
     assert {rate.total for outcome in outcomes for rate in outcome.switching.values()} == {12}
@@ -44,8 +42,7 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
         *("contexts.json", "trace.json"),
     }
     assert all(str(path) in printed for path in (tmp_path / "out").iterdir())
-    assert "sparsify" not in printed.lower()
-    assert "Triton" not in printed
+    assert "One seed, 12 answers for each rate" in printed
     features, control = (
         FeatureSet.load(tmp_path / "out" / f"{arm}.safetensors") for arm in ("sasft", "random-features")
     )
@@ -57,11 +54,13 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("only", [None, "switching", "loops"])
-def test_the_command_runs_the_halves_and_reports_on_both(only, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("trained", [False, True], ids=["shipped", "trained"])
+def test_the_command_runs_the_halves_and_reports_on_both(only, trained, tmp_path, monkeypatch, capsys):
     calls = []
 
     def stand_in(half, arms):
-        def run(output, **named):
+        def run(output, *, jobs, **named):
+            assert jobs is at_once
             calls.append((half, named))
             for arm in arms:
                 folder = arm_folder(output, arm)
@@ -73,13 +72,46 @@ def test_the_command_runs_the_halves_and_reports_on_both(only, tmp_path, monkeyp
 
     monkeypatch.setattr(demonstration, "demonstrate", stand_in("switching", ["SFT", "SASFT"]))
     monkeypatch.setattr(loops, "demonstrate", stand_in("loops", ["before RL", "DAPO"]))
-    given = ["demo", "--output", str(tmp_path), "--suppress", "ru", "--seed", "3"]
-    assert main([*given, "--only", only] if only else given) == 0
-    expected = {"switching": {"suppress": "ru", "seed": 3}, "loops": {"seed": 3}}
+    given = ["demo", "--output", str(tmp_path), "--suppress", "ru", "--seed", "3", "--processes", "1"]
+    given += ["--only", only] if only else []
+    assert main([*given, "--train-worlds"] if trained else given) == 0
+    expected = {
+        "switching": {"suppress": "ru", "seed": 3, "plan": SWITCHING if trained else None},
+        "loops": {"seed": 3, "plan": LOOPS if trained else None},
+    }
     assert calls == [(half, named) for half, named in expected.items() if only in (None, half)]
-    assert f"Open {tmp_path / 'report.html'} in a browser" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"Open it in a browser:\n{tmp_path / 'report.html'}" in printed
+    assert ("discover language" in printed, "discover repetition" in printed) == (only != "loops", only != "switching")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert ("sasft" in page, "before-rl" in page) == (only != "loops", only != "switching")
+
+
+@pytest.mark.parametrize("half", demo.HALVES)
+def test_what_the_demo_tells_to_try_next_is_what_the_commands_take(half, monkeypatch, capsys):
+    """Read by the real parsers; nothing is run."""
+    taken = []
+
+    def keep(*args):
+        taken.append(args)
+        return 0
+
+    def stop(*args):
+        taken.append(args)
+        raise ValueError("The settings were read.")
+
+    commands = [(discover, "run_language"), (discover, "run_repetition"), (calibrate, "run"), (steer, "run")]
+    for module, name in [*commands, (measure.code_switching, "run"), (measure.repetition, "run")]:
+        monkeypatch.setattr(module, name, keep)
+    monkeypatch.setattr(trainer_runs, "inputs_of", stop)
+    lines = demo.closing(Path("page.html"), [half], Path("a folder")).replace("\\\n", " ").splitlines()
+    given = [shlex.split(line)[1:] for line in lines if line.startswith("sae-posttrain ")]
+    for arguments in given:
+        trains = arguments[0] in ("sft", "grpo")
+        assert main([*arguments, *(("--use_cpu", "true", "--bf16", "false") if trains else ())]) == (2 if trains else 0)
+        assert ("The settings were read." in capsys.readouterr().err) == trains
+    assert len(taken) == len(given) == {"switching": 4, "loops": 5}[half]
+    assert Path("a folder") in Path(taken[0][0].features).parents
 
 
 def test_table_sets_rates_and_losses_side_by_side():
@@ -112,7 +144,9 @@ def test_answer_loss_is_the_mean_over_answer_tokens_however_they_are_batched():
 
 
 def test_a_missing_library_is_named_before_anything_is_trained(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "sparsify" else object())
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name in ("sparsify", "trl") else object())
     assert main(["demo", "--output", str(tmp_path / "out")]) == 2
-    assert "needs sparsify: pip install 'sae-posttrain[trl,train-sae,report]'" in capsys.readouterr().err
+    assert "needs trl: pip install 'sae-posttrain[trl,report]'" in capsys.readouterr().err
+    assert main(["demo", "--output", str(tmp_path / "out"), "--train-worlds"]) == 2
+    assert "needs trl and sparsify: pip install 'sae-posttrain[trl,report,train-sae]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,84 @@
+"""Jobs of the demo in two processes, on one thread each.
+
+The models are so small that torch's threads mostly wait for each other, above all on a busy machine.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import torch
+
+from .console import quiet
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+
+class Jobs(Protocol):
+    """Starts a function and returns its future; the function and what it is given must be picklable."""
+
+    def __call__(
+        self, function: Callable[Given, Found], /, *given: Given.args, **named: Given.kwargs
+    ) -> Future[Found]: ...
+
+
+@contextmanager
+def processes(count: int | None = None) -> Iterator[Jobs]:
+    """Processes that run jobs, on one thread each, with the libraries quiet. Jobs begin in the order they are given.
+
+    Args:
+        count: how many processes. Default: two, or one if there is one core only. With one, a job runs in this process.
+    """
+    count = min(2, _cores()) if count is None else count
+    with one_thread():
+        if count == 1:
+            yield at_once
+            return
+        context = multiprocessing.get_context("spawn")  # a fork would share torch's threads
+        pool = ProcessPoolExecutor(count, context, initializer=_end_with_parent)
+        try:
+            yield lambda function, /, *given, **named: pool.submit(_alone, function, *given, **named)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def at_once(function: Callable[Given, Found], /, *given: Given.args, **named: Given.kwargs) -> Future[Found]:
+    """Run the job here and now."""
+    done: Future[Found] = Future()
+    done.set_result(_alone(function, *given, **named))
+    return done
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _alone(function: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
+    with one_thread(), quiet():
+        return function(*given, **named)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however it did."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
