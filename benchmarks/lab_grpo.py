@@ -34,7 +34,7 @@ def main() -> None:
             rows += world_rows(seed, world, calibration)
             features = calibration.calibrated().save(Path(scratch) / "repetition.safetensors")
             outcomes = [measure_base(world.base, BENCHMARK)]
-            outcomes += run_arms(world.base, features, seed, BENCHMARK, say=print)
+            outcomes += run_arms(world.base, features, seed, BENCHMARK, arms=list(ARMS), say=print)
             for outcome in outcomes:
                 rows += outcome_rows(seed, outcome)
                 print(f"world {seed}, {outcome_line(outcome)}", flush=True)

@@ -24,7 +24,7 @@ def demonstrate(
     plan: WorldPlan | None = None,
     jobs: Jobs = at_once,
 ) -> list[Outcome]:
-    """Find features of repetition, calibrate them, train in four ways and measure, all into `output`.
+    """Find features of repetition, calibrate them, train in three ways and measure, all into `output`.
 
     It takes about two minutes on two cores.
 

@@ -84,14 +84,14 @@ def test_the_whole_half_runs_and_names_what_it_wrote(tmp_path, capsys, monkeypat
     output = tmp_path / "out"
     outcomes = demonstrate(output, settings=TINY)
     printed = capsys.readouterr().out
-    assert [outcome.arm for outcome in outcomes] == ["before RL", *ARMS]
+    assert [outcome.arm for outcome in outcomes] == ["before RL", "DAPO", "steered DAPO", "random direction"]
     assert {report.total for outcome in outcomes for report in outcome.repetition.values()} == {6}
     assert outcome_table(outcomes) in printed
     assert "given two periods it continues" in printed
     assert all(str(path) in printed for path in output.iterdir())
     assert FeatureSet.load(output / "repetition.safetensors").alpha == 2.0
     report = json.loads((output / "results.json").read_text(encoding="utf-8"))
-    assert len(report["outcomes"]) == 5
+    assert len(report["outcomes"]) == 4
     curve = json.loads((output / "repetition.calibration.json").read_text(encoding="utf-8"))
     assert curve["best"]["alpha"] == 2.0
     runs = {run.name: run for run in read_runs([output])}
