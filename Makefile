@@ -41,6 +41,7 @@ bench-all: bench
 	$(BIN)/python benchmarks/discovery_speed.py
 	$(BIN)/python benchmarks/detectors.py
 	$(BIN)/python benchmarks/steered_generation.py
+	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/lab_sasft.py
 	$(BIN)/python benchmarks/lab_grpo.py
 	$(BIN)/python benchmarks/_table.py

@@ -28,7 +28,7 @@ NEXT = {"switching": NEXT_SWITCHING, "loops": NEXT_LOOPS}
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
-        "demo", help="train and measure both methods in two miniature worlds, offline, in four minutes on two cores"
+        "demo", help="train and measure both methods in two miniature worlds, offline, in a few minutes on two cores"
     )
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder to write (demo-output)")
     parser.add_argument("--only", choices=HALVES, help="run one half only (default: both)")
