@@ -26,7 +26,7 @@ NATS = 0.05  # held-out loss
 SHARE = 0.15  # copying, and variance that the SAEs miss
 
 
-def main(arguments: list[str] | None = None) -> int:
+def ship_worlds(arguments: list[str] | None = None) -> int:
     """Make the files anew, or with --check compare what is made now with them; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sae_posttrain.lab.ship", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; compare with the files that ship")
@@ -84,4 +84,4 @@ def differences(made: dict[str, Any], shipped: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(ship_worlds())

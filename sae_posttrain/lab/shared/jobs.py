@@ -18,15 +18,15 @@ import torch
 from .console import quiet
 
 Given = ParamSpec("Given")
-Found = TypeVar("Found")
+Returned = TypeVar("Returned")
 
 
 class Jobs(Protocol):
     """Starts a function and returns its future; the function and what it is given must be picklable."""
 
     def __call__(
-        self, function: Callable[Given, Found], /, *given: Given.args, **named: Given.kwargs
-    ) -> Future[Found]: ...
+        self, function: Callable[Given, Returned], /, *given: Given.args, **named: Given.kwargs
+    ) -> Future[Returned]: ...
 
 
 @contextmanager
@@ -49,9 +49,9 @@ def processes(count: int | None = None) -> Iterator[Jobs]:
             pool.shutdown(cancel_futures=True)
 
 
-def at_once(function: Callable[Given, Found], /, *given: Given.args, **named: Given.kwargs) -> Future[Found]:
+def at_once(function: Callable[Given, Returned], /, *given: Given.args, **named: Given.kwargs) -> Future[Returned]:
     """Run the job here and now."""
-    done: Future[Found] = Future()
+    done: Future[Returned] = Future()
     done.set_result(_alone(function, *given, **named))
     return done
 
