@@ -75,8 +75,14 @@ def _alone(function: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
 def _end_with_parent() -> None:
     """End this process when its parent has ended, however it did."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _cores() -> int:
