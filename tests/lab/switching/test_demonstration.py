@@ -16,21 +16,30 @@ from sae_posttrain.feature_set import FeatureSet
 from sae_posttrain.lab.loops import demonstration as loops
 from sae_posttrain.lab.loops.world import PLAN as LOOPS
 from sae_posttrain.lab.shared.jobs import at_once
-from sae_posttrain.lab.shared.model import ModelSize, new_model
+from sae_posttrain.lab.shared.model import ModelSize, Stage, new_model
+from sae_posttrain.lab.shared.plan import WorldPlan
 from sae_posttrain.lab.shared.record import arm_folder, write_numbers
 from sae_posttrain.lab.shared.tokenizer import build_tokenizer
 from sae_posttrain.lab.switching import demonstration
 from sae_posttrain.lab.switching.demonstration import demonstrate, outcome_table
+from sae_posttrain.lab.switching.documents import NURSERY, WORLD
 from sae_posttrain.lab.switching.experiment import Outcome, Settings, answer_loss
 from sae_posttrain.lab.switching.questions import questions
 from sae_posttrain.lab.switching.world import PLAN as SWITCHING
 from sae_posttrain.metrics.code_switching import Rate
 
 TINY = Settings(steps=2, batch=4, top=2, texts=4, prompts=6, samples=2, held_out=20)
+# So small a model babbles in all languages: its answers switch for certain, and the switches are traced.
+PLAN = WorldPlan(
+    ModelSize(width=16, blocks=3, heads=2, head_width=8),
+    (Stage(NURSERY, row=24, batch=4, steps=2), Stage(WORLD, row=32, batch=4, steps=4)),
+    sae_steps=4,
+    layers=(2,),
+)
 
 
 def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
-    outcomes = demonstrate(tmp_path / "out", suppress="ko", settings=TINY)
+    outcomes = demonstrate(tmp_path / "out", suppress="ko", settings=TINY, plan=PLAN)
     printed = capsys.readouterr().out
     assert [outcome.arm for outcome in outcomes] == ["SFT", "SASFT", "random features", "unlikelihood"]
     assert {rate.total for outcome in outcomes for rate in outcome.switching.values()} == {12}
