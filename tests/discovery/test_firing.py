@@ -100,7 +100,12 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_sets(
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     read: list[int] = []
     collect = firing._collect
-    monkeypatch.setattr(firing, "_collect", lambda *given: (read.append(len(given[3])), collect(*given))[1])
+
+    def counted(*given: Any, **reading: int) -> Any:
+        read.append(len(given[3]))
+        return collect(*given, **reading)
+
+    monkeypatch.setattr(firing, "_collect", counted)
     for _ in range(2):  # the second time everything is there
         kept = collect_firing(model, tokenizer, SAES, TEXTS, layers=LAYERS, cache=tmp_path, progress=False)
         assert {layer: rows(kept[layer]) for layer in LAYERS} == {layer: rows(plain[layer]) for layer in LAYERS}
