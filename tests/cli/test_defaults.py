@@ -3,11 +3,12 @@
 import argparse
 import inspect
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from sae_posttrain import discover_language_features, discover_repetition_features
+from sae_posttrain import LoopSettings, SamplingSettings, discover_language_features, discover_repetition_features
 from sae_posttrain.cli import calibrate, discover, main
 from sae_posttrain.discovery import sample_loops
 from sae_posttrain.steering import calibrate as calibrate_function
@@ -18,7 +19,7 @@ FILES = {
     "discover language": ["--model", "m", "--sae", "s", "--texts", "t", "--layers", "1", "--output", "o"],
 }
 # The tokenizer decides on chat; progress is always shown; and what to read has to be given.
-APART = {"chat", "progress", "select", "prompts", "texts"}
+APART = {"chat", "progress", "select", "prompts", "texts", "sae"}
 
 
 @pytest.mark.parametrize(
@@ -36,14 +37,30 @@ def test_defaults_are_the_functions(command: str, function: Callable[..., Any]) 
     for module in (calibrate, discover):
         module.add_parser(commands)
     given = vars(parser.parse_args([*command.split(), *FILES[command]]))
-    assumed = {
-        name: parameter.default
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is not parameter.empty and name in given and name not in APART
-    }
-    found = {name: given[name] for name in assumed}
-    assert len(assumed) > 2
-    assert {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()} == assumed
+    assumed = {name: value for name, value in defaults_of(function).items() if name in given and name not in APART}
+    found = {name: plain(given[name], like=value) for name, value in assumed.items()}
+    assert len(assumed) > 4
+    assert found == assumed
+
+
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of a function's arguments, and of the settings among them, as the options are called."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if isinstance(parameter.default, SamplingSettings):
+            found |= asdict(parameter.default)
+        elif isinstance(parameter.default, LoopSettings):
+            found |= asdict(parameter.default) | {"min_length": parameter.default.min_tokens}
+        elif parameter.default is not parameter.empty:
+            found[name] = parameter.default
+    return found
+
+
+def plain(value: Any, *, like: Any) -> Any:
+    """A list as a tuple; the one of several that an option takes where the function takes one."""
+    if not isinstance(value, list):
+        return value
+    return tuple(value) if isinstance(like, tuple) else value[0] if len(value) == 1 else value
 
 
 @pytest.mark.parametrize(
