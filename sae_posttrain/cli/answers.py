@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..metrics.thinking import TAGS, said
+from ..metrics.messages import message_text, text_of
+from ..metrics.thinking import TAGS
 from ..texts import Row
 
 RESPONSES = ("response", "completion", "output", "generated_text", "text")
@@ -58,12 +59,12 @@ def answers_in(row: Mapping[str, Any], where: str, columns: ColumnNames) -> Iter
         if all(message["role"] != "assistant" for message in messages[last:]):
             raise ValueError(f"{where}: {chat!r} holds no answer: no assistant message follows the last question.")
         given = {"prompt": messages[:last]} if last and "prompt" not in row else {}
-        yield {**_without(rest, chat), **given, "response": _said_in(messages[last:], columns.tags)}
+        yield {**_without(rest, chat), **given, "response": text_of(messages[last:], "assistant", columns.tags)}
         return
     if column is None or not _is_answer(row.get(column)):
         raise ValueError(_no_answer(row, where, column))
     value = row[column]
-    text = value if isinstance(value, str) else _said_in(_messages(value, where, column), columns.tags)
+    text = value if isinstance(value, str) else text_of(_messages(value, where, column), "assistant", columns.tags)
     yield _renamed(rest, column, "response", text)
 
 
@@ -143,7 +144,7 @@ def _choices(row: Row, body: Mapping[str, Any], where: str, tags: tuple[str, str
     for choice in choices:
         message = choice.get("message") if isinstance(choice, Mapping) else None
         if isinstance(message, Mapping):
-            text = said(message, tags)
+            text = message_text(message, tags)
         elif isinstance(choice, Mapping) and isinstance(choice.get("text"), str):
             text = choice["text"]
         else:
@@ -162,10 +163,6 @@ def _asked(body: Any, where: str) -> Row:
         return {}
     prompt = body.get("messages", body.get("prompt"))
     return {"prompt": _messages(prompt, where, "request") if isinstance(prompt, list) else prompt} if prompt else {}
-
-
-def _said_in(messages: Sequence[Mapping[str, Any]], tags: tuple[str, str]) -> str:
-    return "\n".join(said(message, tags) for message in messages if message["role"] == "assistant")
 
 
 def _messages(value: Sequence[Any], where: str, name: str) -> list[dict[str, Any]]:

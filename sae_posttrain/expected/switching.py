@@ -15,10 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..bars import progress_bar
 from ..languages import get_language
 from ..metrics.expectation import ExpectedSwitch, ExpectedSwitchReport, expected_switch_report
+from ..metrics.messages import text_of
+from ..metrics.switches import parse_targets
 from ..residual import inputs_device, unwrap
 from ..sampling import Prompt, check_counts, check_temperature_and_top_p, encode_prompts, evaluating
 from ..sampling.nucleus import Nucleus
-from .columns import ScriptColumns, scripts_named, unexpected_in
+from .columns import ScriptColumns, unexpected_in
 from .distributions import hidden_states, logits_of
 
 SYMBOLS = frozenset({"Grek"})
@@ -224,9 +226,8 @@ def _answers(
     for name, column in {"prompts": prompts, "languages": codes, "ended": ended, "allowed": allowed}.items():
         if column is not None and len(column) != len(responses):
             raise ValueError(f"{len(responses)} responses but {len(column)} {name}; give one for each response.")
-    wanted = None if to is None else scripts_named([to] if isinstance(to, str) else to)
-    if wanted is not None and not wanted:
-        raise ValueError("`to` is empty; name a language or script, or leave it out to measure every script.")
+    targets = parse_targets(to)
+    wanted = None if targets is None else targets.scripts
     latin = count_latin or (wanted is not None and "Latn" in wanted)
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     answers = []
@@ -246,7 +247,7 @@ def _answers(
                 prompt_ids,
                 ids[:max_tokens],
                 get_language(code).code,
-                index if prompt is None else str(prompt),
+                text_of(prompt) or index,
                 unexpected,
                 unexpected - SYMBOLS if wanted is None else unexpected & wanted,
             )

@@ -7,6 +7,7 @@ from .expected_comparison import ExpectedComparison, ExpectedDifference, compare
 from .identification import langid_identifier, langid_scorer
 from .language_confusion import LanguageConfusionReport, PassRate, confused_spans, language_confusion
 from .loops import Loop, LoopSettings, find_loop, find_loops, looped_share
+from .messages import clusters_of, text_of
 from .near_loops import NearLoop, find_near_loop
 from .phrases import PhraseFinder
 from .prose import blank
@@ -37,6 +38,7 @@ __all__ = [
     "Thinking",
     "allowed_in",
     "blank",
+    "clusters_of",
     "code_switching_rate",
     "compare_expected",
     "compare_rates",
@@ -54,5 +56,6 @@ __all__ = [
     "rep_n",
     "repetition_rate",
     "split_thinking",
+    "text_of",
     "unexpected_spans",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ TAGS = ("<think>", "</think>")
 """What opens and what closes thinking, in Qwen3, DeepSeek-R1 and most other reasoning models."""
 
 CHOICES = ("both", "strip", "only")
-_REASONING = ("reasoning_content", "reasoning", "thinking")  # how servers and TRL call it in a message
 _BLANKED = re.compile(r"[^\n]")
 
 
@@ -151,29 +149,6 @@ def split_thinking(text: str, tags: tuple[str, str] = TAGS, *, opened: bool = Fa
     stretches[inside].append((last, len(text)))
     answer, thinking = (tuple((start, stop) for start, stop in part if start < stop) for part in stretches)
     return Split(Part(text, thinking), Part(text, answer))
-
-
-def said(message: Mapping[str, Any], tags: tuple[str, str] = TAGS) -> str:
-    """What a chat message says, as one text: its reasoning between tags, if it is kept apart, and its content.
-
-    Args:
-        message: with `content`, a text or a list of blocks, and perhaps `reasoning_content`, `reasoning` or `thinking`.
-        tags: put around the reasoning.
-    """
-    content = message.get("content")
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        blocks = (block for block in content if isinstance(block, Mapping))
-        content = "\n".join(block.get("text") or "" for block in blocks if block.get("type") in (None, "text"))
-    reasoning = next((message[key] for key in _REASONING if isinstance(message.get(key), str) and message[key]), "")
-    content = content if isinstance(content, str) else ""
-    return f"{tags[0]}{reasoning}{tags[1]}{content}" if reasoning else content
-
-
-def text_of(turns: str | Sequence[Mapping[str, Any]], role: str | None = None, tags: tuple[str, str] = TAGS) -> str:
-    """A prompt or completion as text: as it is, or what its messages say; only those of `role`, if given."""
-    if isinstance(turns, str):
-        return turns
-    return "\n".join(said(turn, tags) for turn in turns if role in (None, turn.get("role")))
 
 
 def opens_thinking(tokenizer: Any, opening: str = TAGS[0]) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..metrics import text_of
 from .rates import into_words
 from .run import Run, RunRow, explaining_damage
 
@@ -101,10 +101,8 @@ def _with_loop(text: str, start: int, end: int, period: int) -> tuple[Piece, ...
 
 def _prompt(row: RunRow) -> str:
     """The last message, or the text; cut where it is long."""
-    prompt = row.get("prompt") or ""
-    if isinstance(prompt, list) and prompt and isinstance(prompt[-1], dict):
-        prompt = prompt[-1].get("content", "")
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+    prompt = row.get("prompt")
+    text = text_of(prompt[-1:] if isinstance(prompt, list) else prompt)
     return text if len(text) <= 2 * AROUND else f"{text[: 2 * AROUND]}…"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..languages import get_language
-from ..metrics import Difference, SwitchCriteria, compare_rates
+from ..metrics import Difference, SwitchCriteria, clusters_of, compare_rates
 from ..metrics.interval import ClusteredOutcome, clustered_interval
 from .run import Run, RunRow, explaining_damage
 
@@ -172,8 +171,7 @@ def _difference(rate: Rate, against: Rate) -> Difference | None:
 def _rate(answers: RunAnswers, judge: Judge) -> Rate:
     with explaining_damage(answers.path):
         hits = [judge(row) for row in answers.rows]
-        # Samples of one prompt belong together; an answer without a prompt stands by itself.
-        prompts = [json.dumps(row["prompt"]) if row.get("prompt") else n for n, row in enumerate(answers.rows)]
+        prompts = clusters_of(answers.rows)
         low, high = clustered_interval(hits, prompts)
         return Rate(sum(hits), len(hits), low, high, tuple(zip(prompts, hits, strict=True)))
 

@@ -15,7 +15,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..metrics import LoopSettings, SwitchCriteria, Thinking, allowed_in, code_switching_rate
 from ..metrics.loops import DEFAULT_LOOPS
-from ..metrics.thinking import as_thinking, opens_thinking, text_of
+from ..metrics.messages import text_of
+from ..metrics.thinking import as_thinking, opens_thinking
 from ..sampling import Prompt, Response, SamplingSettings, check_counts, encode_prompts, evaluating, sample_responses
 from .calling import calling_trainer
 from .rates import Answer, rates

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from ..languages import get_language
 from ..metrics.loops import DEFAULT_LOOPS, LoopSettings, find_loop, looped_share
+from ..metrics.messages import text_of
 from ..metrics.near_loops import find_near_loop
 from ..metrics.switches import ALLOWED_COLUMNS, SwitchCriteria, allowed_in
-from ..metrics.thinking import Thinking, as_thinking, text_of
+from ..metrics.thinking import Thinking, as_thinking
 
 
 class LoopPenalty:

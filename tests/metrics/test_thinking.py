@@ -3,7 +3,7 @@
 import pytest
 
 from sae_posttrain.metrics import Thinking, find_loop, split_thinking, unexpected_spans
-from sae_posttrain.metrics.thinking import as_thinking, said
+from sae_posttrain.metrics.thinking import as_thinking
 
 
 @pytest.mark.parametrize(
@@ -73,15 +73,6 @@ def test_a_loop_in_thinking_is_found_in_its_place():
 def test_a_choice_may_stand_for_its_settings():
     assert as_thinking("only") == Thinking("only")
     assert as_thinking(Thinking("strip", opened=True)).opened
-
-
-def test_reasoning_of_messages_is_put_between_tags():
-    assert said({"role": "assistant", "content": "4"}) == "4"
-    assert said({"content": "4", "reasoning_content": "2 + 2"}) == "<think>2 + 2</think>4"
-    assert said({"content": None, "reasoning": "2 + 2"}, ("[", "]")) == "[2 + 2]"
-    assert said({"content": "4", "reasoning_content": None}) == "4"
-    blocks = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}, {"type": "text", "text": "b"}]
-    assert said({"content": blocks}) == "a\nb"
 
 
 @pytest.mark.parametrize(

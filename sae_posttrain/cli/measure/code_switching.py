@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ...metrics.messages import clusters_of, text_of
 from ..inputs import Row
 from ..wording import option
 from . import expected
 from .reporting import finish
-from .responses import check_allowed, clusters, prompt_text, read_against, read_source
+from .responses import check_allowed, read_against, read_source
 
 HELP = "share of responses with words outside their language's script, with an interval"
 
@@ -97,9 +98,9 @@ def run(args: argparse.Namespace) -> int:
         return code_switching_rate(
             [row["response"] for row in rows],
             [row["language"] for row in rows],
-            prompts=[prompt_text(row.get("prompt")) for row in rows] if args.ignore_prompt else None,
+            prompts=[text_of(row.get("prompt")) for row in rows] if args.ignore_prompt else None,
             compare_published=args.published,
-            clusters=clusters(rows),
+            clusters=clusters_of(rows),
             confidence=args.confidence,
             seed=args.seed,
             allowed_languages=[allowed_in(row) for row in rows],
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         )
 
     def mark(row: Row) -> None:
-        prompt = prompt_text(row.get("prompt")) if args.ignore_prompt else None
+        prompt = text_of(row.get("prompt")) if args.ignore_prompt else None
         spans = every.find(row["response"], row["language"], prompt=prompt, allowed_languages=allowed_in(row))
         row["unexpected"] = [asdict(span) for span in spans]
 

@@ -7,10 +7,11 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ...metrics.messages import clusters_of
 from ..inputs import Row, load_model, uses_chat
 from ..output_files import check_file
 from .reporting import finish
-from .responses import check_allowed, check_sampling, clusters, ended, read_source, response_columns
+from .responses import check_allowed, check_sampling, ended, read_source, response_columns
 
 if TYPE_CHECKING:
     from ...expected import Setting
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
 
     def report_of(rows: Sequence[Row]) -> ExpectedSwitchReport:
-        found = [_probabilities(row, cluster) for row, cluster in zip(rows, clusters(rows), strict=True)]
+        found = [_probabilities(row, cluster) for row, cluster in zip(rows, clusters_of(rows), strict=True)]
         kept = [one for one in found if one is not None]
         skipped = len(found) - len(kept)
         return expected_switch_report(kept, skipped=skipped, confidence=args.confidence, seed=args.seed)

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...metrics.messages import clusters_of
 from ..inputs import Row
 from ..wording import option
 from .reporting import finish
-from .responses import clusters, read_against, read_source
+from .responses import read_against, read_source
 
 HELP = "line and word pass rates, as in the Language Confusion Benchmark; needs py3langid"
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     def report_of(rows: Sequence[Row]) -> LanguageConfusionReport:
         texts, codes = [row["response"] for row in rows], [row["language"] for row in rows]
-        options = {"clusters": clusters(rows), "confidence": args.confidence, "seed": args.seed}
+        options = {"clusters": clusters_of(rows), "confidence": args.confidence, "seed": args.seed}
         return language_confusion(texts, codes, sources=[_source(row) for row in rows], **options, **how)
 
     def mark(row: Row) -> None:

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from ...metrics.messages import clusters_of
 from ..inputs import Row, add_loops, loop_settings
 from .reporting import finish
-from .responses import clusters, ended, read_against, read_source
+from .responses import ended, read_against, read_source
 
 HELP = "share of responses that end in an endless loop, with an interval"
 
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
             [row["response"] for row in rows],
             settings,
             ended=ended(rows),
-            clusters=clusters(rows),
+            clusters=clusters_of(rows),
             confidence=args.confidence,
             seed=args.seed,
         )

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...metrics.messages import text_of
 from ..inputs import Row
 from ..output_files import check_file, replacing
-from .responses import SAMPLING, by_setting, check_sampling, placeholder_rows, prompt_text, sample, setting_columns
+from .responses import SAMPLING, by_setting, check_sampling, placeholder_rows, sample, setting_columns
 from .thinking import ANSWER, THINKING, Parts
 
 ABOVE = 1
@@ -132,8 +133,8 @@ def _other(
 
 def _paired(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """The rows of the prompts that both runs think about, if there are any."""
-    both = {prompt_text(row.get("prompt")) for row in rows} & {prompt_text(row.get("prompt")) for row in others}
-    kept = [[row for row in some if prompt_text(row.get("prompt")) in both] for some in (rows, others)]
+    both = {text_of(row.get("prompt")) for row in rows} & {text_of(row.get("prompt")) for row in others}
+    kept = [[row for row in some if text_of(row.get("prompt")) in both] for some in (rows, others)]
     return (kept[0], kept[1]) if both else (list(rows), list(others))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
-from ...metrics.thinking import opens_thinking, text_of
+from ...metrics.thinking import opens_thinking
 from ..inputs import Row, add_chat, add_columns, add_dtype, column_names_of, load_model, read_rows, uses_chat
 
 if TYPE_CHECKING:
@@ -140,15 +140,6 @@ def by_setting(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[Any, .
 
 def _hashable(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else value
-
-
-def prompt_text(prompt: str | Sequence[Mapping[str, Any]] | None) -> str:
-    return text_of(prompt or "")
-
-
-def clusters(rows: Sequence[Row]) -> list[Hashable]:
-    """Samples of one prompt, or of one request, belong together; a row without either stands by itself."""
-    return [prompt_text(row.get("prompt")) or row.get("custom_id") or index for index, row in enumerate(rows)]
 
 
 def _with_language(rows: Sequence[Row], source: str, default: str | None) -> list[Row]:

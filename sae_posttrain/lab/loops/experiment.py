@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from ...feature_set import FeatureSet
+from ...metrics.messages import text_of
 from ...metrics.repetition import RepetitionReport, repetition_rate
 from ...sampling import SamplingSettings, encode_prompts, sampler
 from ...training.rewards import LoopPenalty
@@ -67,7 +68,7 @@ class Outcome:
 
 def described(prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float]:
     """Whether a story's first sentence names a place and a quality, half each: the task, which no length helps with."""
-    stories = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+    stories = [text_of(completion, "assistant") for completion in completions]
     firsts = [story.split(PUNCTUATION[LANGUAGE]["."])[0] for story in stories]
     return [(_names("place", first) + _names("quality", first)) / 2 for first in firsts]
 

@@ -20,6 +20,7 @@ from trl import SFTConfig, SFTTrainer
 from ...discovery import discover_language_features
 from ...feature_set import FeatureSet
 from ...metrics.code_switching import Rate, code_switching_rate
+from ...metrics.messages import clusters_of
 from ...sampling import SamplingSettings, sample_responses
 from ...training.sasft import SASFTCallback
 from ..shared.jobs import Jobs, at_once
@@ -227,7 +228,7 @@ def measure(
             [one.text for of_prompt in responses for one in of_prompt],
             [row["language"] for row in asked for _ in range(settings.samples)],
             to=suppress,
-            clusters=[row["prompt"][0]["content"] for row in asked for _ in range(settings.samples)],
+            clusters=[cluster for cluster in clusters_of(asked) for _ in range(settings.samples)],
             count_latin=True,
         )
         switching[top_p] = report.overall
