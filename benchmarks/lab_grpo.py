@@ -64,10 +64,11 @@ def outcome_rows(seed: int, outcome: Outcome) -> list[Row]:
     case = f"world {seed}, {outcome.arm}"
     rows = []
     for temperature, report in outcome.repetition.items():
-        for name, value in (("", report.rate), (", low", report.low), (", high", report.high)):
+        loops = report.loops
+        for name, value in (("", loops.rate), (", low", loops.low), (", high", loops.high)):
             rows.append(Row(case, f"loops at temperature {temperature}{name}", value, "share of responses"))
         rows += [
-            Row(case, f"responses at temperature {temperature}", report.total, "1"),
+            Row(case, f"responses at temperature {temperature}", loops.total, "1"),
             Row(case, f"task reward at temperature {temperature}", outcome.task_reward[temperature], "reward"),
             Row(
                 case, f"unfinished at temperature {temperature}", outcome.unfinished[temperature], "share of responses"

@@ -47,18 +47,18 @@ def measure(folder: Path, model: str, task: str, english: frozenset[str]) -> lis
     first = 2 * TASKS.index(task)
     lpr, wpr = PUBLISHED[model][first : first + 2]
     assert report.wpr is not None
-    pooled_words = report.words.rate if report.words.rate is not None else float("nan")
+    pooled_words = float("nan") if report.words is None else report.words.rate
     case = f"{model}, {task}"
     return [
         Row(case, "LPR", round(100 * report.lpr.rate, 2), "%"),
         Row(case, "LPR, published", lpr, "%"),
         Row(case, "LPR, difference", round(100 * report.lpr.rate - lpr, 2), "points"),
-        Row(case, "LPR, pooled", round(100 * (report.lines.rate or 0.0), 2), "%"),
+        Row(case, "LPR, pooled", round(100 * report.lines.rate, 2), "%"),
         Row(case, "WPR", round(100 * report.wpr.rate, 2), "%"),
         Row(case, "WPR, published", wpr, "%"),
         Row(case, "WPR, difference", round(100 * report.wpr.rate - wpr, 2), "points"),
         Row(case, "WPR, pooled", round(100 * pooled_words, 2), "%"),
-        Row(case, "responses judged by word", report.words.total, "responses"),
+        Row(case, "responses judged by word", 0 if report.words is None else report.words.total, "responses"),
     ]
 
 

@@ -140,6 +140,6 @@ def test_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             logged |= {key for log in names["trainer"].state.log_history for key in log}
     assert "sasft_loss" in logged
     assert ("loop_rate/steered" in logged) == TRL_CAN_STEER_ROLLOUTS
-    assert names["report"].overall.switched == 1
+    assert names["report"].overall.hits == 1
     assert names["direction"].shape == (WIDTH,)
     assert names["answers"].shape[0] == 8

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sae_posttrain.metrics.thinking import text_of
+from sae_posttrain.metrics import text_of
 
 WORDS = 75  # of an answer; 128 tokens of this model are about 95 words
 _STOP = frozenset(["a", "an", "the", "in", "at", "of", "to"])

@@ -241,7 +241,7 @@ def write(
             "lr": training.learning_rate,
             "steps": training.max_steps,
             "top_p": one["top_p"],
-            "switched": one["rate"].switched,
+            "switched": one["rate"].hits,
             "total": one["rate"].total,
             **{name: f"{getattr(one['rate'], name):.5f}" for name in ("rate", "low", "high")},
             "heldout_loss": f"{losses['all']:.4f}",

@@ -23,7 +23,7 @@ from trl.rewards import get_soft_overlong_punishment
 
 from sae_posttrain import FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer, discover_repetition_features
 from sae_posttrain.lab.shared.results import append_results
-from sae_posttrain.metrics import RepetitionReport, repetition_rate
+from sae_posttrain.metrics import Share, repetition_rate
 from sae_posttrain.sampling import SamplingSettings, encode_prompts, sampler
 from sae_posttrain.steering import calibrate
 from sae_posttrain.training.rewards import LoopPenalty
@@ -67,7 +67,7 @@ class Measured:
     """Unsteered answers to held-out prompts, at one temperature."""
 
     temperature: float
-    loops: RepetitionReport
+    loops: Share
     task_reward: float
     words: float  # of an answer, in the mean: what is short holds no loops
 
@@ -224,7 +224,7 @@ def measure(
                 ended=[one.ended for one in found],
             )
             words = fmean(len(answer.split()) for answer in answers)
-            measured.append(Measured(temperature, report, fmean(task(asked, answers)), words))
+            measured.append(Measured(temperature, report.loops, fmean(task(asked, answers)), words))
     return measured
 
 
@@ -254,7 +254,7 @@ def write(
             "token_share_cap": training.max_steered_token_share if features is not None else "",
             "steered_loop_rate": steered_loops,
             "temperature": one.temperature,
-            "looped": one.loops.looped,
+            "looped": one.loops.hits,
             "total": one.loops.total,
             **{name: f"{getattr(one.loops, name):.5f}" for name in ("rate", "low", "high")},
             "task_reward": f"{one.task_reward:.4f}",

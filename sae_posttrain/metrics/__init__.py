@@ -1,18 +1,20 @@
 """Measures on plain text; no torch."""
 
-from .code_switching import CodeSwitchingReport, Rate, code_switching_rate
+from .code_switching import CodeSwitchingReport, code_switching_rate
 from .comparison import Difference, compare_rates
 from .expectation import ExpectedSwitch, ExpectedSwitchReport, expected_switch_report
 from .expected_comparison import ExpectedComparison, ExpectedDifference, compare_expected
 from .identification import langid_identifier, langid_scorer
-from .language_confusion import LanguageConfusionReport, PassRate, confused_spans, language_confusion
+from .language_confusion import LanguageConfusionReport, confused_spans, language_confusion
 from .loops import Loop, LoopSettings, find_loop, find_loops, looped_share
 from .messages import clusters_of, text_of
 from .near_loops import NearLoop, find_near_loop
 from .phrases import PhraseFinder
 from .prose import blank
 from .repetition import Repetition, RepetitionReport, find_repetition, repetition_rate
+from .report import Report, ReportDifference
 from .scripts import Span, unexpected_spans
+from .share import Share
 from .switches import SwitchCriteria, allowed_in
 from .thinking import Thinking, split_thinking
 from .units import distinct_n, rep_n
@@ -28,11 +30,12 @@ __all__ = [
     "Loop",
     "LoopSettings",
     "NearLoop",
-    "PassRate",
     "PhraseFinder",
-    "Rate",
     "Repetition",
     "RepetitionReport",
+    "Report",
+    "ReportDifference",
+    "Share",
     "Span",
     "SwitchCriteria",
     "Thinking",

@@ -3,49 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from ..languages import SCRIPTS, get_language
-from .interval import ClusteredOutcome, Interval, clustered_interval
+from .interval import ClusteredOutcome
 from .phrases import PhraseFinder
 from .scripts import Span, unexpected_scripts
+from .share import Share, ShareOf
 from .switches import SwitchCriteria, into, parse_allowed
 
 
 @dataclass(frozen=True)
-class Rate:
-    """How many of `total` responses switched, the confidence interval of that share, and how much of them did.
-
-    words: the mean over the responses of the share of their words that the switches hold; None where not counted.
-    """
-
-    switched: int
-    total: int
-    low: float
-    high: float
-    words: float | None = None
-
-    @property
-    def rate(self) -> float:
-        return self.switched / self.total
-
-
-@dataclass(frozen=True)
 class CodeSwitchingReport:
-    """Rates over all responses, by language of the response, and by what it switched into.
+    """Shares of responses that switch: of all responses, by their language, and by what they switched into.
 
-    Pairs are (language, script), and for phrases (language, other language).
+    Pairs are (language, script), and for phrases (language, other language). `graded` of each share is the mean share
+    of a response's words that the switches hold.
     """
 
-    overall: Rate
-    languages: Mapping[str, Rate]
-    pairs: Mapping[tuple[str, str], Rate]
+    overall: Share
+    languages: Mapping[str, Share]
+    pairs: Mapping[tuple[str, str], Share]
     skipped: int  # responses left out because their own language is written in every target script
     confidence: float
-    published: Rate | None = None  # by the authors' definition: any character of the script, anywhere
+    published: Share | None = None  # by the authors' definition: any character of the script, anywhere
     outcomes: tuple[ClusteredOutcome, ...] = field(default=(), repr=False)  # of each response, for `compare_rates`
 
     @property
@@ -55,8 +39,8 @@ class CodeSwitchingReport:
     @property
     def words(self) -> float:
         """The mean share of a response's words that are switches: the graded rate."""
-        assert self.overall.words is not None
-        return self.overall.words
+        assert self.overall.graded is not None
+        return self.overall.graded
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each rate: all, each language, each pair; for tables and .csv."""
@@ -190,27 +174,24 @@ def code_switching_rate(
         targets = criteria.targets
         why = "" if targets is None else f": every language given is itself written in {', '.join(sorted(targets[0]))}"
         raise ValueError(f"nothing to measure among {len(responses)} responses{why}.")
-    interval = partial(clustered_interval, confidence=confidence, resamples=resamples, seed=seed)
-    return CodeSwitchingReport(
-        **_report(judged, criteria, interval),
-        skipped=len(responses) - len(judged),
-        confidence=confidence,
-        published=_rate([row.published for row in judged], judged, interval) if compare_published else None,
-        outcomes=tuple((row.cluster, bool(row.words)) for row in judged),
-    )
-
-
-def _report(judged: Sequence[_Judged], criteria: SwitchCriteria, interval: Interval) -> dict[str, Any]:
+    share_of: ShareOf = partial(Share.of, confidence=confidence, resamples=resamples, seed=seed)
     by_language: dict[str, list[_Judged]] = {}
     for row in judged:
         by_language.setdefault(row.language, []).append(row)
-    languages, pairs = {}, {}
-    for code, rows in sorted(by_language.items()):
-        languages[code] = _switch_rate(rows, interval)
-        found = set().union(*(row.words for row in rows)) | _pairs_looked_for(code, criteria)
-        for one in sorted(found):
-            pairs[code, one] = _switch_rate(rows, interval, one)
-    return {"overall": _switch_rate(judged, interval), "languages": languages, "pairs": pairs}
+    clusters_of_judged = [row.cluster for row in judged]
+    return CodeSwitchingReport(
+        overall=_switching(judged, share_of),
+        languages={code: _switching(rows, share_of) for code, rows in sorted(by_language.items())},
+        pairs={
+            (code, target): _switching(rows, share_of, target)
+            for code, rows in sorted(by_language.items())
+            for target in sorted(set().union(*(row.words for row in rows)) | _pairs_looked_for(code, criteria))
+        },
+        skipped=len(responses) - len(judged),
+        confidence=confidence,
+        published=share_of([row.published for row in judged], clusters_of_judged) if compare_published else None,
+        outcomes=tuple((row.cluster, bool(row.words)) for row in judged),
+    )
 
 
 def _pairs_looked_for(code: str, criteria: SwitchCriteria) -> set[str]:
@@ -222,16 +203,11 @@ def _pairs_looked_for(code: str, criteria: SwitchCriteria) -> set[str]:
     return {*scripts, *criteria.targets.languages.intersection({*others, *criteria.told_by_forms(code)})}
 
 
-def _switch_rate(rows: Sequence[_Judged], interval: Interval, target: str | None = None) -> Rate:
-    """Of switches into one target, or into any."""
-    shares = [sum(row.words.values()) if target is None else row.words.get(target, 0.0) for row in rows]
+def _switching(rows: Sequence[_Judged], share_of: ShareOf, target: str | None = None) -> Share:
+    """The share of responses that switch into one target, or into any."""
+    words = [sum(row.words.values()) if target is None else row.words.get(target, 0.0) for row in rows]
     hits = [bool(row.words) if target is None else target in row.words for row in rows]
-    return replace(_rate(hits, rows, interval), words=fmean(shares))
-
-
-def _rate(hits: Sequence[bool], rows: Sequence[_Judged], interval: Interval) -> Rate:
-    low, high = interval(hits, [row.cluster for row in rows])
-    return Rate(sum(hits), len(rows), low, high)
+    return replace(share_of(hits, [row.cluster for row in rows]), graded=fmean(words))
 
 
 def _words_by_target(response: str, spans: Sequence[Span], criteria: SwitchCriteria) -> dict[str, float]:
@@ -256,5 +232,5 @@ def _script(into: str) -> str:
     return into if into in SCRIPTS else get_language(into).scripts[0]
 
 
-def _plain(rate: Rate) -> dict[str, Any]:
-    return {"rate": rate.rate, **asdict(rate)}
+def _plain(share: Share) -> dict[str, Any]:
+    return {**share.to_dict("switched"), "words": share.graded}

@@ -7,23 +7,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .interval import ClusteredOutcome, clustered_interval
+from .report import Countable
 
 RESAMPLES = 10_000
-
-
-class Measured(Protocol):
-    """A report whose responses went wrong or did not."""
-
-    @property
-    def outcomes(self) -> tuple[ClusteredOutcome, ...]: ...
-
-    @property
-    def confidence(self) -> float: ...
+C = TypeVar("C", bound=Countable)
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ class Difference:
         )
 
 
-def compare_rates(report: Measured, against: Measured, *, seed: int = 0) -> Difference:
+def compare_rates(report: C, against: C, *, seed: int = 0) -> Difference:
     """The difference between two reports on responses to the same prompts, told by their `clusters`.
 
     The interval joins the two runs' own (`share_interval`) by how far they go wrong on the same prompts (Newcombe 1998,
@@ -68,8 +60,8 @@ def compare_rates(report: Measured, against: Measured, *, seed: int = 0) -> Diff
     if counts.keys() != against_counts.keys() or not counts:
         only, missing = counts.keys() - against_counts.keys(), against_counts.keys() - counts.keys()
         raise ValueError(
-            f"the runs must have answered the same prompts: {len(only)} are in the first only (such as "
-            f"{_example(only)}), {len(missing)} in the second only (such as {_example(missing)})"
+            f"The runs must have answered the same prompts: {len(only)} are in the first only (such as "
+            f"{_example(only)}), {len(missing)} in the second only (such as {_example(missing)})."
         )
     hits_2P, sizes_2P = np.array(
         [[counts[prompt] for prompt in counts], [against_counts[prompt] for prompt in counts]], dtype=np.int64
@@ -99,7 +91,7 @@ def _example(prompts: Iterable[Any]) -> str:
     return repr(next(iter(prompts), None))[:80]
 
 
-def _interval(report: Measured) -> tuple[float, float]:
+def _interval(report: Countable) -> tuple[float, float]:
     prompts, hits = zip(*report.outcomes, strict=True)
     return clustered_interval(hits, prompts, confidence=report.confidence)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from math import sqrt
 from statistics import NormalDist
 from typing import Any, TypeAlias
@@ -12,9 +12,6 @@ from numpy.typing import ArrayLike
 
 ClusteredOutcome: TypeAlias = tuple[Hashable, bool]
 """Of a response: what it shares with others, usually its prompt, and whether it went wrong."""
-
-Interval: TypeAlias = Callable[[Sequence[bool], Sequence[Hashable]], tuple[float, float]]
-"""From whether each response is a hit, and what it shares with others, to the interval of the share of hits."""
 
 _MAX_CELLS = 1 << 22  # of resampled counts held at once: 32 MiB
 

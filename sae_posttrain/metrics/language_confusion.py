@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 from ..languages import get_language
 from .confusion_lines import MIN_WORDS, LineReader, confused_spans
 from .identification import LINE_LANGUAGES, Identifier, langid_identifier
-from .interval import ClusteredOutcome, Interval, clustered_interval, mean_share_interval
+from .interval import ClusteredOutcome, mean_share_interval
+from .share import Share, ShareOf
 
-__all__ = ["LanguageConfusionReport", "PassRate", "confused_spans", "language_confusion"]
-
-
-@dataclass(frozen=True)
-class PassRate:
-    """How many of `total` responses passed, and the confidence interval of that share; none where none was judged."""
-
-    passed: int
-    total: int
-    low: float | None
-    high: float | None
-
-    @property
-    def rate(self) -> float | None:
-        return self.passed / self.total if self.total else None
+__all__ = ["LanguageConfusionReport", "confused_spans", "language_confusion"]
 
 
 @dataclass(frozen=True)
@@ -44,18 +31,23 @@ class LanguageConfusionReport:
     """Line pass rate: responses without a line in a wrong language, of those with a line long enough. Word pass rate:
     those without a wrong word, of those that passed by line and whose language is not written in Latin letters.
 
-    lpr, wpr: the published averages, by source and language; wpr is None where no response was judged by word. lines,
-    words: pooled over all responses; by_language: pooled, (lines, words) of each.
+    Args:
+        lpr, wpr: the published averages, by source and language. wpr is None where no response was judged by word.
+        lines, words: the shares that passed, pooled over all responses. words is None where wpr is.
+        by_language: (lines, words) of each language, pooled.
+        skipped: number of responses without a line that is long enough.
+        confidence: confidence level of the intervals.
+        outcomes: of each response, for `compare_rates`.
     """
 
     lpr: AverageRate
     wpr: AverageRate | None
-    lines: PassRate
-    words: PassRate
-    by_language: Mapping[str, tuple[PassRate, PassRate]]
-    skipped: int  # responses without a line long enough
+    lines: Share
+    words: Share | None
+    by_language: Mapping[str, tuple[Share, Share | None]]
+    skipped: int
     confidence: float
-    outcomes: tuple[ClusteredOutcome, ...] = field(default=(), repr=False)  # of each response, for `compare_rates`
+    outcomes: tuple[ClusteredOutcome, ...] = field(default=(), repr=False)
 
     @property
     def rate(self) -> float:
@@ -72,7 +64,7 @@ class LanguageConfusionReport:
             {"language": code, "measure": measure, **_plain(rate)}
             for code, rates in found.items()
             for measure, rate in zip(("LPR", "WPR"), rates, strict=True)
-            if rate.total
+            if rate is not None
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,7 +192,7 @@ def language_confusion(
             f"nothing to measure among {len(responses)} responses: no line has at least {MIN_WORDS} words."
         )
     options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    rate = partial(_rates, interval=partial(clustered_interval, **options))
+    rate = partial(_rates, share_of=partial(Share.of, **options))
     by_language: dict[str, list[_Judged]] = {}
     for row in judged:
         by_language.setdefault(row.language, []).append(row)
@@ -239,16 +231,10 @@ def _average(rows: Sequence[_Judged], by_word: bool, published: bool, options: M
     return AverageRate(share + unjudged, low + unjudged, min(1.0, high + unjudged), len(weighted))
 
 
-def _rates(rows: Sequence[_Judged], interval: Interval) -> tuple[PassRate, PassRate]:
-    words = [(row.cluster, row.word) for row in rows if row.word is not None]
-    return _rate([(row.cluster, row.line) for row in rows], interval), _rate(words, interval)
-
-
-def _rate(rows: Sequence[ClusteredOutcome], interval: Interval) -> PassRate:
-    if not rows:
-        return PassRate(0, 0, None, None)
-    clusters, passed = zip(*rows, strict=True)
-    return PassRate(sum(passed), len(rows), *interval(passed, clusters))
+def _rates(rows: Sequence[_Judged], share_of: ShareOf) -> tuple[Share, Share | None]:
+    by_word = [row for row in rows if row.word is not None]
+    lines = share_of([row.line for row in rows], [row.cluster for row in rows])
+    return lines, share_of([bool(row.word) for row in by_word], [row.cluster for row in by_word]) if by_word else None
 
 
 def _plain_average(rate: AverageRate) -> dict[str, Any]:
@@ -259,5 +245,7 @@ def _cell(count: int | None) -> str:
     return "" if count is None else str(count)
 
 
-def _plain(rate: PassRate) -> dict[str, Any]:
-    return {"rate": rate.rate, **asdict(rate)}
+def _plain(share: Share | None) -> dict[str, Any]:
+    if share is None:
+        return {"rate": None, "passed": 0, "total": 0, "low": None, "high": None}
+    return share.to_dict("passed")

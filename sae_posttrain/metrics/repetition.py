@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields
 from statistics import fmean, median
 from typing import Any, Literal
 
-from .interval import ClusteredOutcome, clustered_interval
+from .interval import ClusteredOutcome
 from .loops import DEFAULT_LOOPS, Loop, LoopSettings, covered, find_loop, find_loops, split_loops
 from .near_loops import NearLoop, find_near_loop
+from .share import Share
 from .units import units_of
 
 TENTHS = 10
@@ -81,14 +82,13 @@ def find_repetition(
 
 @dataclass(frozen=True)
 class RepetitionReport:
-    """How many of `total` responses end in an endless loop, the interval of that share, and further measures.
+    """The share of responses that end in an endless loop, and further measures.
 
     Lengths are in `unit`: characters or tokens. `near_looped` and `left` are not part of the rate.
 
     Args:
-        looped: responses that end in a loop and were not ended by the model.
-        total: all responses.
-        low, high: the interval of the rate, at `confidence`.
+        loops: the responses that end in a loop and were not ended by the model, of all responses.
+        confidence: confidence level of its interval.
         near_looped: responses that end in a near-loop instead (see `find_near_loop`).
         left: further responses with a loop before their end, which end in neither a loop nor a near-loop.
         ended_looped: responses that end in a loop, but were ended by the model.
@@ -103,10 +103,7 @@ class RepetitionReport:
         outcomes: of each response, for `compare_rates`.
     """
 
-    looped: int
-    total: int
-    low: float
-    high: float
+    loops: Share
     confidence: float
     unit: str
     near_looped: int
@@ -127,13 +124,13 @@ class RepetitionReport:
 
     @property
     def rate(self) -> float:
-        return self.looped / self.total
+        return self.loops.rate
 
     def rows(self) -> list[dict[str, Any]]:
         """The numbers that are of all responses in one row, for .csv."""
-        listed = ("periods", "starts", "outcomes")
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in listed}
-        return [{"rate": self.rate, **values}]
+        left_out = ("loops", "periods", "starts", "outcomes")
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in left_out}
+        return [{**self.loops.to_dict("looped"), **values}]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -142,9 +139,11 @@ class RepetitionReport:
 
     def table(self) -> str:
         """The rate in percent, then a line each for the loops, for what stands beside them, and for the responses."""
+        loops = self.loops
         lines = [
             f"looped     total    rate %   {self.confidence:.0%} interval",
-            f"{self.looped:>6} {self.total:>9} {100 * self.rate:>9.3f}   {100 * self.low:.3f} to {100 * self.high:.3f}",
+            f"{loops.hits:>6} {loops.total:>9} {100 * loops.rate:>9.3f}   "
+            f"{100 * loops.low:.3f} to {100 * loops.high:.3f}",
         ]
         if self.period is not None and self.start is not None:
             lines.append(
@@ -204,14 +203,10 @@ def repetition_rate(
         raise ValueError(f"ended must hold True, False or None, got {reasons[0]!r}.")
     found = [find_repetition(row, settings, ended=end) for row, end in zip(responses, ends, strict=True)]
     looped = [one.loop is not None for one in found]
-    low, high = clustered_interval(looped, clusters, confidence=confidence, resamples=resamples, seed=seed)
     loops = [(one.loop, len(row)) for one, row in zip(found, responses, strict=True) if one.loop is not None]
     kinds = Counter(one.kind for one in found)
     return RepetitionReport(
-        looped=len(loops),
-        total=len(found),
-        low=low,
-        high=high,
+        loops=Share.of(looped, clusters, confidence=confidence, resamples=resamples, seed=seed),
         confidence=confidence,
         unit="characters" if isinstance(responses[0], str) else "tokens",
         near_looped=kinds["near-loop"],

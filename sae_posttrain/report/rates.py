@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..languages import get_language
-from ..metrics import Difference, SwitchCriteria, clusters_of, compare_rates
-from ..metrics.interval import ClusteredOutcome, clustered_interval
+from ..metrics import Difference, Share, SwitchCriteria, clusters_of, compare_rates
+from ..metrics.interval import ClusteredOutcome
 from .run import Run, RunRow, explaining_damage
 
 # What a newcomer calls the scripts; others go by their ISO 15924 code.
@@ -38,19 +38,12 @@ Judge = Callable[[RunRow], bool]
 
 
 @dataclass(frozen=True)
-class Rate:
-    """`hits` of `total` answers, with the interval of their share; `outcomes` are what `compare_rates` takes."""
+class Measured:
+    """One run's share, and for `compare_rates` what became of each answer."""
 
-    hits: int
-    total: int
-    low: float
-    high: float
+    share: Share
     outcomes: tuple[ClusteredOutcome, ...] = field(repr=False)
     confidence: float = 0.95
-
-    @property
-    def share(self) -> float:
-        return self.hits / self.total
 
 
 @dataclass(frozen=True)
@@ -60,19 +53,19 @@ class Comparison:
     Args:
         title: what is counted.
         name: of the file, and the setting where it holds several.
-        overall: run → rate.
+        overall: run → share.
         against: the run that the others are compared with.
         differences: run → how its rate differs from that; None where the two answered other prompts.
-        details: kind of answer → run → rate, of no more than `PAIRS` kinds.
+        details: kind of answer → run → share, of no more than `PAIRS` kinds.
         scale: where the axis of the intervals ends.
     """
 
     title: str
     name: str
-    overall: Mapping[str, Rate]
+    overall: Mapping[str, Share]
     against: str
     differences: Mapping[str, Difference | None]
-    details: Mapping[str, Mapping[str, Rate]]
+    details: Mapping[str, Mapping[str, Share]]
     scale: float
 
 
@@ -150,30 +143,33 @@ def _by_setting(rows: Sequence[RunRow]) -> dict[tuple[str, ...], list[RunRow]]:
 
 
 def _comparison(
-    title: str, name: str, answers: Sequence[RunAnswers], judge: Judge, details: Mapping[str, Mapping[str, Rate]]
+    title: str, name: str, answers: Sequence[RunAnswers], judge: Judge, details: Mapping[str, Mapping[str, Share]]
 ) -> Comparison:
-    overall = {one.run.name: _rate(one, judge) for one in answers}
-    highest = max(rate.high for rate in overall.values())
+    measured = {one.run.name: _measured(one, judge) for one in answers}
+    overall = {run: one.share for run, one in measured.items()}
+    highest = max(share.high for share in overall.values())
     # The baseline, wherever it stands: a run without SASFT, if there is one.
     against = next((one.run.name for one in answers if not one.run.suppress), answers[0].run.name)
-    differences = {run: _difference(rate, overall[against]) for run, rate in overall.items() if run != against}
+    differences = {run: _difference(one, measured[against]) for run, one in measured.items() if run != against}
     scale = next(end for end in _AXES if highest <= end)
     return Comparison(title, name, overall, against, differences, details, scale)
 
 
-def _difference(rate: Rate, against: Rate) -> Difference | None:
+def _difference(measured: Measured, against: Measured) -> Difference | None:
     try:
-        return compare_rates(rate, against)
+        return compare_rates(measured, against)
     except ValueError:  # other prompts
         return None
 
 
-def _rate(answers: RunAnswers, judge: Judge) -> Rate:
+def _measured(answers: RunAnswers, judge: Judge) -> Measured:
     with explaining_damage(answers.path):
-        hits = [judge(row) for row in answers.rows]
-        prompts = clusters_of(answers.rows)
-        low, high = clustered_interval(hits, prompts)
-        return Rate(sum(hits), len(hits), low, high, tuple(zip(prompts, hits, strict=True)))
+        hits, clusters = [judge(row) for row in answers.rows], clusters_of(answers.rows)
+        return Measured(Share.of(hits, clusters), tuple(zip(clusters, hits, strict=True)))
+
+
+def _share(answers: RunAnswers, judge: Judge) -> Share:
+    return _measured(answers, judge).share
 
 
 def _switched(row: RunRow) -> bool:
@@ -216,8 +212,8 @@ def _is_known(language: str) -> bool:
     return True
 
 
-def _by_pair(answers: Sequence[RunAnswers]) -> dict[str, dict[str, Rate]]:
-    """`from → into` → run → rate, for the pairs that occur at all, the most frequent first."""
+def _by_pair(answers: Sequence[RunAnswers]) -> dict[str, dict[str, Share]]:
+    """`from → into` → run → share, for the pairs that occur at all, the most frequent first."""
     pairs: Counter[tuple[str, str]] = Counter()
     for one in answers:
         with explaining_damage(one.path):
@@ -230,15 +226,15 @@ def _by_pair(answers: Sequence[RunAnswers]) -> dict[str, dict[str, Rate]]:
         def judge(row: RunRow, target: str = target) -> bool:
             return any(into_words(span) == target for span in row["unexpected"])
 
-        found[f"{language} → {target}"] = {one.run.name: _rate(one, judge) for one in of_language[language]}
+        found[f"{language} → {target}"] = {one.run.name: _share(one, judge) for one in of_language[language]}
     return found
 
 
-def _by_language(answers: Sequence[RunAnswers]) -> dict[str, dict[str, Rate]]:
+def _by_language(answers: Sequence[RunAnswers]) -> dict[str, dict[str, Share]]:
     of_language = _split(answers)
     if len(of_language) < 2:
         return {}
-    return {code: {one.run.name: _rate(one, _looped) for one in of_language[code]} for code in sorted(of_language)}
+    return {code: {one.run.name: _share(one, _looped) for one in of_language[code]} for code in sorted(of_language)}
 
 
 def _split(answers: Sequence[RunAnswers]) -> dict[str, list[RunAnswers]]:

@@ -76,11 +76,11 @@ def _rates(
         switched = code_switching_rate(texts, codes, prompts=quoted, allowed_languages=allowed, **counting)
         logs = {
             "code_switching": switched.rate,
-            "code_switching_count": switched.overall.switched,
+            "code_switching_count": switched.overall.hits,
             "code_switching_responses": switched.overall.total,
             "code_switching_words": switched.words,
         }
     looped = repetition_rate([one.part.text for one in read], loop_settings, ended=[one.ended for one in read])
-    logs |= {"repetition": looped.rate, "repetition_count": looped.looped, "responses": len(read)}
+    logs |= {"repetition": looped.rate, "repetition_count": looped.loops.hits, "responses": len(read)}
     logs |= {"near_loops": looped.near_looped / len(read), "looped_share": looped.looped_share}
     return {prefix + name: value for name, value in logs.items()}

@@ -167,10 +167,10 @@ def test_rate_counts_responses_by_language_and_script():
     report = code_switching_rate(
         ["fine", "so 中文 и", "also 中文", "всё хорошо", "и 中文", "хорошо"], ["en"] * 3 + ["ru-RU"] * 3
     )
-    assert (report.overall.switched, report.overall.total) == (3, 6)
+    assert (report.overall.hits, report.overall.total) == (3, 6)
     assert report.overall.rate == 0.5
-    assert {key: (rate.switched, rate.total) for key, rate in report.languages.items()} == {"en": (2, 3), "ru": (1, 3)}
-    assert {key: (rate.switched, rate.total) for key, rate in report.pairs.items()} == {
+    assert {key: (rate.hits, rate.total) for key, rate in report.languages.items()} == {"en": (2, 3), "ru": (1, 3)}
+    assert {key: (rate.hits, rate.total) for key, rate in report.pairs.items()} == {
         ("en", "Hani"): (2, 3),
         ("en", "Cyrl"): (1, 3),
         ("ru", "Hani"): (1, 3),
@@ -180,13 +180,13 @@ def test_rate_counts_responses_by_language_and_script():
 def test_only_switches_into_the_target_count_and_its_own_speakers_are_left_out():
     responses = ["so 中文", "so и", "漢字です", "中文"]
     report = code_switching_rate(responses, ["en", "en", "ja", "zh"], to="zh")
-    assert (report.overall.switched, report.overall.total, report.skipped) == (1, 3, 1)
+    assert (report.overall.hits, report.overall.total, report.skipped) == (1, 3, 1)
     assert set(report.pairs) == {("en", "Hani"), ("ja", "zh")}
     assert "1 responses left out" in report.table()
 
     both = code_switching_rate([*responses, "日本 и"], ["en", "en", "ja", "zh", "ja"], to=["zh", "Cyrl"])
-    assert (both.overall.switched, both.overall.total, both.skipped) == (3, 5, 0)
-    assert both.pairs["ja", "Cyrl"].switched == 1
+    assert (both.overall.hits, both.overall.total, both.skipped) == (3, 5, 0)
+    assert both.pairs["ja", "Cyrl"].hits == 1
     assert ("ja", "Hani") not in both.pairs
 
 
@@ -194,17 +194,17 @@ def test_the_authors_definition_stands_beside_ours():
     responses = ["`打印` prints", "you said 你好", "α and 中", "fine", "tomorrow и"]
     prompts = ["", "What is 你好?", "", "", ""]
     report = code_switching_rate(responses, "en", prompts=prompts, to="zh", compare_published=True)
-    assert (report.overall.switched, report.published.switched, report.published.total) == (1, 3, 5)
+    assert (report.overall.hits, report.published.hits, report.published.total) == (1, 3, 5)
     assert report.to_dict()["published"]["switched"] == 3
     assert report.table().splitlines()[2].split()[:6] == ["all", "any,", "as", "published", "3", "5"]
-    assert code_switching_rate(responses, "en", compare_published=True).published.switched == 4
+    assert code_switching_rate(responses, "en", compare_published=True).published.hits == 4
     assert code_switching_rate(responses, "en").published is None
 
 
 def test_a_latin_target_counts_latin():
-    assert code_switching_rate(["用 GPU", "好"], "zh", to="en").overall.switched == 1
-    assert code_switching_rate(["用 GPU", "好"], "zh", count_latin=True).overall.switched == 1
-    assert code_switching_rate(["用 GPU", "好"], "zh").overall.switched == 0
+    assert code_switching_rate(["用 GPU", "好"], "zh", to="en").overall.hits == 1
+    assert code_switching_rate(["用 GPU", "好"], "zh", count_latin=True).overall.hits == 1
+    assert code_switching_rate(["用 GPU", "好"], "zh").overall.hits == 0
 
 
 def test_report_is_json_and_a_table():

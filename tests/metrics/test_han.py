@@ -69,9 +69,9 @@ def test_chinese_is_chinese(response: str) -> None:
 
 def test_to_chinese_works_on_japanese_answers() -> None:
     report = code_switching_rate(["漢字です", "检证です", "и です"], "ja", to="zh")
-    assert (report.overall.switched, report.overall.total, report.skipped) == (1, 3, 0)
-    assert report.pairs["ja", "zh"].switched == 1
-    assert code_switching_rate(["检索", "検索"], "zh", to="ja").overall.switched == 1
+    assert (report.overall.hits, report.overall.total, report.skipped) == (1, 3, 0)
+    assert report.pairs["ja", "zh"].hits == 1
+    assert code_switching_rate(["检索", "検索"], "zh", to="ja").overall.hits == 1
     assert code_switching_rate(["ok 检证です"], "ja").pairs["ja", "zh"].rate == 1
 
 
@@ -80,10 +80,10 @@ def test_han_beside_kana_is_japanese_on_request() -> None:
     assert words(response, "en") == [("日本語", None), ("です", None), ("我们", None)]
     assert words(response, "en", han_without_kana=True) == [("日本語", "ja"), ("です", None), ("我们", "zh")]
     responses = ["the 日本語です", "the 我们"]
-    assert code_switching_rate(responses, "en", to="zh").overall.switched == 2
-    assert code_switching_rate(responses, "en", to="zh", han_without_kana=True).overall.switched == 1
-    assert code_switching_rate(responses, "en", to="ja", han_without_kana=True).overall.switched == 1
-    assert code_switching_rate(responses, "en", to="Hani", han_without_kana=True).overall.switched == 2
+    assert code_switching_rate(responses, "en", to="zh").overall.hits == 2
+    assert code_switching_rate(responses, "en", to="zh", han_without_kana=True).overall.hits == 1
+    assert code_switching_rate(responses, "en", to="ja", han_without_kana=True).overall.hits == 1
+    assert code_switching_rate(responses, "en", to="Hani", han_without_kana=True).overall.hits == 2
 
 
 def test_the_forms_are_what_the_encodings_say() -> None:

@@ -29,9 +29,11 @@ def confusion(responses, languages, **options):
 
 
 def passed(report):
+    """By language, how many of how many responses passed by line, and by word."""
+    shares = {"all": (report.lines, report.words), **report.by_language}
     return {
-        code: ((lines.passed, lines.total), (words.passed, words.total))
-        for code, (lines, words) in {"all": (report.lines, report.words), **report.by_language}.items()
+        code: tuple((0, 0) if share is None else (share.hits, share.total) for share in pair)
+        for code, pair in shares.items()
     }
 
 
@@ -150,14 +152,14 @@ def test_a_line_mostly_in_latin_letters_is_in_a_language_of_latin_letters():
 
 def test_a_list_of_english_words_decides_as_published():
     response = f"{RUSSIAN} iphone"
-    assert confusion([response], "ru").words.passed == 0
-    assert confusion([response], "ru", english={"today"}).words.passed == 1
+    assert confusion([response], "ru").words.hits == 0
+    assert confusion([response], "ru", english={"today"}).words.hits == 1
 
 
 def test_code_counts_only_as_published():
     fenced = f"{RUSSIAN}\n```sh\n{ENGLISH}\n```"
-    assert confusion([fenced], "ru").lines.passed == 1
-    assert confusion([fenced], "ru", ignore_code=False).lines.passed == 0
+    assert confusion([fenced], "ru").lines.hits == 1
+    assert confusion([fenced], "ru", ignore_code=False).lines.hits == 0
 
 
 def test_runs_on_the_same_prompts_compare():

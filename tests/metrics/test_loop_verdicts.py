@@ -131,7 +131,7 @@ def test_a_counting_loop_has_the_same_verdict_at_every_cut():
 
 def test_an_end_that_is_known_decides():
     report = repetition_rate([WAIT * 9] * 4 + [FINE], ended=[True, False, None, None, True])
-    assert (report.looped, report.total, report.ended_looped, report.unknown_ends) == (3, 5, 1, 2)
+    assert (report.loops.hits, report.loops.total, report.ended_looped, report.unknown_ends) == (3, 5, 1, 2)
     assert report.looped_share == pytest.approx(3 * looped_share(WAIT * 9) / 5)
     assert find_loop(WAIT * 9, ended=True) is None
     assert find_near_loop(WAIT * 9, ended=True) is None
@@ -140,7 +140,7 @@ def test_an_end_that_is_known_decides():
 
 def test_the_report_says_what_is_not_in_the_rate():
     report = repetition_rate([NEAR, WAIT * 20 + FINE, FINE, WAIT * 20], ended=[False] * 3 + [True])
-    assert (report.looped, report.near_looped, report.left, report.ended_looped) == (0, 1, 1, 1)
+    assert (report.loops.hits, report.near_looped, report.left, report.ended_looped) == (0, 1, 1, 1)
     assert (
         "not in the rate: 1 end in a near-loop, 1 left a loop again, 1 end in a loop that the model" in report.table()
     )

@@ -91,7 +91,7 @@ def test_phrases_count_as_switches():
     responses = ["the cat sees, le chat voit une petite maison", "the cat sees", "le chat voit 猫", "the cat 猫"]
     languages = ["en", "en", "fr", "en"]
     report = code_switching_rate(responses, languages, phrases=FINDER)
-    assert {pair: rate.switched for pair, rate in report.pairs.items()} == {
+    assert {pair: rate.hits for pair, rate in report.pairs.items()} == {
         ("en", "fr"): 1,
         ("en", "Hani"): 1,
         ("fr", "Hani"): 1,
@@ -102,8 +102,8 @@ def test_phrases_count_as_switches():
         ("Hani", "Hani"),
     ]
     into_french = code_switching_rate(responses, languages, to="fr", phrases=FINDER)
-    assert (into_french.overall.switched, into_french.overall.total, into_french.skipped) == (1, 3, 1)
-    assert {pair: rate.switched for pair, rate in into_french.pairs.items()} == {("en", "fr"): 1}
+    assert (into_french.overall.hits, into_french.overall.total, into_french.skipped) == (1, 3, 1)
+    assert {pair: rate.hits for pair, rate in into_french.pairs.items()} == {("en", "fr"): 1}
     with pytest.raises(ValueError, match="nothing to measure"):
         code_switching_rate(responses, languages, to="fr")
 

@@ -64,8 +64,8 @@ def test_n_must_be_at_least_one():
 
 def test_rate_counts_responses_that_end_in_a_loop():
     report = repetition_rate([LOOP, FINE, LOOP + FINE, "", LOOP[:-7]])
-    assert (report.looped, report.total, report.rate) == (2, 5, 0.4)
-    assert (report.low, report.high) == share_interval([1, 0, 0, 0, 1], [1] * 5)
+    assert (report.loops.hits, report.loops.total, report.rate) == (2, 5, 0.4)
+    assert (report.loops.low, report.loops.high) == share_interval([1, 0, 0, 0, 1], [1] * 5)
     assert report.period == 24
     shares = [looped_share(text) for text in (LOOP, FINE, LOOP + FINE, "", LOOP[:-7])]
     assert report.looped_share == pytest.approx(sum(shares) / 5)
@@ -79,7 +79,7 @@ def test_loops_are_told_apart_by_period_and_by_where_they_begin():
     report = repetition_rate(texts)
     assert report.periods == ((1, 1, 1), (2, 3, 1), (4, 7, 1), (8, 15, 1))
     assert report.starts == (2, 1, 0, 1, 0, 0, 0, 0, 0, 0)
-    assert sum(report.starts) == report.looped
+    assert sum(report.starts) == report.loops.hits
     assert repetition_rate([FINE]).periods == ()
     plain = json.loads(json.dumps(report.to_dict()))
     assert plain["periods"][1] == {"from": 2, "to": 3, "loops": 1}
@@ -89,16 +89,16 @@ def test_loops_are_told_apart_by_period_and_by_where_they_begin():
 
 def test_ids_are_measured_in_tokens():
     report = repetition_rate([[1, 2] * 40, [1, 2] * 40 + [0], [*range(80)]])
-    assert (report.looped, report.unit, report.period, report.start) == (1, "tokens", 2, 0)
+    assert (report.loops.hits, report.unit, report.period, report.start) == (1, "tokens", 2, 0)
     assert "period 2 tokens" in report.table()
 
 
 def test_thresholds_reach_the_search():
     lines = "one and two\n" * 6
-    assert repetition_rate([lines]).looped == 0
+    assert repetition_rate([lines]).loops.hits == 0
     report = repetition_rate([lines], LoopSettings(min_length=60))
-    assert (report.looped, report.looped_share) == (1, 1.0)
-    assert repetition_rate([lines], LoopSettings(min_length=60, min_repeats=7)).looped == 0
+    assert (report.loops.hits, report.looped_share) == (1, 1.0)
+    assert repetition_rate([lines], LoopSettings(min_length=60, min_repeats=7)).loops.hits == 0
 
 
 def test_samples_of_one_prompt_are_not_independent():
@@ -107,7 +107,7 @@ def test_samples_of_one_prompt_are_not_independent():
     together = repetition_rate(responses, clusters=[index // 8 for index in range(len(responses))])
     assert apart.rate == together.rate == 0.1
     assert together.high - together.low > 2 * (apart.high - apart.low)
-    wider = repetition_rate(responses, confidence=0.99)
+    wider = repetition_rate(responses, confidence=0.99).loops
     assert wider.low < apart.low < apart.high < wider.high
 
 

@@ -91,7 +91,7 @@ def test_the_share_of_words_stands_beside_yes_and_no() -> None:
     report = code_switching_rate(responses, "en")
     assert report.overall.rate == pytest.approx(2 / 3)
     assert report.words == pytest.approx((1 / 4 + 0 + 1) / 3)
-    assert report.pairs["en", "Hani"].words == report.words
+    assert report.pairs["en", "Hani"].graded == report.words
     assert json.loads(json.dumps(report.to_dict()))["overall"]["words"] == report.words
     assert report.table().splitlines()[0].endswith("words %")
     assert report.table().splitlines()[1].split()[-1] == "41.667"

@@ -136,7 +136,7 @@ def test_what_is_logged_is_what_the_model_answers(world: World) -> None:
     switched = code_switching_rate(flat, [row["language"] for row in PROMPTS for _ in range(4)])
     last = logs(trainer, ours=True)[-1]
     assert last["eval_code_switching"] == switched.rate > 0
-    assert last["eval_code_switching_count"] == switched.overall.switched
+    assert last["eval_code_switching_count"] == switched.overall.hits
     assert last["eval_code_switching_responses"] == 12
     assert last["eval_code_switching_words"] == switched.words > 0
     assert (last["eval_repetition"], last["eval_responses"]) == (repetition_rate(flat).rate, 12)

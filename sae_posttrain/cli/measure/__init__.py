@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Protocol
 
 from . import code_switching, language_confusion, repetition
 from .reporting import add_output
@@ -10,14 +11,31 @@ from .responses import add_sampling, add_source
 from .thinking import add_thinking
 
 
+class MeasureCommand(Protocol):
+    """What a module of this package offers for one kind of `measure`."""
+
+    @property
+    def HELP(self) -> str:  # noqa: N802
+        """What is measured, for --help."""
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add the options that say what counts."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Measure, with `finish`; returns the exit code."""
+
+
+METRICS: dict[str, MeasureCommand] = {
+    "code-switching": code_switching,
+    "repetition": repetition,
+    "language-confusion": language_confusion,
+}
+
+
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("measure", help="measure responses, given or sampled from a model")
     kinds = parser.add_subparsers(required=True, metavar="kind")
-    for name, kind in (
-        ("code-switching", code_switching),
-        ("repetition", repetition),
-        ("language-confusion", language_confusion),
-    ):
+    for name, kind in METRICS.items():
         one = kinds.add_parser(name, help=kind.HELP)
         add_source(one)
         add_output(one.add_argument_group("output"))

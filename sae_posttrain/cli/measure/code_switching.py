@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ...metrics.comparison import compare_rates
 from ...metrics.messages import clusters_of, text_of
 from ..inputs import Row
 from ..wording import option
 from . import expected
+from .metric import Metric
 from .reporting import finish
 from .responses import check_allowed, read_against, read_source
 
@@ -118,4 +120,4 @@ def run(args: argparse.Namespace) -> int:
     check_allowed(against)
     if args.ignore_prompt and not all(row.get("prompt") for row in [*rows, *against]):
         raise ValueError("--ignore-prompt: some rows have no prompt; add the column, or leave the option out.")
-    return finish(rows, against, args, report_of, mark, to=args.to)
+    return finish(rows, against, args, Metric(report_of, mark, compare_rates, options={"to": args.to}))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ...metrics.messages import clusters_of
 from ..inputs import Row, load_model, uses_chat
 from ..output_files import check_file
-from .reporting import finish
+from .metric import Metric
+from .reporting import finish, rehearse
 from .responses import check_allowed, check_sampling, ended, read_source, response_columns
 
 if TYPE_CHECKING:
@@ -43,19 +44,38 @@ def run(args: argparse.Namespace) -> int:
 
     against = _read_against(args)
     if against:
-        report_of(against)  # before the model is asked, which takes long
+        report_of(against)  # whether it was measured at all, before its settings are compared
     rows = read_source(args, language=True)
     check_allowed(rows)
-    told: dict[str, Any] = {"expected": True, "to": args.to}
+    options: dict[str, Any] = {"expected": True, "to": args.to}
     if args.model:
-        told |= {name: getattr(args, name) for name in ("model", "adapter", *SETTINGS)}
+        options |= {name: getattr(args, name) for name in ("model", "adapter", *SETTINGS)}
+    metric = Metric(report_of, lambda row: None, compare_expected, options=options)
+    if args.model:  # which takes long, so that what follows is tried before
+        placeholders = _placeholder_rows(rows, args)
+        rehearse(placeholders, *_rest(placeholders, against, args), metric)
         rows = list(_measured(rows, args))
+    return finish(rows, *_rest(rows, against, args), metric)
+
+
+def _rest(
+    rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace
+) -> tuple[list[Row], argparse.Namespace]:
+    """The other run's rows and the options for `finish`, to which measured rows are like responses in a file.
+
+    The probabilities are of whole responses, so that there is one report, whether they hold thinking or not.
+    """
     several = [name for name in SETTINGS[:2] if len({row.get(name) for row in rows}) > 1]
-    against = _at_settings_of(rows, against, args.against)
-    # What follows is as for responses in a file: nothing is left to be sampled.
-    # The probabilities are of whole responses, so that there is one report, whether they hold thinking or not.
-    args = argparse.Namespace(**{**vars(args), "model": None, "by": [*several, *args.by], "thinking": "strip"})
-    return finish(rows, against, args, report_of, lambda row: None, compare=compare_expected, **told)
+    options = {**vars(args), "model": None, "by": [*several, *args.by], "thinking": "strip"}
+    return _at_settings_of(rows, against, args.against), argparse.Namespace(**options)
+
+
+def _placeholder_rows(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
+    """Rows with the columns of measured ones, for each setting."""
+    found: Row = {COLUMN: {"any": 0.5, "begun": 0.0, "into": {"Cyrl": 0.25, "Hani": 0.25}}}
+    found |= {} if args.responses else {"response": "a", "finish_reason": "stop", "tokens": 1}
+    settings = [{"temperature": one, "top_p": top_p} for one in args.temperature for top_p in args.top_p]
+    return [{**row, **setting, **found} for setting in settings for row in rows]
 
 
 def _check(args: argparse.Namespace) -> None:

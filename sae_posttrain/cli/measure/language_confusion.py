@@ -11,6 +11,7 @@ from typing import Any
 from ...metrics.messages import clusters_of
 from ..inputs import Row
 from ..wording import option
+from .metric import Metric
 from .reporting import finish
 from .responses import read_against, read_source
 
@@ -41,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...metrics import LanguageConfusionReport, confused_spans, langid_identifier, language_confusion
+    from ...metrics import LanguageConfusionReport, compare_rates, confused_spans, langid_identifier, language_confusion
     from ...metrics.identification import LINE_LANGUAGES
 
     against = read_against(args, language=True)
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     def mark(row: Row) -> None:
         row["confused"] = [asdict(span) for span in confused_spans(row["response"], row["language"], **how)]
 
-    return finish(rows, against, args, report_of, mark)
+    return finish(rows, against, args, Metric(report_of, mark, compare_rates))
 
 
 def _source(row: Row) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from ...metrics.messages import clusters_of
 from ..inputs import Row, add_loops, loop_settings
+from .metric import Metric
 from .reporting import finish
 from .responses import ended, read_against, read_source
 
@@ -19,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...metrics import RepetitionReport, find_repetition, repetition_rate
+    from ...metrics import RepetitionReport, compare_rates, find_repetition, repetition_rate
 
     settings = loop_settings(args, tokens=False)
 
@@ -42,4 +43,4 @@ def run(args: argparse.Namespace) -> int:
 
     against = read_against(args)
     rows = read_source(args)
-    return finish(rows, against, args, report_of, mark, joined=True)
+    return finish(rows, against, args, Metric(report_of, mark, compare_rates, joined=True))

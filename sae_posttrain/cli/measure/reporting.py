@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...metrics.messages import text_of
+from ...metrics.report import R, Report, ReportDifference
 from ..inputs import Row
 from ..output_files import check_file, replacing
+from .metric import Metric
 from .responses import SAMPLING, by_setting, check_sampling, placeholder_rows, sample, setting_columns
 from .thinking import ANSWER, THINKING, Parts
 
@@ -36,64 +39,86 @@ def add_output(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def finish(
-    rows: Sequence[Row],
-    against: Sequence[Row],
-    args: argparse.Namespace,
-    report_of: Callable[[Sequence[Row]], Any],
-    mark: Callable[[Row], None],
-    *,
-    compare: Callable[..., Any] | None = None,
-    joined: bool = False,
-    **options: Any,
-) -> int:
+def finish(rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace, metric: Metric[Any]) -> int:
     """Sample what is not there yet, report on the rows of each setting, write and print; returns the exit code.
 
-    What can be told before sampling, which takes hours, is refused before it.
+    Whatever goes wrong after sampling, which takes hours, goes wrong before it: see `rehearse`.
 
     Args:
         rows: with their responses, or with the prompts to sample them for.
         against: rows of the run to compare with, if there is one.
-        mark: puts what was found in a response into its row.
-        compare: of two reports; default: `compare_rates`.
-        joined: as in `Parts`, which says what of each response is measured.
-        options: printed with the report, as JSON.
+        args: the command's.
+        metric: what is measured.
     """
-    from ...metrics import compare_rates
-
-    columns, parts = setting_columns(args), Parts(args, joined=joined)
     output = check_file(args.output) if args.output else None
-    others = by_setting(against, columns)
-    for group in others.values():
-        for part in parts.names(group):
-            report_of(parts.read(group, part))
+    for group in by_setting(against, setting_columns(args)).values():
+        _each_part(group, args, metric)
     if args.model:
         check_sampling(args)
-        for group in by_setting(placeholder_rows(rows, args), columns).values():
-            report_of(group)
-            mark(dict(group[0]))
+        rehearse(placeholder_rows(rows, args), against, args, metric)
         rows = sample(rows, args)
     if output:  # first, so that nothing sampled is lost to an error below
+        parts = Parts(args, joined=metric.joined)
         for row in rows:
-            parts.mark(row, mark)
+            parts.mark(row, metric.mark)
         _write(rows, output)
+    found = _measured(rows, against, args, metric)
+    print(_as_text(found, args, metric))
+    return _exit_code(found, args.fail_above)
+
+
+def rehearse(rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace, metric: Metric[Any]) -> None:
+    """Do with placeholder rows everything that is done with sampled ones, in every form of output, and print nothing.
+
+    A metric without a method that is needed at the end, a column that is missing or a run that answered other prompts
+    is then found at once.
+
+    Args:
+        rows: with the columns of sampled rows and a response that stands for any.
+        against, args, metric: as in `finish`.
+
+    Raises:
+        ValueError: as after sampling.
+        AttributeError: the metric's report lacks a part of `Report`.
+    """
+    parts = Parts(args, joined=metric.joined)
+    marked = [dict(row) for row in rows[:1]]
+    for row in marked:
+        parts.mark(row, metric.mark)
+    _lines(marked)
+    asked, answered = ({text_of(row.get("prompt")) for row in some} for some in (rows, against))
+    # With the same prompts, the responses decide whether the runs can be compared, and there are none yet.
+    rival = against if against and asked != answered else rows
+    found = _measured(rows, rival, argparse.Namespace(**{**vars(args), "against": "placeholders"}), metric)
+    for form in ({"json": True, "csv": False}, {"json": False, "csv": True}, {"json": False, "csv": False}):
+        _as_text(found, argparse.Namespace(**{**vars(args), **form}), metric)
+    _highest(found)
+
+
+def _each_part(rows: Sequence[Row], args: argparse.Namespace, metric: Metric[R]) -> list[tuple[str, list[Row], R]]:
+    """The parts of the rows of one setting, with the report on each."""
+    parts = Parts(args, joined=metric.joined)
+    read = [(part, parts.read(rows, part)) for part in parts.names(rows)]
+    return [(part, own, metric.report(own)) for part, own in read]
+
+
+def _measured(
+    rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace, metric: Metric[Any]
+) -> list[_Found]:
+    """The reports on the rows of each setting, compared with the other run's where there is one."""
+    columns, parts = setting_columns(args), Parts(args, joined=metric.joined)
+    others = by_setting(against, columns)
     found = []
     for setting, group in by_setting(rows, columns).items():
-        for part in parts.names(group):
-            named, own = dict(zip(columns, setting, strict=True)), parts.read(group, part)
-            report, other, difference = report_of(own), None, None
+        for part, own, report in _each_part(group, args, metric):
+            other, difference = None, None
             if args.against and (rival := _other(others, setting, part, columns, parts)):
-                other = report_of(rival)
-                pair = (report, other) if part == ANSWER else tuple(map(report_of, _paired(own, rival)))
-                difference = (compare or compare_rates)(*pair, seed=args.seed)
+                other = metric.report(rival)
+                pair = (report, other) if part == ANSWER else tuple(map(metric.report, _paired(own, rival)))
+                difference = metric.compare(pair[0], pair[1], seed=args.seed)
+            named = dict(zip(columns, setting, strict=True))
             found.append(_Found(named, part, report, other, difference, parts.unfinished(group)))
-    if args.json:
-        print(json.dumps(_as_json(found, args, options), ensure_ascii=False, indent=2))
-    elif args.csv:
-        _print_csv([_beside(one.named(found), row) for one in found for row in one.report.rows()])
-    else:
-        print("\n\n".join(table for one in found for table in _tables(one, found)))
-    return _exit_code(found, args.fail_above)
+    return found
 
 
 class _Found(NamedTuple):
@@ -101,9 +126,9 @@ class _Found(NamedTuple):
 
     setting: dict[str, Any]
     part: str
-    report: Any
-    other: Any
-    difference: Any
+    report: Report
+    other: Report | None
+    difference: ReportDifference | None
     unfinished: int  # responses without an answer, at this setting
 
     def named(self, found: Sequence[_Found]) -> dict[str, Any]:
@@ -115,6 +140,15 @@ class _Found(NamedTuple):
         if self.difference is not None:
             compared["comparison"] = self.difference.to_dict()
         return {**self.report.to_dict(), **compared}
+
+
+def _as_text(found: Sequence[_Found], args: argparse.Namespace, metric: Metric[Any]) -> str:
+    """What is printed: JSON, CSV or tables."""
+    if args.json:
+        return json.dumps(_as_json(found, args, dict(metric.options)), ensure_ascii=False, indent=2)
+    if args.csv:
+        return _as_csv([_beside(one.named(found), row) for one in found for row in one.report.rows()])
+    return "\n\n".join(table for one in found for table in _tables(one, found))
 
 
 def _other(
@@ -163,10 +197,12 @@ def _only(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def _print_csv(rows: Sequence[dict[str, Any]]) -> None:
-    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    written = io.StringIO()
+    writer = csv.DictWriter(written, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    return written.getvalue().removesuffix("\n")
 
 
 def _tables(one: _Found, found: Sequence[_Found]) -> list[str]:
@@ -178,11 +214,15 @@ def _tables(one: _Found, found: Sequence[_Found]) -> list[str]:
 
 
 def _exit_code(found: Sequence[_Found], allowed: float | None) -> int:
-    highest = max(one.report.rate for one in found)
+    highest = _highest(found)
     if allowed is None or highest <= allowed:
         return 0
     print(f"The rate is {highest:.3%}; --fail-above allows at most {allowed:.3%}.", file=sys.stderr)
     return ABOVE
+
+
+def _highest(found: Sequence[_Found]) -> float:
+    return max(one.report.rate for one in found)
 
 
 def _share(text: str) -> float:
@@ -198,5 +238,8 @@ def _share(text: str) -> float:
 
 def _write(rows: Sequence[Row], path: Path) -> None:
     with replacing(path) as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        file.writelines(_lines(rows))
+
+
+def _lines(rows: Sequence[Row]) -> list[str]:
+    return [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows]

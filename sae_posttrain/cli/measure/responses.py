@@ -194,9 +194,14 @@ def sampling_of(args: argparse.Namespace) -> list[SamplingSettings]:
 
 
 def placeholder_rows(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
-    """Rows as `sample` gives them, one for each prompt, with a response that anything can be counted in."""
-    told = _told(args, sampling_of(args)[0])
-    return [{**row, **told, "response": "a b c d e"} for row in rows]
+    """Rows with the columns that `sample` gives them, one for each prompt.
+
+    Their response has thinking and an answer, in both of which anything can be counted.
+    """
+    setting = _sampled_at(args, sampling_of(args)[0])
+    words = "a b c d e"
+    found = {"response": f"{words.join(args.thinking_tags)}{words}", "finish_reason": "length", "tokens": 16}
+    return [{**row, **setting, **found} for row in rows]
 
 
 def sample(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
@@ -219,12 +224,12 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
         responses = sample_responses(model, tokenizer, prompts, lengths[-1], chat=chat, **counts)
         sampled = [(row, one) for row, found in zip(rows, responses, strict=True) for one in found]
         for sampling in lengths:
-            told = _told(args, sampling)
+            setting = _sampled_at(args, sampling)
             for row, one in sampled:
-                yield {**row, **told, **opened, **response_columns(one.cut(sampling.max_new_tokens, tokenizer))}
+                yield {**row, **setting, **opened, **response_columns(one.cut(sampling.max_new_tokens, tokenizer))}
 
 
-def _told(args: argparse.Namespace, sampling: SamplingSettings) -> Row:
+def _sampled_at(args: argparse.Namespace, sampling: SamplingSettings) -> Row:
     """What a row says of how it was sampled."""
     setting = asdict(sampling)
     return {name: setting[name] for name in setting_columns(args) if name in _SEVERAL}

@@ -90,8 +90,8 @@ def outcome_table(outcomes: Sequence[Outcome]) -> str:
     head = "".join(f"{f'loops, T {temperature}':>26}" for temperature in temperatures)
     lines = [f"{'arm':<18}{head}{f'task reward, T {temperatures[-1]}':>22}{'unfinished':>12}"]
     for outcome in outcomes:
-        reports = (outcome.repetition[temperature] for temperature in temperatures)
-        cells = "".join(f"{f'{r.rate:.2%}  [{r.low:.2%}, {r.high:.2%}]':>26}" for r in reports)
+        shares = (outcome.repetition[temperature].loops for temperature in temperatures)
+        cells = "".join(f"{f'{r.rate:.2%}  [{r.low:.2%}, {r.high:.2%}]':>26}" for r in shares)
         last = f"{outcome.task_reward[temperatures[-1]]:>22.3f}{outcome.unfinished[temperatures[-1]]:>12.2%}"
         lines.append(f"{outcome.arm:<18}{cells}{last}")
     return "\n".join(lines)

@@ -19,8 +19,9 @@ from trl import SFTConfig, SFTTrainer
 
 from ...discovery import discover_language_features
 from ...feature_set import FeatureSet
-from ...metrics.code_switching import Rate, code_switching_rate
+from ...metrics.code_switching import code_switching_rate
 from ...metrics.messages import clusters_of
+from ...metrics.share import Share
 from ...sampling import SamplingSettings, sample_responses
 from ...training.sasft import SASFTCallback
 from ..shared.jobs import Jobs, at_once
@@ -66,7 +67,7 @@ class Outcome:
     """One arm, measured: code-switching into the suppressed language by top_p, loss in nats per answer token."""
 
     arm: Arm
-    switching: dict[float, Rate]
+    switching: dict[float, Share]
     held_out_loss: float
 
 

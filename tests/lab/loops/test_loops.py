@@ -85,7 +85,7 @@ def test_the_whole_half_runs_and_names_what_it_wrote(tmp_path, capsys, monkeypat
     outcomes = demonstrate(output, settings=TINY)
     printed = capsys.readouterr().out
     assert [outcome.arm for outcome in outcomes] == ["before RL", "DAPO", "steered DAPO", "random direction"]
-    assert {report.total for outcome in outcomes for report in outcome.repetition.values()} == {6}
+    assert {report.loops.total for outcome in outcomes for report in outcome.repetition.values()} == {6}
     assert outcome_table(outcomes) in printed
     assert "given two periods it continues" in printed
     assert all(str(path) in printed for path in output.iterdir())

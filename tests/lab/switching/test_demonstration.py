@@ -26,7 +26,7 @@ from sae_posttrain.lab.switching.documents import NURSERY, WORLD
 from sae_posttrain.lab.switching.experiment import Outcome, Settings, answer_loss
 from sae_posttrain.lab.switching.questions import questions
 from sae_posttrain.lab.switching.world import PLAN as SWITCHING
-from sae_posttrain.metrics.code_switching import Rate
+from sae_posttrain.metrics import Share
 
 TINY = Settings(steps=2, batch=4, top=2, texts=4, prompts=6, samples=2, held_out=20)
 # So small a model babbles in all languages: its answers switch for certain, and the switches are traced.
@@ -125,7 +125,7 @@ def test_what_the_demo_tells_to_try_next_is_what_the_commands_take(half, monkeyp
 
 def test_table_sets_rates_and_losses_side_by_side():
     def outcome(arm, switched, loss):
-        return Outcome(arm, {0.8: Rate(switched, 100, 0.01, 0.09)}, loss)
+        return Outcome(arm, {0.8: Share(switched, 100, 0.01, 0.09)}, loss)
 
     table = outcome_table([outcome("SFT", 5, 1.0), outcome("SASFT", 2, 1.005)], "zh").splitlines()
     assert "switches to zh, top_p 0.8" in table[0]

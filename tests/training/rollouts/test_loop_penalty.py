@@ -39,7 +39,7 @@ def test_a_loop_that_ran_to_the_limit_costs_and_one_that_ended_does_not(make: An
     assert {ids[-1] == END for _, ids, _ in rows} == {True, False}, "some ended, some were cut"
     for text, ids, reward in rows:
         report = repetition_rate([text], SHORT, ended=[ids[-1] == END])
-        assert reward == -report.looped
+        assert reward == -report.loops.hits
     assert sum(reward for _, _, reward in rows) <= -4, "each steered one"
 
 

@@ -1,0 +1,29 @@
+"""The contract between one kind of `measure` and everything that samples, prints and writes for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+from ...metrics.report import Compare, R
+from ..inputs import Row
+
+
+@dataclass(frozen=True)
+class Metric(Generic[R]):
+    """What one kind of `measure` does with rows of responses.
+
+    Args:
+        report: the report on rows, each of which has a `response`.
+        mark: puts what is found in one response into its row, for the file of --output.
+        compare: compares two reports on the same prompts, for --against.
+        joined: whether the parts of a response are joined before they are read, as in `Parts`.
+        options: printed beside the report, as JSON.
+    """
+
+    report: Callable[[Sequence[Row]], R]
+    mark: Callable[[Row], None]
+    compare: Compare[R]
+    joined: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
