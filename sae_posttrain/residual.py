@@ -7,13 +7,14 @@ Layers are 0-based decoder blocks everywhere; "the residual of layer n" is the *
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.hooks import RemovableHandle
 
 
@@ -176,6 +177,74 @@ def capture(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Tenso
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model into evaluation mode inside the block, and then each of its modules back into the mode it had.
+
+    `model.train()` afterwards would not do: a frozen part of a model that trains may be in evaluation mode.
+    """
+    training = [module for module in model.modules() if module.training]
+    rotary = [(module, *_plain_state(module)) for module in model.modules() if "max_seq_len_cached" in vars(module)]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for module, attributes, buffers in rotary:  # dynamic RoPE has grown with the longest text it met
+            vars(module).update(attributes)
+            module._buffers.update(buffers)
+
+
+def _plain_state(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor | None]]:
+    """A module's attributes other than its mode, parameters and modules, and its buffers."""
+    kept = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    return kept, dict(module._buffers)
+
+
+def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids `(B, S)` of sequences of any lengths, and the mask `(B, S)` of those that are theirs.
+
+    Padding goes after a sequence and has id 0: base models' tokenizers may have no padding token, and a masked position
+    may hold any.
+    """
+    rows = [torch.tensor(ids, dtype=torch.long) for ids in sequences]
+    ids_BS = pad_sequence(rows, batch_first=True)
+    mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True)
+    return ids_BS.to(device), mask_BS.to(device)
+
+
+@torch.no_grad()
+def read_residuals(
+    model: nn.Module, layers: Iterable[int], sequences: Sequence[Sequence[int]]
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Run the model over token sequences once, in evaluation mode and without gradients.
+
+    Only the decoder runs: the head's logits would be the largest tensor of the pass, and nobody reads them.
+
+    Args:
+        model: a transformers model, perhaps wrapped. Afterwards each of its modules is in the mode it was in.
+        layers: 0-based decoder blocks.
+        sequences: token ids, of any lengths; at least one of them.
+
+    Returns:
+        For each layer the residual `(B, S, D)` that leaves it, and the mask `(B, S)` of the positions that are not
+        padding. S is the longest sequence.
+
+    Raises:
+        ValueError: a layer that the model does not have.
+
+    Example:
+        >>> residuals, mask_BS = read_residuals(model, [1], [[3, 4, 5], [6]])
+        >>> residuals[1][mask_BS.bool()].shape[0]
+        4
+    """
+    ids_BS, mask_BS = padded(sequences, inputs_device(model))
+    with evaluating(model), capture(model, layers) as residuals:
+        decoder(model)(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
+    return residuals, mask_BS
 
 
 def text_config(model: nn.Module) -> Any:

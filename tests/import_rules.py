@@ -24,7 +24,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "vocabulary": frozenset({"languages"}),
     "token_counts": frozenset({"languages"}),
     "metrics": frozenset({"languages"}),
-    "sampling": frozenset({"bars", "texts", "languages"}),
+    "sampling": frozenset({"bars", "texts", "languages", "residual"}),
     "expected": frozenset({"bars", "residual", "languages", "vocabulary", "sampling", "metrics"}),
     "steering": frozenset({"feature_set", "residual", "sampling", "metrics"}),
     "discovery": FEATURES,

@@ -15,13 +15,11 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from ..bars import progress_bar
-from ..residual import capture, decoder, inputs_device
+from ..residual import inputs_device, read_residuals
 from ..sae import SparseAutoencoder
-from ..sampling import evaluating
 from .firing_cache import SHARD_SIZE, At, FiringCache, FiringSource, Shard
 from .sources import load_saes, model_name, sae_hashes
 from .statistics import CHUNK_ELEMENTS, blocks_of_layers, check_reading, encoder_room
@@ -127,7 +125,7 @@ def collect_firing(
     mine: dict[int, Shard] = {}
     total = 0
     bar = progress_bar(desc="texts", unit="text", disable=not (progress and state.is_main_process))
-    with bar, evaluating(model):
+    with bar:
         for index, members in enumerate(_shards(texts)):
             total += 1
             if index % state.num_processes == state.process_index:
@@ -186,17 +184,10 @@ def _collect(
     }
 
 
-@torch.no_grad()
 def _read_batch(
     model: nn.Module, saes: Mapping[int, SparseAutoencoder], sequences: Sequence[Sequence[int]], at: At
 ) -> dict[int, list[np.ndarray]]:
-    rows = [torch.tensor(ids) for ids in sequences]
-    device = inputs_device(model)
-    ids_BS = pad_sequence(rows, batch_first=True).to(device)
-    mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(device)
-    with capture(model, saes) as residuals:
-        # The decoder alone: the head's logits would be the largest tensor of the pass, and nobody reads them.
-        decoder(model)(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
+    residuals, _ = read_residuals(model, saes, sequences)
     first = {"any": 1, "last": -1}[at]
     return {
         layer: [

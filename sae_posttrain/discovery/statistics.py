@@ -12,11 +12,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from ..bars import progress_bar
-from ..residual import capture, decoder, inputs_device
+from ..residual import inputs_device, read_residuals
 from ..sae import SparseAutoencoder
 
 T = TypeVar("T")
@@ -158,24 +157,12 @@ def _sum_block(
     batches: Iterable[Sequence[TokenPassage]],
 ) -> Statistics:
     """One pass of the model, for the layers whose encoders are given."""
-    device = inputs_device(model)
     sums = {layer: {group: _zeros(sae) for group in groups} for layer, sae in saes.items()}
-    was_training = model.training
-    model.eval()
-    try:
-        for batch in filter(None, batches):
-            # Padded here: base models' tokenizers may have no padding token, and a masked position may hold any.
-            rows = [torch.tensor(passage.ids) for passage in batch]
-            ids_BS = pad_sequence(rows, batch_first=True).to(device)
-            mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(device)
-            with capture(model, saes) as residuals:
-                # The decoder alone: the head's logits would be the largest tensor of the pass, and nobody reads them.
-                decoder(model)(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
-            for group, weight_BS in _weights(batch, ids_BS.shape).items():
-                for layer, residual_BSD in residuals.items():
-                    _add(sums[layer][group], saes[layer], residual_BSD, weight_BS)
-    finally:
-        model.train(was_training)
+    for batch in filter(None, batches):
+        residuals, mask_BS = read_residuals(model, saes, [passage.ids for passage in batch])
+        for group, weight_BS in _weights(batch, mask_BS.shape).items():
+            for layer, residual_BSD in residuals.items():
+                _add(sums[layer][group], saes[layer], residual_BSD, weight_BS)
     return sums
 
 

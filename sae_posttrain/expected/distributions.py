@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..residual import inputs_device, unwrap
+from ..residual import inputs_device, padded, unwrap
 
 LOGITS_AT_ONCE = 1 << 24  # 64 MiB in float32
 
@@ -30,9 +30,7 @@ def hidden_states(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
         `(B, S, D)`, S the longest text. What stands behind the end of a shorter text means nothing.
     """
     base = unwrap(model)
-    device, length = inputs_device(model), max(map(len, rows))
-    ids_BS = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)
-    mask_BS = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
+    ids_BS, mask_BS = padded(rows, inputs_device(model))
     output = base.base_model(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False, return_dict=True)
     hidden_BSD: Tensor = output.last_hidden_state
     return hidden_BSD

@@ -17,8 +17,8 @@ from ..languages import get_language
 from ..metrics.expectation import ExpectedSwitch, ExpectedSwitchReport, expected_switch_report
 from ..metrics.messages import text_of
 from ..metrics.switches import parse_targets
-from ..residual import inputs_device, unwrap
-from ..sampling import Prompt, check_counts, check_temperature_and_top_p, encode_prompts, evaluating
+from ..residual import evaluating, inputs_device, unwrap
+from ..sampling import Prompt, check_counts, check_temperature_and_top_p, encode_prompts
 from ..sampling.nucleus import Nucleus
 from .columns import ScriptColumns, unexpected_in
 from .distributions import hidden_states, logits_of

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from ..discovery.statistics import CHUNK_ELEMENTS
-from ..residual import capture, decoder, inputs_device, text_config
+from ..residual import inputs_device, read_residuals, text_config
 from ..sae import SparseAutoencoder
 
 
@@ -119,13 +118,10 @@ def _measure(
     tally = _tally(sae, text_config(model).num_hidden_layers)
     for start in range(0, len(texts), batch_size):
         encoded = tokenizer(list(texts[start : start + batch_size]), truncation=True, max_length=max_length)
-        rows = [torch.tensor(ids) for ids in encoded["input_ids"] if len(ids) > 1]
-        if not rows:
+        sequences = [ids for ids in encoded["input_ids"] if len(ids) > 1]
+        if not sequences:
             continue
-        ids_BS = pad_sequence(rows, batch_first=True).to(inputs_device(model))
-        mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(ids_BS.device)
-        with capture(model, tally.blocks) as residuals:
-            decoder(model)(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
+        residuals, mask_BS = read_residuals(model, tally.blocks, sequences)
         mask_BS[:, 0] = 0
         _add(tally, sae, {block: residual_BSD[mask_BS.bool()] for block, residual_BSD in residuals.items()})
     if not tally.tokens:

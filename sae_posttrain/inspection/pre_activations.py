@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from ..feature_set import FeatureSet
-from ..residual import capture, decoder, inputs_device, text_config
+from ..feature_set import FeatureSet, LayerFeatures
+from ..residual import read_residuals, text_config
 
 
 class Pieces(NamedTuple):
@@ -47,25 +46,16 @@ def read_pre_activations(
     """
     # Under the name they were found in: a fine-tuned model has another, and is what one wants to look into.
     features.check_model(text_config(model), features.provenance.base_model)
-    device = inputs_device(model)
     order = sorted((n for n, ids in enumerate(sequences) if len(ids)), key=lambda n: -len(sequences[n]))
-    was_training = model.training
-    model.eval()
-    try:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            rows = [torch.tensor(sequences[n]) for n in batch]
-            ids_BS = pad_sequence(rows, batch_first=True).to(device)
-            mask_BS = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True).to(device)
-            with capture(model, [layer.layer for layer in features.layers]) as residuals:
-                decoder(model)(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
-            pre = {one.layer: _pre_activations(one, residuals[one.layer]) for one in features.layers}
-            for row, n in enumerate(batch):
-                yield n, {layer: pre_BSF[row, : len(sequences[n])] for layer, pre_BSF in pre.items()}
-    finally:
-        model.train(was_training)
+    layers = [layer.layer for layer in features.layers]
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        residuals, _ = read_residuals(model, layers, [sequences[n] for n in batch])
+        pre = {one.layer: _pre_activations(one, residuals[one.layer]) for one in features.layers}
+        for row, n in enumerate(batch):
+            yield n, {layer: pre_BSF[row, : len(sequences[n])] for layer, pre_BSF in pre.items()}
 
 
-def _pre_activations(layer: Any, residual_BSD: Tensor) -> Tensor:
+def _pre_activations(layer: LayerFeatures, residual_BSD: Tensor) -> Tensor:
     encoder_FD, bias_F = (one.to(residual_BSD.device) for one in (layer.encoder, layer.bias))
     return (residual_BSD.float() @ encoder_FD.T + bias_F).cpu()

@@ -1,6 +1,6 @@
 """Sample a model's responses to prompts."""
 
-from .engine import Prompt, encode_prompts, evaluating, sample_responses, sampler
+from .engine import Prompt, encode_prompts, sample_responses, sampler
 from .progress import SamplingProgress
 from .response import FinishReason, Response
 from .settings import SamplingSettings, check_counts, check_temperature_and_top_p
@@ -14,7 +14,6 @@ __all__ = [
     "check_counts",
     "check_temperature_and_top_p",
     "encode_prompts",
-    "evaluating",
     "sample_responses",
     "sampler",
 ]

@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.generation.logits_process import TopKLogitsWarper
 
+from ..residual import evaluating
 from .head import contiguous_head
 from .nucleus import Nucleus
 from .progress import SamplingProgress
@@ -239,28 +240,6 @@ def _own_randomness(model: PreTrainedModel, seed: int) -> Iterator[None]:
         for gpu in gpus:
             torch.cuda.default_generators[gpu].manual_seed(seed)
         yield
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards each of its modules is as it was."""
-    training = [module for module in model.modules() if module.training]
-    rotary = [(module, *_plain_state(module)) for module in model.modules() if "max_seq_len_cached" in vars(module)]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for module, attributes, buffers in rotary:  # dynamic RoPE has grown with the longest text it met
-            vars(module).update(attributes)
-            module._buffers.update(buffers)
-
-
-def _plain_state(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Tensor | None]]:
-    """Attributes that are nobody's parameters or modules, and buffers."""
-    kept = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
-    return kept, dict(module._buffers)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from ..metrics import LoopSettings, SwitchCriteria, Thinking, allowed_in, code_s
 from ..metrics.loops import DEFAULT_LOOPS
 from ..metrics.messages import text_of
 from ..metrics.thinking import as_thinking, opens_thinking
-from ..sampling import Prompt, Response, SamplingSettings, check_counts, encode_prompts, evaluating, sample_responses
+from ..residual import evaluating
+from ..sampling import Prompt, Response, SamplingSettings, check_counts, encode_prompts, sample_responses
 from .calling import calling_trainer
 from .rates import Answer, rates
 
