@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..artefacts import CALIBRATION_CURVE, CALIBRATION_RESPONSES
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
 from .output_files import check_file, replacing
 from .wording import in_options
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     found, verdict = calibration.best is not None, in_options(calibration.verdict(), args)
     if state.is_main_process:
         print(json.dumps(calibration.to_dict(), indent=2) if args.json else calibration.table())
-        curve, responses = path.with_suffix(".calibration.json"), path.with_suffix(".calibration.jsonl")
+        curve, responses = path.with_suffix(CALIBRATION_CURVE), path.with_suffix(CALIBRATION_RESPONSES)
         curve.parent.mkdir(parents=True, exist_ok=True)
         curve.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n", encoding="utf-8")
         with replacing(responses) as file:
@@ -143,9 +144,7 @@ def response_rows(calibration: Calibration, prompts: Sequence[Any]) -> Iterator[
     for one in calibration.answers:
         yield {
             "prompt": prompts[one.prompt],
-            "response": one.response.text,
-            "finish_reason": one.response.finish_reason,
-            "tokens": one.response.tokens,
+            **one.response.to_row(),
             "layers": list(one.layers),
             "top": one.top,
             "temperature": one.temperature,

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..artefacts import LOOP_SAMPLE
 from ..languages import get_language
 from ..texts import load_rows, load_texts
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
 from .output_files import check_file, replacing
 from .wording import option
-
-LOOPS_SUFFIX = ".loops.jsonl"
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -210,7 +209,7 @@ def run_repetition(args: argparse.Namespace) -> int:
 
 def _looping_texts(args: argparse.Namespace) -> Sequence[str | list[int]]:
     """The token ids of a .loops.jsonl, so that the model reads what it wrote; else the texts of a column."""
-    rows = load_rows(args.texts) if args.texts.endswith(LOOPS_SUFFIX) else []
+    rows = load_rows(args.texts) if args.texts.endswith(LOOP_SAMPLE) else []
     if rows and all(isinstance(row.get("ids"), list) for row in rows):
         return [row["ids"] for row in rows[: args.limit]]
     return load_texts(args.texts, column=args.column, limit=args.limit)
@@ -233,7 +232,7 @@ class _Setting:
 
     def keep_loops(self, texts: Sequence[list[int]], looped: int) -> Path:
         """Write texts with their token ids beside the features; the first `looped` of them end in a loop."""
-        path = Path(self.output).with_suffix(LOOPS_SUFFIX)
+        path = Path(self.output).with_suffix(LOOP_SAMPLE)
         if self.state.is_main_process:
             with replacing(path) as file:
                 for place, ids in enumerate(texts):

@@ -22,6 +22,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from .. import __version__
+from ..artefacts import FEATURE_SET_METADATA
 from .card import card_of, short_name
 from .checks import BY_GROUP, TENSORS, active_elsewhere, check_tensors
 from .layer import LayerFeatures
@@ -30,7 +31,6 @@ __all__ = ["FeatureSet", "LayerFeatures", "Provenance"]
 
 FORMAT = 1
 FILE_NAME = "features.safetensors"
-_METADATA_KEY = "sae_posttrain"
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class FeatureSet:
         if self.alpha is not None:
             description["alpha"] = self.alpha
         # One key: safetensors keeps no order among several, and equal sets should be equal files.
-        return serialise(tensors, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)})
+        return serialise(tensors, metadata={FEATURE_SET_METADATA: json.dumps(description, sort_keys=True)})
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload the file and a card that states model, SAE, languages and scores; returns the commit's address."""
@@ -229,7 +229,7 @@ class FeatureSet:
         path = _locate(source, revision)
         try:
             with safe_open(path, framework="pt") as file:
-                description = json.loads((file.metadata() or {})[_METADATA_KEY])
+                description = json.loads((file.metadata() or {})[FEATURE_SET_METADATA])
                 if description["format"] != FORMAT:
                     raise ValueError(
                         f"{path} has feature-set format {description['format']}; this version reads {FORMAT}. "

@@ -13,11 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from ..artefacts import TOP_CONTEXTS
 from ..feature_set import FeatureSet
 from .pre_activations import Pieces, cut, read_pre_activations
-
-KEY = "top_contexts"
-"""Under which `contexts_to_json` files them, and the report finds them."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def top_contexts(
 
 def contexts_to_json(found: Sequence[FeatureContexts]) -> dict[str, Any]:
     """Plain values for JSON."""
-    return {KEY: [asdict(one) for one in found]}
+    return {TOP_CONTEXTS: [asdict(one) for one in found]}
 
 
 def _pieces(text: str, cut: Pieces, pre_S: Tensor, place: int, around: int) -> tuple[tuple[str, float], ...]:

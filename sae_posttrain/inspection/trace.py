@@ -15,14 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from ..artefacts import SWITCH_TRACES
 from ..feature_set import FeatureSet, LayerFeatures
 from ..languages import get_language
 from ..metrics import unexpected_spans
 from ..sampling import encode_prompts
 from .pre_activations import cut, read_pre_activations
-
-KEY = "switch_traces"
-"""Under which `traces_to_json` files them, and the report finds them."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ def trace_switches(
 
 def traces_to_json(traces: Sequence[SwitchTrace]) -> dict[str, Any]:
     """Plain values for JSON."""
-    return {KEY: [asdict(one) for one in traces]}
+    return {SWITCH_TRACES: [asdict(one) for one in traces]}
 
 
 def _passage(

@@ -77,12 +77,15 @@ def _calibration_figure(number: int, name: str, curve: RunRow) -> CalibrationFig
 
 def _verdict(best: RunRow | None, goal: float, bound: float) -> str:
     wanted = f"{goal:.0%} of the answers loop at no more than {bound:g} times the unsteered perplexity"
+    missed = f"At no alpha that was tried do {wanted}."
     if best is None:
-        return f"At no alpha that was tried do {wanted}."
-    return (
-        f"The smallest alpha at which {wanted} is {float(best['alpha']):g}, at {_layers(best)}: "
-        f"{float(best['rate']):.0%} loop there, at {float(best['ratio']):.2f} times."
-    )
+        return missed
+    rate, ratio = float(best["rate"]), known(best["ratio"])
+    where = f"alpha {float(best['alpha']):g}, at {_layers(best)}"
+    there = f"{rate:.0%} loop there, at {'an unknown multiple' if ratio is None else f'{ratio:.2f} times'}."
+    if rate < goal or ratio is None or ratio > bound:
+        return f"{missed} The best is {where}: {there}"
+    return f"The smallest alpha at which {wanted} is {where}: {there}"
 
 
 def _layers(point: RunRow) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..artefacts import LOOP, UNEXPECTED
 from ..metrics import text_of
 from .rates import into_words
 from .run import Run, RunRow, explaining_damage
@@ -37,9 +38,9 @@ class Example:
 def switches(run: Run, limit: int = PER_RUN) -> list[Example]:
     """Some answers of a run that switch, of as many kinds as there are."""
     by_kind: dict[tuple[str, str], list[Example]] = {}
-    for path, row in _rows(run, "unexpected"):
+    for path, row in _rows(run, UNEXPECTED):
         with explaining_damage(path):
-            spans = row["unexpected"]
+            spans = row[UNEXPECTED]
             if spans:
                 kind = str(row.get("language", "")), into_words(spans[0])
                 if len(by_kind.setdefault(kind, [])) < limit:
@@ -52,10 +53,10 @@ def switches(run: Run, limit: int = PER_RUN) -> list[Example]:
 def loops(run: Run, limit: int = PER_RUN) -> list[Example]:
     """Some answers of a run that end in a loop."""
     found: list[Example] = []
-    for path, row in _rows(run, "loop"):
+    for path, row in _rows(run, LOOP):
         with explaining_damage(path):
-            if row["loop"] is not None and len(found) < limit:
-                start, end, period = (int(row["loop"][name]) for name in ("start", "end", "period"))
+            if row[LOOP] is not None and len(found) < limit:
+                start, end, period = (int(row[LOOP][name]) for name in ("start", "end", "period"))
                 if not 0 <= start <= end <= len(row["response"]):
                     raise ValueError(f"a loop from {start} to {end} in {len(row['response'])} characters")
                 if period < 1:

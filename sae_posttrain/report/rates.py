@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..artefacts import FINDINGS, THINKING, UNEXPECTED
 from ..languages import get_language
 from ..metrics import Difference, Share, SwitchCriteria, clusters_of, compare_rates
 from ..metrics.interval import ClusteredOutcome
@@ -85,16 +86,15 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     suppressed = list(dict.fromkeys(code for run in runs for code in run.suppress))
     found: list[Comparison] = []
     for name, answers in sorted(_by_name(runs).items()):
-        switching = [one for one in answers if all("unexpected" in row for row in one.rows)]
-        looping = [one for one in answers if all("loop" in row for row in one.rows)]
-        if switching:
-            found += [one for code in suppressed if (one := _into(switching, name, code))]
-            title = f"Answers that leave their language{' for any other' if suppressed else ''}"
-            found.append(_comparison(title, name, switching, _switched, _by_pair(switching)))
-        if looping:
-            found.append(
-                _comparison("Answers that end in an endless loop", name, looping, _looped, _by_language(looping))
-            )
+        for finding in FINDINGS:
+            judged = [one for one in answers if all(finding.column in row for row in one.rows)]
+            if judged and finding.column == UNEXPECTED:
+                found += [one for code in suppressed if (one := _into(judged, name, code))]
+                title = f"{finding.title}{' for any other' if suppressed else ''}"
+                found.append(_comparison(title, name, judged, _has(UNEXPECTED), _by_pair(judged)))
+            elif judged:
+                judge = _has(finding.column)
+                found.append(_comparison(finding.title, name, judged, judge, _by_language(judged, judge)))
         found += _of_thinking(answers, name)
     return found
 
@@ -102,17 +102,11 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
 def _of_thinking(answers: Sequence[RunAnswers], name: str) -> list[Comparison]:
     """What was found in the thinking of reasoning models, of the answers that think."""
     found = []
-    for key, title in (
-        ("thinking_unexpected", "Thinking that leaves its language"),
-        ("thinking_loop", "Thinking that ends in an endless loop"),
-    ):
+    for finding in FINDINGS:
+        key = THINKING + finding.column
         thinking = [one._replace(rows=rows) for one in answers if (rows := [row for row in one.rows if key in row])]
-
-        def judge(row: RunRow, key: str = key) -> bool:
-            return bool(row[key])
-
         if thinking:
-            found.append(_comparison(title, name, thinking, judge, {}))
+            found.append(_comparison(finding.thinking_title, name, thinking, _has(key), {}))
     return found
 
 
@@ -172,12 +166,9 @@ def _share(answers: RunAnswers, judge: Judge) -> Share:
     return _measured(answers, judge).share
 
 
-def _switched(row: RunRow) -> bool:
-    return bool(row["unexpected"])
-
-
-def _looped(row: RunRow) -> bool:
-    return row["loop"] is not None
+def _has(column: str) -> Judge:
+    """Whether something was found in an answer, as a column of it says."""
+    return lambda row: bool(row[column])
 
 
 def _into(answers: Sequence[RunAnswers], name: str, code: str) -> Comparison | None:
@@ -194,7 +185,7 @@ def _into(answers: Sequence[RunAnswers], name: str, code: str) -> Comparison | N
         return None
 
     def judge(row: RunRow) -> bool:
-        return any(criteria.wants(span["script"], span.get("language"), _language(row)) for span in row["unexpected"])
+        return any(criteria.wants(span["script"], span.get("language"), _language(row)) for span in row[UNEXPECTED])
 
     return _comparison(f"Answers that slip into {code}", name, eligible, judge, {})
 
@@ -218,23 +209,23 @@ def _by_pair(answers: Sequence[RunAnswers]) -> dict[str, dict[str, Share]]:
     for one in answers:
         with explaining_damage(one.path):
             for row in one.rows:
-                pairs.update((_language(row), target) for target in {into_words(span) for span in row["unexpected"]})
+                pairs.update((_language(row), target) for target in {into_words(span) for span in row[UNEXPECTED]})
     of_language = _split(answers)
     found = {}
     for language, target in sorted(pairs, key=lambda pair: (-pairs[pair], pair))[:PAIRS]:
 
         def judge(row: RunRow, target: str = target) -> bool:
-            return any(into_words(span) == target for span in row["unexpected"])
+            return any(into_words(span) == target for span in row[UNEXPECTED])
 
         found[f"{language} → {target}"] = {one.run.name: _share(one, judge) for one in of_language[language]}
     return found
 
 
-def _by_language(answers: Sequence[RunAnswers]) -> dict[str, dict[str, Share]]:
+def _by_language(answers: Sequence[RunAnswers], judge: Judge) -> dict[str, dict[str, Share]]:
     of_language = _split(answers)
     if len(of_language) < 2:
         return {}
-    return {code: {one.run.name: _share(one, _looped) for one in of_language[code]} for code in sorted(of_language)}
+    return {code: {one.run.name: _share(one, judge) for one in of_language[code]} for code in sorted(of_language)}
 
 
 def _split(answers: Sequence[RunAnswers]) -> dict[str, list[RunAnswers]]:

@@ -12,14 +12,25 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..artefacts import (
+    CALIBRATION_CURVE,
+    CALLBACK_STATES,
+    EVAL_RESULTS,
+    FEATURE_SET_METADATA,
+    FINDINGS,
+    SASFT_STATE,
+    SUPPRESS,
+    SWITCH_TRACES,
+    TARGET_RATE,
+    TOP_CONTEXTS,
+    TRAINER_STATE,
+)
 from ..feature_set import FeatureSet
 
 RunRow = Mapping[str, Any]
 
-STATE = "trainer_state.json"
-RESULTS = "eval_results.json"
 # What a JSON file is, is told by the one key that only its kind has.
-KINDS = {"switch_traces": "traces", "top_contexts": "contexts", "target_rate": "calibrations"}
+KINDS = {SWITCH_TRACES: "traces", TOP_CONTEXTS: "contexts", TARGET_RATE: "calibrations"}
 
 
 @dataclass
@@ -72,8 +83,8 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
         runs = [_read(place) for place in places if place == path or (place.is_dir() and not _is_checkpoint(place))]
         if not any(runs):
             raise ValueError(
-                f"{path} holds nothing for a report. Expected {STATE} or a checkpoint of training, a .jsonl file of "
-                "`sae-posttrain measure code-switching` or `repetition` with --output, or a feature set."
+                f"{path} holds nothing for a report. Expected {TRAINER_STATE} or a checkpoint of training, a .jsonl "
+                "file of `sae-posttrain measure code-switching` or `repetition` with --output, or a feature set."
             )
         for run in runs:
             if run and run.folder.resolve() not in seen:
@@ -92,9 +103,9 @@ def _read(place: Path) -> Run:
         if path.is_file():
             _add(run, path)
     if not run.log:
-        checkpoints = [path for path in place.glob("checkpoint-*") if _is_checkpoint(path) and (path / STATE).is_file()]
-        if checkpoints:
-            _add(run, max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2])) / STATE)
+        states = [path / TRAINER_STATE for path in place.glob("checkpoint-*") if _is_checkpoint(path)]
+        if there := [state for state in states if state.is_file()]:
+            _add(run, max(there, key=lambda state: int(state.parent.name.rpartition("-")[2])))
     return run
 
 
@@ -110,14 +121,12 @@ def _add(run: Run, path: Path) -> None:
     elif path.suffix == ".jsonl":
         if rows := _measured_rows(path):
             run.answers[path.stem] = rows
-    elif path.name == STATE:
+    elif path.name == TRAINER_STATE:
         state = _read_json(path, dict)
         with explaining_damage(path):
             run.log = [row for row in state.get("log_history", []) if isinstance(row, dict)]
-            run.suppress = [
-                str(code) for code in state.get("stateful_callbacks", {}).get("SASFT", {}).get("suppress", [])
-            ]
-    elif path.name == RESULTS:
+            run.suppress = [str(code) for code in state.get(CALLBACK_STATES, {}).get(SASFT_STATE, {}).get(SUPPRESS, [])]
+    elif path.name == EVAL_RESULTS:
         numbers = {name: value for name, value in _read_json(path, dict).items() if is_number(value)}
         run.results = {name: float(value) for name, value in numbers.items() if name.startswith("eval_")}
     elif path.suffix == ".json":
@@ -133,8 +142,8 @@ def _add_json(run: Run, path: Path) -> None:
         return
     content = _read_json(path)
     key = next((key for key in KINDS if isinstance(content, dict) and key in content), None)
-    if key == "target_rate":
-        run.calibrations[path.name.removesuffix(".json").removesuffix(".calibration")] = content
+    if key == TARGET_RATE:
+        run.calibrations[path.name.removesuffix(CALIBRATION_CURVE).removesuffix(".json")] = content
     elif key is not None:
         with explaining_damage(path):
             if not isinstance(content[key], list):
@@ -145,7 +154,7 @@ def _add_json(run: Run, path: Path) -> None:
 def _is_feature_set(path: Path) -> bool:
     try:
         with safe_open(path, framework="np") as file:
-            return "sae_posttrain" in (file.metadata() or {})
+            return FEATURE_SET_METADATA in (file.metadata() or {})
     except SafetensorError:
         return False  # not ours to complain about: weights in the same folder, perhaps still being written
 
@@ -171,7 +180,7 @@ def _measured_rows(path: Path) -> list[RunRow]:
 
 
 def _is_measured(row: RunRow) -> bool:
-    return "unexpected" in row or "loop" in row
+    return any(finding.column in row for finding in FINDINGS)
 
 
 def _read_json(path: Path, expected: type = object) -> Any:

@@ -40,6 +40,10 @@ class Response:
         """Whether the model ended the response by itself; None when not known."""
         return None if self.finish_reason is None else self.finish_reason == "stop"
 
+    def to_row(self) -> dict[str, str | int | None]:
+        """The columns of a file of responses that hold it."""
+        return {"response": self.text, "finish_reason": self.finish_reason, "tokens": self.tokens}
+
     def cut(self, max_tokens: int, tokenizer: PreTrainedTokenizerBase) -> Response:
         """The response as it would have been under a limit of `max_tokens`; itself where it is no longer than that.
 

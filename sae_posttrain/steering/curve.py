@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ..artefacts import TARGET_RATE
 from ..feature_set import FeatureSet
+from ..metrics.share import Share
 from ..sampling import Response
 from ..wording import counted
 
@@ -18,9 +20,7 @@ class Point:
     Args:
         layers: the layers that were steered; none for unsteered responses.
         alpha: in units of typical strength.
-        looped: how many of `total` responses end in an endless loop.
-        total: number of responses.
-        low, high: 95% interval of their share.
+        loops: the responses that end in an endless loop, of all responses, with a 95% interval.
         perplexity: per token under the unsteered model, of the looped responses up to where they first repeat.
         plain_perplexity: that of the unsteered responses to the same prompts, over as many tokens.
         top: features per layer that were steered with; None is all that the set has.
@@ -31,10 +31,7 @@ class Point:
 
     layers: tuple[int, ...]
     alpha: float
-    looped: int
-    total: int
-    low: float
-    high: float
+    loops: Share
     perplexity: float | None = None
     plain_perplexity: float | None = None
     top: int | None = None
@@ -44,7 +41,7 @@ class Point:
 
     @property
     def rate(self) -> float:
-        return self.looped / self.total
+        return self.loops.rate
 
     @property
     def ratio(self) -> float | None:
@@ -131,7 +128,7 @@ class Calibration:
 
     def _sure(self, points: Sequence[Point]) -> list[Point]:
         """Those whose interval lies above the rate without steering."""
-        return [point for point in points if point.low > self.plain_of(point).rate]
+        return [point for point in points if point.loops.low > self.plain_of(point).rate]
 
     @property
     def reached(self) -> bool:
@@ -209,10 +206,13 @@ class Calibration:
         """Plain values for JSON, without the responses."""
 
         def values(point: Point | None) -> dict[str, Any] | None:
-            return None if point is None else {**asdict(point), "rate": point.rate, "ratio": point.ratio}
+            if point is None:
+                return None
+            measured = {name: value for name, value in asdict(point).items() if name != "loops"}
+            return {**measured, **point.loops.to_dict("looped"), "ratio": point.ratio}
 
         return {
-            "target_rate": self.target_rate,
+            TARGET_RATE: self.target_rate,
             "max_ratio": self.max_ratio,
             "reached": self.reached,
             "verdict": self.verdict(),
@@ -238,11 +238,11 @@ def _cells(point: Point, is_best: bool) -> list[str]:
         "all" if point.top is None and point.layers else str(point.top or "-"),
         f"{point.temperature:g}",
         f"{point.alpha:g}",
-        f"{point.looped}/{point.total}",
+        f"{point.loops.hits}/{point.loops.total}",
         f"{100 * point.rate:.1f}",
-        f"{100 * point.low:.1f} to {100 * point.high:.1f}",
+        f"{100 * point.loops.low:.1f} to {100 * point.loops.high:.1f}",
         f"{point.tokens:.0f}",
-        f"{100 * point.ended / point.total:.0f}",
+        f"{100 * point.ended / point.loops.total:.0f}",
         *("-" if value is None else f"{value:.2f}" for value in perplexities),
         "<- best" if is_best else "",
     ]

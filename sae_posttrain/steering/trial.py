@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
-from ..metrics.interval import clustered_interval
 from ..metrics.loops import LoopSettings
+from ..metrics.share import Share
 from ..residual import inputs_device
 from ..sampling import Response, SamplingProgress, SamplingSettings, sampler
 from ..wording import counted
@@ -139,15 +139,11 @@ class Trial:
         self.answers += [
             SteeredAnswer(one.prompt, layers, top, temperature, alpha, one.looped, one.response) for one in outcomes
         ]
-        looped = [outcome.looped for outcome in outcomes]
-        low, high = clustered_interval(looped, [tuple(self.ids[outcome.prompt]) for outcome in outcomes])
+        prompts = [tuple(self.ids[outcome.prompt]) for outcome in outcomes]
         return Point(
             layers,
             alpha,
-            looped=sum(looped),
-            total=len(looped),
-            low=low,
-            high=high,
+            loops=Share.of([outcome.looped for outcome in outcomes], prompts),
             perplexity=_perplexity((one.surprisal, one.tokens) for one in outcomes),
             plain_perplexity=_perplexity((one.plain_surprisal, one.plain_tokens) for one in outcomes),
             top=top,

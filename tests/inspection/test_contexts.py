@@ -6,8 +6,9 @@ from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from sae_posttrain.artefacts import TOP_CONTEXTS
 from sae_posttrain.feature_set import FeatureSet, LayerFeatures, Provenance
-from sae_posttrain.inspection.contexts import KEY, contexts_to_json, top_contexts
+from sae_posttrain.inspection.contexts import contexts_to_json, top_contexts
 
 LAYER = 2
 TEXTS = {
@@ -83,4 +84,4 @@ def test_a_slow_tokenizer_is_refused(model, tokenizer, monkeypatch):
 
 def test_json_holds_what_was_found(model, tokenizer):
     found = top_contexts(model, tokenizer, features_of(), TEXTS, top=1)
-    assert [len(one["contexts"]) for one in contexts_to_json(found)[KEY]] == [1, 1]
+    assert [len(one["contexts"]) for one in contexts_to_json(found)[TOP_CONTEXTS]] == [1, 1]

@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer
 
+from sae_posttrain.artefacts import SWITCH_TRACES
 from sae_posttrain.feature_set import FeatureSet, LayerFeatures, Provenance
-from sae_posttrain.inspection.trace import KEY, find_passages, trace_switches, traces_to_json
+from sae_posttrain.inspection.trace import find_passages, trace_switches, traces_to_json
 
 LAYER = 1
 ROWS = [
@@ -113,6 +114,6 @@ def test_features_of_another_model_or_target_are_refused(model, tokenizer, featu
 
 def test_json_holds_it_all(model, tokenizer, features):
     trace = trace_switches(model, features, find_passages(tokenizer, ROWS, "zh"), "zh", name="m")
-    (read,) = json.loads(json.dumps(traces_to_json([trace])))[KEY]
+    (read,) = json.loads(json.dumps(traces_to_json([trace])))[SWITCH_TRACES]
     assert read["layers"][0]["average"]["mean"] == list(trace.layers[0].average.mean)
     assert list(read["layers"][0]["features"]) == ["8", "7"]

@@ -11,14 +11,15 @@ from real_weights_world import read_jsonl
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.feature_set import Provenance
+from sae_posttrain.metrics import Share
 from sae_posttrain.metrics.loops import find_loop
 from sae_posttrain.steering import Calibration
 from sae_posttrain.steering.curve import Point
 
 
 def test_a_calibrations_curve_becomes_rows(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
-    plain = Point((), 0.0, 1, 10, 0.0, 0.4, temperature=0.7)
-    steered = Point((22,), 4.0, 5, 10, 0.2, 0.8, 8.0, 4.0, top=1, temperature=0.7)
+    plain = Point((), 0.0, Share(1, 10, 0.0, 0.4), temperature=0.7)
+    steered = Point((22,), 4.0, Share(5, 10, 0.2, 0.8), 8.0, 4.0, top=1, temperature=0.7)
     curve = Calibration(FeatureSet((), Provenance("m", 1, 1, "s", {}, "", "")), plain, (steered,), 0.9, 2.0)
     (tmp_path / "c.json").write_text(json.dumps(curve.to_dict()), encoding="utf-8")
     where = ["--curve", str(tmp_path / "c.json"), "--model", "tiny", "--results", str(tmp_path / "r.csv")]

@@ -1,18 +1,28 @@
-"""Folders of runs as the commands leave them, with every part that a report shows, made of a few numbers."""
+"""Folders of runs with every part that a report shows, made of a few numbers and written by what writes real ones."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerState
 
+from sae_posttrain.artefacts import CALIBRATION_CURVE, LOOP, TRAINER_STATE, UNEXPECTED
+from sae_posttrain.cli import main
 from sae_posttrain.feature_set import FeatureSet, LayerFeatures, Provenance
-from sae_posttrain.metrics import find_loop, unexpected_spans
+from sae_posttrain.inspection.contexts import Context, FeatureContexts, contexts_to_json
+from sae_posttrain.inspection.trace import LayerTrace, SwitchTrace, TraceCurve, traces_to_json
+from sae_posttrain.lab.shared.record import write_numbers
+from sae_posttrain.metrics import Share
+from sae_posttrain.steering.curve import Calibration, Point
+from sae_posttrain.training.sasft.record import take_up
 
 Wrap = Callable[[str], str]
 
@@ -22,7 +32,7 @@ ANSWERS = {
     "ko": ("이 차는 어디에서 와요?", "이 차는 강 옆의 작은 {}에서 와요.", "마을"),
 }
 STRAY = ["村庄", "деревня", "마을"]
-LOOP = "and then we walk to the river, "
+PERIOD = "and then we walk to the river, "
 PASSAGES = {"zh": "老师在小村庄里看见一块大石头。", "en": "The teacher sees a big stone in the village."}
 
 
@@ -38,11 +48,29 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_run(folder: Path, share: float, *, level: float, wrap: Wrap = str, prompts: int = 60) -> Path:
     """A run whose answers switch that often; `level` moves its curves, `wrap` changes every text in it."""
-    state = {"stateful_callbacks": {"SASFT": {"suppress": ["zh"]}}, "log_history": log(share, level)}
-    write_json(folder / "trainer_state.json", state)
-    write_json(folder / "eval_results.json", {"eval_loss": 1.2 + level, "eval_runtime": 3.0})
+    folder.mkdir(parents=True, exist_ok=True)
+    state = TrainerState(log_history=log(share, level))
+    take_up(state, {"suppress": ["zh"]})
+    state.save_to_json(str(folder / TRAINER_STATE))
+    write_numbers(folder, {"eval_loss": 1.2 + level, "eval_runtime": 3.0})
     write_rows(folder / "answers.jsonl", answers(share, wrap, prompts))
+    measure(folder / "answers.jsonl", wrap)
     return folder
+
+
+def measure(path: Path, wrap: Wrap = str) -> None:
+    """Measure responses as a user does, and keep what was found with them. `wrap` then changes the names in it."""
+    for kind in ("code-switching", "repetition"):
+        with redirect_stdout(io.StringIO()):
+            assert main(["measure", kind, "--responses", str(path), "--output", str(path)]) == 0
+    if wrap is str:
+        return
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["language"] = wrap(row["language"])
+        row[UNEXPECTED] = [{**span, "script": wrap(span["script"])} for span in row[UNEXPECTED]]
+        row[LOOP] = row[LOOP] and {**row[LOOP], "text": wrap(row[LOOP]["text"])}
+    write_rows(path, rows)
 
 
 def log(share: float, level: float, steps: int = 40) -> list[dict[str, Any]]:
@@ -73,18 +101,9 @@ def answers(share: float, wrap: Wrap, prompts: int) -> list[dict[str, Any]]:
             foreign = [one for one in STRAY if (language, one) not in (("ru", "деревня"), ("ko", "마을"))]
             response = wrap(frame.format(draw.choice(foreign) if stray else word))
             if draw.random() < share / 2:
-                response += " " + LOOP * draw.randint(5, 20)
-            spans = unexpected_spans(response, language)
-            loop = find_loop(response)
-            rows.append(
-                {
-                    "prompt": [{"role": "user", "content": wrap(f"{prompt} ({number})")}],
-                    "language": wrap(language),
-                    "response": response,
-                    "unexpected": [{**vars(span), "script": wrap(span.script)} for span in spans],
-                    "loop": loop and {**vars(loop), "text": wrap(LOOP)},
-                }
-            )
+                response += " " + PERIOD * draw.randint(5, 20)
+            asked = [{"role": "user", "content": wrap(f"{prompt} ({number})")}]
+            rows.append({"prompt": asked, "language": language, "response": response})
     return rows
 
 
@@ -110,59 +129,47 @@ def contexts(feature_set: FeatureSet, wrap: Wrap = str) -> dict[str, Any]:
     for layer in feature_set.layers:
         for row, feature in enumerate(layer.ids):
             passages = [
-                {
-                    "group": wrap(group),
-                    "peak": 3.0,
-                    "pieces": [[wrap(piece), 3 * abs(math.sin(n * (row + 1)))] for n, piece in enumerate(text)],
-                }
+                Context(
+                    wrap(group),
+                    3.0,
+                    tuple((wrap(piece), 3 * abs(math.sin(n * (row + 1)))) for n, piece in enumerate(text)),
+                )
                 for group, text in PASSAGES.items()
             ]
-            found.append({"layer": layer.layer, "feature": feature, "target": layer.targets[row], "contexts": passages})
-    return {"top_contexts": found}
+            found.append(FeatureContexts(layer.layer, feature, layer.targets[row], tuple(passages)))
+    return contexts_to_json(found)
 
 
 def traces(levels: dict[str, float], wrap: Wrap = str) -> dict[str, Any]:
-    offsets = list(range(-10, 6))
+    """As JSON reads them back."""
+    offsets = tuple(range(-10, 6))
 
-    def curve(level: float, height: float) -> dict[str, Any]:
-        mean = [None if offset == -10 else height * level / (1 + abs(offset)) - 0.5 for offset in offsets]
-        return {"mean": mean, "error": [None if m is None else 0.05 for m in mean], "elsewhere": -0.5 - level / 9}
+    def curve(level: float, height: float) -> TraceCurve:
+        mean = tuple(None if offset == -10 else height * level / (1 + abs(offset)) - 0.5 for offset in offsets)
+        return TraceCurve(mean, tuple(None if m is None else 0.05 for m in mean), -0.5 - level / 9)
 
-    return {
-        "switch_traces": [
-            {
-                "model": wrap(model),
-                "target": wrap("zh"),
-                "offsets": offsets,
-                "switches": 131,
-                "ordinary": 131,
-                "layers": [
-                    {
-                        "layer": layer,
-                        "target": wrap("zh"),
-                        "average": curve(level, 1.0),
-                        "features": {str(feature): curve(level, 2.0 + feature % 3) for feature in (126, 127)},
-                    }
-                    for layer in (26, 27)
-                ],
-            }
-            for model, level in levels.items()
-        ]
-    }
+    def layers(level: float) -> tuple[LayerTrace, ...]:
+        features = {feature: curve(level, 2.0 + feature % 3) for feature in (126, 127)}
+        return tuple(LayerTrace(layer, wrap("zh"), curve(level, 1.0), features) for layer in (26, 27))
+
+    made = [SwitchTrace(wrap(model), wrap("zh"), offsets, 131, 131, layers(level)) for model, level in levels.items()]
+    read: dict[str, Any] = json.loads(json.dumps(traces_to_json(made)))
+    return read
 
 
-def calibration(*, reached: bool = True) -> dict[str, Any]:
-    def point(layers: list[int], alpha: float, rate: float, ratio: float | None) -> dict[str, Any]:
-        counts = {"looped": round(64 * rate), "total": 64, "low": max(0.0, rate - 0.1), "high": min(1.0, rate + 0.1)}
-        return {"layers": layers, "alpha": alpha, "rate": rate, "ratio": ratio, **counts}
+def calibration(*, most: float = 1.0, plain: float = 0.0) -> dict[str, Any]:
+    """A curve over alpha, on which no more than `most` of the responses loop, and `plain` of them without steering."""
 
-    points = [
-        point(layers, alpha, min(1.0, alpha / high), None if alpha / high < 0.2 else 1 + alpha / 12)
-        for layers, high in (([14], 16.0), ([18], 10.0), ([14, 18], 7.0))
+    def point(layers: tuple[int, ...], alpha: float, rate: float, ratio: float | None) -> Point:
+        loops = Share(round(64 * rate), 64, max(0.0, rate - 0.1), min(1.0, rate + 0.1))
+        return Point(layers, alpha, loops, None if ratio is None else 10 * ratio, 10.0)
+
+    points = tuple(
+        point(layers, alpha, min(most, alpha / high), None if alpha / high < 0.2 else 1 + alpha / 12)
+        for layers, high in (((14,), 16.0), ((18,), 10.0), ((14, 18), 7.0))
         for alpha in (1.0, 2.0, 4.0, 8.0, 16.0)
-    ]
-    best = points[-2] if reached else None
-    return {"target_rate": 0.9, "max_ratio": 2.0, "best": best, "plain": point([], 0.0, 0.0, None), "points": points}
+    )
+    return Calibration(features(), point((), 0.0, plain, None), points, target_rate=0.9, max_ratio=2.0).to_dict()
 
 
 def write_runs(folder: Path, wrap: Wrap = str) -> list[Path]:
@@ -174,5 +181,5 @@ def write_runs(folder: Path, wrap: Wrap = str) -> list[Path]:
     features(selection="random").save(sasft / "control.safetensors")
     write_json(sasft / "contexts.json", contexts(chosen, wrap))
     write_json(sasft / "trace.json", traces({"base model": 1.4, "sft": 1.2, "sasft": 0.3}, wrap))
-    write_json(sasft / "repetition.calibration.json", calibration())
+    write_json(sasft / f"repetition{CALIBRATION_CURVE}", calibration())
     return [sft, sasft]

@@ -183,7 +183,7 @@ def test_a_long_answer_that_is_foreign_throughout_is_cut_and_marked(tmp_path: Pa
 
 
 def test_a_calibration_that_reached_nothing_and_one_switch_are_drawn(tmp_path: Path) -> None:
-    write_json(tmp_path / "run" / "repetition.calibration.json", calibration(reached=False))
+    write_json(tmp_path / "run" / "repetition.calibration.json", calibration(most=0.5, plain=0.6))
     trace = traces({"before": 1.0})
     for layer in trace["switch_traces"][0]["layers"]:
         layer["average"]["error"] = [None] * len(layer["average"]["mean"])
@@ -196,6 +196,13 @@ def test_a_calibration_that_reached_nothing_and_one_switch_are_drawn(tmp_path: P
     assert "At no alpha that was tried do 90%" in page
     assert "Feature by feature" not in page
     assert re.findall(r'<section id="(\w+)">', page) == ["traces", "features", "alpha"]
+
+
+def test_a_calibration_below_its_target_says_so(tmp_path: Path) -> None:
+    write_json(tmp_path / "run" / "repetition.calibration.json", calibration(most=0.5))
+    page = render(read_runs([tmp_path / "run"]))
+    assert "At no alpha that was tried do 90% of the answers loop" in page
+    assert "The best is alpha 4, at layers 14 18: 50% loop there, at 1.33 times." in page
 
 
 def test_the_command_writes_and_names_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

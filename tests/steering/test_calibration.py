@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from sae_posttrain import FeatureSet, steer
 from sae_posttrain.feature_set import LayerFeatures, Provenance
-from sae_posttrain.metrics import LoopSettings, find_loop
+from sae_posttrain.metrics import LoopSettings, Share, find_loop
 from sae_posttrain.metrics.loops import EXACT_LOOPS
 from sae_posttrain.sampling import Response, SamplingSettings
 from sae_posttrain.steering import Calibration, calibrate
@@ -102,7 +102,7 @@ def point_by_hand(model: Any, features: FeatureSet, alpha: float, unsteered: Any
 
 def test_the_curve_equals_counting_by_hand(model: Any, tokenizer: Any, features: FeatureSet) -> None:
     calibration = run(model, tokenizer, features, alphas=[4.0, 16.0], batch_size=5)
-    assert calibration.plain.looped == 0
+    assert calibration.plain.loops.hits == 0
     unsteered = plain_by_hand(model, tokenizer, features)
     assert [(point.layers, point.alpha) for point in calibration.points] == [
         (layers, alpha) for layers in ((1,), (3,), (1, 3)) for alpha in (4.0, 16.0)
@@ -110,11 +110,11 @@ def test_the_curve_equals_counting_by_hand(model: Any, tokenizer: Any, features:
     for point in calibration.points:
         chosen = replace(features, layers=tuple(one for one in features.layers if one.layer in point.layers))
         looped, perplexity, plain = point_by_hand(model, chosen, point.alpha, unsteered)
-        assert (point.looped, point.total) == (looped, len(PROMPTS))
-        assert point.low <= point.rate <= point.high
+        assert (point.loops.hits, point.loops.total) == (looped, len(PROMPTS))
+        assert point.loops.low <= point.rate <= point.loops.high
         assert point.perplexity == pytest.approx(perplexity, rel=1e-3)
         assert point.plain_perplexity == pytest.approx(plain, rel=1e-3)
-    assert len({point.looped for point in calibration.points}) > 2
+    assert len({point.loops.hits for point in calibration.points}) > 2
 
 
 def test_the_smallest_alpha_of_the_most_fluent_layer_is_written(
@@ -170,7 +170,7 @@ def test_where_nothing_stays_fluent_the_most_fluent_point_that_loops_is_taken(
     calibration = run(model, tokenizer, features, max_ratio=0.5)
     assert max(point.rate for point in calibration.points) == 1
     assert not calibration.reached
-    sure = [point for point in calibration.points if point.low > 0 and point.ratio is not None]
+    sure = [point for point in calibration.points if point.loops.low > 0 and point.ratio is not None]
     assert calibration.best == min(sure, key=lambda point: point.ratio or 0)
     assert calibration.calibrated().alpha == calibration.best.alpha
     assert "The target was 90% at no more than 0.5 times" in calibration.verdict()
@@ -189,7 +189,7 @@ def test_numbers_of_features_and_temperatures_are_searched_too(
     one_each = features.select(top=1)
     assert [layer.ids for layer in one_each.layers] == [(3,), (3,)]
     point = next(one for one in calibration.points if one.layers == (1, 3) and one.top == 1)
-    assert point.looped == point_by_hand(model, one_each, 16.0, unsteered)[0]
+    assert point.loops.hits == point_by_hand(model, one_each, 16.0, unsteered)[0]
 
 
 def test_every_response_is_kept_and_lengths_and_ends_are_counted(
@@ -200,7 +200,7 @@ def test_every_response_is_kept_and_lengths_and_ends_are_counted(
     for point in (calibration.plain, *calibration.points):
         mine = [one for one in calibration.answers if (one.layers, one.alpha) == (point.layers, point.alpha)]
         assert [one.prompt for one in mine] == list(range(len(PROMPTS)))
-        assert sum(one.looped for one in mine) == point.looped
+        assert sum(one.looped for one in mine) == point.loops.hits
         assert point.tokens == sum(len(one.response.ids) for one in mine) / len(mine)
         assert point.ended == sum(one.response.finish_reason == "stop" for one in mine)
         for one in mine:
@@ -228,7 +228,7 @@ def test_a_model_that_loops_by_itself_is_told(
     model = qwen3(len(WORDS) + 1, seed=1, initializer_range=0.02).eval()
     with caplog.at_level(logging.WARNING):
         calibration = run(model, tokenizer, features, alphas=[0.1], target_rate=0.1)
-    assert calibration.plain.looped > 1
+    assert calibration.plain.loops.hits > 1
     assert "without any steering" in caplog.text
 
 
@@ -244,7 +244,7 @@ def test_the_largest_alpha_of_a_layer_is_not_taken_for_its_smallest(features: Fe
     """By hand: layer 1 reaches the share fluently at 4 and, less so, at 8; layer 3 at 2, less fluently."""
 
     def point(layers: tuple[int, ...], alpha: float, looped: int, perplexity: float) -> Point:
-        return Point(layers, alpha, looped, 10, 0.0, 1.0, perplexity, 10.0)
+        return Point(layers, alpha, Share(looped, 10, 0.0, 1.0), perplexity, 10.0)
 
     points = (
         point((1,), 2.0, 8, 10.0),
@@ -265,7 +265,7 @@ def test_the_largest_alpha_of_a_layer_is_not_taken_for_its_smallest(features: Fe
 
 def made(layers: tuple[int, ...], alpha: float, looped: int, perplexity: float | None, **more: Any) -> Point:
     low = 0.0 if looped < 3 else looped / 10 - 0.2
-    return Point(layers, alpha, looped, 10, low, 1.0, perplexity, perplexity and 10.0, **more)
+    return Point(layers, alpha, Share(looped, 10, low, 1.0), perplexity, perplexity and 10.0, **more)
 
 
 def test_below_the_target_the_fluent_point_that_loops_most_is_taken(features: FeatureSet) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ...artefacts import UNEXPECTED
 from ...metrics.comparison import compare_rates
 from ...metrics.messages import clusters_of, text_of
 from ..inputs import Row
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     def mark(row: Row) -> None:
         prompt = text_of(row.get("prompt")) if args.ignore_prompt else None
         spans = every.find(row["response"], row["language"], prompt=prompt, allowed_languages=allowed_in(row))
-        row["unexpected"] = [asdict(span) for span in spans]
+        row[UNEXPECTED] = [asdict(span) for span in spans]
 
     against = read_against(args, language=True)
     rows = read_source(args, language=True)

@@ -12,7 +12,7 @@ from ..inputs import Row, load_model, uses_chat
 from ..output_files import check_file
 from .metric import Metric
 from .reporting import finish, rehearse
-from .responses import check_allowed, check_sampling, ended, read_source, response_columns
+from .responses import check_allowed, check_sampling, ended, read_source
 
 if TYPE_CHECKING:
     from ...expected import Setting
@@ -167,7 +167,7 @@ def _measured(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
             chat=common["chat"],
         )
         sampled = [(row, one) for row, found in zip(rows, answers, strict=True) for one in found]
-        told = [{**row, **response_columns(one)} for row, one in sampled]
+        told = [{**row, **one.to_row()} for row, one in sampled]
         yield from ask(told, [one.ids for _, one in sampled], [setting], sampled=True)
 
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from ...artefacts import LOOP
 from ...metrics.messages import clusters_of
 from ..inputs import Row, add_loops, loop_settings
 from .metric import Metric
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     def mark(row: Row) -> None:
         found = find_repetition(row["response"], settings, ended=ended([row])[0])
         loop = found.loop
-        row["loop"] = loop and {**asdict(loop), "text": row["response"][loop.start : loop.start + loop.period]}
+        row[LOOP] = loop and {**asdict(loop), "text": row["response"][loop.start : loop.start + loop.period]}
         row["near_loop"] = found.near_loop and asdict(found.near_loop)
         row["repetition"], row["looped_share"] = found.kind, round(found.looped_share, 4)
 

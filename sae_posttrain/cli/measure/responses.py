@@ -14,7 +14,7 @@ from ...metrics.thinking import opens_thinking
 from ..inputs import Row, add_chat, add_columns, add_dtype, column_names_of, load_model, read_rows, uses_chat
 
 if TYPE_CHECKING:
-    from ...sampling import Response, SamplingSettings
+    from ...sampling import SamplingSettings
 
 SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
 _SEVERAL = ("temperature", "top_p", "max_new_tokens")
@@ -226,18 +226,13 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
         for sampling in lengths:
             setting = _sampled_at(args, sampling)
             for row, one in sampled:
-                yield {**row, **setting, **opened, **response_columns(one.cut(sampling.max_new_tokens, tokenizer))}
+                yield {**row, **setting, **opened, **one.cut(sampling.max_new_tokens, tokenizer).to_row()}
 
 
 def _sampled_at(args: argparse.Namespace, sampling: SamplingSettings) -> Row:
     """What a row says of how it was sampled."""
     setting = asdict(sampling)
     return {name: setting[name] for name in setting_columns(args) if name in _SEVERAL}
-
-
-def response_columns(response: Response) -> Row:
-    """The columns that hold a sampled response."""
-    return {"response": response.text, "finish_reason": response.finish_reason, "tokens": response.tokens}
 
 
 def ended(rows: Sequence[Row]) -> list[bool | None]:

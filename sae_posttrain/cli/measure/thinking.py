@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ... import artefacts
 from ...metrics.thinking import CHOICES, TAGS, Part, Split, Thinking
 from ..inputs import Row
 
@@ -90,7 +91,7 @@ class Parts:
             part = self._only(bare, split, name)
             mark(part)
             place = split.answer if name == ANSWER else split.thinking
-            prefix = "thinking_" if name == THINKING and self.choice == "both" else ""
+            prefix = artefacts.THINKING if name == THINKING and self.choice == "both" else ""
             for key, found in part.items():
                 if key not in bare and key != "finish_reason":
                     row[prefix + key] = _placed(found, place) if self.joined else _worded(found, row["response"])

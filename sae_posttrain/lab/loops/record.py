@@ -8,9 +8,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ...artefacts import LOOP
 from ...metrics import find_loop
 from ...sampling import Response
-from ..shared.record import answer_columns, write_rows
+from ..shared.record import write_rows
 
 
 def write_looping_answers(
@@ -32,5 +33,5 @@ def write_looping_answers(
         if loop is not None:
             start, again = len(text(ids[: loop.start])), len(text(ids[: loop.start + loop.period]))
             found = {"start": start, "end": len(answer.text), "period": again - start}
-        rows.append({"prompt": row["prompt"], **answer_columns(answer), "loop": found})
+        rows.append({"prompt": row["prompt"], **answer.to_row(), LOOP: found})
     write_rows(path, rows)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
 
-from ...sampling import Response
+from ...artefacts import EVAL_RESULTS, TRAINER_STATE
 
 
 def arm_folder(output: Path, arm: str) -> Path:
@@ -20,16 +19,12 @@ def arm_folder(output: Path, arm: str) -> Path:
 def write_log(folder: Path, trainer: Trainer) -> None:
     """The curves of a training run."""
     folder.mkdir(parents=True, exist_ok=True)
-    trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+    trainer.state.save_to_json(str(folder / TRAINER_STATE))
 
 
 def write_numbers(folder: Path, numbers: Mapping[str, float]) -> None:
     """What was measured beside the rates."""
-    (folder / "eval_results.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
-
-
-def answer_columns(answer: Response) -> dict[str, Any]:
-    return {"response": answer.text, "finish_reason": answer.finish_reason, "tokens": answer.tokens}
+    (folder / EVAL_RESULTS).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

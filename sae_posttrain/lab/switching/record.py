@@ -9,13 +9,14 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ...artefacts import UNEXPECTED
 from ...feature_set import FeatureSet
 from ...inspection.contexts import contexts_to_json, top_contexts
 from ...inspection.trace import find_passages, trace_switches, traces_to_json
 from ...metrics import unexpected_spans
 from ...sampling import Response
 from ...texts import load_rows
-from ..shared.record import answer_columns, arm_folder, write_json, write_rows
+from ..shared.record import arm_folder, write_json, write_rows
 from .documents import monolingual_texts
 
 
@@ -27,7 +28,7 @@ def write_switching_answers(
     for row, of_prompt in zip(asked, responses, strict=True):
         for response in of_prompt:
             spans = unexpected_spans(response.text, row["language"], count_latin=True)
-            found = {**answer_columns(response), "unexpected": [asdict(span) for span in spans]}
+            found = {**response.to_row(), UNEXPECTED: [asdict(span) for span in spans]}
             rows.append({"prompt": row["prompt"], "language": row["language"], **found})
     write_rows(path, rows)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from transformers import TrainerState
 
+from ...artefacts import SASFT_STATE, SUPPRESS
+
 logger = logging.getLogger(__name__)
 
-KEY = "SASFT"
-"""Where it stands in `trainer_state.json`, under `stateful_callbacks`."""
+KEY = SASFT_STATE
 _FILES = {"features_sha256": "feature set", "token_counts_sha256": "file of token counts"}
 _STATE = ("refresh", "weights", "auto")
 """What is not a setting but has grown during the run."""
@@ -48,7 +49,7 @@ def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any]:
     changed = [name for name in {**earlier, **record} if name not in _STATE and earlier.get(name) != record.get(name)]
     for name in changed:
         logger.warning("SASFT's %s was %r in the checkpoint and is %r now.", name, earlier.get(name), record.get(name))
-    if set(earlier["suppress"]) != set(record["suppress"]):
+    if set(earlier[SUPPRESS]) != set(record[SUPPRESS]):
         return {}  # other languages to keep out are other features
     setting_of = {"features": "weight", "tokens": "token_weight"}
     kept = {

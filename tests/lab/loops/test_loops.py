@@ -20,7 +20,7 @@ from sae_posttrain.lab.shared.documents import documents
 from sae_posttrain.lab.shared.lexicon import ASSISTANT, END
 from sae_posttrain.lab.shared.model import token_rows
 from sae_posttrain.lab.shared.tokenizer import build_tokenizer
-from sae_posttrain.metrics import find_loop
+from sae_posttrain.metrics import Share, find_loop
 from sae_posttrain.metrics.repetition import repetition_rate
 from sae_posttrain.report import read_runs
 from sae_posttrain.sampling import Response
@@ -108,7 +108,7 @@ def stuck_answers(*given, **named):
 
 def made_curve(model, tokenizer, features, prompts, **settings):
     layers = tuple(layer.layer for layer in features.layers)
-    plain, steered = Point((), 0.0, 0, 4, 0.0, 0.6), Point(layers, 2.0, 3, 4, 0.2, 0.9, 2.5, 2.0)
+    plain, steered = Point((), 0.0, Share(0, 4, 0.0, 0.6)), Point(layers, 2.0, Share(3, 4, 0.2, 0.9), 2.5, 2.0)
     return Calibration(features, plain, (steered,), settings["target_rate"], settings["max_ratio"])
 
 
