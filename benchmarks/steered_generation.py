@@ -56,7 +56,8 @@ class Group:
         self.sampling = {"max_new_tokens": length, "do_sample": True, "top_k": 0, "pad_token_id": 0}
 
     def dense(self, rows: int = GROUP) -> Tensor:
-        return self.model.generate(self.prompt.expand(rows, -1), GenerationConfig(**self.sampling))
+        ids: Tensor = self.model.generate(self.prompt.expand(rows, -1), GenerationConfig(**self.sampling))
+        return ids
 
     def steered(self, rows: Sequence[bool], layers: FeatureSet) -> Tensor:
         with steer(self.model, layers, alpha=ALPHA, rows=rows):

@@ -67,7 +67,8 @@ def decoder(model: nn.Module) -> Any:
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     """The decoder blocks, first to last, whatever wraps the model."""
-    return decoder(model).layers
+    blocks: nn.ModuleList = decoder(model).layers
+    return blocks
 
 
 def hook_residuals(
@@ -150,7 +151,8 @@ def hook_hidden_states(model: nn.Module, see: Callable[[Tensor], Tensor | None])
             output.last_hidden_state = changed_BSD
         return output
 
-    return decoder(model).register_forward_hook(torch.compiler.disable(hook))
+    handle: RemovableHandle = decoder(model).register_forward_hook(torch.compiler.disable(hook))
+    return handle
 
 
 @contextmanager
@@ -254,4 +256,5 @@ def text_config(model: nn.Module) -> Any:
 
 def inputs_device(model: nn.Module) -> torch.device:
     """The device on which a model expects its token ids: that of its input embeddings."""
-    return unwrap(model).get_input_embeddings().weight.device
+    device: torch.device = unwrap(model).get_input_embeddings().weight.device
+    return device

@@ -67,7 +67,8 @@ class TokenCounts:
         target_V, other_V = self.count_LV[rows].double()
         size = min(target_V.sum(), other_V.sum()).clamp(min=1)
         target_V, other_V = (one_V * size / one_V.sum().clamp(min=1) for one_V in (target_V, other_V))
-        return ((target_V - other_V).clamp(min=0) / (target_V + other_V + PRIOR)).float()
+        share_V: Tensor = ((target_V - other_V).clamp(min=0) / (target_V + other_V + PRIOR)).float()
+        return share_V
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Refuse counts of another vocabulary.

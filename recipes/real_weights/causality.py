@@ -138,11 +138,12 @@ def run(
 
 def rows_of(model: Path, trial: Trial, setting: str, report: RepetitionReport) -> list[dict[str, Any]]:
     """The share of the answers that loop, and rep-4."""
+    loops = report.loops
     arm = read_arm(model)
     arm = type(arm)(trial.arm, str(SEED) if trial.control else "", arm.model, arm.base, arm.commit)
     return [
-        row(RECIPE, arm, "responses that loop", setting, report.rate, report.low, report.high, report.total),
-        row(RECIPE, arm, "rep-4", setting, report.rep_4, None, None, report.total),
+        row(RECIPE, arm, "responses that loop", setting, loops.rate, loops.low, loops.high, loops.total),
+        row(RECIPE, arm, "rep-4", setting, report.rep_4, None, None, loops.total),
     ]
 
 

@@ -145,13 +145,14 @@ def answers(run: Path, temperature: float, args: argparse.Namespace) -> Answers:
 def own_rows(found: Answers, prompts: str) -> Iterator[dict[str, Any]]:
     """Loops, near-loops, rep-4, task reward and length."""
     report, setting = found.report, setting_of(found, prompts)
+    loops = report.loops
 
     def line(metric: str, value: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-        made: dict[str, Any] = row(RECIPE, found.arm, metric, setting, value, low, high, report.total)
+        made: dict[str, Any] = row(RECIPE, found.arm, metric, setting, value, low, high, loops.total)
         return made
 
-    yield line("responses that loop", report.rate, report.low, report.high)
-    yield line("responses that end in a near-loop and not in a loop", report.near_looped / report.total)
+    yield line("responses that loop", loops.rate, loops.low, loops.high)
+    yield line("responses that end in a near-loop and not in a loop", report.near_looped / loops.total)
     yield line("rep-4", report.rep_4)
     yield line("task reward", *interval([(value, 1.0) for value in found.rewards], found))
     yield line("tokens of a response", fmean(len(one["ids"]) for one in found.rows))

@@ -165,7 +165,8 @@ def phrase_of(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> A
     def draw(rng: random.Random, period: int) -> list[int]:
         row = rng.choice(ids)
         start = rng.randint(1, len(row) - period)
-        return row[start : start + period]
+        turn: list[int] = row[start : start + period]
+        return turn
 
     return draw
 

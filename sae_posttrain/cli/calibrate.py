@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SETTINGS = ("alphas", "top", "refine", "target_rate", "max_ratio", "batch_size")
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("calibrate", help="find the weakest steering that loops, and write it into a set")
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)  # parts of a benchmark whose ranking of models is compared with the whole's
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("data", help="what features say about data sets: redundancy, overlap, selection")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     redundancy = kinds.add_parser("redundancy", help="how many of a benchmark's features a part of it already fires")

@@ -26,7 +26,7 @@ sae-posttrain measure repetition --model runs/steered --prompts prompts.jsonl"""
 NEXT = {"switching": NEXT_SWITCHING, "loops": NEXT_LOOPS}
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "demo", help="train and measure both methods in two miniature worlds, offline, in a few minutes on two cores"
     )

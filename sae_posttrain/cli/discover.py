@@ -19,7 +19,7 @@ from .output_files import check_file, replacing
 from .wording import option
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("discover", help="find features, or count tokens, for training")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     language = kinds.add_parser("language", help="features that stand for one language and no other")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..feature_set import FeatureSet
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("features", help="show a feature set, or keep some of its features")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     show = kinds.add_parser("show", help="where features come from, what they stand for, and how active they are")

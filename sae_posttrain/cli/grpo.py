@@ -54,7 +54,7 @@ class RewardArguments:
     )
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     common.add_parser(commands, "grpo", "GRPO or DAPO with one steered rollout in each group", run, {})
 
 
@@ -112,7 +112,8 @@ def _imported(name: str, ours: dict[str, Any]) -> Callable[..., Any]:
         )
     sys.path.insert(0, str(Path.cwd()))  # as for `python -m`; installed commands do not look here
     try:
-        return getattr(importlib.import_module(module), function)
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        return found
     except (ImportError, AttributeError) as error:
         raise ValueError(f"The reward {name!r} cannot be imported: {error}.") from error
     finally:

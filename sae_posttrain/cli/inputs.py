@@ -8,8 +8,8 @@ from typing import Any
 
 from ..metrics.loops import MIN_LENGTH, MIN_REPEATS, MIN_TOKENS, LoopSettings
 from ..metrics.thinking import TAGS
-from ..texts import load_rows
-from .answers import ColumnNames, Row, answers_in, prompt_of_chat, under_our_names, with_prompt
+from ..texts import Row, load_rows
+from .answers import ColumnNames, answers_in, prompt_of_chat, under_our_names, with_prompt
 
 
 def add_chat(parser: argparse._ActionsContainer) -> None:

@@ -13,7 +13,7 @@ from .inputs import add_chat, add_dtype, load_model, read_rows, uses_chat
 from .wording import option
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("inspect", help="look into the features of a set, for the report to show")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     contexts = kinds.add_parser("contexts", help="the passages of given texts that excite each feature most")

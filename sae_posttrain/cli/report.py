@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("report", help="write one self-contained HTML page about one or more runs")
     parser.add_argument(
         "runs",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..sae import SparseAutoencoder
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("sae", help="look at sparse autoencoders, list published ones, train one")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     _add_info(kinds.add_parser("info", help="what an SAE is; with --check, how well it fits a model"))

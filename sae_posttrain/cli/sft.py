@@ -14,7 +14,7 @@ SETTINGS = {
 }
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     common.add_parser(commands, "sft", "fine-tune with SASFT", run, SETTINGS)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, uses_chat
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("steer", help="show a prompt's plain answer beside its steered ones")
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter")

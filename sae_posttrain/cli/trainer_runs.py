@@ -13,7 +13,11 @@ _FILE_KINDS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "pa
 
 
 def add_parser(
-    commands: argparse._SubParsersAction, name: str, what: str, run: Any, settings: Mapping[str, str]
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    what: str,
+    run: Any,
+    settings: Mapping[str, str],
 ) -> None:
     """A command whose settings TRL's parser reads.
 

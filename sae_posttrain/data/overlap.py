@@ -29,12 +29,14 @@ class Overlap:
     @property
     def covered(self) -> np.ndarray:
         """`(B, B)` |F1 ∩ F2| / |F1|: the share of the row's features that the column covers (Eq. 10)."""
-        return self.shared / np.maximum(self.sizes, 1)[:, None]
+        share: np.ndarray = self.shared / np.maximum(self.sizes, 1)[:, None]
+        return share
 
     @property
     def similarity(self) -> np.ndarray:
         """`(B, B)` |F1 ∩ F2| / min(|F1|, |F2|) (Eq. 11)."""
-        return self.shared / np.maximum(np.minimum.outer(self.sizes, self.sizes), 1)
+        share: np.ndarray = self.shared / np.maximum(np.minimum.outer(self.sizes, self.sizes), 1)
+        return share
 
     def most_covered(self, name: str) -> tuple[str, float]:
         """The other benchmark that covers most of this one, and the share. A low share is something new."""
@@ -99,7 +101,8 @@ def partial_correlation(first: Sequence[float], second: Sequence[float], control
 
     def residual(scores: Sequence[float]) -> np.ndarray:
         scores_M = np.asarray(scores, dtype=np.float64)
-        return scores_M - control_M2 @ np.linalg.lstsq(control_M2, scores_M, rcond=None)[0]
+        rest_M: np.ndarray = scores_M - control_M2 @ np.linalg.lstsq(control_M2, scores_M, rcond=None)[0]
+        return rest_M
 
     one, other = residual(first), residual(second)
     scale = np.linalg.norm(one) * np.linalg.norm(other)

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..feature_set.checks import LAST_PERIOD, ORDINARY_TEXT
 from ..metrics import find_loops
-from ..metrics.loops import EXACT_LOOPS, Loop, LoopSettings
+from ..metrics.loops import EXACT_LOOPS, LoopSettings
+from ..metrics.search import Loop
 from ..sampling import Prompt, SamplingProgress, SamplingSettings, encode_prompts, sampler
 from ..steering.endless import check_loop_fits, endless_loop
 from ..vocabulary import token_bytes

@@ -87,4 +87,5 @@ def _last_probabilities(
             input_ids=ids_BS, attention_mask=mask_BS, position_ids=places_BS, use_cache=False, logits_to_keep=1
         )
     probability_BV = output.logits[:, -1].float().softmax(dim=-1)
-    return probability_BV[:, tokens_V.to(probability_BV.device)].sum(dim=-1).tolist()
+    found: list[float] = probability_BV[:, tokens_V.to(probability_BV.device)].sum(dim=-1).tolist()
+    return found

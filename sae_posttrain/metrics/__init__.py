@@ -6,7 +6,7 @@ from .expectation import ExpectedSwitch, ExpectedSwitchReport, expected_switch_r
 from .expected_comparison import ExpectedComparison, ExpectedDifference, compare_expected
 from .identification import langid_identifier, langid_scorer
 from .language_confusion import LanguageConfusionReport, confused_spans, language_confusion
-from .loops import Loop, LoopSettings, find_loop, find_loops, looped_share
+from .loops import LoopSettings, find_loop, find_loops, looped_share
 from .messages import clusters_of, text_of
 from .near_loops import NearLoop, find_near_loop
 from .phrases import PhraseFinder
@@ -14,6 +14,7 @@ from .prose import blank
 from .repetition import Repetition, RepetitionReport, find_repetition, repetition_rate
 from .report import Report, ReportDifference
 from .scripts import Span, unexpected_spans
+from .search import Loop
 from .share import Share
 from .switches import SwitchCriteria, allowed_in
 from .thinking import Thinking, split_thinking

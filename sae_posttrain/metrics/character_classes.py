@@ -43,7 +43,8 @@ _PUNCTUATION = {
 
 def classes_of(text: str) -> bytes:
     """The class of each character."""
-    return _table()[code_points(text)].tobytes()
+    classes: bytes = _table()[code_points(text)].tobytes()
+    return classes
 
 
 @cache

@@ -96,7 +96,7 @@ def _lines(text: str) -> Iterator[tuple[str, str, bool, int, int]]:
 
 
 def _label(info: str) -> str:
-    return regex.split(r"[\s,{:]", info.lower().lstrip("{."), maxsplit=1)[0].rstrip("}")
+    return str(regex.split(r"[\s,{:]", info.lower().lstrip("{."), maxsplit=1)[0]).rstrip("}")
 
 
 def _code_in(text: str, fence: _Fence, body_end: int, end: int, whole: bool) -> Iterator[tuple[int, int]]:

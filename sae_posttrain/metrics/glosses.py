@@ -31,7 +31,7 @@ def without_hanja(text: str) -> str:
     """Korean without the Hanja that stand beside their reading, as 한국(韓國)."""
     if " " * 5 in text:
         text = _RAISED.sub(_without_reading, text)
-    return _HANJA.sub(_without_reading, _GLUED.sub(_without_reading, text))
+    return str(_HANJA.sub(_without_reading, _GLUED.sub(_without_reading, text)))
 
 
 def _without_reading(match: regex.Match[str]) -> str:

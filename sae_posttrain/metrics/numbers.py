@@ -110,7 +110,8 @@ def marks_of_numbers(text: str, least: int) -> list[int]:
     around = starts[:, None] - np.arange(1, len(_PRIMES) + 1)
     known = around >= np.concatenate([[0], ends[:-1]])[:, None]  # of the text behind the number before
     before = np.where(known, points[np.maximum(around, 0)], 0).astype(np.int64)
-    return ((before * _PRIMES).sum(axis=1)[:-1] + 7919 * (starts[1:] - ends[:-1])).tolist()
+    found: list[int] = ((before * _PRIMES).sum(axis=1)[:-1] + 7919 * (starts[1:] - ends[:-1])).tolist()
+    return found
 
 
 def _usual_step(values: Sequence[int]) -> int | None:

@@ -148,7 +148,7 @@ def _comments(text: str) -> Iterator[tuple[int, int]]:
 
 def _without_target(match: regex.Match[str]) -> str:
     start, end = match.span("target")
-    return match[0][: start - match.start()] + " " * (end - start) + match[0][end - match.start() :]
+    return f"{match[0][: start - match.start()]}{' ' * (end - start)}{match[0][end - match.start() :]}"
 
 
 def _without_url(match: regex.Match[str]) -> str:
@@ -164,7 +164,7 @@ def _without_url(match: regex.Match[str]) -> str:
             break
     whole = match[0]
     end = len(whole) - len(path) + len(kept)
-    return " " * end + whole[end:]
+    return f"{' ' * end}{whole[end:]}"
 
 
 def _belongs(path: str, word: regex.Match[str], most: int, url: regex.Match[str]) -> bool:

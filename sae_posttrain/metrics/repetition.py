@@ -9,8 +9,9 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 from .interval import ClusteredOutcome
-from .loops import DEFAULT_LOOPS, Loop, LoopSettings, covered, find_loop, find_loops, split_loops
+from .loops import DEFAULT_LOOPS, LoopSettings, covered, find_loop, find_loops, split_loops
 from .near_loops import NearLoop, find_near_loop
+from .search import Loop
 from .share import Share
 from .units import units_of
 

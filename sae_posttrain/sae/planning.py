@@ -85,7 +85,7 @@ def plan_training(
     return TrainingPlan(tuple(layers), d_sae, k, batch_size, max_length, steps)
 
 
-class ReadRows(IterableDataset):
+class ReadRows(IterableDataset[dict[str, Tensor]]):
     """Rows of tokens, read ahead so that their number is known where the texts end soon.
 
     Args:

@@ -23,7 +23,7 @@ from ..wording import duration
 from .planning import READ_AHEAD, ReadRows, TrainingPlan, plan_training, seconds_per_step
 
 
-class PackedRows(IterableDataset):
+class PackedRows(IterableDataset[dict[str, Tensor]]):
     """Texts as they come, packed into rows of `length` tokens: at most `rows` of them, nothing kept in memory.
 
     Every row begins with `first`, which takes the attention sink that no SAE should spend itself on.

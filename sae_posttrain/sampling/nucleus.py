@@ -41,7 +41,8 @@ class Nucleus(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         scaled_BV = scores if self.scale is None else self.scale(input_ids, scores)
         if scaled_BV.shape[-1] <= 2 * self.largest:
-            return self.sort(input_ids, scaled_BV)
+            sorted_BV: Tensor = self.sort(input_ids, scaled_BV)
+            return sorted_BV
         smallest_B1, sure_B = self._smallest_kept(scaled_BV)
         kept_BV = scaled_BV.masked_fill(scaled_BV < smallest_B1, self.sort.filter_value)
         if not bool(sure_B.all()):

@@ -59,4 +59,5 @@ class Response:
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
     """The text of token ids, without special tokens, otherwise as it is."""
-    return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from ..metrics import find_loop
-from ..metrics.loops import Loop, LoopSettings
+from ..metrics.loops import LoopSettings
+from ..metrics.search import Loop
 from ..sampling import Response
 
 

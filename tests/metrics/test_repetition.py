@@ -103,8 +103,8 @@ def test_thresholds_reach_the_search():
 
 def test_samples_of_one_prompt_are_not_independent():
     responses = ([LOOP] * 8 + [FINE] * 8 * 9) * 10
-    apart = repetition_rate(responses)
-    together = repetition_rate(responses, clusters=[index // 8 for index in range(len(responses))])
+    apart = repetition_rate(responses).loops
+    together = repetition_rate(responses, clusters=[index // 8 for index in range(len(responses))]).loops
     assert apart.rate == together.rate == 0.1
     assert together.high - together.low > 2 * (apart.high - apart.low)
     wider = repetition_rate(responses, confidence=0.99).loops

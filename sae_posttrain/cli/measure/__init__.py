@@ -32,7 +32,7 @@ METRICS: dict[str, MeasureCommand] = {
 }
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("measure", help="measure responses, given or sampled from a model")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     for name, kind in METRICS.items():

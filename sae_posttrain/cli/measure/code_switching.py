@@ -10,7 +10,7 @@ from typing import Any
 from ...artefacts import UNEXPECTED
 from ...metrics.comparison import compare_rates
 from ...metrics.messages import clusters_of, text_of
-from ..inputs import Row
+from ...texts import Row
 from ..wording import option
 from . import expected
 from .metric import Metric

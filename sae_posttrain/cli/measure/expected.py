@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ...metrics.messages import clusters_of
-from ..inputs import Row, load_model, uses_chat
+from ...texts import Row
+from ..inputs import load_model, uses_chat
 from ..output_files import check_file
 from .metric import Metric
 from .reporting import finish, rehearse

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...metrics.messages import clusters_of
-from ..inputs import Row
+from ...texts import Row
 from ..wording import option
 from .metric import Metric
 from .reporting import finish

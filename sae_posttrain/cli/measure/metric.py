@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from ...metrics.report import Compare, R
-from ..inputs import Row
+from ...texts import Row
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 from ...artefacts import LOOP
 from ...metrics.messages import clusters_of
-from ..inputs import Row, add_loops, loop_settings
+from ...texts import Row
+from ..inputs import add_loops, loop_settings
 from .metric import Metric
 from .reporting import finish
 from .responses import ended, read_against, read_source

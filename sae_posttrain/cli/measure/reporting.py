@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ...metrics.messages import text_of
 from ...metrics.report import R, Report, ReportDifference
-from ..inputs import Row
+from ...texts import Row
 from ..output_files import check_file, replacing
 from .metric import Metric
 from .responses import SAMPLING, by_setting, check_sampling, placeholder_rows, sample, setting_columns

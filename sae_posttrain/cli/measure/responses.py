@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
 from ...metrics.thinking import opens_thinking
-from ..inputs import Row, add_chat, add_columns, add_dtype, column_names_of, load_model, read_rows, uses_chat
+from ...texts import Row
+from ..inputs import add_chat, add_columns, add_dtype, column_names_of, load_model, read_rows, uses_chat
 
 if TYPE_CHECKING:
     from ...sampling import SamplingSettings

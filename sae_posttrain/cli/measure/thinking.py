@@ -8,7 +8,7 @@ from typing import Any
 
 from ... import artefacts
 from ...metrics.thinking import CHOICES, TAGS, Part, Split, Thinking
-from ..inputs import Row
+from ...texts import Row
 
 ANSWER, THINKING = "answer", "thinking"
 

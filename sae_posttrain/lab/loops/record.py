@@ -23,7 +23,7 @@ def write_looping_answers(
     """Every answer with its prompt and loop, as `measure repetition --output` writes them; loops are of tokens."""
 
     def text(ids: Sequence[int]) -> str:
-        return tokenizer.decode(ids, skip_special_tokens=True)
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
 
     rows = []
     for row, answer in zip(asked, answers, strict=True):

@@ -122,7 +122,8 @@ def held_out_loss(
 ) -> float:
     """Nats per token on raw text of another seed."""
     rows = token_rows(tokenizer, reading, 256, 96, seed)
-    return sum(model(input_ids=batch_BS, labels=batch_BS).loss.item() for batch_BS in rows.split(64)) / 4
+    losses = (float(model(input_ids=batch_BS, labels=batch_BS).loss) for batch_BS in rows.split(64))
+    return sum(losses) / 4
 
 
 @torch.no_grad()

@@ -261,4 +261,4 @@ def answer_loss(
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **options: Any) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))

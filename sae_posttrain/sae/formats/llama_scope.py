@@ -8,6 +8,7 @@ scale, and every feature is multiplied by its direction's norm. Source: lm-saes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _scale(settings: Mapping[str, Any], config: Path, d_model: int) -> float:
         raise ValueError(
             f"{config}: dataset_average_activation_norm is {norms!r}; expected the same number for 'in' and 'out'."
         )
-    return d_model**0.5 / float(number(norms, "in", config, float, 1e-9))
+    return math.sqrt(d_model) / float(number(norms, "in", config, float, 1e-9))
 
 
 def _activation(settings: Mapping[str, Any], config: Path, d_sae: int, k: int | None) -> Activation:

@@ -7,6 +7,7 @@ directions' norms, and its result is divided by them again. Source: llamascopium
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,4 +97,4 @@ def _scale(settings: Mapping[str, Any], tensors: Tensors, config: Path, d_model:
     else:
         norms = settings.get("dataset_average_activation_norm")
         norm = norms.get("in", norms.get(settings["hook_point_in"])) if isinstance(norms, dict) else None
-    return d_model**0.5 / float(number({key: norm}, key, config, float, 1e-9))
+    return math.sqrt(d_model) / float(number({key: norm}, key, config, float, 1e-9))

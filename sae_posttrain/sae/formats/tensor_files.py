@@ -165,7 +165,8 @@ def matrix_shape(path: Path, tensors: Tensors, key: str) -> tuple[int, int]:
 def row_norms(matrix_KD: Tensor) -> Tensor:
     """`(K,)` lengths, none of them zero, in float32 at least: float16 has no number as small as their least."""
     exact = torch.promote_types(matrix_KD.dtype, torch.float32)
-    return torch.linalg.vector_norm(matrix_KD, dim=1, dtype=exact).clamp(min=1e-8)
+    norms_K: Tensor = torch.linalg.vector_norm(matrix_KD, dim=1, dtype=exact).clamp(min=1e-8)
+    return norms_K
 
 
 def check_k(k: int, d_sae: int) -> int:

@@ -106,4 +106,5 @@ def logps_at(model: nn.Module, ids_RS: Tensor, mask_RS: Tensor, tokens: int, tem
         return torch.zeros(len(ids_RS), tokens, device=ids_RS.device)
     output = model(input_ids=ids_RS, attention_mask=mask_RS, use_cache=False, logits_to_keep=tokens + 1)
     logps_RTV = (output.logits[:, -tokens - 1 : -1].float() / temperature).log_softmax(dim=-1)
-    return logps_RTV.gather(2, ids_RS[:, -tokens:, None]).squeeze(2)
+    logps_RT: Tensor = logps_RTV.gather(2, ids_RS[:, -tokens:, None]).squeeze(2)
+    return logps_RT

@@ -291,4 +291,5 @@ class SteeredRLOOTrainer(SteeredRolloutMixin, RLOOTrainer):
 def _steered_positions(output: Any) -> Tensor:
     """Which completion tokens `(B, T)` were sampled while steering: each steered row's first turn."""
     places_T = torch.arange(output["completion_ids"].shape[1], device=output["completion_ids"].device)
-    return places_T < output["steered_tokens"][:, None]
+    steered_BT: Tensor = places_T < output["steered_tokens"][:, None]
+    return steered_BT

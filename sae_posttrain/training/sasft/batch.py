@@ -82,7 +82,8 @@ def whole_labels(inputs: Mapping[str, Any]) -> Tensor:
     Raises:
         ValueError: the labels do not fit the tokens.
     """
-    labels, (rows, length) = inputs["labels"], inputs["input_ids"].shape
+    labels: Tensor = inputs["labels"]
+    rows, length = inputs["input_ids"].shape
     kept, shifted_BS = inputs.get("logits_to_keep"), inputs.get("shift_labels")
     if shifted_BS is not None and shifted_BS.shape == (rows, length):
         whole_BS = torch.full_like(shifted_BS, -100)

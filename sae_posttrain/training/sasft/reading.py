@@ -19,7 +19,7 @@ def read_features(residual_BSD: Tensor, rows_FD: Tensor) -> tuple[Tensor, Tensor
     """The residual to go on with in place of this one, and its products with the rows, `(B, S, F)` in its dtype."""
     if not torch.is_grad_enabled():
         return residual_BSD, linear(residual_BSD, rows_FD)
-    passed_BSD, read_BSF = _Reading.apply(residual_BSD, rows_FD)
+    passed_BSD, read_BSF = _Reading.apply(residual_BSD, rows_FD)  # type: ignore[no-untyped-call]
     return passed_BSD, read_BSF
 
 

@@ -68,7 +68,8 @@ def token_unlikelihood(
     with whole(weight_VD, bias_V), torch.autocast(kind, enabled=False):
         head = _Pass(plain(weight_VD), plain(bias_V), positions, member_KV, transform, dtype)
         if torch.is_grad_enabled():
-            passed_BSD, loss, mass_NT = _Unlikelihood.apply(hidden_BSD, head.weight_VD, head.bias_V, head)
+            found = _Unlikelihood.apply(hidden_BSD, head.weight_VD, head.bias_V, head)  # type: ignore[no-untyped-call]
+            passed_BSD, loss, mass_NT = found
             return passed_BSD, loss, mass_NT
         loss, mass_NT, *_ = head.forward(hidden_BSD, with_gradient=False)
     return hidden_BSD, loss, mass_NT
