@@ -1,7 +1,12 @@
 """Responses to measure, and the measure command as a function."""
 
+from __future__ import annotations
+
 import argparse
 import json
+from typing import Any
+
+import pytest
 
 from sae_posttrain.cli import measure
 
@@ -13,19 +18,19 @@ RESPONSES = [
 ]
 
 
-def measured(*arguments, kind="code-switching"):
+def measured(*arguments: Any, kind: str = "code-switching") -> Any:
     parser = argparse.ArgumentParser()
     measure.add_parser(parser.add_subparsers())
     args = parser.parse_args(["measure", kind, *map(str, arguments)])
     return args.run(args)
 
 
-def as_json(capsys, *arguments, **kind):
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: Any, **kind: str) -> Any:
     assert measured(*arguments, "--json", **kind) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def write(path, rows):
+def write(path: Any, rows: Any) -> Any:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
 

@@ -40,7 +40,7 @@ FILES = 1000
 SECONDS = 20  # for one file, of milliseconds that it takes
 MEGABYTES = 300  # that one file may add to the peak of memory; each of them holds a few kilobytes
 FORMATS: dict[str, Published] = {one.format: one for one in PUBLISHED.values()}
-ODD = (None, -1, 0, 1e308, float("nan"), "x", "", [], {}, True, 2**70, [[0]], "../../etc/passwd")
+ODD: tuple[Any, ...] = (None, -1, 0, 1e308, float("nan"), "x", "", [], {}, True, 2**70, [[0]], "../../etc/passwd")
 
 Mutation = Callable[[random.Random, Published, Path], None]
 

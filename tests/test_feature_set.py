@@ -110,7 +110,7 @@ def test_activations_of_texts_that_are_no_languages(features: FeatureSet, tmp_pa
     assert loaded.groups == ("last period", "ordinary text")
     assert loaded.summary() == repetition.summary()
     assert "ordinary text" in loaded.summary()
-    card = card_of(repetition)
+    card: Any = card_of(repetition)
     assert card.data.language is None
     assert "baselines" not in card.text
 
@@ -273,7 +273,7 @@ class TestHub:
         monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, **kwargs: None)
         monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
         assert features.push_to_hub("owner/features") == "https://example.org/owner/features"
-        card = huggingface_hub.ModelCard(uploaded["README.md"].decode())
+        card: Any = huggingface_hub.ModelCard(uploaded["README.md"].decode())
         assert card.data.base_model == "owner/tiny-base"
         assert card.data.language == ["ko", "zh"]
         for stated in ("owner/SAE-L0_4", "monolinguality", features.summary()):
@@ -291,7 +291,8 @@ class TestHub:
         monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
         provenance = replace(features.provenance, base_model="/home/me/models/tiny", sae="../saes/SAE-L0_4")
         replace(features, provenance=provenance).push_to_hub("owner/features")
-        assert huggingface_hub.ModelCard(uploaded["README.md"].decode()).data.base_model is None
+        described: Any = huggingface_hub.ModelCard(uploaded["README.md"].decode()).data
+        assert described.base_model is None
         for content in uploaded.values():
             assert b"/home/me" not in content
             assert b"../saes" not in content

@@ -1,7 +1,10 @@
 """The table of languages, and script evidence from texts and from pieces of UTF-8."""
 
+from __future__ import annotations
+
 import sys
 import unicodedata
+from typing import Any
 
 import pytest
 import regex
@@ -33,7 +36,7 @@ ASSIGNED = [
 ]
 
 
-def test_table_is_sound():
+def test_table_is_sound() -> None:
     assert set(SASFT_LANGUAGES) <= set(LANGUAGES)
     for code in SASFT_TRAINING_CODES.split():
         get_language(code)
@@ -46,7 +49,7 @@ def test_table_is_sound():
         assert language.family is None or language.family in LANGUAGES
 
 
-def test_stand_ins_come_nearest_first_and_once():
+def test_stand_ins_come_nearest_first_and_once() -> None:
     assert stand_ins("cs") == ("pl", "en")
     assert stand_ins("en") == ()
     for code in LANGUAGES:
@@ -55,7 +58,7 @@ def test_stand_ins_come_nearest_first_and_once():
         assert all(lender in LANGUAGES for lender in lenders)
 
 
-def test_every_assigned_character_has_exactly_one_script():
+def test_every_assigned_character_has_exactly_one_script() -> None:
     text = "".join(ASSIGNED)
     owners = dict.fromkeys(ASSIGNED, 0)
     for script in SCRIPTS:
@@ -64,7 +67,7 @@ def test_every_assigned_character_has_exactly_one_script():
     assert {char for char, count in owners.items() if count != 1} == set()
 
 
-def test_regional_tags_names_and_aliases():
+def test_regional_tags_names_and_aliases() -> None:
     for tag, code in {
         "zh": "zh",
         "zh-CN": "zh",
@@ -81,14 +84,14 @@ def test_regional_tags_names_and_aliases():
         assert get_language(tag) == LANGUAGES[code], tag
 
 
-def test_a_script_in_the_tag_replaces_the_usual_ones():
+def test_a_script_in_the_tag_replaces_the_usual_ones() -> None:
     assert get_language("sr-Latn").scripts == ("Latn",)
     assert get_language("uz_Cyrl_UZ").scripts == ("Cyrl",)
     assert get_language("arb_Latn").code == "ar"
     assert LANGUAGES["ar"].scripts == ("Arab",)
 
 
-def test_every_tag_of_mbart_is_read():
+def test_every_tag_of_mbart_is_read() -> None:
     assert {get_language(tag).code for tag in MBART_TAGS} == {tag.split("_")[0] for tag in MBART_TAGS}
 
 
@@ -98,7 +101,7 @@ ltg lua lug luo lus mni mos nso quy run sag shn ssw taq tsn tso tum twi tzm umb 
 """
 
 
-def test_every_tag_of_flores_is_read_or_called_absent():
+def test_every_tag_of_flores_is_read_or_called_absent() -> None:
     """NLLB's tokenizer carries FLORES-200's tags."""
     absent = set(NLLB_ABSENT.split())
     for tag in FAIRSEQ_LANGUAGE_CODES:
@@ -112,7 +115,7 @@ def test_every_tag_of_flores_is_read_or_called_absent():
             assert get_language(language).code == get_language(tag).code
 
 
-def test_every_name_of_whisper_is_read_as_its_code():
+def test_every_name_of_whisper_is_read_as_its_code() -> None:
     for name, code in TO_LANGUAGE_CODE.items():
         if code != "br":  # Breton
             assert get_language(name) == get_language(code), name
@@ -167,12 +170,12 @@ def test_every_name_of_whisper_is_read_as_its_code():
         ("Tagalog", "tl", "Latn"),
     ],
 )
-def test_tags_and_names_of_public_data(tag, code, scripts):
+def test_tags_and_names_of_public_data(tag: Any, code: Any, scripts: Any) -> None:
     found = get_language(tag)
     assert (found.code, set(found.scripts)) == (code, set(scripts.split()))
 
 
-def test_tagalog_and_filipino_are_one_language_under_two_codes():
+def test_tagalog_and_filipino_are_one_language_under_two_codes() -> None:
     assert is_same_language("tl", "fil")
     assert not is_same_language("tl", "ceb")
     assert stand_ins("tl") == ("fil", "en")
@@ -182,7 +185,7 @@ def test_tagalog_and_filipino_are_one_language_under_two_codes():
 @pytest.mark.parametrize(
     ("wrong", "nearest"), [("Chineese", "zh"), ("korea", "ko"), ("Frnech", "fr"), ("jp", "ja"), ("cn", "zh")]
 )
-def test_an_unknown_language_names_the_nearest_where_nothing_else_can_be_meant(wrong, nearest):
+def test_an_unknown_language_names_the_nearest_where_nothing_else_can_be_meant(wrong: Any, nearest: Any) -> None:
     with pytest.raises(ValueError, match=rf"unknown language '{wrong}'; the nearest known code is '({nearest})"):
         get_language(wrong)
 
@@ -208,21 +211,21 @@ def test_an_unknown_language_names_the_nearest_where_nothing_else_can_be_meant(w
         ("", "expected an ISO 639 code"),
     ],
 )
-def test_what_is_no_language_of_ours_gets_no_other_suggested(tag, says):
+def test_what_is_no_language_of_ours_gets_no_other_suggested(tag: Any, says: Any) -> None:
     with pytest.raises(ValueError, match="unknown language") as error:
         get_language(tag)
     assert says in str(error.value)
     assert "nearest" not in str(error.value)
 
 
-def test_script_counts_leaves_out_what_scripts_share():
+def test_script_counts_leaves_out_what_scripts_share() -> None:
     assert script_counts("a1, b! — 你好。\N{KATAKANA-HIRAGANA PROLONGED SOUND MARK}é") == {"Latn": 3, "Hani": 2}
     assert script_counts("e\N{COMBINING ACUTE ACCENT}") == {"Latn": 1}
     assert script_counts("ที่") == {"Thai": 3}
     assert script_counts("12:30 😀 ¿?") == {}
 
 
-def test_script_counts_agrees_with_unicode_names():
+def test_script_counts_agrees_with_unicode_names() -> None:
     """An oracle that is not the regex library: the name of a letter starts with its script's name."""
     first_word = {"CYRILLIC": "Cyrl", "THAI": "Thai", "HANGUL": "Hang", "HEBREW": "Hebr", "GEORGIAN": "Geor"}
     for char in ASSIGNED:
@@ -232,7 +235,7 @@ def test_script_counts_agrees_with_unicode_names():
 
 
 @pytest.mark.parametrize("char", ["é", "П", "ไ", "你", "한", "が", "ア", "क", "𠀀", "א"])
-def test_token_script_of_whole_and_cut_characters(char):
+def test_token_script_of_whole_and_cut_characters(char: Any) -> None:
     raw = char.encode()
     (script,) = script_counts(char)
     assert token_script(raw) == script
@@ -265,11 +268,11 @@ def test_token_script_of_whole_and_cut_characters(char):
         (b"a\xe3", None),
     ],
 )
-def test_token_script_of_pieces(raw, script):
+def test_token_script_of_pieces(raw: Any, script: Any) -> None:
     assert token_script(raw) == script
 
 
-def test_completions_agree_with_decoding_them_all():
+def test_completions_agree_with_decoding_them_all() -> None:
     """The oracle decodes every two-byte continuation instead of counting code points."""
     for lead in range(0xE1, 0xF0):
         scripts = set()
@@ -280,7 +283,7 @@ def test_completions_agree_with_decoding_them_all():
         assert token_script(bytes([lead])) == expected, hex(lead)
 
 
-def test_scripts_unknown_to_an_older_regex_are_left_out(monkeypatch):
+def test_scripts_unknown_to_an_older_regex_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(languages, "SCRIPTS", ("Zzzx", "Latn", "Hani"))
     languages._script_pattern.cache_clear()
     pattern = languages._script_pattern()

@@ -134,7 +134,9 @@ def test_capture_through_nested_wrappers() -> None:
 def test_capture_through_two_processes(tmp_path: Path) -> None:
     """Under DDP and under FSDP2, in one launch."""
     workers = (residual_workers.ddp, residual_workers.fsdp2)
-    torch.multiprocessing.spawn(residual_workers.run, (workers, str(tmp_path / "store")), nprocs=residual_workers.RANKS)
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined]
+        residual_workers.run, (workers, str(tmp_path / "store")), nprocs=residual_workers.RANKS
+    )
 
 
 def test_blocks_that_return_tuples() -> None:

@@ -314,7 +314,8 @@ class TestModel:
 
     def test_wrappers_hold_the_model_under_the_names_we_know(self) -> None:
         model = make()
-        assert torch.compile(model)._orig_mod is model, "torch.compile moved the model; residual.unwrap takes _orig_mod"
+        compiled: Any = torch.compile(model)
+        assert compiled._orig_mod is model, "torch.compile moved the model; residual.unwrap takes _orig_mod"
         adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
         assert adapted.get_base_model() is model, "PEFT moved the model; residual.unwrap asks get_base_model()"
 

@@ -1,8 +1,11 @@
 """Reading users' files: every kind, and every way in which they come broken."""
 
+from __future__ import annotations
+
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pandas
@@ -40,14 +43,14 @@ def as_jsonl(texts: list[str]) -> str:
         ("a.tsv", "text\tid\nHello there\t1\n你好，世界\t2\nПривет,\u2028мир\t3\n"),
     ],
 )
-def test_every_kind_of_file_gives_the_same_texts(tmp_path, name, content):
+def test_every_kind_of_file_gives_the_same_texts(tmp_path: Path, name: Any, content: Any) -> None:
     path = write(tmp_path / name, content)
     assert load_texts(path) == TEXTS
     assert load_texts(str(path), limit=2) == TEXTS[:2]
     assert [row["text"] for row in load_rows(path)] == TEXTS
 
 
-def test_tables_that_pandas_and_datasets_write(tmp_path):
+def test_tables_that_pandas_and_datasets_write(tmp_path: Path) -> None:
     """A cell may hold line breaks and quotes; a table may hold lists of messages."""
     cell = 'a "quoted"\nline, and more'
     rows = [{"text": cell, "prompt": [{"role": "user", "content": "Hi"}]}, {"text": "b" * 200_000, "prompt": None}]
@@ -62,7 +65,7 @@ def test_tables_that_pandas_and_datasets_write(tmp_path):
         assert len(load_rows(tmp_path / name, limit=1)) == 1
 
 
-def test_datasets_folder_saved_or_with_data_files(tmp_path, monkeypatch):
+def test_datasets_folder_saved_or_with_data_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     dataset = datasets.Dataset.from_dict({"text": TEXTS})
     dataset.save_to_disk(tmp_path / "saved")
@@ -77,7 +80,7 @@ def test_datasets_folder_saved_or_with_data_files(tmp_path, monkeypatch):
         load_texts(tmp_path / "splits")
 
 
-def test_limit_counts_texts_and_not_blank_rows(tmp_path):
+def test_limit_counts_texts_and_not_blank_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", as_jsonl(["", "one", "  ", "two", "three"]))
     assert load_texts(path, limit=2) == ["one", "two"]
     with pytest.raises(ValueError, match="at least 1"):
@@ -103,12 +106,12 @@ def test_limit_counts_texts_and_not_blank_rows(tmp_path):
         ("a.parquet", "text\nx\n", "cut off, or not a Parquet file"),
     ],
 )
-def test_broken_content_is_named(tmp_path, name, content, message):
+def test_broken_content_is_named(tmp_path: Path, name: Any, content: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_texts(write(tmp_path / name, content))
 
 
-def test_unreadable_bytes_are_named(tmp_path):
+def test_unreadable_bytes_are_named(tmp_path: Path) -> None:
     (tmp_path / "latin1.txt").write_bytes("café".encode("latin-1"))
     whole = write(tmp_path / "whole.jsonl.gz", as_jsonl(TEXTS * 50)).read_bytes()
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
@@ -118,7 +121,7 @@ def test_unreadable_bytes_are_named(tmp_path):
             load_texts(tmp_path / name)
 
 
-def test_empty_and_missing_sources(tmp_path, monkeypatch):
+def test_empty_and_missing_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no rows"):
         load_rows(write(tmp_path / "a.jsonl", ""))
     for missing in (tmp_path / "none", tmp_path / "none.jsonl", "none.txt", "./none", "a/b/c"):
@@ -126,10 +129,10 @@ def test_empty_and_missing_sources(tmp_path, monkeypatch):
             load_rows(missing)
 
 
-def test_unreachable_hub_id_is_named(monkeypatch):
+def test_unreachable_hub_id_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
 
-    def unreachable(source, **_):
+    def unreachable(source: Any, **_: Any) -> None:
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -37,7 +39,7 @@ def byte_fallback() -> PreTrainedTokenizerFast:
 
 
 @pytest.mark.parametrize("make", [byte_level, byte_fallback])
-def test_bytes_are_those_that_decoding_gives(make) -> None:
+def test_bytes_are_those_that_decoding_gives(make: Any) -> None:
     tokenizer = make()
     raws = token_bytes(tokenizer)
     assert len(raws) == len(tokenizer)

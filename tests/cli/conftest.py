@@ -1,5 +1,10 @@
 """What the tests of the measure command read: a file of responses, and a model."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 from measure_cases import RESPONSES, write
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -7,12 +12,12 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 
 @pytest.fixture
-def responses(tmp_path):
+def responses(tmp_path: Path) -> Any:
     return write(tmp_path / "responses.jsonl", RESPONSES)
 
 
 @pytest.fixture
-def model_folder(tmp_path):
+def model_folder(tmp_path: Path) -> Any:
     """A random model over a few Latin letters and one Chinese character."""
     vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", "<user>", *"abcdef", "是"])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))

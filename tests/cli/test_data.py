@@ -14,7 +14,7 @@ import pytest
 from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
 
 from sae_posttrain.cli import main
-from sae_posttrain.discovery import firing
+from sae_posttrain.discovery import firing_cache
 
 WORDS = ["the", "cat", "sees", "a", "small", "house", "sings", "there", "and", "it", "runs"]
 
@@ -96,7 +96,7 @@ def test_select_writes_whole_rows(place: Path, tmp_path: Path, capsys: pytest.Ca
 
 def redundancy_of_many(place: Path, folder: Path) -> list[str]:
     """A command on texts that fill more than one file of a cache."""
-    texts = [" ".join(WORDS[n % 7 : n % 7 + 4]) for n in range(firing.SHARD_SIZE + 9)]
+    texts = [" ".join(WORDS[n % 7 : n % 7 + 4]) for n in range(firing_cache.SHARD_SIZE + 9)]
     many = write_rows(folder / "many.jsonl", [{"text": text} for text in texts])
     return ["data", "redundancy", f"many={many}", *reading(place, "--json")]
 

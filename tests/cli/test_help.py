@@ -1,5 +1,9 @@
 """`--help` of every command."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 
 from sae_posttrain.cli import main
@@ -15,7 +19,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_shown(command, capsys):
+def test_help_is_shown(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A per cent sign in a help text is a format character to argparse, and stops `--help`."""
     with pytest.raises(SystemExit) as ended:
         main([*command.split(), "--help"])

@@ -85,7 +85,7 @@ def test_the_report_finds_what_is_written(place: Path, tmp_path: Path, capsys: p
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_code_2(
-    kind, extra: list[str], message: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, extra: list[str], message: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*kind(place, tmp_path / "out.json"), *extra]) == 2
     error = capsys.readouterr().err

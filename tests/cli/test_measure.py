@@ -1,5 +1,10 @@
 """The measure command, on given responses and on a tiny model's own."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from measure_cases import LOOPING, RESPONSES, as_json, measured, write
@@ -9,7 +14,7 @@ from sae_posttrain.sampling import Response
 from sae_posttrain.texts import load_rows
 
 
-def test_given_responses_make_a_table(responses, capsys):
+def test_given_responses_make_a_table(responses: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert measured("--responses", responses) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[:4] for line in lines[1:]] == [
@@ -35,11 +40,15 @@ def test_given_responses_make_a_table(responses, capsys):
         (["--to", "en", "Hani"], 2),
     ],
 )
-def test_options_change_what_counts(responses, capsys, options, switched):
+def test_options_change_what_counts(
+    responses: Any, capsys: pytest.CaptureFixture[str], options: Any, switched: Any
+) -> None:
     assert as_json(capsys, "--responses", responses, *options)["overall"]["switched"] == switched
 
 
-def test_confidence_and_samples_of_one_prompt_shape_the_interval(tmp_path, capsys):
+def test_confidence_and_samples_of_one_prompt_shape_the_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [
         {"prompt": str(i), "language": "en", "response": "是" if i < 3 else "yes"} for i in range(30) for _ in range(4)
     ]
@@ -52,7 +61,7 @@ def test_confidence_and_samples_of_one_prompt_shape_the_interval(tmp_path, capsy
     assert wider["high"] > together["high"] > apart["high"]
 
 
-def test_output_holds_the_unexpected_words(responses, tmp_path, capsys):
+def test_output_holds_the_unexpected_words(responses: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "new" / "out.jsonl"
     assert measured("--responses", responses, "--ignore-prompt", "--output", output) == 0
     found = load_rows(output)
@@ -61,7 +70,9 @@ def test_output_holds_the_unexpected_words(responses, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("target", ["en", "Latn"])
-def test_what_is_marked_is_what_a_latin_target_counts(tmp_path, capsys, target):
+def test_what_is_marked_is_what_a_latin_target_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: Any
+) -> None:
     path = write(tmp_path / "a.jsonl", [{"language": "ru", "response": text} for text in ("Там today.", "Там.")])
     output = tmp_path / "out.jsonl"
     report = as_json(capsys, "--responses", path, "--to", target, "--output", output)
@@ -69,7 +80,7 @@ def test_what_is_marked_is_what_a_latin_target_counts(tmp_path, capsys, target):
     assert [[word["text"] for word in row["unexpected"]] for row in load_rows(output)] == [["today"], []]
 
 
-def test_plain_text_needs_only_the_language(tmp_path, capsys):
+def test_plain_text_needs_only_the_language(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "responses.txt"
     path.write_text("fine\nso 是\n", encoding="utf-8")
     assert as_json(capsys, "--responses", path, "--language", "en")["overall"]["switched"] == 1
@@ -89,12 +100,12 @@ def test_plain_text_needs_only_the_language(tmp_path, capsys):
         ([{"response": "好", "language": "zh"}], ["--to", "zh"], "nothing to measure"),
     ],
 )
-def test_bad_input_is_named(tmp_path, rows, options, message):
+def test_bad_input_is_named(tmp_path: Path, rows: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measured("--responses", write(tmp_path / "a.jsonl", rows), *options)
 
 
-def test_missing_files_and_models_are_named(tmp_path, responses):
+def test_missing_files_and_models_are_named(tmp_path: Path, responses: Any) -> None:
     with pytest.raises(FileNotFoundError, match="no file"):
         measured("--responses", tmp_path / "none.jsonl")
     with pytest.raises(ValueError, match="--model needs --prompts"):
@@ -108,7 +119,7 @@ def test_missing_files_and_models_are_named(tmp_path, responses):
 
 
 @pytest.fixture
-def prompts(tmp_path):
+def prompts(tmp_path: Path) -> Any:
     return write(
         tmp_path / "prompts.jsonl",
         [{"prompt": "abc", "language": "en", "id": 7}, {"prompt": "fed", "language": "fr", "id": 8}],
@@ -118,7 +129,9 @@ def prompts(tmp_path):
 SMALL = ["--samples", 5, "--max-new-tokens", 6, "--batch-size", 4]
 
 
-def test_a_model_is_sampled_and_measured(model_folder, prompts, tmp_path, capsys):
+def test_a_model_is_sampled_and_measured(
+    model_folder: Any, prompts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "out.jsonl"
     report = as_json(capsys, "--model", model_folder, "--prompts", prompts, "--to", "zh", "--output", output, *SMALL)
     rows = load_rows(output)
@@ -134,7 +147,9 @@ def test_a_model_is_sampled_and_measured(model_folder, prompts, tmp_path, capsys
     assert as_json(capsys, "--model", model_folder, "--prompts", prompts, "--to", "zh", *SMALL) == report
 
 
-def test_an_adapter_changes_the_responses(model_folder, prompts, tmp_path, capsys):
+def test_an_adapter_changes_the_responses(
+    model_folder: Any, prompts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(
         Qwen3ForCausalLM.from_pretrained(model_folder),
@@ -150,10 +165,12 @@ def test_an_adapter_changes_the_responses(model_folder, prompts, tmp_path, capsy
     assert [row["response"] for row in plain] != [row["response"] for row in adapted]
 
 
-def test_chat_template_is_used_when_there_is_one(model_folder, prompts, tmp_path, capsys, monkeypatch):
+def test_chat_template_is_used_when_there_is_one(
+    model_folder: Any, prompts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
-    def sample(model, tokenizer, prompts, sampling, *, chat, **settings):
+    def sample(model: Any, tokenizer: Any, prompts: Any, sampling: Any, *, chat: Any, **settings: Any) -> Any:
         seen.append(chat)
         return [[Response("a", "stop", 2, (1, 2))] for _ in prompts]
 
@@ -165,7 +182,7 @@ def test_chat_template_is_used_when_there_is_one(model_folder, prompts, tmp_path
     assert seen == [False, True, False]
 
 
-def test_prompts_may_be_messages(model_folder, tmp_path, capsys):
+def test_prompts_may_be_messages(model_folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (model_folder / "chat_template.jinja").write_text("{% for m in messages %}<user>{{ m.content }}{% endfor %}")
     row = {"prompt": [{"role": "user", "content": "是是"}], "language": "en"}
     path = write(tmp_path / "messages.jsonl", [row])
@@ -187,13 +204,13 @@ def test_prompts_may_be_messages(model_folder, tmp_path, capsys):
         (["--limit", 1], 1),
     ],
 )
-def test_loops_are_counted(tmp_path, capsys, options, looped):
+def test_loops_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: Any, looped: Any) -> None:
     report = as_json(capsys, "--responses", write(tmp_path / "a.jsonl", LOOPING), *options, kind="repetition")
     assert report["looped"] == looped
     assert report["fold_digits"] == ("--no-fold-digits" not in options)
 
 
-def test_repetition_makes_a_table_and_writes_its_loops(tmp_path, capsys):
+def test_repetition_makes_a_table_and_writes_its_loops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, output = write(tmp_path / "a.jsonl", LOOPING), tmp_path / "new" / "out.jsonl"
     assert measured("--responses", path, "--output", output, kind="repetition") == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["2", "4", "50.000"]
@@ -212,7 +229,9 @@ def test_repetition_makes_a_table_and_writes_its_loops(tmp_path, capsys):
     assert rows == LOOPING
 
 
-def test_samples_of_one_prompt_shape_the_interval_of_repetition(tmp_path, capsys):
+def test_samples_of_one_prompt_shape_the_interval_of_repetition(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [{"prompt": str(i), "response": LOOPING[0 if i < 3 else 3]["response"]} for i in range(30) for _ in range(4)]
     together = as_json(capsys, "--responses", write(tmp_path / "a.jsonl", rows), kind="repetition")
     wider = as_json(capsys, "--responses", tmp_path / "a.jsonl", "--confidence", 0.99, kind="repetition")
@@ -223,7 +242,9 @@ def test_samples_of_one_prompt_shape_the_interval_of_repetition(tmp_path, capsys
     assert wider["high"] > together["high"] > apart["high"]
 
 
-def test_a_models_repetition_is_sampled_and_measured(model_folder, tmp_path, capsys):
+def test_a_models_repetition_is_sampled_and_measured(
+    model_folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prompts, output = write(tmp_path / "p.jsonl", [{"prompt": "abc"}, {"prompt": "fed"}]), tmp_path / "out.jsonl"
     greedy = ["--samples", 2, "--max-new-tokens", 150, "--temperature", 0, "--output", output]
     report = as_json(capsys, "--model", model_folder, "--prompts", prompts, *greedy, kind="repetition")
@@ -244,6 +265,6 @@ def test_a_models_repetition_is_sampled_and_measured(model_folder, tmp_path, cap
         ([{"response": "a"}], ["--confidence", 95], "confidence must lie between 0 and 1"),
     ],
 )
-def test_bad_input_to_repetition_is_named(tmp_path, rows, options, message):
+def test_bad_input_to_repetition_is_named(tmp_path: Path, rows: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measured("--responses", write(tmp_path / "a.jsonl", rows), *options, kind="repetition")

@@ -1,5 +1,10 @@
 """Why responses in files ended, in every spelling that is read."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 from measure_cases import as_json, measured, write
 
@@ -30,7 +35,7 @@ from sae_posttrain.texts import load_rows
         ({"ended": ""}, None),
     ],
 )
-def test_why_a_response_ended_is_read(row, expected):
+def test_why_a_response_ended_is_read(row: Any, expected: Any) -> None:
     assert ended([row]) == [expected]
 
 
@@ -44,12 +49,12 @@ def test_why_a_response_ended_is_read(row, expected):
         ({"ended": 3}, "response 2: 'ended' holds 3"),
     ],
 )
-def test_a_reason_that_cannot_be_read_is_named(row, message):
+def test_a_reason_that_cannot_be_read_is_named(row: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ended([{}, row])
 
 
-def test_an_answer_that_the_model_ended_is_no_endless_loop(tmp_path, capsys):
+def test_an_answer_that_the_model_ended_is_no_endless_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loop = "and so on, " * 30
     rows = [
         {"response": loop, "finish_reason": "stop"},
@@ -68,7 +73,9 @@ def test_an_answer_that_the_model_ended_is_no_endless_loop(tmp_path, capsys):
     assert "for 1 responses it is not known why they ended; they count as cut at the token limit" in told
 
 
-def test_a_models_answers_say_how_they_ended(model_folder, tmp_path, capsys):
+def test_a_models_answers_say_how_they_ended(
+    model_folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prompts, output = write(tmp_path / "p.jsonl", [{"prompt": "abc"}, {"prompt": "fed"}]), tmp_path / "out.jsonl"
     options = ["--samples", 8, "--max-new-tokens", 12, "--min-length", 6, "--output", output]
     report = as_json(capsys, "--model", model_folder, "--prompts", prompts, *options, kind="repetition")

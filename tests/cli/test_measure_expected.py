@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,12 +23,12 @@ QUIET = ["--expected", "--top-p", 1]
 
 
 @pytest.fixture
-def given(tmp_path):
+def given(tmp_path: Path) -> Any:
     return write(tmp_path / "given.jsonl", ROWS)
 
 
 @pytest.fixture
-def quieter(model_folder, tmp_path):
+def quieter(model_folder: Any, tmp_path: Path) -> Any:
     """The model, less inclined to write 是."""
     model, tokenizer = (kind.from_pretrained(model_folder) for kind in (AutoModelForCausalLM, AutoTokenizer))
     head = torch.nn.Linear(16, len(tokenizer), bias=False)
@@ -38,7 +40,9 @@ def quieter(model_folder, tmp_path):
     return tmp_path / "quieter"
 
 
-def test_given_responses_at_several_settings(model_folder, given, tmp_path, capsys):
+def test_given_responses_at_several_settings(
+    model_folder: Any, given: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "out.jsonl"
     options = ["--model", model_folder, "--responses", given, "--expected", "--temperature", 1, 1.5, "--top-p", 1, 0.5]
     whole = as_json(capsys, *options, "--output", output)
@@ -64,7 +68,9 @@ def test_given_responses_at_several_settings(model_folder, given, tmp_path, caps
 
 
 @pytest.mark.parametrize("value", ["zh, ja", ["zh", "ja"]])
-def test_the_column_allowed_is_read_as_where_switches_are_counted(value, model_folder, tmp_path, capsys):
+def test_the_column_allowed_is_read_as_where_switches_are_counted(
+    value: Any, model_folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [{**ROWS[0], "allowed": value}, {**ROWS[0], "prompt": "other"}]
     output = tmp_path / "out.jsonl"
     options = [*QUIET, "--model", model_folder, "--responses", write(tmp_path / "given.jsonl", rows)]
@@ -74,7 +80,9 @@ def test_the_column_allowed_is_read_as_where_switches_are_counted(value, model_f
     assert "Hani" not in allowed
 
 
-def test_responses_that_think_have_one_report(model_folder, tmp_path, capsys):
+def test_responses_that_think_have_one_report(
+    model_folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The probabilities are of the whole response, so that the thinking has none of its own."""
     row = {"prompt": "abc", "response": "<think>abc</think>abc", "language": "en"}
     path = write(tmp_path / "thinking.jsonl", [row])
@@ -83,7 +91,7 @@ def test_responses_that_think_have_one_report(model_folder, tmp_path, capsys):
     assert "thinking" not in whole
 
 
-def test_a_models_own_responses(model_folder, tmp_path, capsys):
+def test_a_models_own_responses(model_folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = write(
         tmp_path / "prompts.jsonl", [{"prompt": "abc", "language": "en"}, {"prompt": "f", "language": "en"}]
     )
@@ -97,7 +105,9 @@ def test_a_models_own_responses(model_folder, tmp_path, capsys):
     assert {row["finish_reason"] for row in load_rows(output)} <= {"stop", "length"}
 
 
-def test_two_models_on_the_same_responses(model_folder, quieter, given, tmp_path, capsys):
+def test_two_models_on_the_same_responses(
+    model_folder: Any, quieter: Any, given: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = tmp_path / "first.jsonl"
     assert measured("--model", model_folder, "--responses", given, *QUIET, "--output", first) == 0
     capsys.readouterr()
@@ -109,7 +119,9 @@ def test_two_models_on_the_same_responses(model_folder, quieter, given, tmp_path
     assert f"{100 * comparison['change']:+.1f}%" in capsys.readouterr().out
 
 
-def test_rates_above_the_limit_and_tables_for_machines(model_folder, given, capsys):
+def test_rates_above_the_limit_and_tables_for_machines(
+    model_folder: Any, given: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--model", model_folder, "--responses", given, *QUIET]
     assert measured(*options, "--csv", "--fail-above", 0.0001) == 1
     header, *lines = capsys.readouterr().out.splitlines()
@@ -131,19 +143,19 @@ def test_rates_above_the_limit_and_tables_for_machines(model_folder, given, caps
         (["--prompts", "x.jsonl"], "--prompts needs --model"),
     ],
 )
-def test_refusals(model_folder, given, options, message):
+def test_refusals(model_folder: Any, given: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measured("--model", model_folder, "--responses", given, "--expected", *options)
 
 
-def test_a_column_allowed_that_names_no_language(tmp_path):
+def test_a_column_allowed_that_names_no_language(tmp_path: Path) -> None:
     """Found before a model is loaded."""
     given = write(tmp_path / "given.jsonl", [ROWS[0], {**ROWS[0], "allowed": ["xx"]}])
     with pytest.raises(ValueError, match="row 2, column 'allowed': unknown language 'xx'"):
         measured(*QUIET, "--model", "no/model", "--responses", given)
 
 
-def test_runs_that_cannot_be_compared(model_folder, given, tmp_path):
+def test_runs_that_cannot_be_compared(model_folder: Any, given: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no column 'expected'; write the rows with"):
         measured("--model", model_folder, "--responses", given, "--expected", "--against", given)
     with pytest.raises(ValueError, match="no column 'expected'"):

@@ -1,7 +1,11 @@
 """Answers in the files that other tools write."""
 
+from __future__ import annotations
+
 import csv
 import json
+from pathlib import Path
+from typing import Any
 
 import datasets
 import pandas
@@ -16,16 +20,16 @@ ANSWERS = ["It is 你好.", "A greeting,\nsaid she.", "fine", "так"]
 LANGUAGES = ["en", "eng_Latn", "English", "ru"]
 
 
-def chat(*said):
+def chat(*said: Any) -> Any:
     return [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 9, said, strict=False)]
 
 
-def switched(capsys, *arguments):
+def switched(capsys: pytest.CaptureFixture[str], *arguments: Any) -> Any:
     overall = as_json(capsys, "--responses", *arguments)["overall"]
     return overall["switched"], overall["total"]
 
 
-def marked(tmp_path, capsys, *arguments):
+def marked(tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: Any) -> Any:
     """The rows of `--output`, each with its foreign words."""
     assert measured("--responses", *arguments, "--output", tmp_path / "out.jsonl") == 0
     capsys.readouterr()
@@ -38,7 +42,7 @@ def marked(tmp_path, capsys, *arguments):
 
 @pytest.mark.parametrize("column", ["response", "completion", "output", "generated_text", "text"])
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv", "a.parquet", "a.jsonl"])
-def test_tables_by_every_usual_name(tmp_path, capsys, column, name):
+def test_tables_by_every_usual_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], column: Any, name: Any) -> None:
     frame = pandas.DataFrame({"id": range(4), column: ANSWERS, "language": LANGUAGES})
     path = tmp_path / name
     if ".csv" in name or ".tsv" in name:
@@ -53,7 +57,7 @@ def test_tables_by_every_usual_name(tmp_path, capsys, column, name):
     assert column == "response" or column not in rows[0]
 
 
-def test_columns_by_any_name_and_prompts_for_clusters(tmp_path, capsys):
+def test_columns_by_any_name_and_prompts_for_clusters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = pandas.DataFrame(
         {"reply": ANSWERS * 4, "tongue": LANGUAGES * 4, "asked": [f"Q{i % 4}" for i in range(16)], "text": "你好"}
     )
@@ -67,7 +71,7 @@ def test_columns_by_any_name_and_prompts_for_clusters(tmp_path, capsys):
     assert together["high"] > apart["high"]
 
 
-def test_datasets_of_messages(tmp_path, capsys):
+def test_datasets_of_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {"messages": chat("Hi", "Hello.", "Why?", "Because 你好."), "language": "en"},
         {"messages": chat("Hi", "你好"), "language": "zh"},
@@ -82,7 +86,7 @@ def test_datasets_of_messages(tmp_path, capsys):
     assert switched(capsys, write(tmp_path / "b.jsonl", shared)) == (1, 1)
 
 
-def test_conversational_completions_with_reasoning(tmp_path, capsys):
+def test_conversational_completions_with_reasoning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As in the rows of TRL's tables of conversational data."""
     rows = [
         {
@@ -97,7 +101,7 @@ def test_conversational_completions_with_reasoning(tmp_path, capsys):
     assert [row["response"] for row in found] == ["<think>A greeting.</think>你好.", "Fine."]
 
 
-def completion(*texts, **further):
+def completion(*texts: Any, **further: Any) -> Any:
     """An OpenAI chat completion, as its API documents it."""
     choices = [
         {"index": index, "message": {"role": "assistant", "content": text, **further}, "finish_reason": "length"}
@@ -107,7 +111,7 @@ def completion(*texts, **further):
     return {"id": "chatcmpl-1", "object": "chat.completion", "model": "m", "choices": choices, "usage": usage}
 
 
-def test_answers_of_servers(tmp_path, capsys):
+def test_answers_of_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = marked(tmp_path, capsys, write(tmp_path / "a.jsonl", [completion("Well, 好"), completion("a", "b")]), *EN)
     assert [(row["response"], row.get("tokens"), row["finish_reason"]) for row in rows] == [
         ("Well, 好", 7, "length"),
@@ -123,7 +127,7 @@ def test_answers_of_servers(tmp_path, capsys):
 EN = ["--language", "en"]
 
 
-def test_batch_outputs_leave_out_what_failed(tmp_path, capsys):
+def test_batch_outputs_leave_out_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {
             "id": "b",
@@ -151,7 +155,7 @@ def test_batch_outputs_leave_out_what_failed(tmp_path, capsys):
         measured("--responses", write(tmp_path / "failed.jsonl", rows[2:]), *EN)
 
 
-def test_the_csv_of_the_language_confusion_benchmark(tmp_path, capsys):
+def test_the_csv_of_the_language_confusion_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its columns, its quoting, and its line breaks inside a cell."""
     with (tmp_path / "model.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -182,12 +186,14 @@ def test_the_csv_of_the_language_confusion_benchmark(tmp_path, capsys):
         ([{"completion": [{"a": 1}]}], [], "'completion' holds a list with {'a': 1}; expected messages"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_the_option_that_maps_it(tmp_path, rows, options, message):
+def test_what_cannot_be_read_is_named_with_the_option_that_maps_it(
+    tmp_path: Path, rows: Any, options: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         measured("--responses", write(tmp_path / "a.jsonl", rows), *options)
 
 
-def test_a_file_is_never_run(tmp_path, capsys):
+def test_a_file_is_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Values that look like code or like a pickle are texts; the options of a saved dataset run nothing either."""
     rows = [
         {"response": "__import__('os').system('false')", "language": "en"},
@@ -212,7 +218,7 @@ def test_a_file_is_never_run(tmp_path, capsys):
         ({"prompt": [{"role": "user", "content": "Hi", "tool_calls": None}]}, chat("Hi")),
     ],
 )
-def test_prompts_by_every_usual_name(tmp_path, row, prompt):
+def test_prompts_by_every_usual_name(tmp_path: Path, row: Any, prompt: Any) -> None:
     path = write(tmp_path / "a.jsonl", [row])
     (found,) = read_rows(str(path), "prompt", None)
     assert found["prompt"] == prompt

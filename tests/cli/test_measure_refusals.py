@@ -1,6 +1,10 @@
 """What the measure command refuses, and when: sampling takes hours, so mistakes come before it; files survive."""
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from measure_cases import RESPONSES, measured, write
@@ -9,10 +13,10 @@ from sae_posttrain.texts import load_rows
 
 
 @pytest.fixture
-def unsampled(model_folder, tmp_path, monkeypatch):
+def unsampled(model_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The options of a model and its prompts; sampling them fails the test."""
 
-    def sample(*args, **settings):
+    def sample(*args: Any, **settings: Any) -> None:
         pytest.fail("sampled before the mistake was refused")
 
     monkeypatch.setattr("sae_posttrain.sampling.sample_responses", sample)
@@ -33,7 +37,7 @@ def unsampled(model_folder, tmp_path, monkeypatch):
         ("repetition", ["--min-repeats", 2], "min_repeats must be at least 3"),
     ],
 )
-def test_a_mistake_is_refused_before_sampling(unsampled, kind, options, message):
+def test_a_mistake_is_refused_before_sampling(unsampled: Any, kind: str, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measured(*unsampled, *options, kind=kind)
 
@@ -50,14 +54,14 @@ def test_a_mistake_is_refused_before_sampling(unsampled, kind, options, message)
         ({"language": ["en"]}, r"row 2: 'language' holds \['en'\]; expected a code"),
     ],
 )
-def test_a_value_of_another_kind_is_named_with_its_row(tmp_path, changes, message):
+def test_a_value_of_another_kind_is_named_with_its_row(tmp_path: Path, changes: Any, message: str) -> None:
     path = write(tmp_path / "a.jsonl", [RESPONSES[0], {**RESPONSES[1], **changes}])
     with pytest.raises(ValueError, match=f"a.jsonl, {message}"):
         measured("--responses", path)
 
 
 @pytest.mark.parametrize("kind", ["code-switching", "repetition"])
-def test_a_place_that_cannot_be_written_is_refused_before_sampling(unsampled, tmp_path, kind):
+def test_a_place_that_cannot_be_written_is_refused_before_sampling(unsampled: Any, tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         measured(*unsampled, "--output", tmp_path / "file" / "out.jsonl", kind=kind)
@@ -71,14 +75,16 @@ def test_a_place_that_cannot_be_written_is_refused_before_sampling(unsampled, tm
         (["--confidence", 95], ValueError, "confidence must lie between 0 and 1"),
     ],
 )
-def test_a_mistake_in_pass_rates_is_refused_before_sampling(unsampled, options, error, message):
+def test_a_mistake_in_pass_rates_is_refused_before_sampling(
+    unsampled: Any, options: Any, error: Any, message: str
+) -> None:
     pytest.importorskip("py3langid")
     with pytest.raises(error, match=message):
         measured(*unsampled, *options, kind="language-confusion")
 
 
-def test_a_missing_identifier_is_told_before_sampling(unsampled, monkeypatch):
-    def missing():
+def test_a_missing_identifier_is_told_before_sampling(unsampled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
         raise ImportError("needs py3langid")
 
     monkeypatch.setattr("sae_posttrain.metrics.identification._whole", missing)
@@ -86,7 +92,7 @@ def test_a_missing_identifier_is_told_before_sampling(unsampled, monkeypatch):
         measured(*unsampled, kind="language-confusion")
 
 
-def test_a_lone_surrogate_is_written_and_read_back(tmp_path, capsys):
+def test_a_lone_surrogate_is_written_and_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [RESPONSES[0], {**RESPONSES[1], "response": "cut \ud83d"}]
     source, output = tmp_path / "a.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(f"{row}\n" for row in map(json.dumps, rows)), encoding="utf-8")
@@ -95,11 +101,13 @@ def test_a_lone_surrogate_is_written_and_read_back(tmp_path, capsys):
     assert "你好" in output.read_text(encoding="utf-8")
 
 
-def test_an_output_that_cannot_be_written_whole_leaves_what_was_there(tmp_path, monkeypatch):
+def test_an_output_that_cannot_be_written_whole_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = tmp_path / "out.jsonl"
     output.write_text("kept\n", encoding="utf-8")
 
-    def failing(row, **settings):
+    def failing(row: Any, **settings: Any) -> Any:
         if row["response"] == "A greeting.":
             raise OSError("no space left")
         return "{}"
@@ -112,7 +120,9 @@ def test_an_output_that_cannot_be_written_whole_leaves_what_was_there(tmp_path, 
     assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "out.jsonl"}
 
 
-def test_an_output_may_be_a_link_or_a_device(tmp_path, responses, capsys):
+def test_an_output_may_be_a_link_or_a_device(
+    tmp_path: Path, responses: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "real.jsonl").write_text("")
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
     assert measured("--responses", responses, "--output", tmp_path / "link.jsonl") == 0

@@ -1,8 +1,12 @@
 """What comes of a report: exit codes, CSV, comparisons, settings side by side."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from measure_cases import LOOPING, RESPONSES, as_json, measured, write
@@ -11,7 +15,7 @@ from sae_posttrain.cli import main
 from sae_posttrain.texts import load_rows
 
 
-def test_a_threshold_decides_the_exit_code(responses, capsys):
+def test_a_threshold_decides_the_exit_code(responses: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert measured("--responses", responses, "--fail-above", "50%") == 0
     assert measured("--responses", responses, "--fail-above", "0.5") == 0
     assert capsys.readouterr().err == ""
@@ -20,21 +24,25 @@ def test_a_threshold_decides_the_exit_code(responses, capsys):
     assert measured("--responses", responses, "--fail-above", "0%", "--to", "ko") == 0
 
 
-def test_the_command_exits_with_what_the_threshold_says_and_2_for_errors(responses, tmp_path, capsys):
+def test_the_command_exits_with_what_the_threshold_says_and_2_for_errors(
+    responses: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["measure", "code-switching", "--responses", str(responses), "--fail-above"]
     assert [main([*command, share]) for share in ("50%", "1%")] == [0, 1]
     assert main(["measure", "repetition", "--responses", str(tmp_path / "none.jsonl"), "--fail-above", "1%"]) == 2
 
 
 @pytest.mark.parametrize("given", ["1", "100%", "-1%", "few", "%", "nan"])
-def test_a_threshold_that_makes_no_sense_is_an_error_and_not_a_failure(responses, capsys, given):
+def test_a_threshold_that_makes_no_sense_is_an_error_and_not_a_failure(
+    responses: Any, capsys: pytest.CaptureFixture[str], given: Any
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         measured("--responses", responses, f"--fail-above={given}")
     assert stopped.value.code == 2
     assert "such as 1% or 0.01" in capsys.readouterr().err
 
 
-def test_csv_has_a_row_for_each_rate(responses, capsys):
+def test_csv_has_a_row_for_each_rate(responses: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert measured("--responses", responses, "--csv") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(row["language"], row["into"], row["switched"], row["total"]) for row in rows] == [
@@ -49,7 +57,7 @@ def test_csv_has_a_row_for_each_rate(responses, capsys):
         measured("--responses", responses, "--csv", "--json")
 
 
-def test_two_runs_on_the_same_prompts_are_compared(tmp_path, capsys):
+def test_two_runs_on_the_same_prompts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"prompt": str(i), "language": "en", "response": "ok 是" if i < 12 else "ok"} for i in range(40)]
     before = write(tmp_path / "before.jsonl", rows)
     after = write(tmp_path / "after.jsonl", [{**row, "response": "ok"} for row in reversed(rows)])
@@ -70,13 +78,15 @@ def test_two_runs_on_the_same_prompts_are_compared(tmp_path, capsys):
         ([], "answered the same prompts: 1 are in the first only"),
     ],
 )
-def test_comparisons_that_cannot_be_made_are_refused(responses, tmp_path, options, message):
+def test_comparisons_that_cannot_be_made_are_refused(
+    responses: Any, tmp_path: Path, options: Any, message: str
+) -> None:
     other = write(tmp_path / "b.jsonl", RESPONSES[:3])
     with pytest.raises(ValueError, match=message):
         measured("--responses", responses, "--against", other, *options)
 
 
-def test_a_report_for_each_value_of_a_column(tmp_path, capsys):
+def test_a_report_for_each_value_of_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{**row, "response": row["response"] * times, "times": times} for row in LOOPING for times in (1, 3)]
     path = write(tmp_path / "a.jsonl", rows)
     report = as_json(capsys, "--responses", path, "--by", "times", kind="repetition")
@@ -90,7 +100,7 @@ def test_a_report_for_each_value_of_a_column(tmp_path, capsys):
         measured("--responses", path, "--by", "temperature", kind="repetition")
 
 
-def test_a_report_for_each_prompt_of_messages(tmp_path, capsys):
+def test_a_report_for_each_prompt_of_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = [[{"role": "user", "content": content}] for content in ("Счёт", "Stop")]
     rows = [{**row, "prompt": prompts[number // 2]} for number, row in enumerate(LOOPING)]
     path = write(tmp_path / "a.jsonl", rows)
@@ -103,7 +113,9 @@ def test_a_report_for_each_prompt_of_messages(tmp_path, capsys):
     assert '"Счёт"' in capsys.readouterr().out
 
 
-def test_a_column_called_as_one_of_the_reports_keeps_its_values(responses, capsys):
+def test_a_column_called_as_one_of_the_reports_keeps_its_values(
+    responses: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert measured("--responses", responses, "--by", "language", "--csv") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(row["by_language"], row["language"]) for row in rows if row["into"] == "any"] == [
@@ -116,13 +128,17 @@ def test_a_column_called_as_one_of_the_reports_keeps_its_values(responses, capsy
     assert [one["language"] for one in report["settings"]] == ["en", "ru"]
 
 
-def test_a_column_called_as_one_of_the_jsons_keeps_its_values(tmp_path, capsys):
+def test_a_column_called_as_one_of_the_jsons_keeps_its_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "a.jsonl", [{**row, "total": place} for place, row in enumerate(LOOPING)])
     report = as_json(capsys, "--responses", path, "--by", "total", kind="repetition")
     assert [(one["by_total"], one["total"]) for one in report["settings"]] == [(0, 1), (1, 1), (2, 1), (3, 1)]
 
 
-def test_a_model_is_measured_at_several_temperatures_and_length_caps(model_folder, tmp_path, capsys):
+def test_a_model_is_measured_at_several_temperatures_and_length_caps(
+    model_folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prompts, output = write(tmp_path / "p.jsonl", [{"prompt": "abc"}, {"prompt": "fed"}]), tmp_path / "out.jsonl"
     several = ["--samples", 2, "--max-new-tokens", 150, 2, "--temperature", 0, 1, "--output", output]
     report = as_json(capsys, "--model", model_folder, "--prompts", prompts, *several, kind="repetition")
@@ -142,12 +158,12 @@ def test_a_model_is_measured_at_several_temperatures_and_length_caps(model_folde
     assert again["settings"] == report["settings"]
 
 
-def test_the_published_rate_stands_beside_ours(responses, capsys):
+def test_the_published_rate_stands_beside_ours(responses: Any, capsys: pytest.CaptureFixture[str]) -> None:
     report = as_json(capsys, "--responses", responses, "--ignore-prompt", "--published")
     assert (report["overall"]["switched"], report["published"]["switched"]) == (1, 3)
 
 
-def test_phrases_and_pass_rates_are_measured(tmp_path, capsys):
+def test_phrases_and_pass_rates_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("py3langid")
     french = "et ensuite vous pouvez utiliser cette valeur dans votre fonction"
     rows = [

@@ -1,9 +1,13 @@
 """Thinking and answer, measured apart: which counts, where it is found, and how both stand side by side."""
 
+from __future__ import annotations
+
 import argparse
 import csv
 import io
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from measure_cases import as_json, measured, write
@@ -29,18 +33,20 @@ LOOPS = [
 ]
 
 
-def counted(report, name="switched"):
+def counted(report: Any, name: Any = "switched") -> Any:
     return (report[name], report["total"])
 
 
 @pytest.mark.parametrize(("choice", "found"), [("strip", (1, 5)), ("only", (2, 4))])
-def test_one_part_is_measured_alone(tmp_path, capsys, choice, found):
+def test_one_part_is_measured_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], choice: Any, found: Any
+) -> None:
     report = as_json(capsys, "--responses", write(tmp_path / "a.jsonl", SWITCHES), "--thinking", choice)
     assert counted(report["overall"]) == found
     assert "thinking" not in report
 
 
-def test_by_default_both_stand_side_by_side(tmp_path, capsys):
+def test_by_default_both_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.jsonl", SWITCHES)
     report = as_json(capsys, "--responses", path)
     assert (counted(report["overall"]), counted(report["thinking"]["overall"])) == ((1, 5), (2, 4))
@@ -55,7 +61,7 @@ def test_by_default_both_stand_side_by_side(tmp_path, capsys):
     assert [(row["part"], row["switched"]) for row in rows] == [("answer", "1"), ("thinking", "2")]
 
 
-def test_without_thinking_nothing_changes(tmp_path, capsys):
+def test_without_thinking_nothing_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.jsonl", SWITCHES[2:3])
     assert measured("--responses", path) == 0
     assert "part" not in capsys.readouterr().out
@@ -64,7 +70,7 @@ def test_without_thinking_nothing_changes(tmp_path, capsys):
         measured("--responses", path, "--thinking", "only")
 
 
-def test_places_fit_the_response_that_is_written(tmp_path, capsys):
+def test_places_fit_the_response_that_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, output = write(tmp_path / "a.jsonl", SWITCHES), tmp_path / "out.jsonl"
     assert measured("--responses", path, "--output", output) == 0
     rows = load_rows(output)
@@ -84,7 +90,7 @@ def test_places_fit_the_response_that_is_written(tmp_path, capsys):
     assert [[span["text"] for span in row["unexpected"]] for row in load_rows(output)[:2]] == [["想"], []]
 
 
-def test_loops_of_both_parts_are_found_in_their_places(tmp_path, capsys):
+def test_loops_of_both_parts_are_found_in_their_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, output = write(tmp_path / "a.jsonl", LOOPS), tmp_path / "out.jsonl"
     report = as_json(capsys, "--responses", path, "--output", output, kind="repetition")
     assert counted(report, "looped") == (1, 4)
@@ -98,14 +104,14 @@ def test_loops_of_both_parts_are_found_in_their_places(tmp_path, capsys):
     assert counted(whole, "looped") == (1, 4)
 
 
-def test_the_higher_rate_decides(tmp_path, capsys):
+def test_the_higher_rate_decides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.jsonl", SWITCHES)
     assert measured("--responses", path, "--fail-above", "30%") == 1
     assert measured("--responses", path, "--fail-above", "30%", "--thinking", "strip") == 0
     assert measured("--responses", path, "--fail-above", "60%") == 0
 
 
-def test_runs_are_compared_part_by_part(tmp_path, capsys):
+def test_runs_are_compared_part_by_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clean = [{**row, "response": "<think>So.</think>Fine."} for row in SWITCHES]
     path, other = write(tmp_path / "a.jsonl", SWITCHES), write(tmp_path / "b.jsonl", clean)
     report = as_json(capsys, "--responses", path, "--against", other)
@@ -116,7 +122,7 @@ def test_runs_are_compared_part_by_part(tmp_path, capsys):
     assert "comparison" not in report["thinking"], "the other run does not think"
 
 
-def test_tags_and_prompts_that_open_thinking(tmp_path, capsys):
+def test_tags_and_prompts_that_open_thinking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"language": "en", "response": "想 then"}, {"language": "en", "response": "[t]想[/t]Fine."}]
     path = write(tmp_path / "a.jsonl", rows)
     options = ["--thinking-tags", "[t]", "[/t]", "--thinking", "strip"]
@@ -128,7 +134,7 @@ def test_tags_and_prompts_that_open_thinking(tmp_path, capsys):
         measured("--responses", path, "--thinking-tags", "[t]", "[t]")
 
 
-def test_reasoning_of_messages_is_thinking(tmp_path, capsys):
+def test_reasoning_of_messages_is_thinking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = {"role": "assistant", "content": "Fine.", "reasoning_content": "想"}
     path = write(tmp_path / "a.jsonl", [{"choices": [{"message": message, "finish_reason": "stop"}]}])
     report = as_json(capsys, "--responses", path, "--language", "en")
@@ -144,14 +150,14 @@ def test_reasoning_of_messages_is_thinking(tmp_path, capsys):
         (None, False),
     ],
 )
-def test_a_chat_template_says_whether_it_opens_thinking(template, opens):
+def test_a_chat_template_says_whether_it_opens_thinking(template: Any, opens: Any) -> None:
     tokenizer = word_tokenizer(["a b c"], "<pad>", "<eos>")
     tokenizer.chat_template = template
     assert opens_thinking(tokenizer) is opens
     assert opens_thinking(tokenizer, "[t]") is False
 
 
-def test_marks_of_a_part_are_json(tmp_path):
+def test_marks_of_a_part_are_json(tmp_path: Path) -> None:
     args = argparse.Namespace(thinking="both", thinking_tags=["<think>", "</think>"], thinking_opened=False)
     row = {"response": "<think>ab</think>cd"}
     Parts(args, joined=True).mark(row, lambda part: part.update(found=[{"start": 1, "end": 2, "text": "x"}]))

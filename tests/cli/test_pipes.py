@@ -1,13 +1,17 @@
 """`sae-posttrain … | head`: who reads the output may leave before its end."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from measure_cases import RESPONSES, write
 
 
-def left_by_its_reader(*arguments, code=None):
+def left_by_its_reader(*arguments: Any, code: Any = None) -> Any:
     """The exit code and the errors of a command whose output nobody reads."""
     command = [sys.executable, *(["-c", code] if code else ["-m", "sae_posttrain"]), *map(str, arguments)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -29,18 +33,18 @@ def left_by_its_reader(*arguments, code=None):
     ],
     ids=" ".join,
 )
-def test_a_closed_pipe_is_no_error(tmp_path, arguments):
+def test_a_closed_pipe_is_no_error(tmp_path: Path, arguments: Any) -> None:
     path = write(tmp_path / "a.jsonl", RESPONSES)
     assert left_by_its_reader(*[path if part == "FILE" else part for part in arguments]) == (141, "")
 
 
-def test_a_mistake_is_still_named():
+def test_a_mistake_is_still_named() -> None:
     code, errors = left_by_its_reader("measure", "code-switching", "--responses", "none.jsonl")
     assert code == 2
     assert errors.startswith("sae-posttrain: error: no file none.jsonl")
 
 
-def test_another_broken_pipe_is_an_error():
+def test_another_broken_pipe_is_an_error() -> None:
     """Such as that of a server that hangs up."""
     script = """
 import sys

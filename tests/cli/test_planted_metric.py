@@ -13,21 +13,21 @@ from typing import Any
 import pytest
 
 from sae_posttrain.cli import main
-from sae_posttrain.cli.inputs import Row
 from sae_posttrain.cli.measure import METRICS
 from sae_posttrain.cli.measure.metric import Metric
 from sae_posttrain.cli.measure.reporting import finish
 from sae_posttrain.cli.measure.responses import read_against, read_source
 from sae_posttrain.metrics import compare_rates
+from sae_posttrain.texts import Row
 
 PARTS = ("rate", "confidence", "outcomes", "rows", "to_dict", "table")
 CHECKED = """
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from sae_posttrain.cli.inputs import Row
 from sae_posttrain.cli.measure.metric import Metric
 from sae_posttrain.metrics import compare_rates
+from sae_posttrain.texts import Row
 
 @dataclass(frozen=True)
 class Report:

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -44,7 +45,7 @@ def trained(model_folder: Path, texts: dict[str, Path], tmp_path_factory: pytest
     return folder
 
 
-def info(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict]:
+def info(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict[str, Any]]:
     main(["sae", "info", *map(str, arguments), "--json"])
     return json.loads(capsys.readouterr().out)
 

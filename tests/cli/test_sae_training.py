@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def test_texts_are_read_as_they_are_needed() -> None:
     tokenizer = tiny_models.word_tokenizer(WORDS, "<pad>", "<end>")
     read = []
 
-    def stream():
+    def stream() -> Iterator[Any]:
         for text in sentences(0, 1000):
             read.append(text)
             yield text
@@ -51,7 +52,7 @@ def test_texts_are_read_as_they_are_needed() -> None:
         ({"tokens": 10**6, "batch_size": 1000}, "too short for one batch"),
     ],
 )
-def test_what_training_refuses(settings: dict, message: str, tmp_path: Path) -> None:
+def test_what_training_refuses(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     tokenizer = tiny_models.word_tokenizer(WORDS, "<pad>", "<end>")
     model = tiny_models.qwen3(len(tokenizer))
     with pytest.raises(ValueError, match=message):

@@ -1,6 +1,10 @@
 """Messages of a command speak of its options."""
 
+from __future__ import annotations
+
 import argparse
+from pathlib import Path
+from typing import Any
 
 import pytest
 from measure_cases import RESPONSES, write
@@ -9,7 +13,7 @@ from sae_posttrain.cli import main, sft
 from sae_posttrain.cli.wording import in_options
 
 
-def said(capsys, *arguments):
+def said(capsys: pytest.CaptureFixture[str], *arguments: Any) -> Any:
     assert main([str(part) for part in arguments]) == 2
     return capsys.readouterr().err
 
@@ -24,7 +28,7 @@ def said(capsys, *arguments):
         (["--batch-size", "0"], "error: --batch-size must be at least 1"),
     ],
 )
-def test_sampling(tmp_path, capsys, options, message):
+def test_sampling(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: Any, message: str) -> None:
     path = write(tmp_path / "a.jsonl", RESPONSES)
     assert message in said(capsys, "measure", "code-switching", "--model", "none", "--prompts", path, *options)
 
@@ -41,18 +45,18 @@ def test_sampling(tmp_path, capsys, options, message):
         ("language-confusion", ["--among", "xx"], "error: --among: unknown language 'xx'"),
     ],
 )
-def test_counting(tmp_path, capsys, kind, options, message):
+def test_counting(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, options: Any, message: str) -> None:
     path = write(tmp_path / "a.jsonl", RESPONSES)
     assert message in said(capsys, "measure", kind, "--responses", path, *options)
 
 
-def test_the_language_of_all_rows(tmp_path, capsys):
+def test_the_language_of_all_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.jsonl", [{"response": "Fine."}])
     message = said(capsys, "measure", "code-switching", "--responses", path, "--language", "xx")
     assert "error: --language: unknown language 'xx'" in message
 
 
-def test_a_language_of_texts(tmp_path, capsys):
+def test_a_language_of_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("a\n", encoding="utf-8")
     arguments = ["--model", "m", "--sae", "s", "--layers", 1, "--output", tmp_path / "f.safetensors"]
     message = said(capsys, "discover", "language", "--texts", f"xx={tmp_path}/a.txt", *arguments)
@@ -72,7 +76,7 @@ def test_a_language_of_texts(tmp_path, capsys):
         ("give plain texts, with chat=False", "give plain texts, with --no-chat"),
     ],
 )
-def test_names_become_options(message, worded):
+def test_names_become_options(message: str, worded: Any) -> None:
     args = argparse.Namespace(top=1, batch_size=8, max_length=9, limit=None, rest=[], traceback=False, run=None)
     assert in_options(message, args).startswith(worded)
 
@@ -87,5 +91,5 @@ def test_names_become_options(message, worded):
         ("token_weight=-1: expected", "token_weight=-1: expected"),
     ],
 )
-def test_training_has_settings(message, worded):
+def test_training_has_settings(message: str, worded: Any) -> None:
     assert in_options(message, argparse.Namespace(settings=sft.SETTINGS, rest=[])).startswith(worded)

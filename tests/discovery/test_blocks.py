@@ -1,5 +1,10 @@
 """Encoders that do not fit into an accelerator's memory together are taken in blocks of layers, with the same sums."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
@@ -13,7 +18,7 @@ TEXTS = {"en": ["the cat sees a house", "a house sings"], "ru": ["кошка в�
 
 
 @pytest.fixture
-def saes(tmp_path):
+def saes(tmp_path: Path) -> Any:
     folder = write_saes(tmp_path / f"SAE-Res-tiny-W{DICTIONARY}-L0_4", range(LAYERS), DICTIONARY, WIDTH)
     return {layer: load_sae(folder, layer) for layer in range(LAYERS)}
 
@@ -28,16 +33,16 @@ def saes(tmp_path):
         (0.5, [[0], [1], [2], [3]]),
     ],
 )
-def test_blocks_hold_what_fits(saes, fitting, expected):
+def test_blocks_hold_what_fits(saes: Any, fitting: Any, expected: Any) -> None:
     room = None if fitting is None else int(fitting * saes[0].encoder.nbytes)
     assert blocks_of_layers(saes, room) == expected
 
 
-def test_encoders_stay_in_their_files_on_the_cpu():
+def test_encoders_stay_in_their_files_on_the_cpu() -> None:
     assert encoder_room(torch.device("cpu")) is None
 
 
-def test_a_pass_for_each_block_gives_the_same_sums(saes, monkeypatch):
+def test_a_pass_for_each_block_gives_the_same_sums(saes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = word_tokenizer((text for texts in TEXTS.values() for text in texts), "<pad>")
     model = qwen3(len(tokenizer), num_hidden_layers=LAYERS).eval()
     reads = []

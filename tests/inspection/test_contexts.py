@@ -1,5 +1,9 @@
 """The passages that excite a feature most, against a search by hand."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
 from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer
@@ -17,7 +21,7 @@ TEXTS = {
 }
 
 
-def features_of(count=2):
+def features_of(count: Any = 2) -> Any:
     generator = torch.Generator().manual_seed(1)
     vectors = {name: torch.randn(count, WIDTH, generator=generator) for name in ("encoder", "direction")}
     numbers = {name: torch.ones(count) for name in ("bias", "score", "typical")}
@@ -27,17 +31,17 @@ def features_of(count=2):
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Any:
     return word_tokenizer([text for texts in TEXTS.values() for text in texts], "<pad>", "<eos>")
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer):
+def model(tokenizer: Any) -> Any:
     return qwen3(len(tokenizer), initializer_range=0.3).eval()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_the_highest_passages_are_found_whatever_the_batches_are(model, tokenizer, batch_size):
+def test_the_highest_passages_are_found_whatever_the_batches_are(model: Any, tokenizer: Any, batch_size: Any) -> None:
     features = features_of()
     found = top_contexts(model, tokenizer, features, TEXTS, top=3, around=1, batch_size=batch_size)
     assert [(one.layer, one.feature, one.target) for one in found] == [(LAYER, 4, "zh"), (LAYER, 5, "en")]
@@ -59,14 +63,14 @@ def test_the_highest_passages_are_found_whatever_the_batches_are(model, tokenize
             assert max(value for _, value in context.pieces) == pytest.approx(peak, abs=1e-3)
 
 
-def test_pieces_put_the_passage_together_again(model, tokenizer):
+def test_pieces_put_the_passage_together_again(model: Any, tokenizer: Any) -> None:
     for one in top_contexts(model, tokenizer, features_of(), TEXTS, top=2, around=9):
         for context in one.contexts:
             passage = "".join(text for text, _ in context.pieces)
             assert any(text.endswith(passage) for text in TEXTS[context.group])
 
 
-def test_a_character_of_several_tokens_is_one_piece():
+def test_a_character_of_several_tokens_is_one_piece() -> None:
     backend = Tokenizer(models.BPE({letter: n for n, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
@@ -76,12 +80,12 @@ def test_a_character_of_several_tokens_is_one_piece():
     assert [piece for piece, _ in one.contexts[0].pieces] == ["b", "猫", "房"]
 
 
-def test_a_slow_tokenizer_is_refused(model, tokenizer, monkeypatch):
+def test_a_slow_tokenizer_is_refused(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
     with pytest.raises(ValueError, match="use the model's fast tokenizer"):
         top_contexts(model, tokenizer, features_of(), TEXTS)
 
 
-def test_json_holds_what_was_found(model, tokenizer):
+def test_json_holds_what_was_found(model: Any, tokenizer: Any) -> None:
     found = top_contexts(model, tokenizer, features_of(), TEXTS, top=1)
     assert [len(one["contexts"]) for one in contexts_to_json(found)[TOP_CONTEXTS]] == [1, 1]

@@ -1,6 +1,9 @@
 """Pre-activations around a switch, against the model's own hidden states."""
 
+from __future__ import annotations
+
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -21,17 +24,17 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Any:
     return word_tokenizer([f"{row['prompt']} {row['response']}" for row in ROWS], "<pad>", "<eos>")
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer):
+def model(tokenizer: Any) -> Any:
     return qwen3(len(tokenizer), initializer_range=0.3).eval()
 
 
 @pytest.fixture(scope="module")
-def features():
+def features() -> Any:
     generator = torch.Generator().manual_seed(3)
     vectors = {name: torch.randn(3, WIDTH, generator=generator) for name in ("encoder", "direction")}
     numbers = {"bias": torch.tensor([0.1, -0.2, 0.3]), "score": torch.tensor([1.0, 3.0, 2.0])}
@@ -42,14 +45,14 @@ def features():
     return FeatureSet((layer,), Provenance("elsewhere", WIDTH, BLOCKS, "sae", {}, "", "monolinguality"))
 
 
-def pre_activations(model, features, ids):
+def pre_activations(model: Any, features: Any, ids: Any) -> Any:
     """`(S, F)` of the whole set, one sequence at a time, by what transformers calls the hidden states."""
     hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[LAYER + 1][0]
     (layer,) = features.layers
     return (hidden @ layer.encoder.T + layer.bias).detach()
 
 
-def test_each_switch_comes_with_an_ordinary_answer_in_its_language(tokenizer):
+def test_each_switch_comes_with_an_ordinary_answer_in_its_language(tokenizer: Any) -> None:
     passages = find_passages(tokenizer, ROWS, "zh")
     assert [passage.place for passage in passages] == [5, None, 4, None]
     assert [tokenizer.decode(passage.ids) for passage in passages] == [
@@ -59,13 +62,13 @@ def test_each_switch_comes_with_an_ordinary_answer_in_its_language(tokenizer):
     assert len(find_passages(tokenizer, ROWS, "zh", limit=1)) == 2
 
 
-def test_latin_targets_count_where_latin_words_are_foreign(tokenizer):
+def test_latin_targets_count_where_latin_words_are_foreign(tokenizer: Any) -> None:
     rows = [{"language": "zh", "response": "猫 sees"}]
     (passage,) = find_passages(tokenizer, rows, "en")
     assert (passage.start, passage.place) == (0, 1)
 
 
-def test_means_are_those_of_the_hidden_states(model, tokenizer, features):
+def test_means_are_those_of_the_hidden_states(model: Any, tokenizer: Any, features: Any) -> None:
     passages = find_passages(tokenizer, ROWS, "zh")
     trace = trace_switches(model, features, passages, "zh", name="before", before=4, after=1, batch_size=3)
     assert (trace.model, trace.target, trace.switches, trace.ordinary) == ("before", "zh", 2, 2)
@@ -88,7 +91,7 @@ def test_means_are_those_of_the_hidden_states(model, tokenizer, features):
     assert layer.average.elsewhere == pytest.approx(float((ordinary / typical).mean()), abs=1e-4)
 
 
-def test_the_prompt_is_left_out_but_for_its_last_token(model, tokenizer, features):
+def test_the_prompt_is_left_out_but_for_its_last_token(model: Any, tokenizer: Any, features: Any) -> None:
     passages = find_passages(tokenizer, ROWS[:2], "zh")
     trace = trace_switches(model, features, passages, "zh", name="m", before=6, after=9)
     mean = trace.layers[0].average.mean
@@ -99,12 +102,12 @@ def test_the_prompt_is_left_out_but_for_its_last_token(model, tokenizer, feature
     assert trace.layers[0].average.elsewhere is None
 
 
-def test_no_switch_is_an_error_that_says_what_to_give(tokenizer):
+def test_no_switch_is_an_error_that_says_what_to_give(tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="None of 3 responses switches into zh; give more of them"):
         find_passages(tokenizer, ROWS[2:], "zh")
 
 
-def test_features_of_another_model_or_target_are_refused(model, tokenizer, features):
+def test_features_of_another_model_or_target_are_refused(model: Any, tokenizer: Any, features: Any) -> None:
     passages = find_passages(tokenizer, ROWS, "zh")
     with pytest.raises(ValueError, match="No feature stands for ko"):
         trace_switches(model, features, passages, "ko", name="m")
@@ -112,7 +115,7 @@ def test_features_of_another_model_or_target_are_refused(model, tokenizer, featu
         trace_switches(qwen3(len(tokenizer), hidden_size=32), features, passages, "zh", name="m")
 
 
-def test_json_holds_it_all(model, tokenizer, features):
+def test_json_holds_it_all(model: Any, tokenizer: Any, features: Any) -> None:
     trace = trace_switches(model, features, find_passages(tokenizer, ROWS, "zh"), "zh", name="m")
     (read,) = json.loads(json.dumps(traces_to_json([trace])))[SWITCH_TRACES]
     assert read["layers"][0]["average"]["mean"] == list(trace.layers[0].average.mean)

@@ -1,9 +1,12 @@
 """Spans of unexpected scripts, the rate over responses, and its interval."""
 
+from __future__ import annotations
+
 import itertools
 import json
 import random
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +16,11 @@ from sae_posttrain.metrics import interval as interval_module
 from sae_posttrain.metrics.interval import share_interval
 
 
-def words(response, language, **options):
+def words(response: Any, language: Any, **options: Any) -> Any:
     return [span.text for span in unexpected_spans(response, language, **options)]
 
 
-def test_spans_hold_their_place_script_and_text():
+def test_spans_hold_their_place_script_and_text() -> None:
     response = "The answer is 答案 or ответ."
     assert unexpected_spans(response, "en") == [Span(14, 16, "Hani", "答案"), Span(20, 25, "Cyrl", "ответ")]
     assert all(response[span.start : span.end] == span.text for span in unexpected_spans(response, "en"))
@@ -43,7 +46,7 @@ def test_spans_hold_their_place_script_and_text():
         ("en", ""),
     ],
 )
-def test_ordinary_text_has_no_unexpected_words(language, response):
+def test_ordinary_text_has_no_unexpected_words(language: Any, response: Any) -> None:
     assert unexpected_spans(response, language) == []
 
 
@@ -65,11 +68,11 @@ def test_ordinary_text_has_no_unexpected_words(language, response):
         ("sr-Latn", "zdravo Здраво", ["Здраво"]),
     ],
 )
-def test_words_are_whole(language, response, found):
+def test_words_are_whole(language: Any, response: Any, found: Any) -> None:
     assert words(response, language) == found
 
 
-def test_any_character_of_the_script_counts_as_published():
+def test_any_character_of_the_script_counts_as_published() -> None:
     """The oracle is Python's own character names, one character at a time."""
     rng = random.Random(0)
     alphabet = "abcé яжё 中文字 한국 ,.!?()1２　。、·— \n"
@@ -83,17 +86,17 @@ def test_any_character_of_the_script_counts_as_published():
                     assert any(span.script == script for span in spans) == holds, (response, language)
 
 
-def test_a_cut_off_surrogate_is_no_error():
+def test_a_cut_off_surrogate_is_no_error() -> None:
     assert words("a \ud83d 中文", "en") == ["中文"]
 
 
-def test_latin_in_other_scripts_counts_on_request():
+def test_latin_in_other_scripts_counts_on_request() -> None:
     assert words("使用 Transformer", "zh") == []
     assert words("使用 Transformer", "zh", count_latin=True) == ["Transformer"]
     assert words("Использует GPU", "ru", count_latin=True) == ["GPU"]
 
 
-def test_words_quoted_from_the_prompt_are_left_out():
+def test_words_quoted_from_the_prompt_are_left_out() -> None:
     assert words("Привет is hello", "en", prompt="What is “привет”?") == []
     response = "“你好” means hello, 再见 means goodbye"
     assert words(response, "en", prompt="What does 你好 mean?") == ["再见"]
@@ -110,12 +113,12 @@ def test_words_quoted_from_the_prompt_are_left_out():
         "````md\n```python\n你好\n```\n````",
     ],
 )
-def test_code_is_left_out_unless_asked(response):
+def test_code_is_left_out_unless_asked(response: Any) -> None:
     assert words(response, "en") == []
     assert words(response, "en", ignore_code=False) != []
 
 
-def test_text_around_code_and_urls_keeps_its_place():
+def test_text_around_code_and_urls_keeps_its_place() -> None:
     response = "`打印` 结果 https://ru.wikipedia.org/wiki/Россия 是\n```sh\n代码\n```\n好"
     spans = unexpected_spans(response, "en")
     assert [span.text for span in spans] == ["结果", "是", "好"]
@@ -132,7 +135,7 @@ def test_text_around_code_and_urls_keeps_its_place():
         ("it costs 5` and 你好 then", ["你好"]),
     ],
 )
-def test_what_follows_a_url_or_a_lone_backtick_is_still_read(response, found):
+def test_what_follows_a_url_or_a_lone_backtick_is_still_read(response: Any, found: Any) -> None:
     assert words(response, "en") == found
 
 
@@ -146,16 +149,16 @@ def test_what_follows_a_url_or_a_lone_backtick_is_still_read(response, found):
     ],
     ids=["Hanja", "dots", "hyphens"],
 )
-def test_a_long_run_is_read_once(language, response, found):
+def test_a_long_run_is_read_once(language: Any, response: Any, found: Any) -> None:
     assert len(unexpected_spans(response, language)) == found
 
 
-def test_a_scheme_may_stand_behind_dots_and_be_long():
+def test_a_scheme_may_stand_behind_dots_and_be_long() -> None:
     assert words("и a.b.http://x.org/да", "en") == ["и"]
     assert words("chrome-extension://x/да, view-source+x.y://x/да", "en") == []
 
 
-def test_allowed_scripts_and_terms():
+def test_allowed_scripts_and_terms() -> None:
     response = "東京 and Токио and 京都"
     assert words(response, "en", allowed=["Hani"]) == ["Токио"]
     assert words(response, "en", allowed=["東京", "токио"]) == ["京都"]
@@ -163,7 +166,7 @@ def test_allowed_scripts_and_terms():
     assert words(response, "en", allowed=["東", "東京", "токио"]) == ["京都"]
 
 
-def test_rate_counts_responses_by_language_and_script():
+def test_rate_counts_responses_by_language_and_script() -> None:
     report = code_switching_rate(
         ["fine", "so 中文 и", "also 中文", "всё хорошо", "и 中文", "хорошо"], ["en"] * 3 + ["ru-RU"] * 3
     )
@@ -177,7 +180,7 @@ def test_rate_counts_responses_by_language_and_script():
     }
 
 
-def test_only_switches_into_the_target_count_and_its_own_speakers_are_left_out():
+def test_only_switches_into_the_target_count_and_its_own_speakers_are_left_out() -> None:
     responses = ["so 中文", "so и", "漢字です", "中文"]
     report = code_switching_rate(responses, ["en", "en", "ja", "zh"], to="zh")
     assert (report.overall.hits, report.overall.total, report.skipped) == (1, 3, 1)
@@ -190,7 +193,7 @@ def test_only_switches_into_the_target_count_and_its_own_speakers_are_left_out()
     assert ("ja", "Hani") not in both.pairs
 
 
-def test_the_authors_definition_stands_beside_ours():
+def test_the_authors_definition_stands_beside_ours() -> None:
     responses = ["`打印` prints", "you said 你好", "α and 中", "fine", "tomorrow и"]
     prompts = ["", "What is 你好?", "", "", ""]
     report = code_switching_rate(responses, "en", prompts=prompts, to="zh", compare_published=True)
@@ -201,13 +204,13 @@ def test_the_authors_definition_stands_beside_ours():
     assert code_switching_rate(responses, "en").published is None
 
 
-def test_a_latin_target_counts_latin():
+def test_a_latin_target_counts_latin() -> None:
     assert code_switching_rate(["用 GPU", "好"], "zh", to="en").overall.hits == 1
     assert code_switching_rate(["用 GPU", "好"], "zh", count_latin=True).overall.hits == 1
     assert code_switching_rate(["用 GPU", "好"], "zh").overall.hits == 0
 
 
-def test_report_is_json_and_a_table():
+def test_report_is_json_and_a_table() -> None:
     report = code_switching_rate(["ok", "中文"], "en", to=["zh", "ko"])
     plain = json.loads(json.dumps(report.to_dict()))
     assert plain["overall"]["rate"] == 0.5
@@ -234,14 +237,14 @@ def test_report_is_json_and_a_table():
         ({"languages": "en", "resamples": 0}, "resamples must be at least 1"),
     ],
 )
-def test_bad_input_is_named(options, message):
+def test_bad_input_is_named(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         code_switching_rate(["a", "b"], **options)
     with pytest.raises(ValueError, match="nothing to measure"):
         code_switching_rate([], "en")
 
 
-def naive_interval(hits, sizes, draws=4000):
+def naive_interval(hits: Any, sizes: Any, draws: Any = 4000) -> Any:
     """Cluster bootstrap as the textbook has it: draw clusters one by one."""
     hits, sizes = np.asarray(hits), np.asarray(sizes)
     drawn = np.random.default_rng(1).integers(0, len(hits), size=(draws, len(hits)))
@@ -249,14 +252,14 @@ def naive_interval(hits, sizes, draws=4000):
 
 
 @pytest.mark.parametrize("spread", [0.02, 0.3])
-def test_interval_agrees_with_drawing_clusters_one_by_one(spread):
+def test_interval_agrees_with_drawing_clusters_one_by_one(spread: Any) -> None:
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 9, size=300)
     hits = rng.binomial(sizes, rng.beta(spread, 1, size=300))
     assert np.allclose(share_interval(hits, sizes), naive_interval(hits, sizes), atol=0.004)
 
 
-def test_samples_of_one_prompt_are_not_independent():
+def test_samples_of_one_prompt_are_not_independent() -> None:
     """Prompts that always or never switch: eight samples of each know no more than one."""
     responses = (["中文"] * 8 + ["fine"] * 8 * 9) * 10
     clusters = [index // 8 for index in range(len(responses))]
@@ -269,7 +272,7 @@ def test_samples_of_one_prompt_are_not_independent():
 
 
 @pytest.mark.parametrize("count", [1, 20, 1350])
-def test_none_or_all_switched_gives_the_exact_bound(count):
+def test_none_or_all_switched_gives_the_exact_bound(count: Any) -> None:
     """At the bound, seeing none at all has a chance of exactly 2.5%."""
     low, high = share_interval([0] * count, [1] * count)
     assert low == 0
@@ -279,7 +282,7 @@ def test_none_or_all_switched_gives_the_exact_bound(count):
 
 
 @pytest.mark.parametrize("size", [1, 8])
-def test_more_hits_never_lower_a_bound(size):
+def test_more_hits_never_lower_a_bound(size: Any) -> None:
     """At rates as low as the papers', the plain bootstrap's upper bound falls from no hit to one."""
     intervals = [share_interval([1] * hits + [0] * (170 - hits), [size] * 170) for hits in range(12)]
     for fewer, more in itertools.pairwise(intervals):
@@ -287,11 +290,11 @@ def test_more_hits_never_lower_a_bound(size):
         assert fewer[1] < more[1]
 
 
-def test_one_mixed_cluster_tells_nothing_about_others():
+def test_one_mixed_cluster_tells_nothing_about_others() -> None:
     assert share_interval([3], [8]) == (0.0, 1.0)
 
 
-def test_interval_is_deterministic_and_widens_with_confidence(monkeypatch):
+def test_interval_is_deterministic_and_widens_with_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
     hits, sizes = [0, 1, 3, 0, 2, 0, 1, 0] * 20, [8] * 160
     assert share_interval(hits, sizes) == share_interval(hits, sizes)
     assert share_interval(hits, sizes, seed=1) != share_interval(hits, sizes)
@@ -302,6 +305,6 @@ def test_interval_is_deterministic_and_widens_with_confidence(monkeypatch):
 
 
 @pytest.mark.parametrize(("hits", "sizes"), [([], []), ([1], [1, 2]), ([0], [0]), ([[1]], [[1]])])
-def test_interval_refuses_what_is_no_clusters(hits, sizes):
+def test_interval_refuses_what_is_no_clusters(hits: Any, sizes: Any) -> None:
     with pytest.raises(ValueError, match="at least one cluster"):
         share_interval(hits, sizes)

@@ -1,7 +1,10 @@
 """Two runs on the same prompts: the difference, its interval and its p-value, against slower ways to get them."""
 
+from __future__ import annotations
+
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,23 +15,23 @@ from sae_posttrain.metrics.interval import share_interval
 
 @dataclass
 class Run:
-    outcomes: tuple
+    outcomes: tuple[tuple[Any, bool], ...]
     confidence: float = 0.95
 
 
-def run(*prompts):
+def run(*prompts: Any) -> Any:
     """One letter per sample: x went wrong."""
     return Run(tuple((number, letter == "x") for number, samples in enumerate(prompts) for letter in samples))
 
 
-def test_p_value_is_that_of_every_way_to_swap():
+def test_p_value_is_that_of_every_way_to_swap() -> None:
     first, second = run("x.", "..", "xx", ".", "x."), run("xx", "x.", "xx", "x", "xx")
     by_prompt = [
         [(samples.count("x"), len(samples)) for samples in prompts]
         for prompts in (("x.", "..", "xx", ".", "x."), ("xx", "x.", "xx", "x", "xx"))
     ]
 
-    def difference(swapped):
+    def difference(swapped: Any) -> Any:
         sums = [[0, 0], [0, 0]]
         for prompt, swap in enumerate(swapped):
             for side in (0, 1):
@@ -44,7 +47,7 @@ def test_p_value_is_that_of_every_way_to_swap():
     assert found.p_value == pytest.approx(exact, abs=0.02)
 
 
-def test_runs_that_are_alike_do_not_differ():
+def test_runs_that_are_alike_do_not_differ() -> None:
     same = run(*["x."] * 5, *[".."] * 20)
     found = compare_rates(same, same)
     assert (found.difference, found.p_value, found.prompts) == (0, 1, 25)
@@ -53,7 +56,7 @@ def test_runs_that_are_alike_do_not_differ():
     assert found.high - found.low < high - low  # the same prompts go wrong in both
 
 
-def test_interval_agrees_with_drawing_prompts_one_by_one():
+def test_interval_agrees_with_drawing_prompts_one_by_one() -> None:
     rng = np.random.default_rng(0)
     hard = rng.beta(0.5, 1, size=400)
     hits = np.stack([rng.binomial(8, hard), rng.binomial(8, hard * 0.7)])
@@ -68,14 +71,14 @@ def test_interval_agrees_with_drawing_prompts_one_by_one():
     assert found.high - found.low < apart[1] - apart[0]  # pairing tells more than two runs by themselves
 
 
-def test_neither_going_wrong_is_no_certainty():
+def test_neither_going_wrong_is_no_certainty() -> None:
     found = compare_rates(run(*"." * 100), run(*"." * 100))
     assert found.difference == 0
     assert found.high == -found.low > 0.02
     assert found.p_value == 1
 
 
-def test_chance_alone_is_seldom_called_a_difference():
+def test_chance_alone_is_seldom_called_a_difference() -> None:
     rng = np.random.default_rng(1)
     called = 0
     for _ in range(40):
@@ -85,7 +88,7 @@ def test_chance_alone_is_seldom_called_a_difference():
     assert called <= 6
 
 
-def test_reports_compare():
+def test_reports_compare() -> None:
     clusters = ["a", "a", "b", "b"]
     worse = code_switching_rate(["ok 中", "中", "ok", "中"], "en", clusters=clusters)
     better = code_switching_rate(["ok", "中", "ok", "ok"], "en", clusters=clusters)
@@ -97,6 +100,6 @@ def test_reports_compare():
     assert compare_rates(repetition_rate([loop, "a"]), repetition_rate(["a", "b"])).difference == 0.5
 
 
-def test_runs_on_other_prompts_are_refused():
+def test_runs_on_other_prompts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"1 are in the first only \(such as 2\), 0 in the second only"):
         compare_rates(run("x", ".", "."), run("x", "."))

@@ -1,7 +1,10 @@
 """Line and word pass rates against the published definition, and the identifiers behind them."""
 
+from __future__ import annotations
+
 import json
 import sys
+from typing import Any
 
 import pytest
 
@@ -19,16 +22,16 @@ RUSSIAN = "Кошка видит очень маленький дом сегод
 CHINESE = "今天那只猫看见了一个小房子"
 
 
-def identify(line):
+def identify(line: Any) -> Any:
     """By the first letter; what starts otherwise cannot be told."""
     return {"T": "en", "К": "ru", "今": "zh"}.get(line[0])
 
 
-def confusion(responses, languages, **options):
+def confusion(responses: Any, languages: Any, **options: Any) -> Any:
     return language_confusion(responses, languages, identify=identify, **options)
 
 
-def passed(report):
+def passed(report: Any) -> Any:
     """By language, how many of how many responses passed by line, and by word."""
     shares = {"all": (report.lines, report.words), **report.by_language}
     return {
@@ -55,14 +58,14 @@ def passed(report):
         ("zh", f"{CHINESE} today", True, False),
     ],
 )
-def test_lines_and_words_pass_or_fail(language, response, line, word):
+def test_lines_and_words_pass_or_fail(language: Any, response: Any, line: Any, word: Any) -> None:
     report = confusion([response], language)
     expected = (int(bool(word)), int(word is not None))
     assert passed(report)["all"] == ((int(line), 1), expected)
     assert report.rate == float(not line or word is False)
 
 
-def test_what_fails_is_shown_in_its_place():
+def test_what_fails_is_shown_in_its_place() -> None:
     response = f"  {ENGLISH}\n{RUSSIAN} today"
     assert confused_spans(response, "ru", identify=identify) == [Span(2, 34, "Latn", ENGLISH, "en")]
     (word,) = confused_spans(f"{RUSSIAN} today", "ru", identify=identify)
@@ -72,7 +75,7 @@ def test_what_fails_is_shown_in_its_place():
     assert confused_spans(RUSSIAN, "ru", identify=identify) == []
 
 
-def test_rates_are_of_the_responses_that_could_be_judged():
+def test_rates_are_of_the_responses_that_could_be_judged() -> None:
     responses = [ENGLISH, RUSSIAN, f"{RUSSIAN} today", ENGLISH, "Коротко", CHINESE]
     report = confusion(responses, ["en", "ru", "ru", "ru", "ru", "zh"])
     assert passed(report) == {
@@ -90,7 +93,7 @@ def test_rates_are_of_the_responses_that_could_be_judged():
     assert ["en", "WPR"] not in [line[:2] for line in lines]
 
 
-def test_the_average_is_by_source_and_language():
+def test_the_average_is_by_source_and_language() -> None:
     """As published: the mean over languages of the mean over sources, whatever their numbers."""
     responses = [RUSSIAN, RUSSIAN, ENGLISH, f"{RUSSIAN} today", ENGLISH, ENGLISH]
     languages = ["ru", "ru", "ru", "ru", "en", "en"]
@@ -108,7 +111,7 @@ def test_the_average_is_by_source_and_language():
     assert (plain["lpr"]["rate"], plain["wpr"]["rate"]) == (report.lpr.rate, report.wpr.rate)
 
 
-def test_the_interval_of_an_average_widens_with_its_clusters():
+def test_the_interval_of_an_average_widens_with_its_clusters() -> None:
     responses, languages = [RUSSIAN, ENGLISH] * 10, ["ru"] * 20
     apart = confusion(responses, languages).lpr
     together = confusion(responses, languages, clusters=[place % 2 for place in range(20)]).lpr
@@ -130,7 +133,7 @@ def test_the_interval_of_an_average_widens_with_its_clusters():
         ("ru", f"{RUSSIAN} `today`", True, False),
     ],
 )
-def test_responses_are_read_as_the_published_code_does(language, response, line, word):
+def test_responses_are_read_as_the_published_code_does(language: Any, response: Any, line: Any, word: Any) -> None:
     if line is None:
         with pytest.raises(ValueError, match="nothing to measure"):
             confusion([response], language, published=True)
@@ -141,7 +144,7 @@ def test_responses_are_read_as_the_published_code_does(language, response, line,
         assert response[span.start : span.end] == span.text
 
 
-def test_a_line_mostly_in_latin_letters_is_in_a_language_of_latin_letters():
+def test_a_line_mostly_in_latin_letters_is_in_a_language_of_latin_letters() -> None:
     pytest.importorskip("py3langid")
     identify = langid_identifier()
     assert identify("中国是第一个采用它的国家。") == "zh"
@@ -150,19 +153,19 @@ def test_a_line_mostly_in_latin_letters_is_in_a_language_of_latin_letters():
     assert langid_identifier(["ru", "zh"])("We consider") in ("ru", "zh")  # there is no such language to choose
 
 
-def test_a_list_of_english_words_decides_as_published():
+def test_a_list_of_english_words_decides_as_published() -> None:
     response = f"{RUSSIAN} iphone"
     assert confusion([response], "ru").words.hits == 0
     assert confusion([response], "ru", english={"today"}).words.hits == 1
 
 
-def test_code_counts_only_as_published():
+def test_code_counts_only_as_published() -> None:
     fenced = f"{RUSSIAN}\n```sh\n{ENGLISH}\n```"
     assert confusion([fenced], "ru").lines.hits == 1
     assert confusion([fenced], "ru", ignore_code=False).lines.hits == 0
 
 
-def test_runs_on_the_same_prompts_compare():
+def test_runs_on_the_same_prompts_compare() -> None:
     better, worse = confusion([RUSSIAN] * 6, "ru"), confusion([ENGLISH] * 6, "ru")
     assert compare_rates(better, worse).difference == -1
 
@@ -175,14 +178,14 @@ def test_runs_on_the_same_prompts_compare():
         ([ENGLISH] * 2, {"clusters": [1]}, "2 responses but 1 clusters"),
     ],
 )
-def test_bad_input_is_named(responses, options, message):
+def test_bad_input_is_named(responses: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         confusion(responses, "en", **options)
     with pytest.raises(ValueError, match="unknown language 'xx'"):
         confusion([ENGLISH], "xx")
 
 
-def test_py3langid_tells_expected_languages_apart_and_says_what_it_does_not_know():
+def test_py3langid_tells_expected_languages_apart_and_says_what_it_does_not_know() -> None:
     pytest.importorskip("py3langid")
     identify = langid_identifier(["en", "fr", "pt"])
     assert identify(ENGLISH) == "en"
@@ -200,7 +203,7 @@ def test_py3langid_tells_expected_languages_apart_and_says_what_it_does_not_know
     assert passed(report)["all"] == ((2, 2), (1, 1))
 
 
-def test_a_missing_py3langid_names_the_extra(monkeypatch):
+def test_a_missing_py3langid_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from sae_posttrain.metrics import identification
 
     identification._whole.cache_clear()

@@ -1,6 +1,9 @@
 """What is an endless loop and what is none: inputs of the kinds that people report."""
 
+from __future__ import annotations
+
 import random
+from typing import Any
 
 import pytest
 from loop_cases import every_loop, random_text
@@ -69,7 +72,7 @@ REFRAIN = "The song: Row, row, row your boat\n" + "Row, row, row your boat\n" * 
         (f"{FINE}\n{'-' * 200}\n{FINE}", None, None),
     ],
 )
-def test_the_verdict(text, ended, kind):
+def test_the_verdict(text: str, ended: Any, kind: str) -> None:
     assert find_repetition(text, ended=ended).kind == kind
 
 
@@ -85,12 +88,12 @@ def test_the_verdict(text, ended, kind):
     ],
     ids=["list", "data", "table", "times table", "numbers", "decimals"],
 )
-def test_numbers_that_do_not_count_are_no_loop(text):
+def test_numbers_that_do_not_count_are_no_loop(text: str) -> None:
     assert find_loop(text) is None
     assert looped_share(text) == 0
 
 
-def test_digits_are_folded_only_on_request():
+def test_digits_are_folded_only_on_request() -> None:
     counting = "".join(f"step{n}\n" for n in range(40, 160))
     assert find_loop(counting, LoopSettings(fold_digits=False)) is None
     loop = find_loop(counting)
@@ -112,7 +115,7 @@ def test_digits_are_folded_only_on_request():
         "👩‍👩‍👧 ",
     ],
 )
-def test_every_cut_has_the_same_verdict(unit):
+def test_every_cut_has_the_same_verdict(unit: Any) -> None:
     """By bytes, as byte-level tokenizers cut, so that characters are cut too."""
     whole = ("Let us see: " + unit * 200).encode()
     for size in range(900, 900 + 2 * len(unit.encode())):
@@ -122,14 +125,14 @@ def test_every_cut_has_the_same_verdict(unit):
         assert loop.start in (11, 12), "with the space before it, where the unit ends in one"
 
 
-def test_a_counting_loop_has_the_same_verdict_at_every_cut():
+def test_a_counting_loop_has_the_same_verdict_at_every_cut() -> None:
     whole = "".join(f"Then came day number {n}, and nothing had changed at all. " for n in range(80, 130))
     for size in range(1500, 1700):
         assert find_loop(whole[:size]).start == 0
         assert find_repetition(whole[:size]).kind == "loop"
 
 
-def test_an_end_that_is_known_decides():
+def test_an_end_that_is_known_decides() -> None:
     report = repetition_rate([WAIT * 9] * 4 + [FINE], ended=[True, False, None, None, True])
     assert (report.loops.hits, report.loops.total, report.ended_looped, report.unknown_ends) == (3, 5, 1, 2)
     assert report.looped_share == pytest.approx(3 * looped_share(WAIT * 9) / 5)
@@ -138,7 +141,7 @@ def test_an_end_that_is_known_decides():
     assert find_repetition(WAIT * 9, ended=True).ended_loop == find_loop(WAIT * 9)
 
 
-def test_the_report_says_what_is_not_in_the_rate():
+def test_the_report_says_what_is_not_in_the_rate() -> None:
     report = repetition_rate([NEAR, WAIT * 20 + FINE, FINE, WAIT * 20], ended=[False] * 3 + [True])
     assert (report.loops.hits, report.near_looped, report.left, report.ended_looped) == (0, 1, 1, 1)
     assert (
@@ -147,11 +150,11 @@ def test_the_report_says_what_is_not_in_the_rate():
     assert {"near_looped", "left", "ended_looped", "unknown_ends", "fold_digits"} <= report.to_dict().keys()
 
 
-def words(rng, count):
+def words(rng: Any, count: Any) -> Any:
     return ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(count)]
 
 
-def test_near_loops_with_words_that_vary_and_with_words_put_in():
+def test_near_loops_with_words_that_vary_and_with_words_put_in() -> None:
     rng, found = random.Random(0), 0
     for _ in range(100):
         sentence = words(rng, rng.randint(10, 25))
@@ -171,7 +174,7 @@ def test_near_loops_with_words_that_vary_and_with_words_put_in():
     assert found >= 90
 
 
-def test_near_loops_in_token_ids():
+def test_near_loops_in_token_ids() -> None:
     rng = random.Random(0)
     ids = [rng.randint(0, 9999) for _ in range(50)]
     for _ in range(30):
@@ -182,7 +185,7 @@ def test_near_loops_in_token_ids():
     assert find_loop(ids) is None
 
 
-def test_near_loops_hold_few_periods_of_like_length():
+def test_near_loops_hold_few_periods_of_like_length() -> None:
     lists = "".join(
         f"- {' '.join(words(random.Random(n), 2))}: see the page about it for more of it. " for n in range(4)
     )
@@ -190,7 +193,7 @@ def test_near_loops_hold_few_periods_of_like_length():
     assert find_near_loop("") is find_near_loop("a b") is find_near_loop([]) is None
 
 
-def test_short_loops_of_heavy_letters_are_those_of_a_search_through_every_period():
+def test_short_loops_of_heavy_letters_are_those_of_a_search_through_every_period() -> None:
     rng = random.Random(3)
     found = 0
     for _ in range(1500):
@@ -210,7 +213,7 @@ def test_short_loops_of_heavy_letters_are_those_of_a_search_through_every_period
     assert found > 200
 
 
-def test_loops_that_count_are_found_wherever_they_stand():
+def test_loops_that_count_are_found_wherever_they_stand() -> None:
     rng = random.Random(4)
     for _ in range(400):
         words_of_it = ["then", *words(rng, rng.randint(0, 5))]

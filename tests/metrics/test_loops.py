@@ -1,6 +1,9 @@
 """Loops against a search through every period, and what is no loop."""
 
+from __future__ import annotations
+
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +25,11 @@ TEXTS = {
 TWENTY = LoopSettings(min_length=20, min_tokens=20)
 
 
-def exact(**least):
+def exact(**least: Any) -> Any:
     return LoopSettings(**least, fold_digits=False)
 
 
-def test_loops_are_those_of_a_search_through_every_period():
+def test_loops_are_those_of_a_search_through_every_period() -> None:
     rng = random.Random(0)
     with_loops = 0
     for _ in range(6000):
@@ -51,13 +54,13 @@ def test_loops_are_those_of_a_search_through_every_period():
         ("babaabababaababaabababaababaabababaababbaababbaababbaababbaababbaababbaababbaababbaababb", 8),
     ],
 )
-def test_loops_that_share_much_of_each_other(text, min_length):
+def test_loops_that_share_much_of_each_other(text: str, min_length: Any) -> None:
     expected = every_loop(text, 3, min_length)
     assert any(one.end - other.start > one.period for one in expected for other in expected if one.end < other.end)
     assert find_loops(text, exact(min_repeats=3, min_length=min_length)) == expected
 
 
-def test_ids_are_read_as_characters_are():
+def test_ids_are_read_as_characters_are() -> None:
     rng = random.Random(1)
     for _ in range(500):
         text = random_text(rng, rng.randint(0, 200), "abc")
@@ -67,14 +70,14 @@ def test_ids_are_read_as_characters_are():
 
 
 @pytest.mark.parametrize("make", [np.array, torch.tensor])
-def test_arrays_and_tensors_are_read_by_value(make):
+def test_arrays_and_tensors_are_read_by_value(make: Any) -> None:
     ids = [7, 8, 9] * 20
     assert find_loop(make(ids)) == find_loop(ids) == Loop(0, 60, 3)
     assert looped_share(make(ids)) == 1.0
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_a_loop_cut_anywhere_is_found_with_its_period(text):
+def test_a_loop_cut_anywhere_is_found_with_its_period(text: str) -> None:
     before = "So it went:"
     for cut in range(1, len(text)):
         response = before + text * 4 + text[:cut]
@@ -82,7 +85,7 @@ def test_a_loop_cut_anywhere_is_found_with_its_period(text):
         assert find_loop(before + text * 3 + text[:cut]) is None
 
 
-def test_a_loop_of_one_character_or_emoji():
+def test_a_loop_of_one_character_or_emoji() -> None:
     assert find_loop("No" + "o" * 150) == Loop(1, 152, 1)
     assert find_loop("Yes 😀" + "😀" * 150) == Loop(4, 155, 1)
     assert find_loop("哈" * 100) == Loop(0, 100, 1)
@@ -106,12 +109,12 @@ def test_a_loop_of_one_character_or_emoji():
         "1. Wash the apples.\n2. Wash the pears.\n3. Wash the plums.\n4. Wash the grapes.\n5. Wash the cherries.",
     ],
 )
-def test_what_is_no_loop(text):
+def test_what_is_no_loop(text: str) -> None:
     assert find_loop(text) is None
     assert looped_share(text) == 0
 
 
-def test_a_loop_that_ended_is_not_at_the_end_but_counts_inside():
+def test_a_loop_that_ended_is_not_at_the_end_but_counts_inside() -> None:
     loop = "and so on, " * 20
     text = "It began:" + loop + "until somebody put an end to it."
     assert find_loop(text) is None
@@ -119,17 +122,17 @@ def test_a_loop_that_ended_is_not_at_the_end_but_counts_inside():
     assert looped_share(text) == len(loop) / len(text)
 
 
-def test_white_space_behind_a_loop_is_passed_over():
+def test_white_space_behind_a_loop_is_passed_over() -> None:
     assert find_loop("Well. " + "one more time\n" * 10 + "\n \n") == Loop(6, 145, 14)
     assert find_loop([1, 2] * 30 + [3]) is None
 
 
-def test_an_end_of_sequence_token_tells_that_the_model_stopped():
+def test_an_end_of_sequence_token_tells_that_the_model_stopped() -> None:
     assert find_loop([4, 5, 6] * 30) is not None
     assert find_loop([*[4, 5, 6] * 30, 0]) is None
 
 
-def test_the_longest_loop_wins():
+def test_the_longest_loop_wins() -> None:
     line = "a" + "-" * 150 + "b"
     text = "Rules: " + (line * 5)[:-1]
     assert find_loop(text) == Loop(7, len(text), len(line))
@@ -137,7 +140,7 @@ def test_the_longest_loop_wins():
     assert looped_share(text) == (len(text) - 7) / len(text)
 
 
-def test_one_more_period_never_hides_a_loop():
+def test_one_more_period_never_hides_a_loop() -> None:
     rng = random.Random(2)
     for _ in range(300):
         unit = "".join(rng.choices("ab \n", k=rng.randint(1, 30)))
@@ -150,7 +153,7 @@ def test_one_more_period_never_hides_a_loop():
             assert longer.length >= loop.length
 
 
-def test_thresholds_count_whole_periods_and_characters():
+def test_thresholds_count_whole_periods_and_characters() -> None:
     assert find_loop("abcde" * 20).repeats == 20
     assert find_loop(("abcde" * 20)[:-1]) is None
     assert find_loop("abcde" * 10, LoopSettings(min_length=50)) == Loop(0, 50, 5)
@@ -159,7 +162,7 @@ def test_thresholds_count_whole_periods_and_characters():
     assert find_loop([5] * 50).repeats == 50
 
 
-def fibonacci_word(length):
+def fibonacci_word(length: Any) -> Any:
     shorter, longer = "b", "a"
     while len(longer) < length:
         shorter, longer = longer, longer + shorter
@@ -179,7 +182,7 @@ def fibonacci_word(length):
     ],
     ids=["all same", "all but the first", "all but the last", "eight", "fibonacci", "random"],
 )
-def test_a_million_characters(text, period, inside):
+def test_a_million_characters(text: str, period: Any, inside: Any) -> None:
     loop = find_loop(text)
     assert (loop and loop.period) == period
     assert looped_share(text) == inside
@@ -193,6 +196,6 @@ def test_a_million_characters(text, period, inside):
         ({"min_tokens": 0}, "min_tokens must be at least 1, got 0."),
     ],
 )
-def test_bad_settings_are_named(setting, message):
+def test_bad_settings_are_named(setting: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoopSettings(**setting)

@@ -1,5 +1,9 @@
 """Phrases in another language of the same writing, with hand-made scores and with py3langid's."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 
 from sae_posttrain.metrics import PhraseFinder, code_switching_rate
@@ -7,7 +11,7 @@ from sae_posttrain.metrics import PhraseFinder, code_switching_rate
 WORDS = {"en": "the cat sees a small house and sings", "fr": "le chat voit une petite maison puis chante"}
 
 
-def scorer(word):
+def scorer(word: Any) -> Any:
     """6 nats for whichever language knows the word; names are known to none."""
     return {code: 6.0 * (word.strip().casefold() in known.split()) for code, known in WORDS.items()}
 
@@ -15,7 +19,7 @@ def scorer(word):
 FINDER = PhraseFinder(["en", "fr"], scorer=scorer)
 
 
-def phrases(response, language="en", finder=FINDER, **options):
+def phrases(response: Any, language: Any = "en", finder: Any = FINDER, **options: Any) -> Any:
     return [(span.text, span.language) for span in finder.find(response, language, **options)]
 
 
@@ -39,26 +43,26 @@ def phrases(response, language="en", finder=FINDER, **options):
         ("zh", "猫 the cat sees a small house 猫", [("the cat sees a small house", "en")]),
     ],
 )
-def test_phrases_are_found_whole_and_names_hardly_count(language, response, found):
+def test_phrases_are_found_whole_and_names_hardly_count(language: Any, response: Any, found: Any) -> None:
     finder = FINDER if language in WORDS else PhraseFinder(["en", "fr"], scorer=lambda w: {**scorer(w), language: 0.0})
     assert phrases(response, language, finder) == found
 
 
-def test_spans_hold_their_place():
+def test_spans_hold_their_place() -> None:
     response = "The cat — «le chat voit une petite maison» — sings."
     (span,) = FINDER.find(response, "en")
     assert response[span.start : span.end] == span.text == "le chat voit une petite maison"
     assert (span.script, span.language) == ("Latn", "fr")
 
 
-def test_code_addresses_allowed_terms_and_quotations_have_no_vote():
+def test_code_addresses_allowed_terms_and_quotations_have_no_vote() -> None:
     assert phrases("See `le chat voit une petite maison` and sing") == []
     assert phrases("le chat voit une maison", allowed=["chat voit"]) == []
     assert phrases("le chat voit une petite maison", prompt="What does « Le chat voit » mean in une maison?") == []
     assert phrases("le chat voit une petite maison puis chante", prompt="le?") != []
 
 
-def test_what_a_phrase_has_at_least_can_be_set():
+def test_what_a_phrase_has_at_least_can_be_set() -> None:
     response = "the cat sees le chat voit une house"
     assert phrases(response) == [("le chat voit une", "fr")]
     assert phrases(response, finder=PhraseFinder(["fr"], scorer=scorer, min_words=5)) == []
@@ -68,13 +72,13 @@ def test_what_a_phrase_has_at_least_can_be_set():
     ]
 
 
-def test_only_what_the_writing_leaves_open_is_looked_for():
+def test_only_what_the_writing_leaves_open_is_looked_for() -> None:
     finder = PhraseFinder(["zh", "ru", "uk", "en"], scorer=scorer)
     assert finder.others("en") == ()
     assert finder.others("uk") == ("en", "ru")
 
 
-def test_each_word_is_scored_once():
+def test_each_word_is_scored_once() -> None:
     asked = []
     finder = PhraseFinder(["fr"], scorer=lambda word: asked.append(word) or scorer(word))
     for _ in range(3):
@@ -82,12 +86,12 @@ def test_each_word_is_scored_once():
     assert sorted(asked) == [" cat ", " chat ", " le ", " the "]
 
 
-def test_a_scorer_without_the_language_is_named():
+def test_a_scorer_without_the_language_is_named() -> None:
     with pytest.raises(ValueError, match=r"the scorer gave \['en', 'fr'\], but no score for 'it'"):
         phrases("uno due tre quattro cinque", "it")
 
 
-def test_phrases_count_as_switches():
+def test_phrases_count_as_switches() -> None:
     responses = ["the cat sees, le chat voit une petite maison", "the cat sees", "le chat voit 猫", "the cat 猫"]
     languages = ["en", "en", "fr", "en"]
     report = code_switching_rate(responses, languages, phrases=FINDER)
@@ -108,7 +112,7 @@ def test_phrases_count_as_switches():
         code_switching_rate(responses, languages, to="fr")
 
 
-def test_with_py3langid_a_clause_is_found_in_real_text():
+def test_with_py3langid_a_clause_is_found_in_real_text() -> None:
     pytest.importorskip("py3langid")
     response = (
         "You can declare the type of a parameter, et ensuite vous pouvez utiliser cette valeur dans votre fonction, "

@@ -1,7 +1,10 @@
 """N-gram measures by hand, and the rate of responses that end in a loop."""
 
+from __future__ import annotations
+
 import json
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,19 +38,19 @@ FINE = "The train left at noon and nobody on the platform knew where it would go
         (np.array([4, 4, 4, 4, 4]), 4, 1 / 2),
     ],
 )
-def test_repeated_and_distinct_n_grams_by_hand(sequence, n, expected):
+def test_repeated_and_distinct_n_grams_by_hand(sequence: Any, n: Any, expected: Any) -> None:
     assert rep_n(sequence, n) == pytest.approx(expected)
     assert distinct_n(sequence, n) == pytest.approx(1 - expected)
 
 
-def spans(text):
+def spans(text: str) -> Any:
     units = units_of(text)
     found = list(zip(units.starts.tolist(), units.ends.tolist(), strict=True))
     assert [text[start:end] for start, end in found] == [units.distinct[number] for number in units.numbers]
     return found
 
 
-def test_units_are_words_and_single_characters():
+def test_units_are_words_and_single_characters() -> None:
     """The oracle is the pattern that says it."""
     unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
     rng = random.Random(0)
@@ -57,12 +60,12 @@ def test_units_are_words_and_single_characters():
         assert [text[a:b] for a, b in spans(text)] == regex.findall(rf"[^\W{unspaced}]+|\S", text)
 
 
-def test_n_must_be_at_least_one():
+def test_n_must_be_at_least_one() -> None:
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         rep_n("a b", 0)
 
 
-def test_rate_counts_responses_that_end_in_a_loop():
+def test_rate_counts_responses_that_end_in_a_loop() -> None:
     report = repetition_rate([LOOP, FINE, LOOP + FINE, "", LOOP[:-7]])
     assert (report.loops.hits, report.loops.total, report.rate) == (2, 5, 0.4)
     assert (report.loops.low, report.loops.high) == share_interval([1, 0, 0, 0, 1], [1] * 5)
@@ -74,7 +77,7 @@ def test_rate_counts_responses_that_end_in_a_loop():
     assert 0 < report.distinct_1 < 1
 
 
-def test_loops_are_told_apart_by_period_and_by_where_they_begin():
+def test_loops_are_told_apart_by_period_and_by_where_they_begin() -> None:
     texts = ["x" * 200, "0123456789 " * 10 + "ab" * 300, "word by word " * 20, FINE + "abcdefg" * 20]
     report = repetition_rate(texts)
     assert report.periods == ((1, 1, 1), (2, 3, 1), (4, 7, 1), (8, 15, 1))
@@ -87,13 +90,13 @@ def test_loops_are_told_apart_by_period_and_by_where_they_begin():
     assert "loops by period in characters: 1-1: 1, 2-3: 1" in report.table()
 
 
-def test_ids_are_measured_in_tokens():
+def test_ids_are_measured_in_tokens() -> None:
     report = repetition_rate([[1, 2] * 40, [1, 2] * 40 + [0], [*range(80)]])
     assert (report.loops.hits, report.unit, report.period, report.start) == (1, "tokens", 2, 0)
     assert "period 2 tokens" in report.table()
 
 
-def test_thresholds_reach_the_search():
+def test_thresholds_reach_the_search() -> None:
     lines = "one and two\n" * 6
     assert repetition_rate([lines]).loops.hits == 0
     report = repetition_rate([lines], LoopSettings(min_length=60))
@@ -101,7 +104,7 @@ def test_thresholds_reach_the_search():
     assert repetition_rate([lines], LoopSettings(min_length=60, min_repeats=7)).loops.hits == 0
 
 
-def test_samples_of_one_prompt_are_not_independent():
+def test_samples_of_one_prompt_are_not_independent() -> None:
     responses = ([LOOP] * 8 + [FINE] * 8 * 9) * 10
     apart = repetition_rate(responses).loops
     together = repetition_rate(responses, clusters=[index // 8 for index in range(len(responses))]).loops
@@ -111,7 +114,7 @@ def test_samples_of_one_prompt_are_not_independent():
     assert wider.low < apart.low < apart.high < wider.high
 
 
-def test_report_is_json_and_a_table():
+def test_report_is_json_and_a_table() -> None:
     plain = json.loads(json.dumps(repetition_rate([LOOP, FINE]).to_dict()))
     assert (plain["rate"], plain["looped"], plain["unit"], plain["period"]) == (0.5, 1, "characters", 24)
     lines = repetition_rate([LOOP, FINE], ended=[False, True]).table().splitlines()
@@ -131,12 +134,12 @@ def test_report_is_json_and_a_table():
         (["a"], {"confidence": 95}, "confidence must lie between 0 and 1"),
     ],
 )
-def test_bad_input_is_named(responses, options, message):
+def test_bad_input_is_named(responses: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         repetition_rate(responses, **options)
 
 
-def test_reasons_in_place_of_ended_are_refused():
+def test_reasons_in_place_of_ended_are_refused() -> None:
     """The text "length" is true to Python, and would have counted as an end."""
     with pytest.raises(ValueError, match="ended must hold True, False or None, got 'length'"):
         repetition_rate(["a", "b"], ended=[None, "length"])

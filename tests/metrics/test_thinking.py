@@ -1,5 +1,9 @@
 """Thinking told from the answer, with the places of both kept."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 
 from sae_posttrain.metrics import Thinking, find_loop, split_thinking, unexpected_spans
@@ -24,7 +28,7 @@ from sae_posttrain.metrics.thinking import as_thinking
         ("a\n```\nb\n```\n<think>c</think>d", "c", "a\n```\nb\n```\nd"),
     ],
 )
-def test_a_text_is_thinking_and_answer(text, thinking, answer):
+def test_a_text_is_thinking_and_answer(text: str, thinking: Any, answer: Any) -> None:
     found = split_thinking(text)
     assert (found.thinking.text, found.answer.text) == (thinking, answer)
     assert found.has_thinking == bool(thinking.strip())
@@ -35,12 +39,12 @@ def test_a_text_is_thinking_and_answer(text, thinking, answer):
         assert [text[part.place(place)] for place in range(len(part.text))] == list(part.text)
 
 
-def test_a_prompt_that_opens_thinking_makes_an_uncut_text_thinking():
+def test_a_prompt_that_opens_thinking_makes_an_uncut_text_thinking() -> None:
     assert split_thinking("I wonder", opened=True).is_unfinished
     assert split_thinking("I wonder</think>no", opened=True).answer.text == "no"
 
 
-def test_tags_of_other_models():
+def test_tags_of_other_models() -> None:
     text = "<|channel|>analysis<|message|>2 + 2<|end|>It is 4."
     tags = ("<|channel|>analysis<|message|>", "<|end|>")
     assert split_thinking(text, tags).thinking.text == "2 + 2"
@@ -48,20 +52,20 @@ def test_tags_of_other_models():
 
 
 @pytest.mark.parametrize(("part", "words"), [("strip", ["好"]), ("only", ["想"]), ("both", ["想", "好"])])
-def test_what_counts_is_read_in_its_place(part, words):
+def test_what_counts_is_read_in_its_place(part: Any, words: Any) -> None:
     text = "<think>So 想 then</think>All 好."
     spans = unexpected_spans(Thinking(part).read(text), "en")
     assert [span.text for span in spans] == words
     assert all(text[span.start : span.end] == span.text for span in spans)
 
 
-def test_tags_are_no_words():
+def test_tags_are_no_words() -> None:
     text, tags = "[think]Да[/think]Нет", ("[think]", "[/think]")
     assert unexpected_spans(text, "ru", count_latin=True)
     assert not unexpected_spans(Thinking(tags=tags).read(text), "ru", count_latin=True)
 
 
-def test_a_loop_in_thinking_is_found_in_its_place():
+def test_a_loop_in_thinking_is_found_in_its_place() -> None:
     text = "<think>Hm. " + "on and on, " * 20 + "</think>"
     part = split_thinking(text).thinking
     loop = find_loop(part.text)
@@ -70,7 +74,7 @@ def test_a_loop_in_thinking_is_found_in_its_place():
     assert find_loop(Thinking("strip").read(text, joined=True)) is None
 
 
-def test_a_choice_may_stand_for_its_settings():
+def test_a_choice_may_stand_for_its_settings() -> None:
     assert as_thinking("only") == Thinking("only")
     assert as_thinking(Thinking("strip", opened=True)).opened
 
@@ -84,6 +88,6 @@ def test_a_choice_may_stand_for_its_settings():
         ({"tags": "<>"}, "expected two different tags"),
     ],
 )
-def test_settings_check_themselves(settings, message):
+def test_settings_check_themselves(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Thinking(**settings)

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from real_weights_world import WORDS
+from tiny_gguf import WORDS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 

@@ -8,8 +8,9 @@ from types import ModuleType
 
 import pytest
 import torch
-from real_weights_world import RECIPE, WORDS, read_jsonl
+from real_weights_world import RECIPE, read_jsonl
 from safetensors.torch import load_file
+from tiny_gguf import WORDS
 
 from sae_posttrain.languages import script_counts
 

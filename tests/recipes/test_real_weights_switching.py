@@ -9,8 +9,9 @@ from types import ModuleType
 
 import pytest
 import torch
-from real_weights_world import WORDS, arm_arguments, read_jsonl
+from real_weights_world import arm_arguments, read_jsonl
 from safetensors.torch import load_file
+from tiny_gguf import WORDS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -216,7 +217,9 @@ def test_switches_into_what_was_kept_out_come_first_and_leave_out_its_own_writer
 @pytest.mark.parametrize(("code", "total"), [("hy", 2), ("ja", 3), ("sr-Latn", 1)])
 def test_what_was_kept_out_is_told_of_where_nothing_switched(code: str, total: int, tmp_path: Path) -> None:
     """Armenian has no display name, Japanese three scripts, and a tag may name the one."""
-    rows = [{"response": "…", "language": language, "unexpected": []} for language in ("en", "hy", "zh")]
+    rows: list[dict[str, Any]] = [
+        {"response": "…", "language": language, "unexpected": []} for language in ("en", "hy", "zh")
+    ]
     write_rows(tmp_path / "answers.jsonl", rows if code != "sr-Latn" else rows[:2])
     state = {"stateful_callbacks": {"SASFT": {"suppress": [code]}}, "log_history": []}
     write_json(tmp_path / "trainer_state.json", state)

@@ -1,6 +1,9 @@
 """Sampling responses: against a hand-written greedy loop, and leaving everything as it was."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz 中文好абвгдежзиклмнопр�
 
 
 @pytest.fixture
-def tokenizer():
+def tokenizer() -> Any:
     vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", "<user>", "<assistant>", *LETTERS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -28,7 +31,7 @@ def tokenizer():
 
 
 @pytest.fixture
-def model(tokenizer):
+def model(tokenizer: Any) -> Any:
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -49,7 +52,7 @@ def model(tokenizer):
 
 
 @torch.no_grad()
-def greedy(model, tokenizer, text, steps):
+def greedy(model: Any, tokenizer: Any, text: str, steps: Any) -> Any:
     """One prompt, no padding, no cache: the largest logit, again and again."""
     model.eval()
     ids = tokenizer(text, return_tensors="pt")["input_ids"]
@@ -63,25 +66,25 @@ PROMPTS = ["a", "hello there", "中文 abc", "zz"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_greedy_equals_a_loop_over_single_prompts(model, tokenizer, batch_size):
+def test_greedy_equals_a_loop_over_single_prompts(model: Any, tokenizer: Any, batch_size: Any) -> None:
     expected = [[tokenizer.decode(greedy(model, tokenizer, prompt, 12))] for prompt in PROMPTS]
     found = texts(model, tokenizer, samples=2, temperature=0, max_new_tokens=12, batch_size=batch_size)
     assert found == expected, "once each, whatever `samples` says"
     assert len(set(map(str, expected))) > 1
 
 
-def sampled(model, tokenizer, prompts=PROMPTS, **options):
+def sampled(model: Any, tokenizer: Any, prompts: Any = PROMPTS, **options: Any) -> Any:
     settings = {"samples": 3, "batch_size": 5, "progress": False, **options}
     sampling = {name: settings.pop(name) for name in asdict(SamplingSettings()) if name in settings}
     sampling = {"max_new_tokens": 8, **sampling}
     return sample_responses(model, tokenizer, prompts, SamplingSettings(**sampling), **settings)
 
 
-def texts(model, tokenizer, prompts=PROMPTS, **options):
+def texts(model: Any, tokenizer: Any, prompts: Any = PROMPTS, **options: Any) -> Any:
     return [[response.text for response in found] for found in sampled(model, tokenizer, prompts, **options)]
 
 
-def test_samples_differ_and_follow_the_seed(model, tokenizer):
+def test_samples_differ_and_follow_the_seed(model: Any, tokenizer: Any) -> None:
     found = sampled(model, tokenizer, top_p=1.0)
     assert [len(responses) for responses in found] == [3] * len(PROMPTS)
     assert len({response for responses in found for response in responses}) > len(PROMPTS)
@@ -89,12 +92,12 @@ def test_samples_differ_and_follow_the_seed(model, tokenizer):
     assert found != sampled(model, tokenizer, top_p=1.0, seed=1)
 
 
-def test_top_p_keeps_the_nucleus_only(model, tokenizer):
+def test_top_p_keeps_the_nucleus_only(model: Any, tokenizer: Any) -> None:
     greedy_once = sampled(model, tokenizer, temperature=0)
     assert sampled(model, tokenizer, top_p=1e-6) == [found * 3 for found in greedy_once]
 
 
-def test_first_tokens_follow_the_models_distribution(model, tokenizer):
+def test_first_tokens_follow_the_models_distribution(model: Any, tokenizer: Any) -> None:
     """Batched, padded and sampled: frequencies of the first token agree with softmax at the given temperature."""
     model.eval()
     with torch.no_grad():
@@ -116,7 +119,7 @@ def test_first_tokens_follow_the_models_distribution(model, tokenizer):
         assert abs(found.count(letter) / 4000 - chance[token]) < 4 * spread + 1e-3, letter
 
 
-def test_the_models_own_generation_config_does_not_sneak_in(model, tokenizer):
+def test_the_models_own_generation_config_does_not_sneak_in(model: Any, tokenizer: Any) -> None:
     plain = sampled(model, tokenizer, top_p=1.0)
     own = GenerationConfig(
         eos_token_id=1,
@@ -136,7 +139,7 @@ def test_the_models_own_generation_config_does_not_sneak_in(model, tokenizer):
     assert own.top_k == 1
 
 
-def test_responses_end_where_the_model_ends_them(model, tokenizer):
+def test_responses_end_where_the_model_ends_them(model: Any, tokenizer: Any) -> None:
     first = greedy(model, tokenizer, "hello", 10)
     place = next(index for index in range(1, 10) if first[index] not in first[:index])
     model.generation_config.eos_token_id = [1, first[place]]
@@ -153,7 +156,7 @@ def test_responses_end_where_the_model_ends_them(model, tokenizer):
     assert responses[0].cut(place + 1, tokenizer) is responses[0]
 
 
-def test_a_response_checks_itself(tokenizer):
+def test_a_response_checks_itself(tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="finish_reason must be 'stop', 'length' or None, got 'eos'"):
         Response("a", "eos")
     assert Response("a").ended is None
@@ -164,18 +167,19 @@ def test_a_response_checks_itself(tokenizer):
 class FakeBar:
     """What tqdm was told."""
 
-    def __init__(self, **settings):
-        self.total, self.n, self.unit, self.told = settings["total"], 0, settings["unit"], []
+    def __init__(self, **settings: Any) -> None:
+        self.total, self.n, self.unit = settings["total"], 0, settings["unit"]
+        self.told: list[Any] = []
 
-    def update(self, more):
+    def update(self, more: Any) -> None:
         self.n += more
         self.told.append((self.unit, self.n))
 
-    def close(self):
+    def close(self) -> None:
         self.closed = True
 
 
-def test_progress_moves_with_every_token(model, tokenizer, monkeypatch):
+def test_progress_moves_with_every_token(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bars = []
     monkeypatch.setattr("sae_posttrain.sampling.progress.tqdm", lambda **s: bars.append(FakeBar(**s)) or bars[-1])
     sampled(model, tokenizer, samples=2, top_p=1.0, max_new_tokens=4, batch_size=5, progress=True)
@@ -189,7 +193,7 @@ def test_progress_moves_with_every_token(model, tokenizer, monkeypatch):
     assert {1.25, 2.5, 3.75, 5.75, 6.5} <= set(shown)
 
 
-def test_a_progress_bar_in_words(capsys):
+def test_a_progress_bar_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     with SamplingProgress(8, 100) as progress:
         progress.start_batch(8)
     first, *_, last = capsys.readouterr().err.strip().split("\r")
@@ -197,7 +201,7 @@ def test_a_progress_bar_in_words(capsys):
     assert "| 8 of 8 responses [" in last
 
 
-def test_special_tokens_are_stripped(model, tokenizer):
+def test_special_tokens_are_stripped(model: Any, tokenizer: Any) -> None:
     model.generation_config.eos_token_id = None
     tokenizer.eos_token = None
     with torch.no_grad():
@@ -208,7 +212,7 @@ def test_special_tokens_are_stripped(model, tokenizer):
     assert all(response.finish_reason == "length" for responses in found for response in responses)
 
 
-def test_chat_template_for_messages_and_on_request(model, tokenizer):
+def test_chat_template_for_messages_and_on_request(model: Any, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="no chat template"):
         sampled(model, tokenizer, ["hi"], chat=True)
     tokenizer.chat_template = (
@@ -220,7 +224,7 @@ def test_chat_template_for_messages_and_on_request(model, tokenizer):
     assert sampled(model, tokenizer, ["hi"], temperature=0) != plain
 
 
-def state_of(model, tokenizer):
+def state_of(model: Any, tokenizer: Any) -> Any:
     return (
         torch.get_rng_state().tolist(),
         [module.training for module in model.modules()],
@@ -231,7 +235,7 @@ def state_of(model, tokenizer):
     )
 
 
-def test_everything_is_left_as_it_was(model, tokenizer):
+def test_everything_is_left_as_it_was(model: Any, tokenizer: Any) -> None:
     model.train()
     model.model.layers[0].eval()
     tokenizer.padding_side = "right"
@@ -240,12 +244,12 @@ def test_everything_is_left_as_it_was(model, tokenizer):
     assert state_of(model, tokenizer) == before
 
 
-def test_everything_is_left_as_it_was_after_an_error(model, tokenizer):
+def test_everything_is_left_as_it_was_after_an_error(model: Any, tokenizer: Any) -> None:
     model.train()
     before = state_of(model, tokenizer)
     config = model.generation_config
 
-    def fail(*_):
+    def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
     model.model.layers[1].register_forward_hook(fail)
@@ -255,14 +259,14 @@ def test_everything_is_left_as_it_was_after_an_error(model, tokenizer):
     assert model.generation_config is config
 
 
-def test_dropout_is_off(model, tokenizer):
+def test_dropout_is_off(model: Any, tokenizer: Any) -> None:
     model.eval()
     expected = sampled(model, tokenizer)
     model.train()
     assert sampled(model, tokenizer) == expected
 
 
-def test_lora_adapters_take_part(model, tokenizer):
+def test_lora_adapters_take_part(model: Any, tokenizer: Any) -> None:
     peft = pytest.importorskip("peft")
     base = sampled(model, tokenizer, temperature=0)
     config = model.generation_config
@@ -278,7 +282,7 @@ def test_lora_adapters_take_part(model, tokenizer):
     assert model.generation_config is config
 
 
-def test_tokenizer_without_padding_and_no_prompts(model, tokenizer):
+def test_tokenizer_without_padding_and_no_prompts(model: Any, tokenizer: Any) -> None:
     expected = sampled(model, tokenizer, temperature=0)
     tokenizer.pad_token = None
     assert sampled(model, tokenizer, temperature=0) == expected
@@ -298,6 +302,6 @@ def test_tokenizer_without_padding_and_no_prompts(model, tokenizer):
         ({"prompts": [""]}, "holds no tokens"),
     ],
 )
-def test_bad_settings_are_named(model, tokenizer, options, message):
+def test_bad_settings_are_named(model: Any, tokenizer: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sampled(model, tokenizer, **options)

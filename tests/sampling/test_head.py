@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import TEXT, qwen3, word_tokenizer
@@ -21,7 +23,7 @@ class BatchedProducts(TorchDispatchMode):
         super().__init__()
         self.numbers = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.bmm.default:
             self.numbers = max(self.numbers, args[1].numel())
         return func(*args, **(kwargs or {}))

@@ -1,5 +1,10 @@
 """Top-p without a sort against transformers' own, on logits of every shape."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from transformers.generation.logits_process import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
@@ -10,15 +15,15 @@ from sae_posttrain.sampling.nucleus import Nucleus
 VOCABULARY = 5000
 
 
-def stock(temperature, top_p):
+def stock(temperature: Any, top_p: Any) -> Any:
     return LogitsProcessorList([TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p)])
 
 
-def shapes():
+def shapes() -> Iterator[Any]:
     """Peaked as a language model's, flat, with ties, with masked tokens, with one token far above."""
     generator = torch.Generator().manual_seed(0)
 
-    def noise(scale):
+    def noise(scale: Any) -> Any:
         return scale * torch.randn(40, VOCABULARY, generator=generator)
 
     yield "peaked", noise(1.0) - 2 * torch.arange(1, VOCABULARY + 1).log()
@@ -33,7 +38,7 @@ def shapes():
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.5, 0.8, 0.95, 0.9999])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
-def test_what_is_kept_is_what_the_sort_keeps(temperature, top_p):
+def test_what_is_kept_is_what_the_sort_keeps(temperature: Any, top_p: Any) -> None:
     for name, logits in shapes():
         before = logits.clone()
         found = Nucleus(temperature, top_p, largest=256)(torch.zeros(1), logits)
@@ -42,11 +47,11 @@ def test_what_is_kept_is_what_the_sort_keeps(temperature, top_p):
         assert torch.equal(logits, before), name
 
 
-def test_the_sort_is_asked_only_where_it_has_to_be(monkeypatch):
+def test_the_sort_is_asked_only_where_it_has_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
 
     class Counted(TopPLogitsWarper):
-        def __call__(self, input_ids, scores):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
             rows.append(len(scores))
             return super().__call__(input_ids, scores)
 

@@ -14,7 +14,6 @@ import torch.multiprocessing
 from peft import LoraConfig, get_peft_model
 from steering_cases import (
     ALPHA,
-    BLOCKS,
     DENSE,
     EXPERTS,
     GENERATING,
@@ -24,7 +23,6 @@ from steering_cases import (
     ROWS,
     STEERED,
     STEPS,
-    WIDTH,
     by_hand,
     directions,
     feature_set,
@@ -33,7 +31,7 @@ from steering_cases import (
     padded,
     replaced_blocks,
 )
-from tiny_models import make, token_ids
+from tiny_models import BLOCKS, WIDTH, make, token_ids
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -235,7 +233,9 @@ def test_what_is_compiled_is_steered_and_stays_compiled(whole: bool, before: boo
 def test_through_two_processes(tmp_path: Path) -> None:
     """Under DDP and under FSDP2, in one launch."""
     workers = (steering_workers.ddp, steering_workers.fsdp2)
-    torch.multiprocessing.spawn(steering_workers.run, (workers, str(tmp_path / "store")), nprocs=steering_workers.RANKS)
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined]
+        steering_workers.run, (workers, str(tmp_path / "store")), nprocs=steering_workers.RANKS
+    )
 
 
 def test_blocks_that_return_tuples() -> None:

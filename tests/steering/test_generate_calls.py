@@ -11,12 +11,10 @@ import torch
 from peft import PromptTuningConfig, get_peft_model
 from steering_cases import (
     ALPHA,
-    BLOCKS,
     GREEDY,
     PROMPT,
     ROWS,
     STEERED,
-    WIDTH,
     by_hand,
     directions,
     feature_set,
@@ -24,7 +22,7 @@ from steering_cases import (
     logits_and_tokens,
     padded,
 )
-from tiny_models import make, token_ids
+from tiny_models import BLOCKS, WIDTH, make, token_ids
 from torch.testing import assert_close
 from transformers import CompileConfig, DynamicCache, GenerationConfig
 

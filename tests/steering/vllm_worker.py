@@ -59,7 +59,7 @@ def vllm_config(**changes: Any) -> SimpleNamespace:
         **{"use_ubatching": False, "prefill_context_parallel_size": 1, "use_sequence_parallel_moe": False},
         **{name: value for name, value in changes.items() if name.startswith(("use_", "prefill_"))},
     }
-    rest = {"speculative_config": None, "additional_config": {}}
+    rest: dict[str, Any] = {"speculative_config": None, "additional_config": {}}
     return SimpleNamespace(
         parallel_config=SimpleNamespace(**parallel), **{name: changes.get(name, value) for name, value in rest.items()}
     )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ...artefacts import CALIBRATION_CURVE
 from ..shared.console import clock, conclude, quiet
 from ..shared.jobs import Jobs, at_once, one_thread
 from ..shared.plan import WorldPlan
@@ -67,7 +66,7 @@ def calibrate_into(world: World, output: Path, *, seed: int) -> str:
     """Find the features and their strength, save both in `output`, and return what a reader wants to know of them."""
     lines: list[str] = []
     calibration = find_features(world, seed=seed, say=lines.append)
-    write_json(output / "repetition.calibration.json", calibration.to_dict())
+    write_json(output / f"repetition{CALIBRATION_CURVE}", calibration.to_dict())
     calibration.calibrated().save(output / FEATURES)
     return "\n\n".join([*lines, calibration.features.summary(), calibration.table()])
 

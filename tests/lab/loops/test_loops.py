@@ -1,8 +1,12 @@
 """The second half of the demo at a size that says nothing but runs it all, and what its text and its task are."""
 
+from __future__ import annotations
+
 import json
 import random
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +34,7 @@ from sae_posttrain.steering.curve import Point
 TINY = Settings(steps=1, prompts=1, group=2, measured=3, samples=2)
 
 
-def test_a_stuck_story_loops_and_others_say_a_phrase_at_most_twice():
+def test_a_stuck_story_loops_and_others_say_a_phrase_at_most_twice() -> None:
     rng = random.Random(0)
     for _ in range(200):
         _, plain = exchange(rng, LANGUAGE)
@@ -43,7 +47,7 @@ def test_a_stuck_story_loops_and_others_say_a_phrase_at_most_twice():
     assert sum(find_loop(answer) is not None for answer in answers) / 5000 == pytest.approx(STUCK, abs=0.005)
 
 
-def test_what_never_ends_fills_its_row_and_has_no_end_marker():
+def test_what_never_ends_fills_its_row_and_has_no_end_marker() -> None:
     tokenizer = build_tokenizer()
     end = tokenizer.convert_tokens_to_ids(END)
     rows = token_rows(tokenizer, NURSERY, 50, 24, seed=0)
@@ -54,7 +58,7 @@ def test_what_never_ends_fills_its_row_and_has_no_end_marker():
     assert (token_rows(tokenizer, WORLD, 50, 96, seed=0) == end).any()
 
 
-def test_the_task_is_about_the_first_sentence_alone():
+def test_the_task_is_about_the_first_sentence_alone() -> None:
     stories = [
         " the dog sees the old bread in the garden.",
         " the dog sees the bread. the dog sees the old bread in the garden.",
@@ -65,19 +69,21 @@ def test_the_task_is_about_the_first_sentence_alone():
     assert described(stories, [[{"role": "assistant", "content": story}] for story in stories]) == [1.0, 0.0, 0.5, 0.0]
 
 
-def test_prompts_do_not_change_with_how_many_are_asked_for():
+def test_prompts_do_not_change_with_how_many_are_asked_for() -> None:
     assert story_prompts(3, 7) == story_prompts(5, 7)[:3]
     assert story_prompts(3, 7) != story_prompts(3, 8)
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_arms_differ_in_the_steering_alone(arm, tmp_path):
+def test_arms_differ_in_the_steering_alone(arm: Any, tmp_path: Path) -> None:
     differing = {"steered_per_group", "steering_control"}
     mine, plain = (trl_config(str(tmp_path), name, 0, TINY).to_dict() for name in (arm, "DAPO"))
     assert {key for key in plain if mine[key] != plain[key]} <= differing
 
 
-def test_the_whole_half_runs_and_names_what_it_wrote(tmp_path, capsys, monkeypatch):
+def test_the_whole_half_runs_and_names_what_it_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Finding loops of the model's own takes thousands of answers: made loops and a made curve stand in.
     monkeypatch.setattr(world, "find_own_loops", stuck_answers)
     monkeypatch.setattr(world, "calibrate", made_curve)
@@ -99,20 +105,20 @@ def test_the_whole_half_runs_and_names_what_it_wrote(tmp_path, capsys, monkeypat
     assert set(runs["before-rl"].answers) == {"temperature 0.6", "temperature 1.0"}
 
 
-def stuck_answers(*given, **named):
+def stuck_answers(*given: Any, **named: Any) -> Any:
     rng = random.Random(0)
     tokenizer = build_tokenizer()
     answers = [tokenizer.convert_tokens_to_ids(exchange(rng, LANGUAGE, stuck=True)[1][:90]) for _ in range(4)]
     return LoopSample(looped=answers, responses=4, tokens=360)
 
 
-def made_curve(model, tokenizer, features, prompts, **settings):
+def made_curve(model: Any, tokenizer: Any, features: Any, prompts: Any, **settings: Any) -> Any:
     layers = tuple(layer.layer for layer in features.layers)
     plain, steered = Point((), 0.0, Share(0, 4, 0.0, 0.6)), Point(layers, 2.0, Share(3, 4, 0.2, 0.9), 2.5, 2.0)
     return Calibration(features, plain, (steered,), settings["target_rate"], settings["max_ratio"])
 
 
-def test_answers_are_written_with_their_loops_by_character(tmp_path):
+def test_answers_are_written_with_their_loops_by_character(tmp_path: Path) -> None:
     tokenizer = build_tokenizer()
     _, answer = exchange(random.Random(1), LANGUAGE, stuck=True)
     ids = [tokenizer.convert_tokens_to_ids(tokens) for tokens in (answer[:90], answer[:5])]
@@ -128,7 +134,7 @@ def test_answers_are_written_with_their_loops_by_character(tmp_path):
     assert find_loop(ids[0]).start == len(tokenizer(text[:start], add_special_tokens=False)["input_ids"])
 
 
-def test_table_sets_temperatures_and_rewards_side_by_side():
+def test_table_sets_temperatures_and_rewards_side_by_side() -> None:
     looping, quiet = repetition_rate(["la " * 60, "fine"]), repetition_rate(["fine", "good"])
     outcome = Outcome("DAPO", {0.6: quiet, 1.0: looping}, {0.6: 0.5, 1.0: 0.25}, {0.6: 0.0, 1.0: 0.5})
     head, line = outcome_table([outcome]).splitlines()

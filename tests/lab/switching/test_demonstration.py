@@ -1,9 +1,12 @@
 """The demo at a size that says nothing but runs it all, and the table that it ends with."""
 
+from __future__ import annotations
+
 import json
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +41,7 @@ PLAN = WorldPlan(
 )
 
 
-def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
+def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcomes = demonstrate(tmp_path / "out", suppress="ko", settings=TINY, plan=PLAN)
     printed = capsys.readouterr().out
     assert [outcome.arm for outcome in outcomes] == ["SFT", "SASFT", "random features", "unlikelihood"]
@@ -64,11 +67,13 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path, capsys):
 
 @pytest.mark.parametrize("only", [None, "switching", "loops"])
 @pytest.mark.parametrize("trained", [False, True], ids=["shipped", "trained"])
-def test_the_command_runs_the_halves_and_reports_on_both(only, trained, tmp_path, monkeypatch, capsys):
+def test_the_command_runs_the_halves_and_reports_on_both(
+    only: Any, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     calls = []
 
-    def stand_in(half, arms):
-        def run(output, *, jobs, **named):
+    def stand_in(half: Any, arms: Any) -> Any:
+        def run(output: Any, *, jobs: Any, **named: Any) -> Any:
             assert jobs is at_once
             calls.append((half, named))
             for arm in arms:
@@ -97,15 +102,17 @@ def test_the_command_runs_the_halves_and_reports_on_both(only, trained, tmp_path
 
 
 @pytest.mark.parametrize("half", demo.HALVES)
-def test_what_the_demo_tells_to_try_next_is_what_the_commands_take(half, monkeypatch, capsys):
+def test_what_the_demo_tells_to_try_next_is_what_the_commands_take(
+    half: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Read by the real parsers; nothing is run."""
     taken = []
 
-    def keep(*args):
+    def keep(*args: Any) -> Any:
         taken.append(args)
         return 0
 
-    def stop(*args):
+    def stop(*args: Any) -> None:
         taken.append(args)
         raise ValueError("The settings were read.")
 
@@ -123,8 +130,8 @@ def test_what_the_demo_tells_to_try_next_is_what_the_commands_take(half, monkeyp
     assert Path("a folder") in Path(taken[0][0].features).parents
 
 
-def test_table_sets_rates_and_losses_side_by_side():
-    def outcome(arm, switched, loss):
+def test_table_sets_rates_and_losses_side_by_side() -> None:
+    def outcome(arm: Any, switched: Any, loss: Any) -> Any:
         return Outcome(arm, {0.8: Share(switched, 100, 0.01, 0.09)}, loss)
 
     table = outcome_table([outcome("SFT", 5, 1.0), outcome("SASFT", 2, 1.005)], "zh").splitlines()
@@ -135,7 +142,7 @@ def test_table_sets_rates_and_losses_side_by_side():
     assert "1.0050 (+0.50%)" in table[2]
 
 
-def test_answer_loss_is_the_mean_over_answer_tokens_however_they_are_batched():
+def test_answer_loss_is_the_mean_over_answer_tokens_however_they_are_batched() -> None:
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
     model = new_model(tokenizer, ModelSize(width=16, blocks=1, heads=2, head_width=8)).eval()
@@ -152,7 +159,9 @@ def test_answer_loss_is_the_mean_over_answer_tokens_however_they_are_batched():
     assert answer_loss(model, tokenizer, rows, batch_size=3) == pytest.approx(total / counted, rel=1e-4)
 
 
-def test_a_missing_library_is_named_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+def test_a_missing_library_is_named_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name in ("sparsify", "trl") else object())
     assert main(["demo", "--output", str(tmp_path / "out")]) == 2
     assert "needs trl: pip install 'sae-posttrain[trl,report]'" in capsys.readouterr().err

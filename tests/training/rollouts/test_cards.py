@@ -14,7 +14,7 @@ from .world import ALPHA, dataset, features, lora, model, steered, steered_rloo,
 OURS = {"steered-rollouts", "sae-posttrain"}
 
 
-def card_of(folder: Path) -> ModelCard:
+def card_of(folder: Path) -> Any:
     return ModelCard.load(folder / "README.md")
 
 

@@ -66,7 +66,7 @@ def test_its_tables_of_completions_can_be_measured(tmp_path: Path, capsys: pytes
 
 
 @TRAINERS
-def test_one_attribute_says_whether_overlong_completions_are_filtered(trainer: type) -> None:
+def test_one_attribute_says_whether_overlong_completions_are_filtered(trainer: Any) -> None:
     source = inspect.getsource(trainer._generate_and_score_completions)
     assert "if self.mask_truncated_completions:" in source, "training/rollouts switches this off to do it itself"
 

@@ -130,7 +130,8 @@ def moved(world: World, route: Route, row: Row, weight: float, token_weight: flo
 def whole(parameter: Tensor) -> Tensor:
     """The value of a parameter that FSDP2 or ZeRO-3 may keep in parts; a collective call."""
     if hasattr(parameter, "full_tensor"):
-        return parameter.detach().full_tensor()
+        whole: Tensor = parameter.detach().full_tensor()  # type: ignore[attr-defined]
+        return whole
     if hasattr(parameter, "ds_id"):
         from deepspeed.runtime.zero import GatheredParameters
 

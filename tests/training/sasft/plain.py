@@ -183,7 +183,7 @@ def _wrap(original: Any) -> Any:
     return compute_loss
 
 
-WrappedOnTheClass.compute_loss = _wrap(Trainer.compute_loss)  # type: ignore[method-assign]
+WrappedOnTheClass.compute_loss = _wrap(Trainer.compute_loss)
 
 
 def summed_over_items(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:

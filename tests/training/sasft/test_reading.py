@@ -3,6 +3,7 @@
 # B batch, S sequence, D model width, F features
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -95,7 +96,8 @@ def test_in_a_block_whose_hooks_lie_inside_a_checkpoint(checkpointed: bool) -> N
     gradients, rows_FD = [], inputs()[1]
     for read in (read_features, late):
         residual_BSD = inputs()[0]
-        model, found = Decoder(), {}
+        model = Decoder()
+        found: dict[Any, Any] = {}
 
         def see(layer: int, passed_BSD: Tensor, read: Callable = read, found: dict = found) -> Tensor | None:  # type: ignore[type-arg]
             if layer in found:
