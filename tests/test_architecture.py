@@ -145,7 +145,7 @@ def test_the_vllm_plugin_loads_no_trainers_and_no_metrics(monkeypatch: pytest.Mo
     loaded = done.stdout.split()
     assert f"{PACKAGE}.steering.vllm_plugin" in loaded
     rooms = {name.split(".")[1] for name in loaded if name.startswith(f"{PACKAGE}.")}
-    assert rooms <= {"steering", "feature_set", "residual", "lazy"}
+    assert rooms <= {"steering", "feature_set", "residual", "lazy", "artefacts"}
     assert not {name.split(".")[0] for name in loaded} - {PACKAGE}
 
 
