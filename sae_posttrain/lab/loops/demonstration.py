@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ...artefacts import CALIBRATION_CURVE
 from ..shared.console import clock, conclude, quiet
 from ..shared.jobs import Jobs, at_once, one_thread
 from ..shared.plan import WorldPlan
