@@ -17,7 +17,7 @@ MAX_SHARED_LINES = 12
 # Calls that a method must take by position as another library makes them.
 AS_TRL_CALLS_THEM = frozenset({"_prepare_dataset"})
 # Names that many modules define because each plays the same part there: a command, a format, one of the lab's worlds.
-SAME_PART = frozenset({"add_parser", "add_options", "run", "find", "layer_of", "load"}) | {"Rate"}
+SAME_PART = frozenset({"add_parser", "add_options", "run", "find", "layer_of", "load"})
 TWO_WORLDS = (f"{PACKAGE}.lab.switching.", f"{PACKAGE}.lab.loops.")
 
 
