@@ -68,7 +68,8 @@ def marked(name: str, described: Mapping[str, Any], rows: Rows) -> str:
 def lines_of(table: Mapping[str, Any], rows: Rows) -> list[str]:
     """The Markdown of a table: a line for each arm, a column for each metric.
 
-    An arm that was measured with several seeds is shown with all of them together; the column `seeds` names them.
+    An arm that was measured with several seeds is shown with all of them together; the column `seeds` names them. With
+    `each_seed`, it has a line for each seed instead.
 
     Raises: ValueError for an arm without a row.
     """
@@ -80,9 +81,10 @@ def lines_of(table: Mapping[str, Any], rows: Rows) -> list[str]:
         seeds = {seed for of_recipe, of_arm, seed, *_ in rows if (of_recipe, of_arm) == (recipe, arm)}
         if not seeds:
             raise ValueError(f"The results have no row of the arm {arm!r} of {recipe!r}.")
-        seed = max(seeds, key=lambda seed: (seed.count("+"), seed))
-        cells = [cell(rows.get((recipe, arm, seed, one["metric"], str(one["setting"]))), one) for one in columns]
-        lines.append("| " + " | ".join([shown, *cells, seed.replace("+", ", ") or "–"]) + " |")
+        single = sorted(seed for seed in seeds if "+" not in seed)
+        for seed in single if table.get("each_seed") else [max(seeds, key=lambda seed: (seed.count("+"), seed))]:
+            cells = [cell(rows.get((recipe, arm, seed, one["metric"], str(one["setting"]))), one) for one in columns]
+            lines.append("| " + " | ".join([shown, *cells, seed.replace("+", ", ") or "–"]) + " |")
     return lines
 
 

@@ -37,6 +37,8 @@ def test_a_table_shows_the_seeds_together_and_nothing_where_there_is_no_row(tabl
         "| plain SFT | – | 3.500 | 0 |",
         "| SASFT | −35% (−39 to −31) | – | 0, 1, 2 |",
     ]
+    each = tables.lines_of({**table, "each_seed": True}, tables.read_rows(tmp_path / "r.csv"))
+    assert each[2:] == ["| plain SFT | – | 3.500 | 0 |", "| SASFT | −10% (−39 to −31) | – | 1 |"]
     with pytest.raises(ValueError, match="no row of the arm 'orpo'"):
         tables.lines_of({**table, "arms": {"orpo": "ORPO"}}, tables.read_rows(tmp_path / "r.csv"))
     (tmp_path / "r.csv").write_text(HEADER + rows.replace(",abc", ","), encoding="utf-8")
