@@ -59,7 +59,10 @@ def features_for(settings: SteeringSettings, features: FeatureSet | str | Path |
     if settings.steered_per_group == 0 or settings.steering_control in UNSTEERED:
         return None
     if features is None and settings.features is None:
-        raise ValueError("No features: set features to a feature set's path, or pass features=….")
+        raise ValueError(
+            "No features: set features to a feature set's path, or pass features=…. "
+            "steering_control=greedy_rollout needs none."
+        )
     found = FeatureSet.of(features if features is not None else str(settings.features))
     _alpha(settings, found)
     return found
