@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from result_rows import COLUMNS, load_run, read_arm, replace_rows, row  # type: 
 from sae_posttrain import FeatureSet
 from sae_posttrain.metrics import RepetitionReport, find_loop, repetition_rate
 from sae_posttrain.metrics.loops import LoopSettings
-from sae_posttrain.sampling import SamplingSettings, encode_prompts, sampler
+from sae_posttrain.sampling import Response, SamplingSettings, encode_prompts, sampler
 from sae_posttrain.steering import steer, suppress, with_random_directions
 
 RECIPE = "causality"
@@ -31,30 +31,30 @@ SEED = 0  # of the random directions
 
 @dataclass(frozen=True)
 class Trial:
-    """One layer's features or random directions, at several strengths in one batch.
+    """One layer's features or random directions, at one strength.
 
     Args:
         way: `suppress` or `amplify`.
         layer: the decoder block.
         control: whether the directions are random.
-        strengths: for `suppress` shares of what the features write, for `amplify` alphas.
+        strength: for `suppress` the share of what the features write, for `amplify` alpha.
     """
 
     way: str
     layer: int
     control: bool
-    strengths: tuple[float, ...]
+    strength: float
 
     @property
     def arm(self) -> str:
         return f"{self.way}, layer {self.layer}{', random directions' if self.control else ''}"
 
-    def editing(self, model: Any, features: FeatureSet, prompts: int) -> AbstractContextManager[None]:
-        """The change of the model while it generates: each strength for every prompt."""
+    def editing(self, model: Any, features: FeatureSet, rows: Sequence[bool]) -> AbstractContextManager[None]:
+        """The change of the model for these rows of a batch, while it generates."""
         chosen = features.select(layers=[self.layer])
         if self.control:
             chosen = with_random_directions(chosen, SEED)
-        each = [strength for strength in self.strengths for _ in range(prompts)]
+        each = [self.strength * row for row in rows]
         if self.way == "suppress":
             return suppress(model, chosen, strength=each)
         return steer(model, chosen, alpha=each)
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--answers", type=Path, required=True, help="greedy answers of the unchanged model")
     parser.add_argument("--prompts", type=int, default=24, help="prompts of each kind (default: %(default)s)")
     parser.add_argument("--suppress", type=float, nargs="+", default=[1.0, 2.0], help="strengths (default: 1 2)")
-    parser.add_argument("--amplify", type=float, nargs="+", default=[2.0, 4.0], help="alphas (default: 2 4)")
+    parser.add_argument("--amplify", type=float, nargs="+", default=[4.0], help="alphas (default: 4)")
+    parser.add_argument("--batch-size", type=int, default=160, help="answers sampled at once (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="of an answer (default: %(default)s)")
     parser.add_argument("--min-tokens", type=int, default=32, help="of a loop (default: %(default)s)")
     parser.add_argument("--results", type=Path, required=True, help="CSV; rows of the same arm are replaced")
@@ -79,16 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     features = FeatureSet.load(args.features)
     model, tokenizer = load_run(args.model, args.dtype)
     written: list[dict[str, Any]] = []
-    for trial in trials(features, args.suppress, args.amplify):
-        prompts = looping if trial.way == "suppress" else ordinary
-        for strength, report in run(trial, model, tokenizer, features, prompts, args.max_new_tokens, settings):
-            kind = "loops" if trial.way == "suppress" else "does not loop"
-            setting = f"strength {strength:g}, temperature 0, prompts on which the model {kind}"
-            lines = rows_of(args.model, trial, setting, report)
-            replace_rows(args.results, lines)
-            written += lines
-            for line in lines:
-                print(", ".join(str(line[name]) for name in COLUMNS[2:10]), flush=True)
+    settings_and_tokens = (settings, args.max_new_tokens, args.batch_size)
+    for way, prompts, strengths in (("suppress", looping, args.suppress), ("amplify", ordinary, args.amplify)):
+        planned = list(trials(features, way, strengths))
+        for trial, report in run(planned, model, tokenizer, features, prompts, *settings_and_tokens):
+            kind = "loops" if way == "suppress" else "does not loop"
+            setting = f"strength {trial.strength:g}, temperature 0, prompts on which the model {kind}"
+            written += rows_of(args.model, trial, setting, report)
+    replace_rows(args.results, written)
+    for line in written:
+        print(", ".join(str(line[name]) for name in COLUMNS[2:10]), flush=True)
     return written
 
 
@@ -107,33 +108,40 @@ def split(path: Path, count: int, settings: LoopSettings) -> tuple[list[str], li
     return kinds[True][:count], kinds[False][:count]
 
 
-def trials(features: FeatureSet, suppressed: Sequence[float], amplified: Sequence[float]) -> Iterator[Trial]:
-    """Both ways for each layer, with its features and with random directions."""
+def trials(features: FeatureSet, way: str, strengths: Sequence[float]) -> Iterator[Trial]:
+    """Each layer's features and random directions, at each strength."""
     for layer in features.layers:
-        for way, strengths in (("suppress", suppressed), ("amplify", amplified)):
-            for control in (False, True):
-                yield Trial(way, layer.layer, control, tuple(strengths))
+        for control in (False, True):
+            yield from (Trial(way, layer.layer, control, strength) for strength in strengths)
 
 
 @torch.no_grad()
 def run(
-    trial: Trial,
+    planned: Sequence[Trial],
     model: Any,
     tokenizer: Any,
     features: FeatureSet,
     prompts: Sequence[str],
-    max_new_tokens: int,
     settings: LoopSettings,
-) -> Iterator[tuple[float, RepetitionReport]]:
-    """Greedy answers to all prompts at each strength."""
-    ids = encode_prompts(tokenizer, prompts, chat=True)
-    drawing = sampler(model, tokenizer, SamplingSettings(0.0, top_p=1.0, max_new_tokens=max_new_tokens))
-    with drawing as sample, trial.editing(model, features, len(prompts)):
-        answers = sample(ids * len(trial.strengths))
-    for place, strength in enumerate(trial.strengths):
-        own = answers[place * len(prompts) :][: len(prompts)]
-        ended = [one.ended for one in own]
-        yield strength, repetition_rate([one.ids for one in own], settings, ended=ended)
+    max_new_tokens: int,
+    batch_size: int,
+) -> Iterator[tuple[Trial, RepetitionReport]]:
+    """Greedy answers to all prompts in every trial; a batch holds rows of several trials."""
+    encoded = encode_prompts(tokenizer, prompts, chat=True)
+    rows = [(trial, ids) for trial in planned for ids in encoded]
+    answers: list[Response] = []
+    with sampler(model, tokenizer, SamplingSettings(0.0, top_p=1.0, max_new_tokens=max_new_tokens)) as sample:
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            with ExitStack() as edits:
+                for trial in dict.fromkeys(trial for trial, _ in batch):
+                    mask = [own == trial for own, _ in batch]
+                    edits.enter_context(trial.editing(model, features, mask))
+                answers += sample([ids for _, ids in batch])
+    for place, trial in enumerate(planned):
+        own_answers = answers[place * len(prompts) :][: len(prompts)]
+        ended = [one.ended for one in own_answers]
+        yield trial, repetition_rate([one.ids for one in own_answers], settings, ended=ended)
 
 
 def rows_of(model: Path, trial: Trial, setting: str, report: RepetitionReport) -> list[dict[str, Any]]:

@@ -157,7 +157,9 @@ def test_causality_suppresses_where_the_model_loops_and_amplifies_elsewhere(
     where = ["--model", place / "model", "--features", place / "both.safetensors", "--answers", answers]
     settings = ["--min-tokens", LEAST, "--max-new-tokens", LENGTH, "--dtype", "float32", "--prompts", 5]
     strengths = ["--suppress", 0, 30, "--amplify", 0, 30, "--results", place / "causality.csv"]
-    rows = scripts["causality"].main(list(map(str, [*where, *settings, *strengths])))
+    command = [*where, *settings, *strengths, "--batch-size"]
+    rows = scripts["causality"].main(list(map(str, [*command, 13])))
+    assert rows == scripts["causality"].main(list(map(str, [*command, 5]))), "a batch for each trial gives the same"
     loops = {(row["arm"], row["setting"][:11]): float(row["value"]) for row in rows if "loop" in row["metric"]}
     assert len(loops) == 2 * 2 * 2 * 2, "layers, ways, features or random, strengths"
     for (arm, setting), value in loops.items():
