@@ -85,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--results", type=Path, required=True, help="CSV; rows of the same arm and seed are replaced")
     parser.add_argument("--dtype", default="bfloat16", help="of the model (default: %(default)s)")
     args = parser.parse_args(arguments)
+    for run in [run for run in args.against if not (run / RECORD).exists()]:
+        print(f"{run} is not finished; its seed is compared with the first of --against.")
+        args.against.remove(run)
     plain = set(map(Path.resolve, args.against))
     written: list[dict[str, Any]] = []
     for temperature in args.temperatures:
