@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -96,8 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         found = [answers(run, temperature, args) for run in runs]
         for one, other in compared(found, against, together):
             written += [*own_rows(one, args.prompts.stem), *(compared_rows(one, other, args.prompts.stem))]
-    for run in dict.fromkeys([*args.against, *finished_runs(args.runs)]):
-        written += training_rows(run)
+    written += training_rows(dict.fromkeys([*args.against, *finished_runs(args.runs)]))
     replace_rows(args.results, written)
     for line in written:
         print(", ".join(str(line[name]) for name in COLUMNS[2:10]), flush=True)
@@ -176,22 +175,32 @@ def compared_rows(found: Answers, against: Answers | None, prompts: str) -> Iter
             yield row(RECIPE, found.arm, metric, setting, *interval(pairs, found), len(pairs))
 
 
-def training_rows(run: Path) -> Iterator[dict[str, Any]]:
-    """What a run logged of its own rollouts; nothing for a model."""
-    if not (run / RECORD).exists():
-        return
-    record = json.loads((run / RECORD).read_text(encoding="utf-8"))
-    groups = record["max_steps"] * record["prompts_per_step"]
-    chosen = record["logged"]["loop_rate/steered"] is not None
-    rollouts = {
-        "loop_rate/steered": ("chosen rollouts that loop", groups),
-        "loop_rate/ordinary": ("other rollouts that loop", groups * (record["num_generations"] - chosen)),
-    }
-    for name, (metric, count) in rollouts.items():
-        if record["logged"][name] is not None:
-            setting = f"temperature {record['temperature']:g}, in training"
-            yield row(RECIPE, read_arm(run), metric, setting, record["logged"][name], None, None, count)
-    yield row(RECIPE, read_arm(run), "CPU seconds", "in training", record["cpu_seconds"], None, None, 1)
+def training_rows(runs: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """What runs logged of their own rollouts, and the seeds of an arm together; nothing for a model."""
+    groups: dict[str, list[tuple[Arm, dict[str, Any]]]] = {}
+    for run in runs:
+        if (run / RECORD).exists():
+            record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+            groups.setdefault(record["label"], []).append((read_arm(run), record))
+    for group in groups.values():
+        for members in [*([one] for one in group), *([group] if len(group) > 1 else [])]:
+            arm = replace(members[0][0], seed="+".join(arm.seed for arm, _ in members))
+            yield from rollout_rows(arm, [record for _, record in members])
+
+
+def rollout_rows(arm: Arm, records: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The share of the rollouts that loop, for the chosen one of each group and for the others, and the time."""
+    first = records[0]
+    setting = f"temperature {first['temperature']:g}, in training"
+    groups = first["max_steps"] * first["prompts_per_step"] * len(records)
+    chosen = first["logged"]["loop_rate/steered"] is not None
+    counts = {"steered": ("chosen", groups), "ordinary": ("other", groups * (first["num_generations"] - chosen))}
+    for name, (which, count) in counts.items():
+        if first["logged"][f"loop_rate/{name}"] is not None:
+            value = fmean(record["logged"][f"loop_rate/{name}"] for record in records)
+            yield row(RECIPE, arm, f"{which} rollouts that loop", setting, value, None, None, count)
+    seconds = fmean(record["cpu_seconds"] for record in records)
+    yield row(RECIPE, arm, "CPU seconds", "in training", seconds, None, None, len(records))
 
 
 def loops(found: Answers) -> list[float]:
