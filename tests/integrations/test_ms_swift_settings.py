@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 
 from sae_posttrain.integrations import ms_swift
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs" / "swift").glob("*.yaml"))
 
 
 def inputs_of(channels: list[str | None] | None, positions: list[list[int]] | None = None) -> dict[str, Any]:
@@ -79,3 +83,21 @@ def test_the_module_prints_where_its_file_lies() -> None:
     command = [sys.executable, "-m", "sae_posttrain.integrations.ms_swift"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert Path(printed.strip()) == Path(ms_swift.__file__).resolve()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_shipped_configurations_hold_settings_that_are_known(path: Path) -> None:
+    """`test_swift.py` gives the same files to ms-swift itself."""
+    text = path.read_text(encoding="utf-8")
+    written = yaml.safe_load(text)
+    plugin = '"$(python -m sae_posttrain.integrations.ms_swift)"'
+    assert text.splitlines()[0] == f"# swift sft {path.relative_to(ROOT)} --external_plugins {plugin}"
+    assert "Untested on real weights" in text
+    assert (written["callbacks"], written["columns"]) == ("sasft", {"language": "channel"})
+    settings = ms_swift.read_settings({name: str(value) for name, value in written["ENV"].items()})
+    assert settings.suppress == ["zh"]
+    assert f"--output {settings.features}" in text.splitlines()[1]
+    twin = yaml.safe_load((ROOT / "configs" / "sasft" / path.name).read_text(encoding="utf-8"))
+    assert settings.sasft_weight == twin["sasft_weight"]
+    for name in ("learning_rate", "max_length", "weight_decay", "warmup_steps", "gradient_accumulation_steps"):
+        assert written[name] == twin[name]
