@@ -1,8 +1,8 @@
-"""Runs ms-swift's `swift/cli/sft.py`, the file that `swift sft` starts, once for each line of stdin.
+"""Runs `swift/cli/sft.py` or `rlhf.py`, the files that `swift sft` and `swift rlhf` start, once for each line of stdin.
 
 Importing ms-swift takes ten times as long as a step of a tiny model. Here it is imported once, and each run is a fork
-of this process. A line is JSON: the arguments, the environment's changes, the folder, and the file for what the run
-writes. The answer is its exit code.
+of this process. A line is JSON: the command, its arguments, the environment's changes, the folder, and the file for
+what the run writes. The answer is its exit code.
 """
 
 import json
@@ -29,7 +29,7 @@ def run(job: dict[str, Any]) -> int:
         os.dup2(output, 2)
         os.environ.update(job["environment"])
         os.chdir(job["folder"])
-        found = find_spec("swift.cli.sft")
+        found = find_spec(f"swift.cli.{job['command']}")
         assert found is not None
         assert found.origin is not None
         sys.argv = [found.origin, *job["arguments"]]

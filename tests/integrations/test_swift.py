@@ -7,16 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sae_posttrain.integrations import ms_swift
 
-from .runs import Case, Example, add_adapter, answers, build_case, measure
+from .runs import Case, Example, add_adapter, answers, build_case, measure, settings_of
 from .table import check, read_table, record, write_table
 
 if find_spec("swift") is None or find_spec("swift.trainers") is None:
@@ -25,6 +26,7 @@ if find_spec("swift") is None or find_spec("swift.trainers") is None:
 HERE = Path(__file__).parent
 TEMPLATE = HERE.parents[1] / "benchmarks" / "_swift_template.py"
 PACKING = HERE / "swift_packing.py"
+CONFIGS = sorted((HERE.parents[1] / "configs" / "swift").glob("*.yaml"))
 
 ONE_STEP: Mapping[str, Any] = {
     "model_type": "qwen3",
@@ -62,13 +64,15 @@ class Row:
     """One way to train: ms-swift's arguments, and what the data should become.
 
     `logged` is a text that ms-swift's output must hold, which shows that the setting was in force. `executable` starts
-    `swift` itself, as several `processes` must.
+    `swift` itself, as several `processes` must. `command` is that of `swift`; a `config` stands before the arguments.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     examples: Callable[[Case], list[Example]] = answers
     processes: int = 1
     executable: bool = False
+    command: str = "sft"
+    config: tuple[str, ...] = ()
     logged: str = ""
     adapter: bool = False
     other_loss: bool = False
@@ -116,6 +120,10 @@ def options(arguments: Mapping[str, Any], plugins: Sequence[Path]) -> list[str]:
     return [*given, "--external_plugins", *map(str, plugins)]
 
 
+class FailedRunError(Exception):
+    """A run ended with an error; the message is what it wrote."""
+
+
 class Swift:
     """ms-swift's `sft`: by the executable `swift`, or as a fork of `swift_server.py`, which is much faster."""
 
@@ -145,13 +153,15 @@ class Swift:
             environment = {name.upper(): str(value) for name, value in settings.items()}
         log = output.with_suffix(".log")
         given = options(arguments, plugins)
-        code = self._executable(given, environment, row, log) if row.executable else self._fork(given, environment, log)
+        start = self._executable if row.executable else self._fork
+        code = start([*row.config, *given], environment, row, log)
         written = log.read_text(encoding="utf-8")
-        assert code == 0, written[-4000:]
+        if code:
+            raise FailedRunError(written)
         return written
 
     def _executable(self, given: list[str], environment: Mapping[str, str], row: Row, log: Path) -> int:
-        command = [str(Path(sys.executable).with_name("swift")), "sft", *given]
+        command = [str(Path(sys.executable).with_name("swift")), row.command, *given]
         if row.processes > 1:
             ranks = {"NPROC_PER_NODE": str(row.processes), "MASTER_PORT": "29613", "GLOO_SOCKET_IFNAME": "lo"}
             environment = {**environment, **ranks}
@@ -161,8 +171,9 @@ class Swift:
             )
         return done.returncode
 
-    def _fork(self, given: list[str], environment: Mapping[str, str], log: Path) -> int:
-        job = {"arguments": given, "environment": environment, "folder": str(self.case.folder), "log": str(log)}
+    def _fork(self, given: list[str], environment: Mapping[str, str], row: Row, log: Path) -> int:
+        job = {"command": row.command, "arguments": given, "environment": environment}
+        job |= {"folder": str(self.case.folder), "log": str(log)}
         assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
@@ -211,6 +222,63 @@ def test_what_is_added_is_the_auxiliary_gradient(name: str, swift: Swift, tmp_pa
         cells["the framework's own gradient"] = "not cross-entropy"
     record(name, cells)
     check(cells)
+
+
+REFUSED: Mapping[str, tuple[Row, Mapping[str, Any], str]] = {
+    "an unknown setting": (Row(), {"sasft_wieght": 1}, "Unknown setting sasft_wieght: did you mean sasft_weight?"),
+    "a column that is not carried": (Row(), {"sasft_language_column": "lang"}, "Rename yours with --columns"),
+    "channels that are no languages": (
+        Row({"columns": '{"topic": "channel"}'}),
+        {},
+        "set SASFT_LANGUAGE_COLUMN to none",
+    ),
+    "more blocks than the features' model": (
+        Row({"tuner_type": "llamapro", "llamapro_num_new_blocks": 3}),
+        {},
+        "These features were found in",
+    ),
+    "DPO": (Row({"rlhf_type": "dpo"}, command="rlhf"), {}, "SASFT does not serve ms-swift's DPOTrainer"),
+    "KTO": (Row({"rlhf_type": "kto"}, command="rlhf"), {}, "SASFT does not serve ms-swift's KTOTrainer"),
+}
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_served_is_refused_before_the_first_step(name: str, swift: Swift, tmp_path: Path) -> None:
+    row, changes, words = REFUSED[name]
+    rows = tmp_path / "rows.jsonl"
+    with rows.open("w", encoding="utf-8") as file:
+        for number, messages in enumerate(swift.case.messages()):
+            extra = {"topic": "math", "rejected_response": "no", "label": number % 2 == 0}
+            file.write(json.dumps({**messages, **extra}, ensure_ascii=False) + "\n")
+    row = replace(row, arguments={**row.arguments, "dataset": rows})
+    with pytest.raises(FailedRunError) as failed:
+        swift.run(tmp_path / "refused", row, {**settings_of(swift.case, 0.1, None), **changes})
+    written = str(failed.value)
+    assert words in written, written[-3000:]
+    assert "Train:" not in written
+    assert not (tmp_path / "refused" / "checkpoint-1").exists()
+
+
+def test_sequence_parallelism_is_refused() -> None:
+    from swift.trainers import Seq2SeqTrainer
+
+    trainer = object.__new__(Seq2SeqTrainer)
+    trainer.template = SimpleNamespace(sequence_parallel_size=2)
+    with pytest.raises(ValueError, match="--sequence_parallel_size 1"):
+        ms_swift.check_swift_trainer(trainer)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_shipped_configurations_train(path: Path, swift: Swift, tmp_path: Path) -> None:
+    """`swift sft FILE`, with a tiny model on a CPU in place of the real one: ms-swift reads every key, `ENV` too."""
+    row = Row({"use_hf": False, "num_train_epochs": 1}, executable=True, config=(str(path),))
+    written = swift.run(tmp_path / path.stem, row, {"sasft_features": str(swift.case.features)})
+    log = (tmp_path / path.stem / "logging.jsonl").read_text(encoding="utf-8")
+    assert json.loads(log.splitlines()[-1])["global_step"] == 1
+    assert "sasft_pre_activation_zh" in written
+    assert (tmp_path / path.stem / path.name).is_file(), "ms-swift keeps a copy of the file it was given"
 
 
 def test_the_documented_table_has_every_row() -> None:
