@@ -48,6 +48,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{code}.txt").write_text("\n".join(texts), encoding="utf-8")
     rows = [{"prompt": t[0], "completion": f" {t[1]}", "language": code} for code, t in TEXTS.items()]
     write_rows(folder / "data" / "sft" / "train.jsonl", rows)
+    answers = [{"prompt": t[0], "response": t[1], "language": code} for code, t in TEXTS.items()]
+    write_rows(folder / "answers.jsonl", answers)
+    write_rows(folder / "before.jsonl", answers)
     write_rows(folder / "prompts.jsonl", [{"prompt": TEXTS["en"][0], "language": "en"}])
     shutil.copytree(ROOT / "configs", folder / "configs")
     with (folder / "configs" / "sasft" / "qwen3-1.7b-base.yaml").open("a", encoding="utf-8") as config:
@@ -73,10 +76,11 @@ def test_shell_commands(place: Path) -> None:
         done = subprocess.run(["bash", "-euc", block], cwd=place, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)
-    measured, steered = printed
+    measured, compared, steered = printed
     assert (place / "features" / "qwen3-1.7b-base.safetensors").is_file()
     assert (place / "runs" / "sasft" / "model.safetensors").is_file()
     assert "Hani" in measured
+    assert "report.html" in compared
     assert re.findall(r"^--- (.*)$", steered, flags=re.MULTILINE) == ["plain", "alpha 1", "alpha 2", "alpha -1"]
 
 
