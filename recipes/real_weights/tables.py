@@ -76,9 +76,11 @@ def lines_of(table: Mapping[str, Any], rows: Rows) -> list[str]:
     columns = table["columns"]
     lines = ["| " + " | ".join([table.get("first", "arm"), *(column["title"] for column in columns), "seeds"]) + " |"]
     lines.append("|---" * (len(columns) + 2) + "|")
+    wanted = {(column["metric"], str(column["setting"])) for column in columns}
     for arm, shown in table["arms"].items():
         recipe = table["recipe"]
-        seeds = {seed for of_recipe, of_arm, seed, *_ in rows if (of_recipe, of_arm) == (recipe, arm)}
+        keys = [key for key in rows if key[:2] == (recipe, arm)]
+        seeds = {key[2] for key in keys if key[3:] in wanted} or {key[2] for key in keys}
         if not seeds:
             raise ValueError(f"The results have no row of the arm {arm!r} of {recipe!r}.")
         single = sorted(seed for seed in seeds if "+" not in seed)
