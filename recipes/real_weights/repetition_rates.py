@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         runs = [run for run in finished_runs(args.runs) if run.resolve() not in plain]
         found = [answers(run, temperature, args) for run in runs]
         for one, other in compared(found, against, together):
-            written += [*own_rows(one, args.prompts.stem), *(compared_rows(one, other, args.prompts.stem))]
+            written += [*own_rows(one, args.prompts.stem), *compared_rows(one, other, args.prompts.stem)]
     written += training_rows(dict.fromkeys([*args.against, *finished_runs(args.runs)]))
     replace_rows(args.results, written)
     for line in written:
@@ -161,8 +161,8 @@ def own_rows(found: Answers, prompts: str) -> Iterator[dict[str, Any]]:
 
 
 def compared_rows(found: Answers, against: Answers | None, prompts: str) -> Iterator[dict[str, Any]]:
-    """The relative change of loops and of the task reward, paired by prompt and seed."""
-    if against is None:
+    """The relative change of loops and of the task reward, paired by prompt and seed; none for a model without one."""
+    if against is None or not found.arm.seed:
         return
     setting = setting_of(found, prompts)
     for name, ours, theirs in (
