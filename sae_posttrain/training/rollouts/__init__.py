@@ -1,4 +1,4 @@
-"""Steered rollouts: one rollout of each group loops on purpose, so that RL sees what it would almost never sample."""
+"""Steered rollouts: one rollout of each group is steered into a loop, which RL would otherwise almost never sample."""
 
 from typing import TYPE_CHECKING
 

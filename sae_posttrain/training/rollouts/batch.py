@@ -14,13 +14,13 @@ from .plan import RolloutPlan
 
 @dataclass
 class SteeredBatch:
-    """What the trainer's methods tell each other about one generation batch, from its plan to its rewards.
+    """The state of one generation batch that the trainer's methods share, from its plan to its rewards.
 
-    TRL calls these methods one after the other and passes none of this on. A new value is made for every batch, so that
-    nothing of an earlier batch can be read.
+    TRL calls these methods one after the other and passes none of these values on. Every batch gets a new object, so
+    that no method can read the state of an earlier batch.
 
     Args:
-        plan: which rows are steered; none of them in evaluation.
+        plan: which rows are steered. In evaluation no row is steered.
         filters_overlong: whether the trainer filters completions that are cut at the token limit, sparing steered ones.
         steered_tokens: for each row of this process, how many tokens were sampled while steering. None before the first
             turn is generated. Later turns of a conversation with tools add none.
@@ -34,11 +34,11 @@ class SteeredBatch:
 
     @property
     def awaits_steering(self) -> bool:
-        """Whether the next turn is the one to steer: the batch's first."""
+        """Whether the next turn must be steered. Only the first turn of a batch is steered."""
         return bool(self.plan) and self.steered_tokens is None
 
     def count_steered(self, completion_ids: list[list[int]]) -> None:
-        """Record the completions of the steered turn."""
+        """Record how many tokens of each completion were sampled while steering."""
         here = self.plan.here
         self.steered_tokens = [len(ids) * steered for ids, steered in zip(completion_ids, here, strict=True)]
 
@@ -59,7 +59,7 @@ class SteeredBatch:
         return rewards_N.masked_fill(per_func_NF.isnan().all(dim=1), torch.nan)
 
     def kept(self, ids_BT: Tensor, mask_BT: Tensor, end_ids: list[int]) -> Tensor:
-        """`(B,)`: which completions overlong filtering keeps. They ended with one of `end_ids`, or they are steered."""
+        """`(B,)`: which completions overlong filtering keeps: steered ones and those that end with one of `end_ids`."""
         last_B = ids_BT.gather(1, mask_BT.sum(dim=1, keepdim=True) - 1).squeeze(1)
         ended_B = torch.isin(last_B, torch.tensor(end_ids, device=last_B.device))
         return ended_B | (self.steered_counts(last_B.device) > 0)

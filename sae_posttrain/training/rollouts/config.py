@@ -1,4 +1,4 @@
-"""TRL's configurations for groups, plus steered rollouts."""
+"""TRL's configurations of GRPO and RLOO, plus the settings of steered rollouts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ try:
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig
     from trl import __version__ as trl_version
 except ImportError as error:
-    raise ImportError("Steered rollouts run in TRL's trainers: pip install 'sae-posttrain[trl]'.") from error
+    raise ImportError("Steered rollouts need TRL, which is not installed: pip install 'sae-posttrain[trl]'.") from error
 
 from .settings import SteeringSettings
 
-OLDEST = "1.12"  # before, GRPO took no missing log-probabilities for a row, and turns had other parameters
+OLDEST = "1.12"  # older GRPO trainers need log-probabilities for every row, and their turns have other parameters
 if Version(trl_version) < Version(OLDEST):
     raise ImportError(f"Steered rollouts need TRL {OLDEST} or newer, and {trl_version} is installed; upgrade it.")
 
-# The only losses of TRL that divide by the tokens of the whole batch, so that one long row takes weight from the rest.
+# Only these losses of TRL divide by the tokens of the whole batch. One long row lowers the weight of all other rows.
 DILUTED = ("dapo", "cispo", "vespo")
 
 
@@ -27,10 +27,26 @@ DILUTED = ("dapo", "cispo", "vespo")
 class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
     """`trl.GRPOConfig` plus steered rollouts.
 
-    There is no dynamic sampling, as in the published runs. DAPO draws other prompts for groups whose rewards are all
-    equal; here they would have to come out of the Trainer's dataloader, whose place a resumed run finds by counting
-    steps, for a number of rounds that all processes agree on. Such a group has no gradient, and where loops are
-    punished a steered one is seldom such a group.
+    Dynamic sampling, which DAPO uses, is not implemented; the published runs do not use it either. It replaces groups
+    whose rewards are all equal by groups of other prompts. Here these prompts would have to come from the Trainer's
+    dataloader, and a resumed run could not find its place there, since it counts steps. A group with equal rewards has
+    no gradient. If loops are penalised, a group with a steered rollout seldom has equal rewards.
+
+    Args:
+        off_policy: how the loss weighs steered tokens. Default: `on_policy`, as published.
+        max_steered_token_share: largest share of the loss's tokens that steered tokens may make up. Default: 1.0.
+
+    The other settings are those of `SteeringSettings` and of `trl.GRPOConfig`.
+
+    Raises:
+        ValueError: settings that are out of range or contradict each other.
+
+    Example:
+        >>> config = SteeredGRPOConfig("out", bf16=False, num_generations=8, steering_alpha=12.0)
+        >>> config.steered_per_group
+        1
+
+    Source: arXiv:2605.11887, section 8; `shaped` is LUFFY's policy shaping, arXiv:2504.14945.
     """
 
     off_policy: Literal["on_policy", "truncated_is", "shaped"] = field(
@@ -65,27 +81,40 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
             )
         if self.off_policy != "on_policy" and self.importance_sampling_level != "token":
             raise ValueError(
-                f"off_policy={self.off_policy!r} weighs tokens; set importance_sampling_level='token', not "
-                f"{self.importance_sampling_level!r}."
+                f"off_policy={self.off_policy!r} gives each token its own weight, which needs "
+                f"importance_sampling_level='token', not {self.importance_sampling_level!r}. Change one of the two."
             )
         weighs_tokens = self.off_policy != "on_policy" or self.max_steered_token_share < 1
-        # Newer TRLs take Liger's layers only, and keep the loss their own.
+        # Newer versions of TRL use Liger for the layers only and compute the loss themselves.
         if weighs_tokens and self.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"):
             raise ValueError(
                 f"off_policy={self.off_policy!r} and max_steered_token_share={self.max_steered_token_share} need each "
-                f"token's loss, and this TRL ({trl_version}) leaves it to Liger. Set use_liger_kernel to false, or "
-                "off_policy='on_policy' and max_steered_token_share=1."
+                f"token's loss, which Liger computes in this version of TRL ({trl_version}). Set use_liger_kernel to "
+                "false, or set off_policy='on_policy' and max_steered_token_share=1."
             )
         if not self.steered_in_baseline and self.multi_objective_aggregation != "sum_then_normalize":
             raise ValueError(
-                "steered_in_baseline=False needs one reward to compare: set "
+                "steered_in_baseline=False compares one summed reward per rollout, so it needs "
                 f"multi_objective_aggregation='sum_then_normalize', not {self.multi_objective_aggregation!r}."
             )
 
 
 @dataclass
 class SteeredRLOOConfig(SteeringSettings, RLOOConfig):
-    """`trl.RLOOConfig` plus steered rollouts."""
+    """`trl.RLOOConfig` plus steered rollouts.
+
+    The settings are those of `SteeringSettings` and of `trl.RLOOConfig`.
+
+    Raises:
+        ValueError: settings that are out of range or contradict each other.
+
+    Example:
+        >>> config = SteeredRLOOConfig("out", bf16=False, num_generations=4, steer_after_step=100)
+        >>> config.steer_after_step
+        100
+
+    Source: arXiv:2605.11887, section 8.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,4 +122,4 @@ class SteeredRLOOConfig(SteeringSettings, RLOOConfig):
         self.check_temperature(self.temperature)
         self.warn_of_unseen_loops(self.max_completion_length)
         if not self.steered_in_baseline and self.normalize_advantages:
-            raise ValueError("steered_in_baseline=False cannot be had with normalize_advantages=True; choose one.")
+            raise ValueError("steered_in_baseline=False and normalize_advantages=True exclude each other; choose one.")

@@ -24,10 +24,32 @@ def steered_rollout_func(
     control: Control = "features",
     greedy_rollout_temperature: float = 0.0,
 ) -> Callable[[list[Any], Any], dict[str, Any]]:
-    """`GRPOTrainer(…, rollout_func=steered_rollout_func(features))`; the settings are `SteeredGRPOConfig`'s.
+    """A `rollout_func` for `trl.GRPOTrainer` that steers one rollout of each group.
 
     Reward functions are given `steered`, true or false for each completion, and the completions table shows it. The
-    loss knows nothing of it: with overlong filtering, off-policy masks or other weights use `SteeredGRPOTrainer`.
+    loss treats steered rows like all others. With overlong filtering, off-policy masks or other weights, use
+    `SteeredGRPOTrainer` instead.
+
+    Args:
+        features: a feature set or its path; None for a `control` that needs no features.
+        alpha: steering strength, in units of the features' typical activation. Default: the calibrated one.
+        steered_per_group: steered rollouts in each group of `num_generations`. Default: 1.
+        steer_after_step: optimizer steps before the first steered rollout. Default: 0.
+        steer_probability: share of the groups that get a steered rollout, 0 to 1. Default: 1.0.
+        control: `features`, or a control: `random_direction`, `extra_plain` or `greedy_rollout`.
+        greedy_rollout_temperature: temperature of the rollout with `control="greedy_rollout"`; 0 is greedy.
+
+    Returns:
+        a callable that can be pickled. It takes the prompts and the trainer, as TRL calls it.
+
+    Raises:
+        ValueError: no features, no strength, or a setting out of range. At the first call: features of another model,
+            or settings of the trainer that would cancel the steered rollout.
+
+    Example:
+        >>> trainer = GRPOTrainer(model, rewards, rollout_func=steered_rollout_func("loops.safetensors"))
+
+    Source: arXiv:2605.11887, section 8.
     """
     settings = SteeringSettings(
         steering_alpha=alpha,
@@ -41,14 +63,14 @@ def steered_rollout_func(
 
 
 def _turn_settings(trainer: Any) -> dict[str, int]:
-    """What TRL's `_generate_single_turn` takes beside the prompts: newer ones the size of the groups."""
+    """Further arguments of TRL's `_generate_single_turn`: newer versions also take the size of the groups."""
     if "num_generations" not in inspect.signature(trainer._generate_single_turn).parameters:
         return {}
     return {"num_generations": trainer.num_generations if trainer.model.training else trainer.num_generations_eval}
 
 
 class _SteeredRollouts:
-    """Callable and picklable; what depends on the trainer is found at its first call."""
+    """The callable that `steered_rollout_func` returns. It can be pickled, and reads the trainer at its first call."""
 
     __name__ = "steered_rollouts"
 
@@ -89,8 +111,8 @@ class _SteeredRollouts:
             for name in ("mask_truncated_completions", "off_policy_mask_threshold"):
                 if getattr(trainer, name):
                     raise ValueError(
-                        f"{name} would cancel the steered rollout, and a rollout_func cannot spare it: unset it, or "
-                        "use SteeredGRPOTrainer."
+                        f"{name} would cancel the steered rollouts, and a rollout_func cannot exempt them. Unset it, "
+                        "or use SteeredGRPOTrainer."
                     )
         prepare(trainer)
         return source_of(self.settings, self.features, trainer.model, None, trainer.args.seed)

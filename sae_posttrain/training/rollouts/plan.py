@@ -1,4 +1,4 @@
-"""Which rows of a generation batch are steered: worked out alike by every process, without a word between them."""
+"""Which rows of a generation batch are steered. Every process computes the same plan without communicating."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class RolloutPlan:
     """The steered rows of one generation batch.
 
     Args:
-        everywhere: for each row of all processes, in order, whether it is steered.
-        process: this process's place among them.
-        size: rows of each process.
+        everywhere: for each row of the global batch (all processes, in order), whether it is steered.
+        process: index of this process.
+        size: number of rows on each process.
     """
 
     everywhere: tuple[bool, ...]
@@ -31,7 +31,9 @@ class RolloutPlan:
     def rows(self, *, as_many_everywhere: bool = False) -> list[int]:
         """The steered rows of this process.
 
-        as_many_everywhere: filled up with row 0, since processes that share a sharded model have to call it alike.
+        Args:
+            as_many_everywhere: whether the list is padded with row 0, so that it has the same length on every process.
+                Processes that share a sharded model must run the same number of forwards.
         """
         rows = [row for row, steered in enumerate(self.here) if steered]
         if as_many_everywhere:
@@ -47,17 +49,22 @@ class RolloutPlan:
 
 
 def steered_rows(rows: int, group: int, per_group: int, probability: float = 1.0, seed: str = "") -> tuple[bool, ...]:
-    """For each row of the global batch, whether it is steered: the first `per_group` of a group, or none.
+    """For each row of the global batch, whether it is steered: the first `per_group` rows of each chosen group.
 
-    Groups are contiguous in the global batch. What `probability` decides depends on the seed and the group alone, and
-    draws from no generator that training uses.
+    Args:
+        rows: number of rows of the global batch, in which the rows of a group are contiguous.
+        group: rows in a group.
+        per_group: steered rows in a chosen group.
+        probability: share of the groups that are chosen. The choice depends only on `seed` and the group's index, and
+            uses no random generator that training uses.
+        seed: any text, such as the run's seed and the step.
     """
     chosen = [random.Random(f"{seed} {number}").random() < probability for number in range(-(-rows // group))]
     return tuple(row % group < per_group and chosen[row // group] for row in range(rows))
 
 
 def plan_for(trainer: Any, settings: SteeringSettings, size: int) -> RolloutPlan:
-    """The plan for a trainer's next generation batch of `size` rows on each process; evaluation is never steered."""
+    """The plan of a trainer's next generation batch of `size` rows on each process. Evaluation is never steered."""
     step = trainer.state.global_step
     steers = trainer.model.training and step >= settings.steer_after_step
     everywhere = steered_rows(

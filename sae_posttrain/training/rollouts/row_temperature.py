@@ -1,4 +1,4 @@
-"""Sample some rows of a `generate` call at a temperature of their own, in the one batched call."""
+"""Sample some rows of one batched `generate` call at another temperature than the others."""
 
 # R rows, S sequence, T completion tokens, V vocabulary
 
@@ -20,9 +20,10 @@ class RowTemperature(LogitsProcessor):
     """Scales the scores of some rows before `generate` divides all rows by its own temperature.
 
     Args:
-        rows: `(R,)` mask of the rows that have a temperature of their own.
-        temperature: theirs. At 0 every token but the likeliest gets the score -inf, so that sampling is greedy.
-        shared: the temperature by which `generate` divides the scores afterwards.
+        rows: `(R,)` mask of the rows that have another temperature.
+        temperature: the temperature of these rows. At 0 all tokens except the likeliest get the score -inf, so that
+            sampling is greedy.
+        shared: the temperature of the call, by which `generate` divides the scores afterwards.
     """
 
     def __init__(self, rows: Tensor, temperature: float, shared: float) -> None:
@@ -41,18 +42,18 @@ class RowTemperature(LogitsProcessor):
 
 @contextmanager
 def row_temperature(model: nn.Module, rows: Sequence[bool], temperature: float) -> Iterator[None]:
-    """Sample these rows of every `model.generate(...)` inside the block at their own temperature.
+    """Sample these rows of every `model.generate(...)` inside the block at `temperature`.
 
-    The other rows are sampled as without it, token for token: their scores and the random numbers drawn for them are
-    the same. The call's top_k, top_p and min_p apply to all rows, after the temperature.
+    The other rows get exactly the tokens that they would get without this block: their scores and their random numbers
+    stay the same. The call's top_k, top_p and min_p apply to all rows, after the temperature.
 
     Args:
-        model: the model or whatever wraps it.
-        rows: for each prompt of the call, whether its temperature is `temperature`.
-        temperature: 0 is greedy.
+        model: the model, or a wrapper around it.
+        rows: for each prompt of the call, whether it is sampled at `temperature`.
+        temperature: at least 0; 0 is greedy.
 
     Raises:
-        ValueError: a call that does not sample or that searches with beams; another number of prompts than rows.
+        ValueError: the call does not sample, uses beam search, or has another number of prompts than `rows`.
 
     Example:
         >>> with row_temperature(model, [True, False], 0.0):
@@ -76,12 +77,14 @@ def _with_rows(base: Any, generate: Callable[..., Any], rows: Tensor, temperatur
         given = {name: kwargs.get(name, getattr(config, name, None)) for name in ("do_sample", "num_beams")}
         if not given["do_sample"] or (given["num_beams"] or 1) > 1:
             raise ValueError(
-                "A rollout with a temperature of its own needs a `generate` call that samples without beams; this one "
+                "A temperature for single rollouts needs a `generate` call that samples without beam search; this call "
                 f"has do_sample={given['do_sample']} and num_beams={given['num_beams']}. Change generation_kwargs."
             )
         prompts = kwargs.get("input_ids", args[0] if args else None)
         if prompts is not None and len(prompts) != len(rows):
-            raise ValueError(f"rows is for {len(rows)} prompts, and generate was given {len(prompts)}.")
+            raise ValueError(
+                f"rows has {len(rows)} entries, but generate got {len(prompts)} prompts; give one entry per prompt."
+            )
         shared = kwargs.get("temperature", getattr(config, "temperature", None))
         processor = RowTemperature(rows, temperature, 1.0 if shared is None else float(shared))
         processors = LogitsProcessorList([*(kwargs.pop("logits_processor", None) or []), processor])
@@ -94,10 +97,10 @@ def logps_at(model: nn.Module, ids_RS: Tensor, mask_RS: Tensor, tokens: int, tem
     """Log-probabilities of each row's last tokens under the model at a temperature.
 
     Args:
-        model: the model or whatever wraps it.
-        ids_RS, mask_RS: prompts, padded on the left, with their completions.
+        model: the model, or a wrapper around it.
+        ids_RS, mask_RS: token ids and attention mask of prompts, padded on the left, with their completions.
         tokens: the completions' length, T.
-        temperature: at 0 the model is certain of what it samples, and every log-probability is 0.
+        temperature: at least 0. At 0 sampling is greedy, and every log-probability is 0.
 
     Returns:
         `(R, T)` float32.

@@ -1,4 +1,4 @@
-"""The settings of steered rollouts, for any trainer; each with its help, for YAML and the command line."""
+"""The settings of steered rollouts, for any trainer. Each field has the help for YAML and the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNSTEERED: tuple[Control, ...] = ("extra_plain", "greedy_rollout")
 
 @dataclass
 class SteeringSettings:
-    """Which rollouts of a group are steered, with what, and what is measured of them."""
+    """Which rollouts of a group are steered, by which features, and what counts as a loop in the logged rates."""
 
     features: str | None = field(
         default=None, metadata={"help": "Feature set: a .safetensors file, or a hub repository that holds one."}
@@ -35,21 +35,21 @@ class SteeringSettings:
     steering_control: Control = field(
         default="features",
         metadata={
-            "help": "features, or a control that is treated alike in all else. random_direction steers along random "
-            "directions of the features' norm. extra_plain does not steer. greedy_rollout does not steer either, and "
-            "samples the rollout at greedy_rollout_temperature."
+            "help": "What the chosen rollout is steered with: features, or one of three controls. random_direction "
+            "steers along random directions of the same norm. extra_plain does not steer. greedy_rollout does not "
+            "steer either, and samples the rollout at greedy_rollout_temperature."
         },
     )
     greedy_rollout_temperature: float = field(
         default=0.0,
         metadata={
-            "help": "Temperature of the rollout with steering_control=greedy_rollout, below that of the others; 0 is "
-            "greedy."
+            "help": "Temperature of the chosen rollout with steering_control=greedy_rollout. It must be below "
+            "temperature; 0 is greedy."
         },
     )
     steered_in_baseline: bool = field(
         default=True,
-        metadata={"help": "Whether steered rewards count in the mean and std that a group is compared with."},
+        metadata={"help": "Whether the mean and std of a group's rewards include the steered rollout."},
     )
     loop_min_repeats: int = field(default=MIN_REPEATS, metadata={"help": "Smallest number of whole periods of a loop."})
     loop_min_tokens: int = field(default=MIN_TOKENS, metadata={"help": "Smallest number of tokens of a loop."})
@@ -60,26 +60,33 @@ class SteeringSettings:
         return LoopSettings(self.loop_min_repeats, min_tokens=self.loop_min_tokens, fold_digits=False)
 
     def warn_of_unseen_loops(self, max_completion_length: int | None) -> None:
-        """Warn where no completion has room for a loop, so that its rate and its penalty are 0 whatever is sampled."""
+        """Warn if completions are too short to hold a loop, so that loop rates and penalties are always 0."""
         if max_completion_length is not None and max_completion_length < self.loop_min_tokens:
             logger.warning(
                 "max_completion_length=%d leaves no room for a loop of at least loop_min_tokens=%d tokens: "
-                "loop rates will be 0, and so will a LoopPenalty of that length. Raise the one or lower the other.",
+                "loop rates and a LoopPenalty with this length will be 0. Raise the former or lower the latter.",
                 *(max_completion_length, self.loop_min_tokens),
             )
 
     def check(self, num_generations: int) -> None:
-        """Refuse settings that make no sense together, for groups of this size."""
+        """Refuse settings that contradict each other or the group size.
+
+        Args:
+            num_generations: rollouts in a group.
+
+        Raises:
+            ValueError: the message names the setting and what it may be.
+        """
         steered = self.steered_per_group
         if not 0 <= steered < num_generations:
             raise ValueError(
-                f"steered_per_group is {steered}, of num_generations = {num_generations}; a group is compared with its "
-                "ordinary rollouts, so leave at least one."
+                f"steered_per_group={steered} with num_generations={num_generations}: expected at least 0, and fewer "
+                "than num_generations, since steered rollouts are compared with at least one ordinary rollout."
             )
         if not self.steered_in_baseline and num_generations - steered < 2:
             raise ValueError(
-                f"steered_in_baseline=False leaves a baseline of {num_generations - steered} rollout in each group; it "
-                "takes two. Raise num_generations."
+                f"steered_in_baseline=False needs at least two ordinary rollouts in each group for the baseline, and "
+                f"there is {num_generations - steered}. Raise num_generations."
             )
         if not 0 <= self.steer_probability <= 1:
             raise ValueError(f"steer_probability must be between 0 and 1, got {self.steer_probability}.")
@@ -89,19 +96,19 @@ class SteeringSettings:
             raise ValueError(
                 f"greedy_rollout_temperature must be 0 (greedy) or more, got {self.greedy_rollout_temperature}."
             )
-        if self.loop_min_repeats < 3 or self.loop_min_tokens < 1:  # else found out after the first rollouts
+        if self.loop_min_repeats < 3 or self.loop_min_tokens < 1:  # checked here, before any rollout is made
             raise ValueError(
                 f"loop_min_repeats={self.loop_min_repeats}, loop_min_tokens={self.loop_min_tokens}: expected at least "
                 "3 and 1."
             )
 
     def check_temperature(self, temperature: float) -> None:
-        """Refuse a greedy rollout that is no cooler than the others, which are sampled at `temperature`."""
+        """Refuse a greedy_rollout_temperature that is not below `temperature`, the one of the other rollouts."""
         if self.steering_control != "greedy_rollout" or self.steered_per_group == 0:
             return
         if self.greedy_rollout_temperature >= temperature:
             raise ValueError(
                 f"greedy_rollout_temperature={self.greedy_rollout_temperature} is not below the other rollouts' "
-                f"temperature={temperature}; lower it, or set steering_control=extra_plain for a rollout like the "
-                "others."
+                f"temperature={temperature}. Lower it, or set steering_control=extra_plain, which samples the rollout "
+                "like the others."
             )

@@ -1,4 +1,4 @@
-"""Steered rollouts as trainers: TRL's own, with one rollout of each group steered."""
+"""TRL's GRPO and RLOO trainers with one rollout of each group steered."""
 
 # N rows of all processes, B rows of one batch, P prompt, T completion tokens
 
@@ -15,7 +15,7 @@ from torch import Tensor
 try:
     from trl import GRPOTrainer, RLOOTrainer
 except ImportError as error:
-    raise ImportError("Steered rollouts run in TRL's trainers: pip install 'sae-posttrain[trl]'.") from error
+    raise ImportError("Steered rollouts need TRL, which is not installed: pip install 'sae-posttrain[trl]'.") from error
 
 from ...feature_set import FeatureSet
 from ...metrics.loops import find_loop
@@ -31,6 +31,7 @@ from .weighing import (
     capped_tokens,
     leave_one_out_outside_baseline,
     shaped_weight,
+    steered_positions,
     truncated_weight,
 )
 
@@ -41,19 +42,19 @@ else:
 
 
 class SteeredRolloutMixin(CardMixin, _Trainer):
-    """Goes before a TRL trainer of groups. Source: arXiv:2605.11887, section 8.
+    """Adds steered rollouts to a TRL trainer, as the base class before it. Source: arXiv:2605.11887, section 8.
 
-    Every group's rollouts are generated as always but one, which is steered by `args.features`; all are rewarded alike.
-    The steered one is exempt from settings that would cancel it: `mask_truncated_completions`, since a loop is cut at
-    the token limit, and corrections for off-policy rows, since a loop is unlikely under the policy. Evaluation is never
-    steered.
+    One rollout of each group is steered by `args.features`. The others are generated as usual, and all get the same
+    reward functions. Settings that would remove the steered rollout from the loss do not apply to it:
+    `mask_truncated_completions`, since a loop is cut at the token limit, and off-policy corrections, since a loop is
+    unlikely under the policy. Evaluation is never steered.
     """
 
     _config_class: Any
     _plain_class: Any
     _paper = {"title": "Qwen-Scope technical report", "id": "2605.11887"}  # noqa: RUF012
     mask_truncated_completions: Any
-    _batch: SteeredBatch | None = None  # while it is generated and scored
+    _batch: SteeredBatch | None = None  # set while a batch is generated and scored
 
     def __init__(
         self,
@@ -72,12 +73,12 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
             )
         if args.steered_per_group and kwargs.get("rollout_func") is not None:
             raise ValueError(
-                f"A rollout_func makes its rollouts by itself, so {type(self).__name__} cannot steer them. Leave it "
-                "out; or use trl.GRPOTrainer, and build it on steered_rollout_func."
+                f"A rollout_func generates its own rollouts, so {type(self).__name__} cannot steer them. Leave "
+                "rollout_func out, or use trl.GRPOTrainer with steered_rollout_func."
             )
         if args.steered_per_group == 0:
             self._use_card_of(self._plain_class)
-        features = features_for(args, features)  # before a model is loaded in vain
+        features = features_for(args, features)  # first, since it may fail and loading the model takes long
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         self.source = source_of(args, features, self.model, model if isinstance(model, str) else None, args.seed)
         prepare(self)
@@ -88,7 +89,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
         def turn(prompt_ids: Any, images: Any, fields: Any) -> Any:
             return parent._generate_single_turn(prompt_ids, images, fields, *rest, **settings)
 
-        # Later turns of a conversation with tools go on from the first one's text: no longer the features' work.
+        # Later turns of a conversation with tools continue the first turn's text and are not steered.
         batch = self._batch
         if batch is None or not batch.awaits_steering:
             return turn(prompt_ids, images, fields)
@@ -105,7 +106,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
 
     @contextmanager
     def _new_batch(self, rows: int) -> Iterator[SteeredBatch]:
-        """A batch that the methods called inside work on. TRL's own overlong filtering is off if rows are steered."""
+        """Set `_batch` for the methods called inside. TRL's own overlong filtering is off if any row is steered."""
         plan = plan_for(self, self.args, rows)
         filters_overlong = self.mask_truncated_completions
         self._batch = SteeredBatch(plan, filters_overlong and bool(plan))
@@ -117,7 +118,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
             self._batch, self.mask_truncated_completions = None, filters_overlong
 
     def _finish(self, output: Any, batch: SteeredBatch) -> None:
-        """Exempt the steered rows of a scored batch from what would cancel them, and log them."""
+        """Exempt the steered rows of a scored batch from overlong filtering and off-policy masks, and log them."""
         output["steered_tokens"] = batch.steered_counts(self.accelerator.device)
         if batch.filters_overlong:
             self._mask_truncated(output, batch)
@@ -139,7 +140,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
         return rewards
 
     def _mask_truncated(self, output: Any, batch: SteeredBatch) -> None:
-        """What TRL does for `mask_truncated_completions`, but not to steered rows."""
+        """Apply `mask_truncated_completions` as TRL does, except to steered rows."""
         kept_B = batch.kept(output["completion_ids"], output["completion_mask"], self._end_or_padding())
         for name in ("completion_mask", "tool_mask"):
             if name in output:
@@ -149,7 +150,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
         return [*end_tokens(self), self._tokenizer.pad_token_id]
 
     def _take_from_baseline(self, output: Any, batch: SteeredBatch) -> None:
-        """Compare every reward with the ordinary rows' alone; in the completions table too."""
+        """Compare every reward with the ordinary rows' rewards only, in the completions table too."""
         plan = batch.plan
         advantages_N = self._outside_baseline(output, batch)
         output["advantages"] = advantages_N[plan.process * plan.size :][: plan.size].clone()
@@ -161,7 +162,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
         raise NotImplementedError
 
     def _count(self, output: Any, batch: SteeredBatch) -> None:
-        """Cap what steered tokens count for, and log the steered rows' reward, advantage and share of the tokens."""
+        """Apply `max_steered_token_share`, and log the steered rows' reward, advantage and share of the tokens."""
         steered_B = output["steered_tokens"] > 0
         tokens_B = (output["completion_mask"] * output.get("tool_mask", 1)).sum(dim=1)
         counts = torch.stack([tokens_B[steered_B].sum(), tokens_B[~steered_B].sum()])
@@ -180,14 +181,20 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
 
 
 class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
-    """`trl.GRPOTrainer` with one rollout of each group steered.
+    """`trl.GRPOTrainer` with one rollout of each group steered. Source: arXiv:2605.11887, section 8.
 
     Args:
-        args: a `SteeredGRPOConfig` with the features and the strength of steering. Without it, `features` must be given
-            with a calibrated `alpha`, and every setting has its default; the output folder is `<model>-SteeredGRPO`.
-        features: a feature set, instead of `args.features`.
+        args: a `SteeredGRPOConfig` with the features and the strength of steering. Without it, all settings have their
+            defaults, and `features` must hold a calibrated `alpha`; the output folder is `<model>-SteeredGRPO`.
+        features: a feature set or its path, instead of `args.features`.
 
-    Everything else is `GRPOTrainer`'s. A reward function is given `steered`, true or false for each completion.
+    Other arguments: as in `GRPOTrainer`. Reward functions are given `steered`, true or false for each completion.
+
+    Raises: ValueError for missing features or strength, features of another model, or a `rollout_func`.
+
+    Example:
+        >>> args = SteeredGRPOConfig("out", features="loops.safetensors", num_generations=8)
+        >>> SteeredGRPOTrainer(model, reward_funcs=[LoopPenalty()], args=args, train_dataset=prompts).train()
     """
 
     _tag_names = ["trl", "grpo", "steered-rollouts", "sae-posttrain"]  # noqa: RUF012
@@ -200,7 +207,7 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
         steered_B = output["steered_tokens"] > 0
         if self.off_policy_mask_threshold is not None:
             sampled_BT = output.get("sampling_per_token_logps", output.get("old_per_token_logps"))
-            if sampled_BT is not None:  # what is not known drops nothing
+            if sampled_BT is not None:  # a row with unknown log-probabilities is not masked
                 output["sampling_per_token_logps"] = sampled_BT.masked_fill(steered_B[:, None], torch.nan)
         if self.args.off_policy == "truncated_is":
             output["steered_per_token_logps"] = self._steered_logps(output, batch)
@@ -216,9 +223,9 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
             raise ValueError("off_policy='truncated_is' cannot score images; choose on_policy or shaped.")
         ids_BS = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
         mask_BS = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-        steered_BT = _steered_positions(output)
+        steered_BT = steered_positions(output["completion_ids"], output["steered_tokens"])
         logps_BT = torch.zeros(steered_BT.shape, device=ids_BS.device)
-        # A token's probability is read off the position before it.
+        # The logits at a position give the probabilities of the next token.
         positions_BS = torch.zeros_like(ids_BS, dtype=torch.bool)
         positions_BS[:, output["prompt_ids"].shape[1] - 1 : -1] = steered_BT
         rows = batch.plan.rows(as_many_everywhere=self._dist.is_fsdp or self._dist.is_zero3)
@@ -249,20 +256,25 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
         return found
 
     def _weigh_tokens(self, inputs: dict[str, Any], logps_BT: Tensor) -> None:
-        """Weigh steered tokens by their advantages, which TRL reads next and takes for each token as well."""
-        steered_BT = _steered_positions(inputs)
+        """Weigh steered tokens through `advantages`, which TRL reads next and which may have one value per token."""
+        steered_BT = steered_positions(inputs["completion_ids"], inputs["steered_tokens"])
         old_BT = inputs.get("old_per_token_logps")
         if self.args.off_policy == "truncated_is":
             weight_BT = truncated_weight(logps_BT if old_BT is None else old_BT, inputs["steered_per_token_logps"])
         else:
             weight_BT = shaped_weight(logps_BT)
-            if old_BT is not None:  # it takes the place of the ratio, and is not clipped
+            if old_BT is not None:  # the shaped weight replaces the ratio, so the ratio is set to 1 and never clipped
                 inputs["old_per_token_logps"] = torch.where(steered_BT, logps_BT, old_BT)
         inputs["advantages"] = inputs["advantages"][:, None] * torch.where(steered_BT, weight_BT, 1.0)
 
 
 class SteeredRLOOTrainer(SteeredRolloutMixin, RLOOTrainer):
-    """`trl.RLOOTrainer` with one rollout of each group steered; as `SteeredGRPOTrainer`, with a `SteeredRLOOConfig`."""
+    """`trl.RLOOTrainer` with one rollout of each group steered. Arguments as in `SteeredGRPOTrainer`.
+
+    Example:
+        >>> args = SteeredRLOOConfig("out", features="loops.safetensors", num_generations=4)
+        >>> SteeredRLOOTrainer(model, reward_funcs=[LoopPenalty()], args=args, train_dataset=prompts).train()
+    """
 
     _tag_names = ["trl", "rloo", "steered-rollouts", "sae-posttrain"]  # noqa: RUF012
     _name = "RLOO with steered rollouts"
@@ -275,7 +287,7 @@ class SteeredRLOOTrainer(SteeredRolloutMixin, RLOOTrainer):
             model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
         )
         batch = self._batch
-        if batch is not None and batch.filters_overlong:  # RLOO sums these into rewards before the mask is there
+        if batch is not None and batch.filters_overlong:  # RLOO adds them to the rewards before it applies the mask
             completions_BT, mask_BT = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
             kept_B = batch.kept(completions_BT, mask_BT, self._end_or_padding())
             found = (found[0] * kept_B[:, None], *found[1:])
@@ -286,10 +298,3 @@ class SteeredRLOOTrainer(SteeredRolloutMixin, RLOOTrainer):
         steered_N = batch.steered_everywhere(self.accelerator.device)
         advantages_N = self.accelerator.gather(output["advantages"])
         return leave_one_out_outside_baseline(advantages_N, scored_N, steered_N, self.num_generations)
-
-
-def _steered_positions(output: Any) -> Tensor:
-    """Which completion tokens `(B, T)` were sampled while steering: each steered row's first turn."""
-    places_T = torch.arange(output["completion_ids"].shape[1], device=output["completion_ids"].device)
-    steered_BT: Tensor = places_T < output["steered_tokens"][:, None]
-    return steered_BT

@@ -1,4 +1,4 @@
-"""One generated turn with some of its rows steered, whatever generates it."""
+"""One generated turn with some of its rows steered, for every generation backend of TRL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .source import Source
 
 
 def steers_in_place(trainer: Any) -> bool:
-    """Whether the one batched `generate` call of transformers makes the rollouts."""
+    """Whether one batched `generate` call of transformers makes the rollouts, so that hooks can steer them there."""
     return not (trainer.use_vllm or trainer.use_transformers_continuous_batching)
 
 
@@ -27,18 +27,31 @@ def steered_turn(
     images: Any,
     fields: Any,
 ) -> Any:
-    """What `turn(prompt_ids, images, fields)` returns, TRL's `_generate_single_turn`, with the planned rows steered.
+    """Run one turn with the planned rows steered.
 
-    Dense generation is steered in place. vLLM and continuous batching generate every row as always; then the training
-    model generates the planned ones again, densely, for the price of one more `generate` call over these rows alone.
-    Their log-probabilities are reported as missing, which TRL takes for an importance weight of 1.
+    The plain `generate` of transformers is steered directly. vLLM and continuous batching generate every row as usual;
+    then the training model generates the steered rows again, in one more `generate` call over these rows only. Their
+    log-probabilities are reported as missing, for which TRL uses an importance weight of 1.
+
+    Args:
+        trainer: the TRL trainer.
+        turn: TRL's `_generate_single_turn`.
+        source: what the steered rows are steered with.
+        plan: which rows are steered.
+        prompt_ids, images, fields: the arguments of `turn`.
+
+    Returns:
+        what `turn` returns.
+
+    Raises:
+        ValueError: the prompts have images, and transformers' plain `generate` does not make the rollouts.
     """
     if steers_in_place(trainer):
         with source.generating(trainer.model, plan.here):
             return turn(prompt_ids, images, fields)
     if images is not None or fields:
         raise ValueError(
-            "Rollouts over images are steered only where transformers generates them: set use_vllm and "
+            "Rollouts for prompts with images can only be steered if transformers generates them: set use_vllm and "
             "use_transformers_continuous_batching to false."
         )
     made = turn(prompt_ids, images, fields)
@@ -49,7 +62,7 @@ def steered_turn(
         again = turn([prompt_ids[row] for row in rows], images, fields)
     completions, logprobs = made if isinstance(made, tuple) else (made, None)
     new = again[0] if isinstance(again, tuple) else again
-    for row, ids in zip(plan.rows(), new, strict=False):  # the rest is filling
+    for row, ids in zip(plan.rows(), new, strict=False):  # the rest is padding
         completions[row] = ids
         if logprobs is not None:
             logprobs[row] = [None] * len(ids)
@@ -57,22 +70,22 @@ def steered_turn(
 
 
 def end_tokens(trainer: Any) -> list[int]:
-    """What ends a completion; before TRL 1.16 the tokenizer's end alone."""
+    """The end-of-sequence token ids of a trainer. TRL before 1.16 knows only the tokenizer's."""
     return getattr(trainer, "eos_token_ids", [trainer._tokenizer.eos_token_id])
 
 
 def prepare(trainer: Any) -> None:
-    """Make a trainer ready to generate densely whatever its backend is.
+    """Make a trainer ready for transformers' plain `generate`, whichever backend it uses.
 
     Raises:
-        ValueError: a hybrid model with continuous batching, which transformers does not support.
+        ValueError: continuous batching with a hybrid model, which transformers does not support.
     """
     if trainer.use_transformers_continuous_batching:
         kinds = getattr(trainer.model.config.get_text_config(), "layer_types", None) or []
         if "linear_attention" in kinds:
             raise ValueError(
-                f"Continuous batching does not support {type(trainer.model).__name__}, which mixes linear attention "
-                "into its layers; set use_transformers_continuous_batching to false."
+                f"Continuous batching does not support {type(trainer.model).__name__}, which has layers with linear "
+                "attention; set use_transformers_continuous_batching to false."
             )
     if trainer.use_vllm and not hasattr(trainer, "generation_config"):
         trainer.generation_kwargs = _generation_kwargs(trainer)
@@ -93,7 +106,7 @@ def _dense(trainer: Any) -> Iterator[None]:
 
 
 def _generation_kwargs(trainer: Any) -> dict[str, Any]:
-    """As TRL sets them where it generates by itself."""
+    """The arguments of `generate` that TRL sets if it generates with transformers."""
     tokenizer = trainer._tokenizer
     return {
         "max_new_tokens": trainer.max_completion_length,

@@ -1,4 +1,4 @@
-"""What steered rows weigh in the loss: their advantages, and weights of their tokens."""
+"""How the loss weighs steered rows: their advantages, and the weights of their tokens."""
 
 # N rows of all processes, B rows of one batch, T completion tokens
 
@@ -7,16 +7,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GAMMA = 0.1  # of LUFFY's shaping
+GAMMA = 0.1  # the constant of LUFFY's policy shaping
 
 
 def advantages_outside_baseline(rewards_N: Tensor, steered_N: Tensor, group: int, scale: str) -> Tensor:
-    """Group-relative advantages `(N,)` when steered rewards stay out of the mean and the std they are compared with.
+    """Group-relative advantages whose baseline does not include the steered rewards.
 
-    Ordinary rows come out as if the steered ones were not there. A steered row is compared with the ordinary rows'
-    mean, in units of the whole group's std: the ordinary rows' own is zero where they all did equally well.
+    Ordinary rows get the advantages of a group without the steered rows. A steered row is compared with the mean of the
+    ordinary rows, and divided by the std of the whole group, since the std of the ordinary rows is 0 if their rewards
+    are equal.
 
-    rewards_N: NaN where a completion could not be scored. scale: TRL's `scale_rewards`: group, batch or none.
+    Args:
+        rewards_N: rewards; NaN where a completion could not be scored.
+        steered_N: which rows are steered.
+        group: rows in a group.
+        scale: TRL's `scale_rewards`: `group`, `batch` or `none`.
+
+    Returns:
+        advantages `(N,)`; 0 where the reward is NaN.
     """
     whole_GN = rewards_N.view(-1, group)
     steered_GN = steered_N.view(-1, group)
@@ -30,9 +38,16 @@ def advantages_outside_baseline(rewards_N: Tensor, steered_N: Tensor, group: int
 
 
 def leave_one_out_outside_baseline(advantages_N: Tensor, scored_N: Tensor, steered_N: Tensor, group: int) -> Tensor:
-    """RLOO's advantages `(N,)` when steered rewards stay out of the baseline.
+    """RLOO's advantages with a baseline that does not include the steered rewards.
 
-    advantages_N: RLOO's own, each reward minus the mean of its scored siblings'.
+    Args:
+        advantages_N: RLOO's own: each reward minus the mean of the other scored rewards of its group.
+        scored_N: which rows have a reward.
+        steered_N: which rows are steered.
+        group: rows in a group.
+
+    Returns:
+        advantages `(N,)`; 0 where a row has no reward.
     """
     scored, plain = scored_N.view(-1, group), (scored_N & ~steered_N).view(-1, group)
     count, count_plain = scored.sum(dim=1, keepdim=True), plain.sum(dim=1, keepdim=True)
@@ -43,28 +58,35 @@ def leave_one_out_outside_baseline(advantages_N: Tensor, scored_N: Tensor, steer
 
 
 def truncated_weight(logps_BT: Tensor, steered_logps_BT: Tensor) -> Tensor:
-    """min(1, pi / pi_steered) of each token."""
+    """The truncated importance weight of each token: min(1, pi / pi_steered), `(B, T)`."""
     return (logps_BT - steered_logps_BT).exp().clamp(max=1.0)
 
 
 def shaped_weight(logps_BT: Tensor) -> Tensor:
-    """What makes a token's policy gradient that of pi / (pi + gamma). Source: arXiv:2504.14945, policy shaping.
+    """The weight `(B, T)` with which a token's policy gradient is that of pi / (pi + gamma).
 
-    d [pi / (pi + gamma)] = gamma · pi / (pi + gamma)² · d log pi.
+    d [pi / (pi + gamma)] = gamma · pi / (pi + gamma)² · d log pi. Source: arXiv:2504.14945, policy shaping.
     """
     pi_BT = logps_BT.exp()
     return GAMMA * pi_BT / (pi_BT + GAMMA) ** 2
 
 
 def capped_tokens(steered: Tensor, ordinary: Tensor, share: float) -> Tensor:
-    """How many tokens `steered` ones count for, so that they are at most `share` of all that count."""
+    """The number of tokens that the steered ones count as, so that they make up at most `share` of all tokens."""
     if share == 1 or ordinary == 0:
         return steered
     return torch.minimum(steered, ordinary * share / (1 - share))
 
 
+def steered_positions(completion_ids_BT: Tensor, steered_tokens_B: Tensor) -> Tensor:
+    """Which completion tokens `(B, T)` were sampled while steering: those of each steered row's first turn."""
+    places_T = torch.arange(completion_ids_BT.shape[1], device=completion_ids_BT.device)
+    steered_BT: Tensor = places_T < steered_tokens_B[:, None]
+    return steered_BT
+
+
 def _std(values_GN: Tensor, over: int | None) -> Tensor:
-    """Standard deviation without what is NaN; NaN of fewer than two."""
+    """Standard deviation of the values that are not NaN; NaN if there are fewer than two."""
     over_all = (0, 1) if over is None else over
     count = (~values_GN.isnan()).sum(dim=over_all, keepdim=True)
     centred_GN = values_GN - values_GN.nanmean(dim=over_all, keepdim=True)

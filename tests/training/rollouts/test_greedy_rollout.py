@@ -126,7 +126,7 @@ def test_temperatures_that_make_no_sense_are_refused(changes: dict[str, Any], me
 
 @pytest.mark.parametrize("changes", [{"do_sample": False}, {"num_beams": 2}])
 def test_generation_without_sampling_or_with_beams_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"samples without beams; this one has .* Change generation_kwargs"):
+    with pytest.raises(ValueError, match=r"samples without beam search; this call has .* Change generation_kwargs"):
         Watched(steered(tmp_path, generation_kwargs=changes, **GREEDY)).once()
 
 

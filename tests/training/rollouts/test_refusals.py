@@ -40,7 +40,7 @@ from .world import (
         ({"steering_alpha": float("inf")}, "steering_alpha must be a finite number, got inf"),
         ({"num_generations": 1, "per_device_train_batch_size": 4}, "at least 2 generations"),
         ({"num_generations": 3}, "must be divisible by num_generations"),
-        ({"steered_per_group": GROUP}, "leave at least one"),
+        ({"steered_per_group": GROUP}, "at least one ordinary rollout"),
         ({"steered_per_group": -1}, "steered_per_group is -1"),
         ({"steered_per_group": 3, "steered_in_baseline": False}, "leaves a baseline of 1 rollout"),
         ({"steer_probability": 1.5}, "between 0 and 1, got 1.5"),
@@ -150,5 +150,5 @@ def test_images_where_rows_are_generated_again(backend: str, tmp_path: Path) -> 
     setattr(made, backend, True)
     plan = plan_for(made, made.args, GROUP)
     inputs: dict[str, Any] = {"prompt_ids": [[1]] * GROUP, "images": [["an image"]] * GROUP, "fields": {}}
-    with pytest.raises(ValueError, match="over images are steered only where transformers generates them"):
+    with pytest.raises(ValueError, match="can only be steered if transformers generates them"):
         steered_turn(made, None, made.source, plan, **inputs)
