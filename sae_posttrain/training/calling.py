@@ -1,4 +1,4 @@
-"""The trainer that is running, for callbacks, which are not told."""
+"""Find the running trainer, which callbacks are not given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import Trainer
 
 
 def calling_trainer() -> Trainer | None:
-    """The trainer whose `train` is running, found up the call stack; None outside of one."""
+    """The trainer whose `train` is running, found on the call stack; None if no trainer runs."""
     frame = sys._getframe()
     while frame is not None:
         candidate = frame.f_locals.get("self")

@@ -1,4 +1,4 @@
-"""Model cards that say how a model was made, wherever a trainer of ours saves one."""
+"""Model cards that say how a model was trained, in every folder that a trainer of this package saves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ else:
 
 
 def default_output_dir(model: Any, method: str) -> str:
-    """`<model>-<method>`, the folder that TRL takes for a trainer without `args`.
+    """`<model>-<method>`, the folder that TRL uses for a trainer without `args`.
 
     Args:
         model: the model, or the name or folder that it is loaded from.
@@ -23,10 +23,10 @@ def default_output_dir(model: Any, method: str) -> str:
 
 
 class CardMixin(_Trainer):
-    """Goes before a TRL trainer, whose `_name`, `_tag_names` and `_paper` the card states.
+    """Base class before a TRL trainer. It writes a model card with the trainer's `_name`, `_tag_names` and `_paper`.
 
-    TRL writes a card only beside a checkpoint, so a run without checkpoints had none; and PEFT puts an empty template
-    into every folder that it saves an adapter to and that has no card yet.
+    TRL writes a card only with a checkpoint, so a run without checkpoints would have none. PEFT writes an empty
+    template into every folder without a card to which it saves an adapter.
     """
 
     _name: str
@@ -48,13 +48,13 @@ class CardMixin(_Trainer):
     def _write_card(self, folder: Path) -> None:
         name = (self.args.hub_model_id or Path(str(self.args.output_dir)).name).split("/")[-1]
         place = self.args.output_dir
-        self.args.output_dir = str(folder)  # TRL writes its card there and nowhere else
+        self.args.output_dir = str(folder)  # TRL writes its card to output_dir only
         try:
             self.create_model_card(model_name=name)
         finally:
             self.args.output_dir = place
 
     def _use_card_of(self, trainer: type) -> None:
-        """State the name, tags and paper of a trainer of TRL: what a run is that does nothing of ours."""
+        """State the name, tags and paper of TRL's own trainer, for a run in which nothing of this package is active."""
         plain: Any = trainer
         self._name, self._tag_names, self._paper = plain._name, plain._tag_names, plain._paper

@@ -1,4 +1,4 @@
-"""Code-switching and repetition measured while a model trains, on its own answers to a fixed set of prompts."""
+"""Measure code-switching and repetition during training, on the model's answers to a fixed set of prompts."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ SAMPLING = SamplingSettings(max_new_tokens=256)
 logger = logging.getLogger(__name__)
 
 Answers = dict[int, list[Response]]
-"""By the prompt's place."""
+"""Index of a prompt → its answers."""
 
 
 class RateEvaluationCallback(TrainerCallback):
-    """Measures both rates before the first step, every so many steps, and after the last, in any `Trainer`.
+    """Measures code-switching and repetition before the first step, every `every` steps and after the last step.
 
-    >>> trainer.add_callback(RateEvaluationCallback(prompts, every=100))
+    It works in any `Trainer` of a causal language model.
 
     It logs:
 
-    - `eval_code_switching` and `eval_repetition`: the shares of answers with a word outside their language's script,
-      and of answers that end in an endless loop; `eval_code_switching_count` and `eval_repetition_count`: their
-      numbers.
-    - `eval_code_switching_responses` and `eval_responses`: the number of answers that these are shares of. With `to`,
+    - `eval_code_switching`: the share of answers with a word outside their language's script.
+    - `eval_repetition`: the share of answers that end in an endless loop.
+    - `eval_code_switching_count` and `eval_repetition_count`: the numbers of these answers.
+    - `eval_code_switching_responses` and `eval_responses`: the numbers of answers that the shares refer to. With `to`,
       answers in a language that is itself written in the target's script are not searched for switches.
     - `eval_code_switching_words`: the mean share of an answer's words that are switches.
-    - `eval_near_loops`: the share of answers that end in a near-loop instead; `eval_looped_share`: the mean share of an
-      answer inside loops.
+    - `eval_near_loops`: the share of answers that end in a near-loop instead.
+    - `eval_looped_share`: the mean share of an answer that is inside loops.
 
-    The model answers as it is trained, with its adapters. Each process answers its part of the prompts, always with the
-    same random numbers. The run itself does not change in any bit: random states, training mode and settings of the
-    model are restored.
+    The answers come from the model in training, with its adapters. Each process answers its part of the prompts, always
+    with the same random numbers. The run stays the same bit for bit: random states, training mode and the model's
+    settings are restored.
 
     An error during generation does not end the run: it is logged as a warning, and this measurement is left out. Under
     FSDP2 it ends the run, since the other processes would wait forever for the one that failed. ZeRO-3 and FSDP1 are
@@ -75,8 +75,12 @@ class RateEvaluationCallback(TrainerCallback):
 
     Raises:
         TypeError: an unknown option.
-        ValueError: no prompts, a row without one or with an unknown language, a setting out of range; and, when
-            training begins, a model that cannot generate as it is trained, or prompts that the tokenizer cannot take.
+        ValueError: no prompts, a row without one or with an unknown language, or a setting out of range. When training
+            begins: a model that cannot generate in this trainer, or prompts that the tokenizer cannot encode.
+
+    Example:
+        >>> prompts = [{"prompt": "Why is the sky blue?", "language": "en"}]
+        >>> trainer.add_callback(RateEvaluationCallback(prompts, every=100))
     """
 
     def __init__(
@@ -98,7 +102,7 @@ class RateEvaluationCallback(TrainerCallback):
             raise ValueError(f"sampling must be SamplingSettings, got {sampling!r}.")
         if not isinstance(loop_settings, LoopSettings):
             raise ValueError(f"loop_settings must be LoopSettings, got {loop_settings!r}.")
-        SwitchCriteria(**criteria)  # refuses what cannot be
+        SwitchCriteria(**criteria)  # raises on bad options
         rows = list(prompts)
         self.every = every
         self.prompts = _prompts(rows)
@@ -113,13 +117,12 @@ class RateEvaluationCallback(TrainerCallback):
         self.trainer: Trainer | None = None
         self._measured_at: int | None = None
         if self.languages is not None:
-            code_switching_rate(["a b c d e"] * len(rows), self.languages, **criteria)  # refuses what cannot be
+            code_switching_rate(["a b c d e"] * len(rows), self.languages, **criteria)  # raises on bad options
 
     def set_trainer(self, trainer: Trainer) -> RateEvaluationCallback:
-        """Check that this trainer's model can answer these prompts; returns the callback. Not needed: without it, that
-        happens when training begins.
+        """Check now, and not when training begins, that this trainer's model can answer the prompts.
 
-        Raises: ValueError: the message says what to change.
+        Returns: the callback. Raises: ValueError; the message says what to change.
         """
         _check(trainer)
         encode_prompts(_tokenizer(trainer), self.prompts, self._uses_chat(trainer))
@@ -134,7 +137,7 @@ class RateEvaluationCallback(TrainerCallback):
         self._measured_at = state.global_step or None
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # Not when training begins: by now every callback has put its hooks where it wants them.
+        # Not in on_train_begin, since other callbacks may still add hooks there.
         if state.global_step == 0:
             self._measure(state, control)
 
@@ -143,7 +146,7 @@ class RateEvaluationCallback(TrainerCallback):
             self._measure(state, control)
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if control.should_training_stop:  # before its time, since `on_step_end`
+        if control.should_training_stop:  # set after this step's `on_step_end`, so training ends early
             self._measure(state, control)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -152,7 +155,7 @@ class RateEvaluationCallback(TrainerCallback):
             self._measure(state, control)
 
     def _measure(self, state: TrainerState, control: TrainerControl) -> None:
-        """Answer, count and log, once a step; a collective call on every process."""
+        """Sample answers, measure and log, at most once per step. Every process must call it."""
         if self._measured_at == state.global_step:
             return
         self._measured_at = state.global_step
@@ -175,7 +178,7 @@ class RateEvaluationCallback(TrainerCallback):
             logger.warning("Step %d is not evaluated; training goes on. %s", state.global_step, problems[0])
 
     def _answer(self, trainer: Trainer) -> Answers:
-        """This process's part of the prompts, filled up so that each process has as many."""
+        """Answer this process's part of the prompts, padded so that all processes have the same number."""
         rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
         places = range(rank, rank + world * -(-len(self.prompts) // world), world)
         with _usable(trainer) as model:
@@ -204,9 +207,9 @@ class RateEvaluationCallback(TrainerCallback):
         thinking = replace(self.thinking, opened=True) if opened else self.thinking
         logs = rates(measured, thinking, self.loop_settings, self.criteria)
         should_log = control.should_log
-        # The class's own: TRL's trainers would put the training metrics of this step into ours and forget them.
+        # Trainer.log itself: TRL's override would add this step's training metrics here and then delete them.
         Trainer.log(trainer, logs)
-        control.should_log = should_log  # logging takes it back, and the trainer would not log its loss
+        control.should_log = should_log  # logging resets it, and then the trainer would not log its loss
 
     def _uses_chat(self, trainer: Trainer) -> bool:
         return bool(_tokenizer(trainer).chat_template) if self.chat is None else self.chat
@@ -249,7 +252,7 @@ def _check(trainer: Trainer) -> None:
     if isinstance(trainer.model, FullyShardedDataParallel):
         raise ValueError("FSDP1 cannot generate while it trains: set fsdp_version: 2 in the accelerate configuration.")
     if any(hasattr(parameter, "ds_status") for parameter in trainer.model.parameters()):
-        # With adapters the processes ended up waiting for each other, in DeepSpeed 0.19.
+        # With DeepSpeed 0.19 and adapters the processes deadlocked.
         raise ValueError("ZeRO-3 cannot generate safely while it trains: use ZeRO-2 or FSDP2, or measure afterwards.")
     if trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1 or trainer.get_tp_size() > 1:
         raise ValueError("Context, sequence and tensor parallelism are not supported: processes share their batches.")
@@ -257,13 +260,13 @@ def _check(trainer: Trainer) -> None:
 
 @contextmanager
 def _usable(trainer: Trainer) -> Iterator[Any]:
-    """The model without what is around it for training."""
+    """The model without the wrappers that training adds."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     if not _is_sharded(model):
         yield model
         return
     with evaluating(model), torch.no_grad():
-        # FSDP2 takes the module that runs first for its root, and `generate` of an adapted model starts further down.
+        # FSDP2 makes the module that runs first its root, and `generate` of a PEFT model starts at an inner module.
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=trainer.accelerator.device))
     model.unshard()
     try:

@@ -1,4 +1,4 @@
-"""The rates of a set of answers, under the names that trackers show, by what of each answer is measured."""
+"""The rates of a set of answers, under the names that experiment trackers show."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..metrics.thinking import Part
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as a model gave it, and what it is measured by.
+    """A model's answer and what is needed to measure it.
 
     Args:
-        text: all of it.
-        ended: whether the model ended it by itself; None when not known.
-        language: the code of the language that it should be in; None where no switches are looked for.
-        allowed: languages that it may use besides.
-        quoted: words that occur in this text are no switches.
+        text: the whole answer, with its thinking.
+        ended: whether the model ended it by itself; None if this is not known.
+        language: code of the language that it should be in; None if switches are not measured.
+        allowed: codes of other languages that it may use too.
+        quoted: a text, such as the prompt, whose words do not count as switches.
     """
 
     text: str
@@ -32,17 +32,21 @@ class Answer:
 def rates(
     answers: Sequence[Answer], thinking: Thinking, loop_settings: LoopSettings, counting: Mapping[str, Any]
 ) -> dict[str, float]:
-    """What is logged about answers: their rates, and those of their thinking, where some of them think.
+    """The metrics of a set of answers, and of their thinking if some answers have thinking.
 
     Args:
-        answers: whole, as the model gave them.
-        thinking: what counts; with `both`, the rates of the thinking have names that begin with `eval_thinking_`.
+        answers: whole answers.
+        thinking: which parts are measured. With `both`, the names of the thinking's metrics begin with
+            `eval_thinking_`.
         loop_settings: what counts as a loop.
         counting: options of `code_switching_rate`.
+
+    Returns:
+        name → value, as they are logged.
     """
     splits = [(answer, thinking.split(answer.text)) for answer in answers]
     replies = [_Read(answer, split.answer, answer.ended) for answer, split in splits]
-    thoughts = [  # thinking that an answer follows has ended, whatever became of the answer
+    thoughts = [  # thinking that is followed by an answer has ended, even if the answer was cut
         _Read(answer, split.thinking, True if split.thinking_is_closed else answer.ended)
         for answer, split in splits
         if split.has_thinking

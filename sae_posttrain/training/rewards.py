@@ -1,6 +1,6 @@
-"""Rewards against loops and code-switching, for TRL's trainers: callables that can be pickled.
+"""Reward functions against loops and code-switching, for TRL's trainers. They can be pickled.
 
-TRL's own `get_repetition_penalty_reward` (n-grams) and `get_soft_overlong_punishment` (length) go well with them.
+They can be combined with TRL's `get_repetition_penalty_reward` (n-grams) and `get_soft_overlong_punishment` (length).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ..metrics.thinking import Thinking, as_thinking
 class LoopPenalty:
     """A penalty for completions that end in an endless loop, as `measure repetition` counts them; 0 for all others.
 
-    A completion that the model ended by itself is no endless loop. The model ended it if its last token is an
-    end-of-sequence token of the trainer, or one of `eos_token_id`. Any other completion is taken for a cut one.
+    A completion that the model ended by itself is not an endless loop. The model ended it if its last token is an
+    end-of-sequence token of the trainer, or one of `eos_token_id`. All other completions count as cut.
 
     Args:
         penalty: reward of a completion that ends in a loop; at most 0.
         loop_settings: what counts as a loop.
         unit: `text` reads the text, as `measure` and `RateEvaluationCallback` do, so that all three agree. `tokens`
             reads the trainer's token ids, which must repeat exactly, with `loop_settings.min_tokens`.
-        graded: whether the penalty is multiplied by the share of the completion inside loops. Loops that the completion
-            left again then count too.
+        graded: whether the penalty is multiplied by the share of the completion inside loops. Then loops before the end
+            count too. Default: False.
         near_loops: whether near-loops at the end are penalised too (see `find_near_loop`).
         eos_token_id: end-of-sequence token or tokens. Default: those of the TRL trainer that calls the reward.
         thinking: `both` looks at the end of the whole completion, `strip` at the end of the answer without its
-            thinking, `only` at the end of the thinking; thinking that an answer follows is no endless loop. `strip` and
-            `only` read the text. Give a `Thinking` for other tags.
+            thinking, `only` at the end of the thinking. Thinking that is followed by an answer is not an endless loop.
+            `strip` and `only` read the text. Give a `Thinking` for other tags.
 
     Raises: ValueError for a penalty above 0, an unknown unit or an unknown part of thinking.
 
@@ -80,7 +80,7 @@ class LoopPenalty:
         return [self._score(*self._read(text, end)) for text, end in zip(texts, ended, strict=True)]
 
     def _read(self, text: str, ended: bool | None) -> tuple[str, bool | None]:
-        """The part of a text that counts, and whether the model ended that."""
+        """The part of a text that `thinking` selects, and whether the model ended this part."""
         if self.thinking.part == "only":
             ended = True if self.thinking.split(text).thinking_is_closed else ended
         return self.thinking.read(text, joined=True) if self.thinking.part != "both" else text, ended
@@ -98,13 +98,14 @@ class LoopPenalty:
 
 
 def _trainers_ends(kwargs: Mapping[str, Any]) -> frozenset[int]:
-    """The end-of-sequence tokens of the TRL trainer that calls a reward; empty where none does.
+    """The end-of-sequence tokens of the TRL trainer that calls a reward; empty if no trainer does.
 
-    TRL passes rewards nothing that tells how a completion ended, but methods of the trainer for logging.
+    TRL does not tell a reward how a completion ended. It does pass the trainer's methods for logging, and these are
+    bound to the trainer.
     """
     trainer = getattr(kwargs.get("log_metric") or kwargs.get("log_extra"), "__self__", None)
     ends = getattr(trainer, "eos_token_ids", None)
-    if ends is None:  # before TRL 1.16 the tokenizer's end alone
+    if ends is None:  # TRL before 1.16 knows only the tokenizer's
         processing = getattr(trainer, "processing_class", None)
         ends = [getattr(getattr(processing, "tokenizer", processing), "eos_token_id", None)]
     return frozenset(end for end in ends if end is not None)
@@ -116,8 +117,8 @@ class CodeSwitchingPenalty:
     The same words count as in `code_switching_rate` with the same options. Words that occur in the prompt are
     quotations and are not penalised. The dataset's column `language` says which language a completion should be in. If
     it is empty and `language` is not given, the completion is not scored. A column `allowed` (or `languages`) names
-    languages that a completion may use besides its own, for prompts such as "translate into Chinese": a list, or a
-    text such as "zh, ja".
+    other languages that a completion may use, for prompts such as "translate into Chinese". It holds a list, or a text
+    such as "zh, ja".
 
     Args:
         penalty: reward of a completion with a switch; at most 0. Default: -1.
@@ -170,8 +171,8 @@ class CodeSwitchingPenalty:
     ) -> list[float | None]:
         if language is None and self.language is None:
             raise ValueError(
-                "The language of the completions is not known. Give the dataset a column `language`, or the penalty "
-                "language='…' for all of them."
+                "The language of the completions is not known. Add a `language` column to the dataset, or pass "
+                "language='…' to CodeSwitchingPenalty."
             )
         codes = [self.language] * len(completions) if language is None else language
         columns = {name: kwargs[name] for name in ALLOWED_COLUMNS if kwargs.get(name) is not None}
@@ -195,5 +196,5 @@ class CodeSwitchingPenalty:
 
 def _penalty(penalty: float) -> float:
     if not penalty <= 0:
-        raise ValueError(f"a penalty must be 0 or below, got {penalty}.")
+        raise ValueError(f"penalty must be 0 or below, got {penalty}.")
     return penalty

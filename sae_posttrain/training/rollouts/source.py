@@ -1,4 +1,4 @@
-"""What rollouts are steered with: the features, or one of the controls."""
+"""What the chosen rollouts are steered with: the features, or one of the controls."""
 
 # D model width, R rows, S positions
 
@@ -21,12 +21,12 @@ from .settings import UNSTEERED, SteeringSettings
 
 @dataclass(frozen=True)
 class Source:
-    """How the chosen rollouts are made.
+    """How the chosen rollouts are generated.
 
     Args:
-        directions: layer → `(D,)` direction to steer along; without any, nothing is steered.
-        alpha: how strongly.
-        temperature: at which the chosen rollouts are sampled; None is that of all others, 0 is greedy.
+        directions: layer → `(D,)` direction to steer along. If it is empty, nothing is steered.
+        alpha: steering strength, in units of the directions.
+        temperature: temperature of the chosen rollouts; 0 is greedy. Default: that of the other rollouts.
     """
 
     directions: Mapping[int, Tensor]
@@ -34,7 +34,7 @@ class Source:
     temperature: float | None = None
 
     def generating(self, model: nn.Module, rows: Sequence[bool]) -> AbstractContextManager[None]:
-        """Make these rows of the `generate` call inside as the source has them."""
+        """Steer these rows of the `generate` calls inside the block, or change their temperature."""
         if not any(rows):
             return nullcontext()
         if self.temperature is not None:
@@ -44,14 +44,14 @@ class Source:
         return steer(model, self.directions, alpha=self.alpha, rows=rows)
 
     def scoring(self, model: nn.Module, positions_RS: Tensor) -> AbstractContextManager[None]:
-        """Steer these positions of the forward inside."""
+        """Steer these positions of the forwards inside the block."""
         if not self.directions:
             return nullcontext()
         return steer(model, self.directions, alpha=self.alpha, positions=positions_RS)
 
 
 def features_for(settings: SteeringSettings, features: FeatureSet | str | Path | None) -> FeatureSet | None:
-    """The features that the settings steer with: those given, or else those they name; none where they need none.
+    """The given features, or else those that the settings name; None if the settings need no features.
 
     Raises:
         ValueError: there are no features, or no strength.
@@ -71,9 +71,14 @@ def features_for(settings: SteeringSettings, features: FeatureSet | str | Path |
 def source_of(
     settings: SteeringSettings, features: FeatureSet | None, model: nn.Module, name: str | None, seed: int
 ) -> Source:
-    """What to steer with, of features that `features_for` returned.
+    """The source that the settings ask for.
 
-    name: what the model was loaded as, if known. seed: of random directions; the same on every process.
+    Args:
+        settings: the settings of the run.
+        features: what `features_for` returned.
+        model: the model to steer.
+        name: the name or folder that the model was loaded from, if known.
+        seed: seed of the random directions; the same on every process.
 
     Raises:
         ValueError: features of another model.
@@ -92,8 +97,8 @@ def _alpha(settings: SteeringSettings, features: FeatureSet) -> float:
     alpha = features.alpha if settings.steering_alpha is None else settings.steering_alpha
     if alpha is None:
         raise ValueError(
-            "No strength: set steering_alpha, in units of the features' typical activation, or let `sae-posttrain "
-            "calibrate` find one for these features."
+            "No strength: set steering_alpha, in units of the features' typical activation, or find a strength for "
+            "these features with `sae-posttrain calibrate`."
         )
     return float(alpha)
 

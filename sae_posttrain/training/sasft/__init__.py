@@ -1,4 +1,4 @@
-"""SASFT: keep a language's features quiet on samples of other languages. Source: arXiv:2507.14894."""
+"""SASFT: penalise a language's features in answers in other languages. Source: arXiv:2507.14894."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""From a user's settings to the engine that serves them; what the callback and the trainer have in common."""
+"""Build the SASFT engine from a user's settings, for the callback and the trainer."""
 
 from __future__ import annotations
 

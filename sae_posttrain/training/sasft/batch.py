@@ -1,4 +1,4 @@
-"""One micro-batch as the terms see it, for any trainer: which tokens count, in which language, and at what scale."""
+"""One micro-batch for the auxiliary terms, from any trainer: which tokens count, their language, and the scale."""
 
 # B batch, S sequence, K kept positions
 
@@ -18,15 +18,15 @@ from .telling import LanguageTeller
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a term is told of one micro-batch, before the model's forward.
+    """The data of one micro-batch that a term gets before the model's forward.
 
     Args:
         labels_BS: token ids, -100 where there is no label.
         labelled_BS: the labels that the trainer's cross-entropy counts. The first of a row is not predicted.
         language_BS: row of each token's language in `segments.CODES`, or `UNKNOWN`.
-        told: what `LanguageTeller` counted.
-        scale: what the trainer multiplies its summed cross-entropy by.
-        parts: how many micro-batches the trainer averages in a step; 1 where it sums them, already scaled.
+        told: the counts of `LanguageTeller`, for the log.
+        scale: factor by which the trainer multiplies its summed cross-entropy.
+        parts: number of micro-batches that the trainer averages in a step; 1 if it adds them up, already scaled.
         place: optimizer step, number of the micro-batch within it, and rank; the same in a resumed run.
     """
 
@@ -52,7 +52,7 @@ class BatchReader:
         self._place = (step, -1)
 
     def read(self, trainer: Trainer, inputs: dict[str, Any], num_items: Tensor | int | None) -> Batch:
-        """Takes `language_ids` out of the inputs; call it before the trainer's own loss, which may change them.
+        """Read a micro-batch and remove `language_ids` from it. Call it before the trainer's loss, which may change it.
 
         Args:
             inputs: of the micro-batch.
@@ -76,8 +76,8 @@ class BatchReader:
 def whole_labels(inputs: Mapping[str, Any]) -> Tensor:
     """The labels `(B, S)` of a batch, each at its own token.
 
-    Frameworks may give `shift_labels`, which stand one token earlier. With `logits_to_keep` (the last positions, or a
-    mask or indices of positions, as transformers' models take it), ms-swift gives the labels of these positions only.
+    Frameworks may give `shift_labels`, which are shifted by one token to the left. With `logits_to_keep` (a number of
+    last positions, a mask, or indices, as in transformers' models), ms-swift gives the labels of these positions only.
 
     Raises:
         ValueError: the labels do not fit the tokens.
@@ -123,7 +123,7 @@ def _of_other_answers(told_BS: Tensor | None, shape: torch.Size) -> Tensor | Non
 
 
 def scale_of(trainer: Trainer, labelled_BS: Tensor, num_items: Tensor | int | None) -> Tensor:
-    """What the trainer multiplies its summed cross-entropy by."""
+    """The factor by which the trainer multiplies its summed cross-entropy."""
     if num_items is None:
         return 1 / labelled_BS.sum().clamp(min=1)
     scale = 1 / torch.as_tensor(num_items, device=labelled_BS.device).clamp(min=1)

@@ -1,4 +1,4 @@
-"""SASFT for a trainer you already have: one callback."""
+"""SASFT as a callback for an existing trainer."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class SASFTCallback(HookCallback):
     in its labelled tokens. The script gives the one language with a baseline that is written in it, or none. Without
     features any text in Latin letters counts as English, since only the script matters then.
 
-    Without `set_trainer` the callback finds its trainer when training begins. With a language column that is too late,
-    and an error. The callback then also does not see an exception in the first run: the hooks stay on the model, idle,
-    until the next run. A callback that is removed during a run stays active until the run ends.
+    Without `set_trainer` the callback finds its trainer when training begins. With a language column that
+    is too late, and raises an error. The callback also cannot notice an exception in the first run then: its hooks
+    stay on the model, inactive, until the next run. A callback that is removed during a run stays active until the end.
 
     Args:
         features: the feature set; None trains without the feature term, and `weight` then has no meaning.
@@ -100,10 +100,10 @@ class SASFTCallback(HookCallback):
         super().__init__(engine)
 
     def set_trainer(self, trainer: Trainer) -> SASFTCallback:
-        """Check the trainer and stand in front of its loss, log and checkpoints; returns the callback.
+        """Check the trainer, and wrap its loss, log and checkpoints. Returns the callback.
 
         Raises:
-            ValueError: this trainer cannot be served; the message says what to change.
+            ValueError: SASFT cannot run in this trainer; the message says what to change.
         """
         if self.trainer is trainer:
             return self
@@ -118,7 +118,7 @@ class SASFTCallback(HookCallback):
         engine.attach(trainer, column)
         self.trainer = trainer
         if hasattr(trainer, "sasft"):
-            return self  # back from another trainer, to one that it still stands in front of
+            return self  # this trainer's methods are still wrapped from an earlier call
         if column is not None or _is_unknown_stream(trainer.train_dataset):
             _carry(trainer, LANGUAGE_COLUMN)
         compute_loss, log, train, save = trainer.compute_loss, trainer.log, trainer.train, trainer._save_checkpoint
@@ -141,7 +141,7 @@ class SASFTCallback(HookCallback):
             finally:
                 engine.stop()  # callbacks are not told of an exception
 
-        # The trainer looks each up on itself when it needs it, so an instance attribute stands in front of the method.
+        # An instance attribute hides the method of the class, and the trainer looks both up by name.
         trainer.compute_loss, trainer.log, trainer.train = compute_loss_with_sasft, log_with_sasft, train_with_sasft
         trainer._save_checkpoint = save_with_sasft
         trainer.sasft = engine
@@ -163,7 +163,7 @@ class SASFTCallback(HookCallback):
 
 
 def _is_unknown_stream(dataset: Any) -> bool:
-    """Whether the columns are not known before the first batch: a stream that is not one of `datasets`."""
+    """Whether the columns are unknown before the first batch, as in a stream that is not from `datasets`."""
     return isinstance(dataset, IterableDataset) and not hasattr(dataset, "column_names")
 
 

@@ -1,4 +1,4 @@
-"""What cannot be trained with SASFT, refused before anything runs."""
+"""Checks before training: each refuses a setting, trainer, model or dataset with which SASFT cannot work."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check_settings(baseline: str, scale: str, refresh_baselines: int) -> None:
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Refuse ways to spread a batch in which a process does not see whole examples."""
+    """Refuse parallelism in which a process does not see whole examples."""
     if trainer.args.n_gpu > 1:
         raise ValueError(
             "Several GPUs are visible to one process, which would split each batch over copies of the model. Start "
@@ -83,7 +83,7 @@ def shows_segments(trainer: Trainer) -> bool:
 
 
 def check_languages(trainer: Trainer, column: str | None, language_of: LanguageOf | None, weight: float) -> None:
-    """Refuse batches in which no example's language can be told; a run of weight 0 needs none, and measures nothing.
+    """Refuse batches in which no language can be found. With weight 0 the run continues as plain SFT with a warning.
 
     Args:
         trainer: the trainer.
@@ -109,7 +109,7 @@ def check_languages(trainer: Trainer, column: str | None, language_of: LanguageO
 
 
 def check_gradient(model: nn.Module, layer: int) -> None:
-    """Refuse a model in which nothing trainable feeds the layer: its auxiliary gradient would be silently zero."""
+    """Refuse a model without trainable parameters up to the layer, since the auxiliary gradient would be zero."""
     text = decoder(model)
     above = [*text.layers[layer + 1 :], getattr(text, "norm", None), unwrap(model).get_output_embeddings()]
     not_feeding = {id(p) for module in above if module is not None for p in module.parameters()}
@@ -132,7 +132,7 @@ def check_residual(residual_BSD: Tensor, layer: int) -> None:
 
 
 def check_captured(missing: Sequence[int], without_gradient: Set[int]) -> None:
-    """Refuse a forward in which blocks were not seen, or ran without the gradient that SASFT needs.
+    """Refuse a forward in which a layer's residual was not read, or was read without a gradient.
 
     Args:
         missing: the layers whose residual was not read.
@@ -197,7 +197,7 @@ def check_codes(dataset: Any, column: str | None) -> None:
 
 
 def naming_bad_rows(dataset: Any, column: str | None) -> Any:
-    """A stream that names the row when it comes to a value that is no language; anything else as it is."""
+    """The dataset; if it is a stream, an error about a value that is not a language names the row."""
     if column is None or hasattr(dataset, "unique") or not hasattr(dataset, "map"):
         return dataset
     known = dataset.num_shards == 1  # each worker counts the rows of its own shards

@@ -1,4 +1,4 @@
-"""What the callback and the trainer share: run the terms beside the trainer's loss, scale them as it scales its own."""
+"""The engine behind the callback and the trainer: it adds the auxiliary terms, scaled like the trainer's own loss."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _UNKNOWN_ADVICE = {
 
 
 class SASFTEngine:
-    """Adds auxiliary terms to a trainer's `compute_loss`; knows nothing of how it got there.
+    """Adds auxiliary terms to a trainer's `compute_loss`.
 
     Args:
         suppress: codes of the languages to keep out of the others.
         terms: the auxiliary losses. Without any, the run is plain SFT.
-        candidates: the languages among which a segment's scripts decide.
+        candidates: the languages that the script of a segment may stand for.
         language_of: as in `SASFTCallback`.
-        finder: sets the weights of terms that are to find their own; by default none does.
+        finder: sets the weights of terms with weight `auto`. Default: no term has one.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SASFTEngine:
     # -- life cycle --------------------------------------------------------------------------------------------------
 
     def attach(self, trainer: Trainer, column: str | None) -> None:
-        """Check that this trainer can be served, before anything runs.
+        """Check before training that SASFT can run in this trainer.
 
         Args:
             column: the dataset column that will carry languages, if there is one.
@@ -87,7 +87,7 @@ class SASFTEngine:
             self._teller.describe(trainer.train_dataset)
 
     def start(self, trainer: Trainer, model: nn.Module, state: TrainerState) -> None:
-        """Hook the model; before the first compiled forward, since hooks that come later are ignored there.
+        """Hook the model. Call it before the first compiled forward, which ignores hooks that are added later.
 
         Raises:
             ValueError: the run is resumed from a checkpoint that was trained with other features.
@@ -105,13 +105,13 @@ class SASFTEngine:
         self._running = True
 
     def end_step(self, trainer: Trainer, state: TrainerState) -> None:
-        """Let the terms renew what they renew between steps; a collective call on every rank."""
+        """Update the terms after an optimizer step. Every rank must call it."""
         self.finder.end_step(trainer, state.global_step)
         for term in self.terms.values():
             term.end_step(trainer, state.global_step)
 
     def before_save(self, trainer: Trainer) -> None:
-        """Tell the coming checkpoint where the terms stand; a collective call on every rank."""
+        """Put the state of the terms into the coming checkpoint. Every rank must call it."""
         if not self._running:
             return
         self.end_step(trainer, trainer.state)  # a callback that saves may come before ours
@@ -224,7 +224,7 @@ def codes_of(suppress: str | Sequence[str]) -> tuple[str, ...]:
 
 
 class HookCallback(TrainerCallback):
-    """Hooks the model for as long as it trains."""
+    """Adds the hooks to the model when training begins and removes them when it ends."""
 
     def __init__(self, engine: SASFTEngine, trainer: Trainer | None = None) -> None:
         self.engine = engine

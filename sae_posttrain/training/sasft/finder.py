@@ -1,4 +1,4 @@
-"""Weights that find themselves, of all the terms that want one: measured on every rank alike, changed between steps."""
+"""Set the weights of all terms with weight `auto`: the same on every rank, changed only between optimizer steps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class WeightFinder:
     """Sets the `weight` of terms after each optimizer step.
 
     Args:
-        terms: those whose weight is found. They share the budget equally.
-        budget: how much of the cross-entropy all of them may cost together, as a share of it.
+        terms: the terms with weight `auto`. They share the budget equally.
+        budget: increase of the cross-entropy that all of them may cause together, as a share of it.
     """
 
     def __init__(self, terms: Sequence[Term], budget: float) -> None:
@@ -33,7 +33,7 @@ class WeightFinder:
         self._ended = 0
 
     def start(self, state: TrainerState, resumed: Mapping[str, Any]) -> None:
-        """Begin a run, or go on with one.
+        """Begin or resume a run.
 
         Args:
             state: the trainer's; it knows how many steps the run has.
@@ -79,7 +79,7 @@ class WeightFinder:
         return {name: one.state() for name, one in self.found.items()}
 
     def metrics(self) -> dict[str, float]:
-        """What is logged: the weight of the last step, and what the term is estimated to cost."""
+        """The logged values: the weight of the last step, and the estimated cost of the term."""
         logs = {}
         for name, term in self.terms.items():
             logs[term.loss_name.replace("loss", "weight")] = self._used[name]

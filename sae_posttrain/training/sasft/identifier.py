@@ -1,4 +1,4 @@
-"""The language of an answer, from its own tokens: by their scripts where that is certain, else by the decoded text."""
+"""Find the language of an answer from the scripts of its tokens or, if these are unclear, from its decoded text."""
 
 # B batch, S sequence
 
@@ -18,7 +18,7 @@ from ...metrics.answer_language import AnswerLanguage, answer_language, language
 from ...vocabulary import token_bytes
 
 FIRST_TOKENS = 512
-"""A long answer is read so far first, and as a whole only where that is not clear."""
+"""Number of tokens of a long answer that are read first. The rest is read only if these do not decide."""
 CLEAR_SHARE, CLEAR_WORDS = 0.9, 50
 # Han and kana share languages, so that their text tells more than their tokens.
 _NEEDS_TEXT = frozenset({"Hani", "Hira", "Kana", "Bopo"})

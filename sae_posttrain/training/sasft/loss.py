@@ -1,4 +1,4 @@
-"""The SASFT loss as a pure function, and the tables that say who is penalised for what."""
+"""The SASFT loss as a pure function, and the tables of baselines and weights for each language and feature."""
 
 # B batch, S sequence, D model width, F features of one layer, L languages, T suppressed languages
 
@@ -37,7 +37,7 @@ def sasft_loss(
     Source: arXiv:2507.14894, L_reduce. Labels are not shifted: position t's activation goes with label t.
     """
     excess_BSF = (pre_BSF - baseline_LF[language_BS]).relu() * weight_LF[language_BS]
-    # Chosen, not multiplied: what stands at positions that do not count may be anything, NaN too.
+    # `where`, not a product: ignored positions may hold NaN, and 0 · NaN is NaN.
     return excess_BSF.where(labelled_BS[..., None], 0.0).sum()
 
 
@@ -68,7 +68,7 @@ class Penalty:
         dtype = residual_BSD.dtype
         rows_FD = self.encoder_FD.to(dtype)
         if dtype in (torch.bfloat16, torch.float16):
-            # Rounded rows would shift every pre-activation the same way; what rounding drops is a second set of rows.
+            # Rounding the rows would bias every pre-activation. The rounding errors are a second set of rows.
             rows_FD = torch.cat([rows_FD, (self.encoder_FD - rows_FD.float()).to(dtype)])
         with torch.autocast(residual_BSD.device.type, enabled=False):
             residual_BSD, read_BSF = read_features(residual_BSD, rows_FD)

@@ -1,4 +1,4 @@
-"""Running sums behind the logged metrics; kept on the device, so that no step waits for them."""
+"""Running sums for the logged metrics. They stay on the device, so that no step needs a host–device sync."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Meter:
         return dict(zip(self.names, total, strict=True)), steps
 
     def warn(self, logs: Mapping[str, float], advice: Mapping[str, str]) -> None:
-        """Say once of each share in `advice` that it is high, and what to do about it."""
+        """Warn once for each share in `advice` that is high, and say what to do about it."""
         for name, text in advice.items():
             share = logs.get(name, 0.0)
             if share > WARN_ABOVE and name not in self._warned:

@@ -1,4 +1,4 @@
-"""Which trainers SASFT can join: those whose loss is one of labelled tokens. The others are refused by name."""
+"""Check the trainer's objective: SASFT needs a loss over labelled tokens, and refuses other trainers by name."""
 
 from __future__ import annotations
 

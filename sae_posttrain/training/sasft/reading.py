@@ -1,7 +1,7 @@
-"""Read features from a residual so that their gradient waits for the residual's own.
+"""Read features from a residual during the forward, which saves memory in the backward.
 
-Read after the forward, a feature hands its gradient back before the rest of the backward begins: one tensor of the
-residual's size per layer, held through the peak of the step. Read where the residual passes, it holds `(B, S, F)`.
+If features were read after the forward, their gradient would be computed first in the backward. It would need one
+tensor of the residual's size per layer, at the step's memory peak. Reading during the forward keeps only `(B, S, F)`.
 """
 
 # B batch, S sequence, D model width, F features

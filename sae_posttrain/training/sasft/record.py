@@ -1,4 +1,4 @@
-"""What a checkpoint says of the SASFT run that made it, and whether a resumed run goes on from it."""
+"""The record of a SASFT run in its checkpoints, and the comparison with it when a run is resumed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any]:
     for name in changed:
         logger.warning("SASFT's %s was %r in the checkpoint and is %r now.", name, earlier.get(name), record.get(name))
     if set(earlier[SUPPRESS]) != set(record[SUPPRESS]):
-        return {}  # other languages to keep out are other features
+        return {}  # other suppressed languages have other features, so the old state does not apply
     setting_of = {"features": "weight", "tokens": "token_weight"}
     kept = {
         kind: {

@@ -1,8 +1,8 @@
-"""Baselines that follow the model: measured anew on the training batches every so many steps. Off by default.
+"""Measure the baselines again on the training batches, every `refresh_baselines` steps. Off by default.
 
-The published method compares with the base model's means throughout. What a feature reads drifts as the weights move;
-the logged drift tells how far, and refreshing corrects for it. A penalised feature's own mean falls as it is pushed
-down, so refreshed baselines follow it and the penalty never rests.
+The published method always compares with the base model's means. During training the pre-activations drift; the log
+shows the drift, and refreshing corrects for it. The penalty also lowers the mean of a penalised feature. A refreshed
+baseline follows this mean down, so the penalty does not become 0.
 """
 
 # B batch, S sequence, F features of one layer, L languages
@@ -36,7 +36,7 @@ class BaselineRefresh:
         self._start = dict(start)
         # The last column counts tokens; the last row is of tokens whose language is unknown.
         self._sums = {layer: _with_a_count(one.baseline_LF) for layer, one in start.items()}
-        # Apart, since a checkpoint inside a step is resumed at the step's beginning, which counts its batches again.
+        # Kept apart: a run resumed from a checkpoint inside a step repeats that step and counts its batches again.
         self._of_step = {layer: sums_LF.clone() for layer, sums_LF in self._sums.items()}
 
     def add_layer(self, layer: int, pre_BSF: Tensor, language_BS: Tensor, labelled_BS: Tensor) -> None:
@@ -44,7 +44,7 @@ class BaselineRefresh:
         device = pre_BSF.device
         dtype = torch.float32 if device.type == "mps" else torch.float64
         values_BSF = torch.cat([pre_BSF.detach(), torch.ones_like(pre_BSF[..., :1])], dim=-1)
-        # Chosen, not multiplied: what stands at positions that do not count may be anything, NaN too.
+        # `where`, not a product: ignored positions may hold NaN, and 0 · NaN is NaN.
         values_BSF = values_BSF.where(labelled_BS[..., None], 0.0).to(dtype)
         sums_LF = self._of_step[layer] = self._of_step[layer].to(device, dtype)
         sums_LF.index_add_(0, language_BS.flatten() % len(sums_LF), values_BSF.flatten(0, 1))

@@ -69,7 +69,7 @@ def columns_of(dataset: Any) -> tuple[str, ...]:
 
 @contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """What draws random numbers inside, such as augmentation in a dataset, leaves those outside as they were."""
+    """Restore the random states on exit, since a dataset may draw random numbers, as for augmentation."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         yield

@@ -1,4 +1,4 @@
-"""The settings of SASFT's two auxiliary losses, for any trainer; each with its help, for YAML and the command line."""
+"""The settings of SASFT's two auxiliary losses, for any trainer. Each has the help for YAML and the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIX = "sasft_"
 
 @dataclass
 class SASFTSettings:
-    """What a run with SASFT is told, whatever trainer it runs in."""
+    """The settings of a SASFT run, which are the same in every trainer."""
 
     features: str | None = field(
         default=None, metadata={"help": "Feature set: a .safetensors file, or a hub repository that holds one."}
@@ -210,7 +210,7 @@ def _load(settings: SASFTSettings) -> FeatureSet | None:
 
 
 def _only_target(features: FeatureSet) -> list[str]:
-    """What to suppress where nothing says it: the language that all of the features stand for.
+    """The default of `suppress`: the one language that all features stand for.
 
     Raises:
         ValueError: they stand for several.

@@ -1,4 +1,4 @@
-"""Whose language each token of a batch is, and by what that was told: a column, a user's function, or the script."""
+"""Find the language of each token of a batch, from a dataset column, a user's function or the script."""
 
 # B batch, S sequence, N segments
 
@@ -31,7 +31,7 @@ def tokenizer_of(trainer: Trainer) -> PreTrainedTokenizerBase | None:
 
 
 class LanguageTeller:
-    """From the column; where that is open, from the user's function; where that is, from the script of the answer.
+    """Finds languages from the column; if it is empty, from the user's function; else from the answer's script.
 
     Args:
         tokenizer: the model's; None leaves out the last of these.
@@ -98,7 +98,7 @@ class LanguageTeller:
         return logs
 
     def describe(self, dataset: Any) -> None:
-        """Say once what the script tells of a training set's first answers, and how many of them hold code."""
+        """Log once which languages the script gives for the first answers, and how many of them hold code."""
         if self._identify is None or self._language_of is not None or not hasattr(dataset, "map"):
             return
         told, code = Counter[str](), 0

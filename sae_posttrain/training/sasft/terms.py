@@ -47,7 +47,7 @@ class Term(Protocol):
         """The loss summed over tokens, neither weighted nor normalised, and what was counted."""
 
     def end(self) -> None:
-        """Let go of the micro-batch, also after an error."""
+        """Release the micro-batch, also after an error."""
 
     def end_step(self, trainer: Trainer, step: int) -> None:
         """After each optimizer step; a collective call on every rank."""

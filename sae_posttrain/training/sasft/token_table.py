@@ -1,4 +1,4 @@
-"""Which tokens are of a suppressed language, seen from an answer in each other language.
+"""Which tokens belong to a suppressed language, for answers in each other language.
 
 Scripts tell most languages apart: then a token that holds a letter of the suppressed language's scripts belongs to it
 wholly, and every other not at all. Where two languages share their scripts, `TokenCounts` of texts in both give each
@@ -46,7 +46,7 @@ class TokenTable:
 
 
 def penalised_scripts(target: str, language: str) -> frozenset[str]:
-    """The scripts whose letters betray the target language in an answer of another.
+    """The scripts whose letters show the target language in an answer in another language.
 
     Those of the target which the answer's own language does not use: Han and kana of Japanese in English, but kana
     alone in Chinese; nothing of Chinese in Japanese. Latin counts only where it is the target's main script: in Russian
@@ -108,6 +108,6 @@ def build_token_table(
 
 
 def fitted(member_V: Tensor, size: int) -> Tensor:
-    """As many values as the model has logits: a vocabulary may be smaller, or name ids that the model has not."""
+    """Cut or pad to the number of the model's logits, since the vocabulary may be smaller or larger."""
     member_V = member_V[:size].float()
     return torch.cat([member_V, member_V.new_zeros(size - len(member_V))])

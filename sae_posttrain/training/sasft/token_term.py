@@ -27,7 +27,7 @@ from .weight import Weight
 
 
 class TokenTerm:
-    """`−log(1 − probability mass of the suppressed language's tokens)` wherever another language is to be written.
+    """`−log(1 − probability mass of the suppressed language's tokens)` in answers in other languages.
 
     Unlikelihood training (arXiv:1908.04319) on a set of tokens. The distribution at position t is judged by the label
     at t + 1: its language, and whether it is itself a token of the set, which exempts it. Labels that the trainer's

@@ -63,7 +63,7 @@ def token_unlikelihood(
         probability mass `(N, T)`, without a gradient.
     """
     kind = hidden_BSD.device.type
-    # In which the trainer's own head multiplies; everything else is float32.
+    # The dtype in which the trainer's own head multiplies. Everything else is float32.
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_BSD.dtype
     with whole(weight_VD, bias_V), torch.autocast(kind, enabled=False):
         head = _Pass(plain(weight_VD), plain(bias_V), positions, member_KV, transform, dtype)
@@ -99,7 +99,7 @@ class _Unlikelihood(torch.autograd.Function):
         if ctx.head is not None:
             slope_NV = sums.slope_NV if sums.slope_NV is not None else none
             kept[1:] = [head.pick(hidden_BSD), sums.log_total_N, sums.set_NK, sums.rest_NK, slope_NV]
-        ctx.save_for_backward(*kept)  # as attributes they would stay to the end of the whole backward
+        ctx.save_for_backward(*kept)  # attributes of ctx would be kept until the whole backward ends
         return hidden_BSD.view_as(hidden_BSD), loss, mass_NT
 
     @staticmethod

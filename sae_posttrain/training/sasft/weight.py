@@ -1,4 +1,4 @@
-"""A weight that finds itself: as large as a budget of cross-entropy allows.
+"""An automatic weight: as large as a budget of cross-entropy allows.
 
 What does a penalty cost? Let A(w) be the auxiliary loss of the model that minimises `cross-entropy + w · auxiliary`.
 The least value of that sum has the derivative A(w), so the cross-entropy given up for the weight w is
@@ -103,7 +103,7 @@ class AutoWeight:
             auxiliary: the unweighted auxiliary loss of the whole step.
         """
         if not (math.isfinite(loss) and math.isfinite(auxiliary)):
-            return self  # one broken step must not decide over the rest of the run
+            return self  # a step with a loss that is not finite must not change the weight
         seen = self.seen + 1
         if seen <= self.measured or self.start <= 0:
             # Steps without a penalised token do not tell A₀; the measuring goes on until one has had some.

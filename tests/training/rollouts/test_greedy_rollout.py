@@ -133,6 +133,9 @@ def test_generation_without_sampling_or_with_beams_is_refused(changes: dict[str,
 def test_the_model_generates_as_before_after_the_block_and_other_batches_are_refused() -> None:
     made = model()
     ids = torch.tensor([[3, 4]])
-    with row_temperature(made, [True, False], 0.0), pytest.raises(ValueError, match="rows is for 2 prompts"):
+    with (
+        row_temperature(made, [True, False], 0.0),
+        pytest.raises(ValueError, match="rows has 2 entries, but generate got 1 prompts"),
+    ):
         made.generate(input_ids=ids, do_sample=True)
     assert "generate" not in vars(made)

@@ -41,8 +41,11 @@ from .world import (
         ({"num_generations": 1, "per_device_train_batch_size": 4}, "at least 2 generations"),
         ({"num_generations": 3}, "must be divisible by num_generations"),
         ({"steered_per_group": GROUP}, "at least one ordinary rollout"),
-        ({"steered_per_group": -1}, "steered_per_group is -1"),
-        ({"steered_per_group": 3, "steered_in_baseline": False}, "leaves a baseline of 1 rollout"),
+        ({"steered_per_group": -1}, "steered_per_group=-1 with num_generations=4: expected at least 0"),
+        (
+            {"steered_per_group": 3, "steered_in_baseline": False},
+            "needs at least two ordinary rollouts in each group for the baseline, and there is 1",
+        ),
         ({"steer_probability": 1.5}, "between 0 and 1, got 1.5"),
         ({"loop_min_repeats": 2}, "loop_min_repeats=2, loop_min_tokens=50: expected at least 3 and 1"),
         ({"loop_min_tokens": 0}, "loop_min_repeats=4, loop_min_tokens=0: expected"),
@@ -140,7 +143,7 @@ def test_continuous_batching_of_a_hybrid(tmp_path: Path) -> None:
     made = steered(tmp_path)
     made.model = make("Qwen3_5ForCausalLM")
     made.use_transformers_continuous_batching = True
-    with pytest.raises(ValueError, match="does not support Qwen3_5ForCausalLM, which mixes linear attention"):
+    with pytest.raises(ValueError, match="does not support Qwen3_5ForCausalLM, which has layers with linear"):
         prepare(made)
 
 
