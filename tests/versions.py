@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import transformers
 from packaging.version import Version
+from transformers import Gemma3ForConditionalGeneration
 
 try:
     TRL = Version(version("trl"))
@@ -15,6 +16,10 @@ HOOKS_LIE_INSIDE_CHECKPOINTS = Version(transformers.__version__) < Version("5.23
 
 NUM_ITEMS_COUNTS_FIRST_TOKENS = Version(transformers.__version__) < Version("5.10")
 """Trainers counted the first token of a row, which nothing predicts, among those by which they divide."""
+
+GEMMA_3_AVERAGES_MEANS = not getattr(Gemma3ForConditionalGeneration, "accepts_loss_kwargs", True)
+"""Its multimodal class took no token count, up to transformers 5.16 at least and not from 5.19 on: each micro-batch was
+the mean over its own tokens, and the step the mean of these, in plain SFT too."""
 
 CONTINUOUS_BATCHING_HAS_PAGES = Version(transformers.__version__) >= Version("5.17")
 """The benchmark of generation gives it a cache of its own size; before, the setting had another name."""

@@ -99,6 +99,8 @@ class Row:
     `parts`: into how many equal parts, in the order of the rows, the trainer splits the step where each part takes the
     mean over its own tokens and the step is the mean of those; 1 where all tokens of the step share one mean.
     `counts_first`: whether the trainer counts the first token of each row, which nothing predicts, in the step.
+    `louder`: by how much the terms' weights are raised where the cross-entropy's gradient is so large that its rounding
+    would hide theirs: it is what both runs share, and cancels only up to rounding.
     `meant` shows of a trainer that has run that its settings were in force: two runs that both missed them would agree.
     """
 
@@ -112,6 +114,7 @@ class Row:
     broken: str = ""
     parts: int = 1
     counts_first: bool = False
+    louder: float = 1.0
     meant: Callable[[Any], Any] = lambda trainer: True
 
 
@@ -189,7 +192,8 @@ def errors_of_the_addition(world: World, route: Route, row: Row) -> dict[str, fl
     """
     plain, by_hand = moved(world, route, row, 0.0, 0.0), reference(world, row, 0.0)
     errors = {}
-    for term, (weight, token_weight) in TERMS.items():
+    for term, weights in TERMS.items():
+        weight, token_weight = (row.louder * one for one in weights)
         added = difference(moved(world, route, row, weight, token_weight or None), plain)
         expected = difference(reference(world, row, weight, token_weight), by_hand)
         errors[term] = relative_error(added, expected)

@@ -15,7 +15,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 from trl import SFTTrainer
-from versions import TRL_NEEDS_ITS_OWN_LOGITS
+from versions import GEMMA_3_AVERAGES_MEANS, TRL_NEEDS_ITS_OWN_LOGITS
 
 from .exactness import Example, Row, adapted, answers, chats, streamed, texts
 from .world import NUM_LAYERS, World, build_rows
@@ -108,7 +108,7 @@ def compiles(trainer: SFTTrainer) -> bool:
 
 
 def averages_means(trainer: SFTTrainer) -> bool:
-    """Qwen3.5 declares that its loss takes no token count, so every micro-batch takes the mean of its own tokens."""
+    """The model declares that its loss takes no token count: every micro-batch takes the mean of its own tokens."""
     return not trainer.model_accepts_loss_kwargs
 
 
@@ -118,7 +118,11 @@ def learns_routing(trainer: SFTTrainer) -> bool:
 
 TWO_STEPS = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
 FOUR_STEPS = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
-OWN_MEANS = {**FOUR_STEPS, "train_sampling_strategy": "sequential", "shuffle_dataset": False}
+OWN_MEANS: dict[str, Any] = {
+    "settings": {**FOUR_STEPS, "train_sampling_strategy": "sequential", "shuffle_dataset": False},
+    "parts": 4,
+    "meant": averages_means,
+}
 CHECKPOINTED = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
 REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
 COMPILED = {"torch_compile": True}
@@ -158,8 +162,10 @@ ROWS: dict[str, Row] = {
     "mixture of experts, router loss": Row(make=mixture, meant=learns_routing),
     "mixture of experts, accumulation": Row(FOUR_STEPS, mixture, meant=learns_routing),
     "multimodal Gemma-3 on text": Row(make=gemma3_multimodal),
-    "multimodal Gemma-3 on text, accumulation": Row(FOUR_STEPS, gemma3_multimodal),
-    "multimodal Qwen3.5 on text": Row(make=qwen3_5_multimodal),
-    "multimodal Qwen3.5 on text, accumulation": Row(OWN_MEANS, qwen3_5_multimodal, parts=4, meant=averages_means),
+    "multimodal Gemma-3 on text, accumulation": Row(
+        make=gemma3_multimodal, **OWN_MEANS if GEMMA_3_AVERAGES_MEANS else {"settings": FOUR_STEPS}
+    ),
+    "multimodal Qwen3.5 on text": Row(make=qwen3_5_multimodal, louder=10),
+    "multimodal Qwen3.5 on text, accumulation": Row(make=qwen3_5_multimodal, louder=10, **OWN_MEANS),
     "streamed dataset": Row({"shuffle_dataset": False}, data=streamed),
 }
