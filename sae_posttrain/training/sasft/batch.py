@@ -98,10 +98,11 @@ def whole_labels(inputs: Mapping[str, Any]) -> Tensor:
         )
     kept_S = torch.zeros(length, dtype=torch.bool, device=labels.device)
     kept_S[slice(-kept, None) if isinstance(kept, int) else kept.to(labels.device)] = True
-    # The model predicts the label after each kept position, in the order of the positions.
-    number_S = kept_S.cumsum(0).clamp(max=labels.shape[1] - 1)
+    # The model predicts the label after each kept position, in the order of the positions; after the last, none.
+    number_S = kept_S.cumsum(0)
+    predicts_S = kept_S & (number_S < labels.shape[1])
     whole_BS = labels.new_full((rows, length), -100)
-    whole_BS[:, 1:] = labels[:, number_S[:-1]].where(kept_S[:-1], -100)
+    whole_BS[:, 1:] = labels[:, number_S.where(predicts_S, 0)[:-1]].where(predicts_S[:-1], -100)
     return whole_BS
 
 

@@ -160,7 +160,7 @@ def check_data(dataset: Any, column: str | None) -> None:
 
 def check_labels(dataset: Any) -> None:
     if isinstance(dataset, list | tuple):
-        rows = [row["labels"] for row in dataset] if all("labels" in row for row in dataset) else []
+        rows = [row["labels"] for row in dataset] if all(_has_labels(row) for row in dataset) else []
     else:
         names = getattr(dataset, "column_names", None)
         rows = dataset["labels"] if names and "labels" in names and hasattr(dataset, "__len__") else []
@@ -169,6 +169,10 @@ def check_labels(dataset: Any) -> None:
             "No token of the training set has a label: every label is -100, so there is nothing to learn or to "
             "penalise. Check the completion or assistant mask."
         )
+
+
+def _has_labels(row: Any) -> bool:
+    return isinstance(row, Mapping) and "labels" in row
 
 
 def check_codes(dataset: Any, column: str | None) -> None:

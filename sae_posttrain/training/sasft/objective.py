@@ -9,7 +9,7 @@ SERVED = frozenset({"SFTTrainer", "GKDTrainer"})
 _BASES = frozenset({"_BaseTrainer", "BaseTrainer"})
 _FIRST = "Train with SASFT (SFTTrainer) first, and then with {name}."
 _INSTEAD = {
-    ("GRPO", "RLOO", "GMPO", "PPO", "A2PO", "OnlineDPO", "XPO", "NashMD"): (
+    ("GRPO", "RLOO", "GMPO", "PPO", "GFPO", "PAPO", "A2PO", "OnlineDPO", "XPO", "NashMD"): (
         "it learns from rewards of sampled answers. Give it the reward function "
         "sae_posttrain.training.rewards.CodeSwitchingPenalty, or train with SASFT (SFTTrainer) before it."
     ),
@@ -17,8 +17,10 @@ _INSTEAD = {
     (
         "Distill",
         "GOLD",
+        "GKD",
         "SDFT",
         "SDPO",
+        "SSD",
         "OPD",
         "MiniLLM",
     ): f"it follows a teacher in a way of its own. {_FIRST}",

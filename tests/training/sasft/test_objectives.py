@@ -121,6 +121,34 @@ def test_a_users_own_trainer_is_taken_for_what_it_derives_from() -> None:
             check_objective(trainer)
 
 
+def test_orpo_of_axolotl_is_a_setting_of_its_trainer() -> None:
+    trainer = Trainer.__new__(Trainer)
+    trainer.args = SimpleNamespace(orpo_alpha=0.1)
+    with pytest.raises(ValueError, match="ORPO has none: it compares answers"):
+        check_objective(trainer)
+    trainer.args = SimpleNamespace(orpo_alpha=None)
+    check_objective(trainer)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("DPOTrainer", "compares answers"),
+        ("GKDTrainer", "follows a teacher"),
+        ("GRPOTrainer", "CodeSwitchingPenalty"),
+        ("RewardTrainer", "scores answers"),
+    ],
+)
+def test_the_rlhf_trainers_of_ms_swift(name: str, why: str) -> None:
+    """They derive from TRL's; that of GKD too, which is served in TRL alone."""
+    base = SFTTrainer if name == "GKDTrainer" else Trainer
+    theirs = type(name, (base,), {"__module__": f"swift.rlhf_trainers.{name[:3].lower()}_trainer"})
+    trainer = theirs.__new__(theirs)
+    trainer.args = SimpleNamespace()
+    with pytest.raises(ValueError, match=f"{name} has none: .*{why}"):
+        check_objective(trainer)
+
+
 def test_labels_that_are_not_of_tokens(world: World) -> None:
     """A classifier's batch, in a plain `Trainer`."""
     model = classifier(world)

@@ -15,6 +15,7 @@ from transformers import DataCollatorForSeq2Seq
 
 from sae_posttrain import SASFTCallback
 from sae_posttrain.training.sasft.batch import whole_labels
+from sae_posttrain.training.sasft.checks import check_labels
 from sae_posttrain.training.sasft.segments import LANGUAGE_IDS, LanguageCollator, columns_of, language_id, segments_of
 
 from .plain import tokenised, with_plain, without
@@ -94,6 +95,9 @@ class TestDataset:
         with pytest.raises(ValueError, match="No token of the training set has a label"):
             world.run(with_plain, dataset=rows)
 
+    def test_rows_that_are_not_mappings_are_the_collators_matter(self) -> None:
+        check_labels([torch.tensor([3, 4]), torch.tensor([5])])
+
     def test_no_tokenizer_and_no_column(self, world: World) -> None:
         for rows, told in ((all_chinese(world), True), ([{"input_ids": [3, 4], "labels": [3, 4]}], False)):
             trainer = world.run(without, dataset=rows)
@@ -149,6 +153,13 @@ class TestLabels:
         cut = torch.tensor([[-100, 7, 9, 10]])
         self.check(labels=cut, logits_to_keep=mask)
         self.check(labels=cut, logits_to_keep=mask.nonzero().squeeze(-1))
+
+    def test_nothing_is_predicted_after_the_last_kept_position(self) -> None:
+        """Not even where others follow it: the model's loss drops the last logits."""
+        mask = torch.tensor([False, True, False, True, True, False])
+        cut = torch.tensor([[-100, 7, 9]])
+        whole = whole_labels({"input_ids": self.IDS, "labels": cut, "logits_to_keep": mask})
+        assert whole.tolist() == [[-100, -100, 7, -100, 9, -100]]
 
     def test_shifted_ones(self) -> None:
         shifted = torch.tensor([[-100, 7, -100, 9, 10, -100]])
