@@ -74,6 +74,8 @@ def without_trl(session: nox.Session) -> None:
     session.install(*pinned, "hatchling", "editables", "pytest", "pytest-timeout", "scipy", "py3langid")
     session.install(*pinned, "--no-build-isolation", "--editable", ".[peft]")
     session.run("python", "-m", "pytest", *(session.posargs or WITHOUT_TRL))
+    if not session.posargs:  # the rows that `make test` leaves out, too
+        session.run("python", "-m", "pytest", "-m", "slow", "tests/training/sasft/test_plain_exactness.py")
 
 
 @nox.session

@@ -206,20 +206,20 @@ PLAIN_ROWS: dict[str, Row] = {
     name: Row(**{"data": tokenised, **row})
     for name, row in {
         "padded": {},
-        "padded, accumulation of 4": {"settings": FOUR_STEPS},
+        "padded, accumulation of 4": {"settings": FOUR_STEPS, "slow": True},
         "every token labelled": {"data": every_token, "counts_first": NUM_ITEMS_COUNTS_FIRST_TOKENS},
-        "checkpointing": {"settings": CHECKPOINTED, "meant": checkpoints},
-        "reentrant checkpointing": {"settings": REENTRANT, "meant": checkpoints},
+        "checkpointing": {"settings": CHECKPOINTED, "meant": checkpoints, "slow": True},
+        "reentrant checkpointing": {"settings": REENTRANT, "meant": checkpoints, "slow": True},
         "reentrant checkpointing, accumulation": {"settings": {**REENTRANT, **FOUR_STEPS}, "meant": checkpoints},
         "reentrant checkpointing, LoRA": {"settings": REENTRANT, "make": adapted(), "meant": checkpoints},
-        "LoRA": {"make": adapted()},
-        "flattened rows": {"settings": FLAT},
+        "LoRA": {"make": adapted(), "slow": True},
+        "flattened rows": {"settings": FLAT, "slow": True},
         "flattened rows, reentrant checkpointing": {"settings": {**FLAT, **REENTRANT, **FOUR_STEPS}},
         "multipack (nested lists)": {"settings": PACKS},
         "language in another batch entry": {"settings": CHANNEL, "data": channelled},
-        "logits_to_keep, last positions": {"settings": {"trainer": CutsLabels}},
+        "logits_to_keep, last positions": {"settings": {"trainer": CutsLabels}, "slow": True},
         "logits_to_keep, last positions, accumulation": {"settings": {"trainer": CutsLabels, **FOUR_STEPS}},
-        "logits_to_keep, mask": {"settings": {"trainer": MasksLabels, **ONE_ROW}},
+        "logits_to_keep, mask": {"settings": {"trainer": MasksLabels, **ONE_ROW}, "slow": True},
         "logits_to_keep, mask, flattened rows": {"settings": {"trainer": MasksLabels, **FLAT, **FOUR_STEPS}},
         "shift_labels": {"settings": {"trainer": ShiftsLabels}},
         "compute_loss wrapped on the class": {
@@ -227,7 +227,7 @@ PLAIN_ROWS: dict[str, Row] = {
             "meant": lambda trainer: trainer.calls == 4,
         },
         "a chunked loss of the framework's own": {"settings": {"trainer": ChunkedLoss, **FOUR_STEPS}},
-        "compute_loss_func": {"settings": {"compute_loss_func": summed_over_items, **FOUR_STEPS}},
-        "label smoothing": {"settings": {"label_smoothing_factor": 0.1}},
+        "compute_loss_func": {"settings": {"compute_loss_func": summed_over_items, **FOUR_STEPS}, "slow": True},
+        "label smoothing": {"settings": {"label_smoothing_factor": 0.1}, "slow": True},
     }.items()
 }

@@ -12,7 +12,10 @@ from .world import World
 ADAM = {"optim": "adamw_torch", "learning_rate": 1e-2, "max_steps": 3}
 
 
-@pytest.mark.parametrize("name", PLAIN_ROWS)
+cells = [pytest.param(name, marks=[pytest.mark.slow] if row.slow else []) for name, row in PLAIN_ROWS.items()]
+
+
+@pytest.mark.parametrize("name", cells)
 def test_what_is_added_is_the_auxiliary_gradient(name: str, world: World) -> None:
     errors = errors_of_the_addition(world, with_plain, PLAIN_ROWS[name])
     for term, error in errors.items():
@@ -21,7 +24,13 @@ def test_what_is_added_is_the_auxiliary_gradient(name: str, world: World) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["padded", "reentrant checkpointing, accumulation", "multipack (nested lists)", "logits_to_keep, mask"]
+    "name",
+    [
+        pytest.param("padded", marks=pytest.mark.slow),
+        "reentrant checkpointing, accumulation",
+        "multipack (nested lists)",
+        pytest.param("logits_to_keep, mask", marks=pytest.mark.slow),
+    ],
 )
 def test_zero_weight_is_the_plain_run_bit_for_bit(name: str, world: World) -> None:
     row = PLAIN_ROWS[name]
