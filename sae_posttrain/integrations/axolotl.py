@@ -1,0 +1,219 @@
+"""SASFT in Axolotl, as a plugin: `plugins: [sae_posttrain.integrations.axolotl.SASFTPlugin]` and `sasft_…` keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from axolotl.integrations.base import BasePlugin
+from pydantic import BaseModel, Field, create_model, model_validator
+
+from ..training.sasft import SASFTCallback
+from ..training.sasft.callback import LANGUAGE_COLUMN
+from ..training.sasft.segments import columns_of
+from ..training.sasft.settings import PREFIX, SASFTSettings
+
+OTHER_LOSSES = {
+    "rl": "preference training and RL have no cross-entropy over labels",
+    "reward_model": "a reward model has no cross-entropy over labels",
+    "process_reward_model": "a reward model has no cross-entropy over labels",
+    "orpo_alpha": "ORPO adds an odds ratio over pairs of answers to the loss",
+    "pretraining_dataset": "its batches do not show where one example ends and the next begins",
+}
+"""Axolotl's settings with which SASFT cannot run, and why."""
+OTHER_PLUGINS = {
+    "axolotl.integrations.kd": "distillation has a loss of its own",
+    "axolotl.integrations.diffusion": "a diffusion model predicts masked tokens, not the next one",
+}
+
+
+class _Checked(BaseModel):
+    """Checks that come before Axolotl's own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_sasft(cls, data: Any) -> Any:
+        """Refuse settings that are no settings of SASFT, and ways to train that it does not serve."""
+        if isinstance(data, Mapping):
+            check_config(data)
+        return data
+
+
+def _settings() -> dict[str, Any]:
+    """Name of each key → its type and its help, as pydantic wants them; None stands for a key that is not given."""
+    kinds, helps = get_type_hints(SASFTSettings), {one.name: one.metadata["help"] for one in fields(SASFTSettings)}
+    # YAML's `zh ru` is a text, and a list of codes all the same.
+    kinds = {name: list[str] | str if kind == list[str] else kind for name, kind in kinds.items()}
+    return {
+        key: (kinds[name] | None, Field(default=None, description=helps[name]))
+        for key, name in SASFTSettings.prefixed().items()
+    }
+
+
+SASFTArgs = create_model("SASFTArgs", __base__=_Checked, __module__=__name__, **_settings())
+"""SASFT's keys in Axolotl's YAML."""
+
+
+class SASFTPlugin(BasePlugin):
+    """Adds SASFT's auxiliary losses to Axolotl's supervised fine-tuning.
+
+    A column of language codes, which Axolotl's tokenising would drop, is kept through it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._carrier: _Carrier | None = None
+        self._arguments: dict[str, Any] = {}
+
+    def get_input_args(self) -> str:
+        return f"{__name__}.SASFTArgs"
+
+    def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
+        """Prepare for what Axolotl does next: it loads and tokenises the data sets itself."""
+        settings = settings_of(cfg)
+        if not preprocess:
+            self._arguments = settings.loaded()  # a missing file stops the run here, before the model is loaded
+        self._carrier = _Carrier(settings.language_column)
+        self._carrier.install()
+
+    def pre_model_load(self, cfg: Any) -> None:
+        if self._carrier is not None:
+            self._carrier.remove()
+
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[SASFTCallback]:
+        _settle_columns(trainer, settings_of(cfg).language_column)
+        return [SASFTCallback(**self._arguments).set_trainer(trainer)]
+
+
+def settings_of(config: Mapping[str, Any]) -> SASFTSettings:
+    """SASFT's settings in a configuration of Axolotl's.
+
+    Raises:
+        ValueError: an unknown key that begins with `sasft_`, for which the message names the nearest; or a value of
+            another kind.
+    """
+    given = {key: value for key, value in config.items() if key.startswith(PREFIX) and value is not None}
+    return SASFTSettings.from_prefixed(given)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse what is not a setting of SASFT, and what cannot be trained with it; before anything is loaded.
+
+    Raises:
+        ValueError: such a setting; the message says what to change.
+    """
+    settings = settings_of(config)
+    if settings.features is None and settings.token_weight is None and settings.sasft_weight:
+        raise ValueError(
+            "SASFTPlugin has nothing to train with: set sasft_features, or sasft_token_weight, which needs no features."
+        )
+    for key, why in OTHER_LOSSES.items():
+        if config.get(key):
+            raise ValueError(f"SASFT cannot run with {key}: {why}. Leave {key} out, or SASFTPlugin.")
+    for plugin in config.get("plugins") or ():
+        for name, why in OTHER_PLUGINS.items():
+            if plugin.startswith(name):
+                raise ValueError(f"SASFT cannot run with the plugin {plugin}: {why}. Leave one of the two out.")
+    for key in ("context_parallel_size", "sequence_parallel_degree"):
+        if (config.get(key) or 1) > 1:
+            raise ValueError(
+                f"SASFT cannot run with {key}: {config[key]}, since a rank sees only parts of segments. Set it to 1."
+            )
+    if config.get("streaming") and config.get("sample_packing"):
+        raise ValueError(
+            "SASFT cannot run with streaming and sample_packing together: such batches do not show where one example "
+            "ends and the next begins. Leave one of the two out."
+        )
+
+
+def _settle_columns(trainer: Any, column: str) -> None:
+    """Give the training set's column the name that the callback looks for; evaluation needs no languages.
+
+    Raises:
+        ValueError: the column was asked for by name, and no example has it.
+    """
+    columns = columns_of(trainer.train_dataset)
+    if column != LANGUAGE_COLUMN and LANGUAGE_COLUMN not in columns:
+        if column not in columns:  # a data set that was tokenised before is handed on as it is
+            raise ValueError(
+                f"No data set has a column {column!r} (sasft_language_column). Name the column that holds the language "
+                "codes, or leave the key out: the script of the answer then decides."
+            )
+        trainer.train_dataset = trainer.train_dataset.rename_column(column, LANGUAGE_COLUMN)
+    sets = trainer.eval_dataset
+    if isinstance(sets, dict):
+        trainer.eval_dataset = {name: _without_languages(one, column) for name, one in sets.items()}
+    elif sets is not None:
+        trainer.eval_dataset = _without_languages(sets, column)
+
+
+def _without_languages(dataset: Any, column: str) -> Any:
+    names = {column, LANGUAGE_COLUMN} & set(columns_of(dataset))
+    return dataset.remove_columns(sorted(names)) if names else dataset
+
+
+class _Carrier:
+    """Keeps a column through Axolotl's tokenising, as `language`; installed while the data sets are loaded.
+
+    Args:
+        column: its name in the data sets. Those without it are tokenised as ever.
+    """
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self._replaced: list[tuple[Any, str, Any]] = []
+
+    def install(self) -> None:
+        # Not before: the command loads Axolotl's larger modules only once it has read its configuration.
+        from axolotl.datasets import TokenizedPromptDataset
+        from axolotl.utils.data import sft
+
+        if self._replaced:
+            return
+        column = self._column
+        initialise, hash_of = TokenizedPromptDataset.__init__, sft.generate_dataset_hash_from_config
+
+        def carry(self: Any, prompt_tokenizer: Any, dataset: Any, *args: Any, **kwargs: Any) -> None:
+            if column in columns_of(dataset):
+                prompt_tokenizer = _CarryingStrategy(prompt_tokenizer, column)
+            initialise(self, prompt_tokenizer, dataset, *args, **kwargs)
+
+        def hash_with_column(*args: Any, **kwargs: Any) -> str:
+            # A data set that was prepared without the column is not taken for one that has it.
+            return f"{hash_of(*args, **kwargs)}-{column}"
+
+        self._replace(TokenizedPromptDataset, "__init__", carry)
+        self._replace(sft, "generate_dataset_hash_from_config", hash_with_column)
+
+    def remove(self) -> None:
+        while self._replaced:
+            setattr(*self._replaced.pop())
+
+    def _replace(self, owner: Any, name: str, value: Any) -> None:
+        self._replaced.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+
+class _CarryingStrategy:
+    """A tokenising strategy of Axolotl's that also hands on each row's language.
+
+    A batched strategy is called row by row, since it may drop a row or cut it into several.
+    """
+
+    def __init__(self, inner: Any, column: str) -> None:
+        self.inner = inner
+        self.column = column
+        self.supports_batched = inner.supports_batched
+        self.filter_rows = getattr(inner, "filter_rows", None)
+
+    def tokenize_prompt(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.supports_batched:
+            return {**self.inner.tokenize_prompt(prompt), LANGUAGE_COLUMN: prompt[self.column]}
+        found: dict[str, list[Any]] = {}
+        for place, code in enumerate(prompt[self.column]):
+            pieces = self.inner.tokenize_prompt({name: [values[place]] for name, values in prompt.items()})
+            for name, values in pieces.items():
+                found.setdefault(name, []).extend(values)
+            found.setdefault(LANGUAGE_COLUMN, []).extend([code] * len(pieces["input_ids"]))
+        return found
