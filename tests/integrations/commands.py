@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -33,6 +34,7 @@ def _call(function: str, words: list[str], log: str, cwd: str) -> None:
     for stream in (1, 2):
         os.dup2(output, stream)
     os.chdir(cwd)
+    gc.freeze()  # the frameworks collect garbage now and then, and going over all that is loaded takes seconds
     # A child of a fork server would start its own children from one too, which loads everything again for each.
     multiprocessing.set_start_method("fork", force=True)
     sys.argv = words

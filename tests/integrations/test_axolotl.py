@@ -49,7 +49,7 @@ def configuration(case: Case, name: str, sasft: Mapping[str, Any] | None, change
             }
         ],
         "chat_template": "tokenizer_default",
-        "dataset_prepared_path": str(case.folder / name / "prepared"),
+        "dataset_prepared_path": str(case.folder / "prepared"),  # with and without the languages, side by side
         "shuffle_merged_datasets": False,
         "curriculum_sampling": True,  # the rows in their order
         "dataset_num_proc": 1,

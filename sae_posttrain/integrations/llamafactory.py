@@ -1,0 +1,97 @@
+"""SASFT in LLaMA-Factory: `python -m sae_posttrain.integrations.llamafactory config.yaml`, with `sasft_…` keys.
+
+The command reads the same file as `llamafactory-cli train`, takes SASFT's keys out of it, and starts the same training.
+On several GPUs start it as LLaMA-Factory starts itself, with torchrun:
+
+    torchrun --nproc-per-node 8 -m sae_posttrain.integrations.llamafactory config.yaml
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..training.sasft import SASFTCallback
+from ..training.sasft.settings import PREFIX, SASFTSettings
+
+STAGE = "sft"
+OTHER_TRAINERS = {
+    "use_ray": "Ray starts the training in other processes, which callbacks do not reach",
+    "use_mca": "Megatron has a trainer of its own",
+    "use_hyper_parallel": "HyperParallel has a trainer of its own",
+    "use_kt": "KTransformers computes the experts outside of the model's blocks",
+    "use_asft_loss": "its loss takes each batch's own mean, whatever the number of tokens in the step is",
+    "use_unsloth_gc": "Unsloth's checkpointing computes the blocks without a gradient",
+    "mixture_of_depths": "blocks that skip tokens have no residual for each token",
+}
+"""LLaMA-Factory's settings with which SASFT cannot run, and why."""
+
+
+def split_config(config: Mapping[str, Any]) -> tuple[SASFTSettings, dict[str, Any]]:
+    """SASFT's settings, and the rest of the file, which is LLaMA-Factory's own.
+
+    Args:
+        config: all that the file and the command line hold.
+
+    Raises:
+        ValueError: an unknown key that begins with `sasft_`, for which the message names the nearest; a value of
+            another kind; or a way to train that SASFT does not serve. The message says what to change.
+
+    Example:
+        >>> settings, rest = split_config({"stage": "sft", "sasft_suppress": "zh", "sasft_token_weight": 100})
+        >>> settings.suppress, rest
+        (['zh'], {'stage': 'sft'})
+    """
+    ours = {key: value for key, value in config.items() if key.startswith(PREFIX)}
+    rest = {key: value for key, value in config.items() if key not in ours}
+    settings = SASFTSettings.from_prefixed(ours)
+    if settings.features is None and settings.token_weight is None and settings.sasft_weight:
+        raise ValueError(
+            "SASFT has nothing to train with: set sasft_features, or sasft_token_weight, which needs no features."
+        )
+    if "sasft_language_column" in ours:
+        raise ValueError(
+            "LLaMA-Factory keeps no column of languages through its tokenising. Leave sasft_language_column out: the "
+            "script of the answer then decides."
+        )
+    _check_training(rest)
+    return settings, rest
+
+
+def _check_training(config: Mapping[str, Any]) -> None:
+    stage = config.get("stage", STAGE)
+    if stage != STAGE:
+        raise ValueError(
+            f"SASFT cannot run with stage: {stage}. It adds to a cross-entropy over the answers' labels: use stage: "
+            f"{STAGE}, or llamafactory-cli train, without SASFT."
+        )
+    for key, why in OTHER_TRAINERS.items():
+        variable = key.upper()  # LLaMA-Factory reads some of these from the environment
+        if config.get(key) or os.environ.get(variable, "0").lower() in ("true", "y", "1"):
+            raise ValueError(f"SASFT cannot run with {key}: {why}. Leave {key} out, and {variable} too.")
+
+
+def main() -> None:
+    """Read the configuration as LLaMA-Factory does, and train with SASFT.
+
+    Raises:
+        ValueError: settings that are no settings, or that SASFT does not serve.
+        FileNotFoundError: no such feature set or file of token counts.
+    """
+    from llamafactory.hparams.parser import read_args
+    from llamafactory.train.tuner import run_exp
+
+    config = read_args()
+    if not isinstance(config, dict):
+        raise ValueError(
+            "Give a configuration file first, then key=value to change what it says: "
+            "python -m sae_posttrain.integrations.llamafactory config.yaml."
+        )
+    settings, rest = split_config(config)
+    callback = SASFTCallback(**settings.loaded())
+    run_exp(rest, callbacks=[callback])
+
+
+if __name__ == "__main__":
+    main()
