@@ -104,3 +104,28 @@ def run_framework(session: nox.Session, name: str) -> None:
     session.install(*pinned, name, "hatchling", "editables", "pytest", "pytest-timeout")
     session.install(*pinned, "--no-build-isolation", "--editable", ".")
     session.run("python", "-m", "pytest", f"tests/integrations/test_{session.name}.py", *session.posargs)
+
+
+@nox.session
+def axolotl(session: nox.Session) -> None:
+    """SASFT inside Axolotl, by its own command line."""
+    run_pinned_framework(session)
+
+
+@nox.session
+def llamafactory(session: nox.Session) -> None:
+    """SASFT inside LLaMA-Factory, by a command that stands in for its own."""
+    run_pinned_framework(session)
+
+
+def run_pinned_framework(session: nox.Session) -> None:
+    """As `run_framework`, with exactly the packages of the list: these frameworks also ask for some that need a GPU."""
+    pins = str(ROOT / "tests" / "integrations" / "constraints" / f"{session.name}.txt")
+    session.install("--constraint", pins, "torch")  # with what its build needs
+    session.install("--no-deps", "--requirement", pins)
+    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
+    if session.name == "llamafactory":
+        # It imports torchaudio, whose compiled part wants torch's CUDA build; without that part torchaudio loads too.
+        script = "import pathlib, sysconfig; [p.unlink() for p in pathlib.Path(sysconfig.get_path('purelib'))"
+        session.run("python", "-c", f"{script}.glob('torchaudio/lib/*.so')]")
+    session.run("python", "-m", "pytest", f"tests/integrations/test_{session.name}.py", *session.posargs)

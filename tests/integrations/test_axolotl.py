@@ -110,7 +110,7 @@ ROWS: dict[str, tuple[Settings, dict[str, Any]]] = {
     "plain": ({}, {}),
     "checkpointing, its default (reentrant)": (CHECKPOINTED, {}),
     "accumulation of 2": ({"micro_batch_size": 4, "gradient_accumulation_steps": 2}, {"parts": 2}),
-    "sample_packing": ({"sample_packing": True, "micro_batch_size": 4}, {}),
+    "sample_packing": ({"sample_packing": True, "micro_batch_size": 1, "sequence_len": 144}, {}),
     "LoRA": (LORA, {"adapter": True}),
     "LoRA, checkpointing, its default": ({**LORA, **CHECKPOINTED}, {"adapter": True}),
 }

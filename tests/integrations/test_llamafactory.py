@@ -100,7 +100,7 @@ ROWS: dict[str, tuple[Settings, dict[str, Any]]] = {
     "plain": ({}, {}),
     "checkpointing, its default (reentrant)": (CHECKPOINTED, {}),
     "accumulation of 2": ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}, {}),
-    "neat_packing": ({"neat_packing": True, "cutoff_len": 65}, {}),
+    "neat_packing": ({"neat_packing": True}, {}),
     "LoRA": (LORA, {"adapter": True}),
     "LoRA, checkpointing, its default": ({**LORA, **CHECKPOINTED}, {"adapter": True}),
 }
