@@ -72,7 +72,7 @@ def _check_training(config: Mapping[str, Any]) -> None:
             raise ValueError(f"SASFT cannot run with {key}: {why}. Leave {key} out, and {variable} too.")
 
 
-def main() -> None:
+def run_with_sasft() -> None:
     """Read the configuration as LLaMA-Factory does, and train with SASFT.
 
     Raises:
@@ -94,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_with_sasft()

@@ -18,7 +18,7 @@ pytest.importorskip("llamafactory")
 
 pytestmark = pytest.mark.timeout(3600)
 PRELOAD = ("llamafactory.train.tuner", "sae_posttrain.integrations.llamafactory", "peft")
-OURS = "sae_posttrain.integrations.llamafactory:main"
+OURS = "sae_posttrain.integrations.llamafactory:run_with_sasft"
 THEIRS = "llamafactory.cli:main"
 Settings = dict[str, Any]
 
