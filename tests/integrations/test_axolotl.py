@@ -126,3 +126,43 @@ def test_what_is_added_is_the_auxiliary_gradient(row: str, case: Case) -> None:
     cells = measure(case, trainer_of(case, row, changes), examples, **options)
     record(row, cells)
     check(cells)
+
+
+SHIPPED = Path(__file__).parents[2] / "configs" / "axolotl" / "qwen3-1.7b-base.yaml"
+
+
+def load(changes: Settings) -> Any:
+    """The shipped configuration with changes, as Axolotl reads it on a machine with a GPU."""
+    from axolotl.cli.config import prepare_plugins
+    from axolotl.utils.config import validate_config
+    from axolotl.utils.dict import DictDefault
+
+    config = DictDefault({**yaml.safe_load(SHIPPED.read_text(encoding="utf-8")), **changes})
+    prepare_plugins(config)
+    gpu = {"bf16": True, "fp8": False, "tf32": True, "n_gpu": 1, "compute_capability": "sm_90"}
+    return validate_config(config, capabilities=gpu, env_capabilities={"torch_version": "2.13.0"})
+
+
+def test_axolotl_reads_the_shipped_configuration() -> None:
+    config = load({})
+    assert (config.sasft_weight, config.sasft_scale, config.sasft_suppress) == (0.05, "typical", ["zh"])
+    assert config.sample_packing
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sasft_supress": "zh"}, "sasft_supress: did you mean sasft_suppress"),
+        ({"sasft_weight": "much"}, "sasft_weight='much'"),
+        ({"sasft_baseline": "median"}, "should be 'mean' or 'zero'"),
+        ({"sasft_features": None}, "set sasft_features, or sasft_token_weight"),
+        ({"rl": "dpo"}, "Leave rl out"),
+        ({"pretraining_dataset": "texts", "max_steps": 5}, "Leave pretraining_dataset out"),
+        ({"streaming": True, "max_steps": 5}, "streaming and sample_packing together"),
+        ({"context_parallel_size": 2}, "context_parallel_size: 2"),
+        ({"plugins": [PLUGIN, "axolotl.integrations.kd.KDPlugin"]}, "Leave one of the two out"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_anything_is_loaded(changes: Settings, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        load(changes)

@@ -115,3 +115,16 @@ def test_what_is_added_is_the_auxiliary_gradient(row: str, case: Case) -> None:
     cells = measure(case, trainer_of(case, row, changes), answers(case), **options)
     record(row, cells)
     check(cells)
+
+
+def test_llamafactory_reads_the_shipped_configuration() -> None:
+    from llamafactory.data.template import TEMPLATES
+    from llamafactory.hparams.parser import _parse_train_args
+
+    from sae_posttrain.integrations.llamafactory import split_config
+
+    shipped = Path(__file__).parents[2] / "configs" / "llamafactory" / "qwen3-1.7b-base.yaml"
+    _, rest = split_config(yaml.safe_load(shipped.read_text(encoding="utf-8")))
+    _, data, training, tuning, _ = _parse_train_args({**rest, "use_cpu": True})
+    assert data.template in TEMPLATES
+    assert (tuning.stage, tuning.finetuning_type, training.warmup_steps) == ("sft", "full", 100)
