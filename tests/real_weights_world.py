@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import random
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,10 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "real_weights"
 def scripts() -> Iterator[dict[str, ModuleType]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(RECIPE))
-        yield {path.stem: importlib.import_module(path.stem) for path in sorted(RECIPE.glob("*.py"))}
+        names = [path.stem for path in sorted(RECIPE.glob("*.py"))]
+        for name in names:
+            patch.delitem(sys.modules, name, raising=False)  # another recipe may have a script of this name
+        yield {name: importlib.import_module(name) for name in names}
 
 
 @pytest.fixture(scope="session")

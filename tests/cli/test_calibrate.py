@@ -103,11 +103,12 @@ def test_two_processes_measure_what_one_measures(
 ) -> None:
     assert main([*arguments(place, tmp_path / "one.safetensors", "4", "50"), "--json"]) == 0
     one = json.loads(capsys.readouterr().out)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--tee", "3"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch += ["--tee", "3", "--log-dir", str(tmp_path / "logs")]
     command = [*launch, "-m", "sae_posttrain", *arguments(place, tmp_path / "two.safetensors", "4", "50")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr
-    assert "[default1]:" in done.stdout + done.stderr, "there was no second process"
+    assert list((tmp_path / "logs").rglob("1/stdout.log")), "there was no second process"
     assert done.stdout.count("Wrote") == 1
     for point in one["points"]:
         looped = f"{point['looped']}/{point['total']}"

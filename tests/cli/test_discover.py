@@ -51,11 +51,12 @@ def test_it_prints_the_table_and_writes_the_file(
 
 def test_two_processes_find_what_one_finds(place: Path, tmp_path: Path) -> None:
     assert main(arguments(place, tmp_path / "one.safetensors")) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--tee", "3"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch += ["--tee", "3", "--log-dir", str(tmp_path / "logs")]
     command = [*launch, "-m", "sae_posttrain", *arguments(place, tmp_path / "two.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr
-    assert "[default1]:" in done.stdout + done.stderr, "there was no second process"
+    assert list((tmp_path / "logs").rglob("1/stdout.log")), "there was no second process"
     assert done.stdout.count("Wrote") == 1
     one, two = FeatureSet.load(tmp_path / "one.safetensors"), FeatureSet.load(tmp_path / "two.safetensors")
     for ours, theirs in zip(two.layers, one.layers, strict=True):

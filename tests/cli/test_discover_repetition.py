@@ -71,11 +71,12 @@ def test_the_dense_direction_needs_no_sae(place: Path, tmp_path: Path, capsys: p
 def test_two_processes_find_what_one_finds(place: Path, tmp_path: Path) -> None:
     source = ("--prompts", place / "prompts.jsonl", "--batch-size", "2")
     assert main(arguments(place, tmp_path / "one.safetensors", *source)) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--tee", "3"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch += ["--tee", "3", "--log-dir", str(tmp_path / "logs")]
     command = [*launch, "-m", "sae_posttrain", *arguments(place, tmp_path / "two.safetensors", *source)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr
-    assert "[default1]:" in done.stdout + done.stderr, "there was no second process"
+    assert list((tmp_path / "logs").rglob("1/stdout.log")), "there was no second process"
     assert done.stdout.count(f"Wrote {tmp_path / 'two.safetensors'}") == 1
     assert done.stdout.count("Wrote them to") == 1  # the loops that were sampled
     one, two = FeatureSet.load(tmp_path / "one.safetensors"), FeatureSet.load(tmp_path / "two.safetensors")

@@ -206,6 +206,7 @@ def test_two_processes_take_over_from_the_script(
 @pytest.fixture
 def expected(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(RECIPE))
+    monkeypatch.delitem(sys.modules, "run", raising=False)  # another recipe has a script of this name
     return importlib.import_module("expected")
 
 

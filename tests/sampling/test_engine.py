@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -181,7 +183,9 @@ class FakeBar:
 
 def test_progress_moves_with_every_token(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bars = []
-    monkeypatch.setattr("sae_posttrain.sampling.progress.tqdm", lambda **s: bars.append(FakeBar(**s)) or bars[-1])
+    monkeypatch.setattr(
+        "sae_posttrain.sampling.progress.progress_bar", lambda **s: bars.append(FakeBar(**s)) or bars[-1]
+    )
     sampled(model, tokenizer, samples=2, top_p=1.0, max_new_tokens=4, batch_size=5, progress=True)
     (bar,) = bars
     assert (bar.total, bar.n, bar.closed) == (8, 8, True)
@@ -193,10 +197,17 @@ def test_progress_moves_with_every_token(model: Any, tokenizer: Any, monkeypatch
     assert {1.25, 2.5, 3.75, 5.75, 6.5} <= set(shown)
 
 
-def test_a_progress_bar_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_progress_bar_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     with SamplingProgress(8, 100) as progress:
         progress.start_batch(8)
-    first, *_, last = capsys.readouterr().err.strip().split("\r")
+    first, *_, last = terminal.getvalue().strip().split("\r")
     assert first.startswith("responses:   0%|          | 0 of 8 responses [")
     assert "| 8 of 8 responses [" in last
 

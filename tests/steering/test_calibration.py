@@ -210,8 +210,13 @@ def test_every_response_is_kept_and_lengths_and_ends_are_counted(
 
 
 def test_the_cost_is_stated_before_anything_is_sampled(
-    model: Any, tokenizer: Any, features: FeatureSet, capsys: pytest.CaptureFixture[str]
+    model: Any,
+    tokenizer: Any,
+    features: FeatureSet,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("sae_posttrain.bars.EVERY", 0.0)  # or a bar that takes less than a minute prints nothing
     run(model, tokenizer, features, alphas=[4.0, 16.0], progress=True)
     said = capsys.readouterr().err
     first, second = (
