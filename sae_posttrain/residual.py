@@ -1,4 +1,4 @@
-"""The residual stream: where a model's decoder blocks are, and what leaves them.
+"""The residual stream: find a model's decoder blocks, and read or change their outputs.
 
 Layers are 0-based decoder blocks everywhere; "the residual of layer n" is the *output* of block n.
 """
@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Removable(Protocol):
-    """What a hook leaves behind, such as torch's `RemovableHandle`."""
+    """The handle of a hook, such as torch's `RemovableHandle`."""
 
     def remove(self) -> None: ...
 
@@ -43,7 +43,7 @@ STREAM_COUNTS = ("altup_num_inputs", "hc_mult", "hc_count")
 
 
 def decoder(model: nn.Module) -> Any:
-    """The text decoder of a model: the module that holds the blocks, without language-model head or vision tower.
+    """The text decoder of a model: the module with the blocks, without the language-model head or vision tower.
 
     Raises:
         ValueError: the model has no `get_decoder().layers`, or several residual streams.
@@ -60,13 +60,13 @@ def decoder(model: nn.Module) -> Any:
         if (streams := getattr(config, name, None) or 1) > 1:
             raise ValueError(
                 f"{type(base).__name__} keeps {streams} residual streams side by side ({name}={streams} in its "
-                "configuration). An SAE reads one residual per token, so that features of this model cannot be used."
+                "configuration). An SAE reads one residual per token, so SAE features cannot be used with this model."
             )
     return found
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """The decoder blocks, first to last, whatever wraps the model."""
+    """The decoder blocks from first to last; the model may be wrapped."""
     blocks: nn.ModuleList = decoder(model).layers
     return blocks
 
@@ -76,8 +76,8 @@ def hook_residuals(
 ) -> list[Removable]:
     """Call `see(layer, residual_BSD)` on every forward of the given blocks; remove the returned handles to stop.
 
-    A tensor that `see` returns takes the residual's place. Under gradient checkpointing `see` is called once, outside
-    the checkpoint, so that the residual has its gradient. Enable checkpointing first.
+    If `see` returns a tensor, it replaces the residual. Under gradient checkpointing, `see` is called once and outside
+    the checkpoint, so that the residual has its gradient. Enable checkpointing before you call this.
 
     Raises:
         ValueError: a layer the model does not have.
@@ -92,7 +92,7 @@ def hook_residuals(
 
 def _hook_block(block: nn.Module, see: Callable[[Tensor], Tensor | None]) -> Removable:
     def show(output: Any) -> Any:
-        # transformers 5 returns a bare tensor; indexing it like the older tuple would silently take one row.
+        # transformers 5 returns a tensor, older versions a tuple. Indexing a tensor would silently take one row.
         bare = isinstance(output, Tensor)
         changed_BSD = see(output if bare else output[0])
         if changed_BSD is None:
@@ -105,14 +105,14 @@ def _hook_block(block: nn.Module, see: Callable[[Tensor], Tensor | None]) -> Rem
 
 
 def _hooks_run_inside_checkpoint(block: nn.Module) -> bool:
-    """Whether a block checkpoints itself with its hooks, as before transformers 5.23."""
+    """Whether a block's checkpoint includes its hooks, as before transformers 5.23."""
     classes = (one for one in type(block).__mro__ if one.__name__ == "GradientCheckpointingLayer")
     inside = any("__call__" in vars(one) for one in classes)
     return inside and hasattr(block, "_gradient_checkpointing_func")
 
 
 class _AroundCheckpoint:
-    """Shows what leaves a block, outside the block's checkpoint where there is one.
+    """Calls `show` on a block's output, outside the block's checkpoint if there is one.
 
     Inside a reentrant checkpoint a hook runs without a gradient, and again during the backward pass.
     """
@@ -137,9 +137,9 @@ class _AroundCheckpoint:
 
 
 def hook_hidden_states(model: nn.Module, see: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-    """Call `see(hidden_BSD)` on every forward with what leaves the decoder after its final norm, the head's input.
+    """Call `see(hidden_BSD)` on every forward with the decoder's output after its final norm, the head's input.
 
-    A tensor that `see` returns takes its place. `torch.compile` does not look inside: the hook runs between graphs.
+    If `see` returns a tensor, it replaces that output. `torch.compile` does not trace the hook: it runs between graphs.
     """
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
@@ -157,10 +157,10 @@ def hook_hidden_states(model: nn.Module, see: Callable[[Tensor], Tensor | None])
 
 @contextmanager
 def capture(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
-    """Capture the residual that leaves each layer during the one forward run inside the block.
+    """Capture the residual that leaves each layer, during one forward pass inside the block.
 
-    Yields an empty dict that fills as blocks run: layer → residual `(B, S, D)`, attached to the autograd graph
-    when there is one.
+    It yields an empty dict that fills as the blocks run: layer → residual `(B, S, D)`. The residuals are part of the
+    autograd graph if there is one.
 
     Raises:
         ValueError: a layer the model does not have.
@@ -183,9 +183,9 @@ def capture(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Tenso
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode inside the block, and then each of its modules back into the mode it had.
+    """Put the model into evaluation mode inside the block. Afterwards each module is in its previous mode.
 
-    `model.train()` afterwards would not do: a frozen part of a model that trains may be in evaluation mode.
+    `model.train()` would not restore it: a frozen part of a model in training may be in evaluation mode.
     """
     training = [module for module in model.modules() if module.training]
     rotary = [(module, *_plain_state(module)) for module in model.modules() if "max_seq_len_cached" in vars(module)]
@@ -195,22 +195,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-        for module, attributes, buffers in rotary:  # dynamic RoPE has grown with the longest text it met
+        for module, attributes, buffers in rotary:  # dynamic RoPE grows with the longest text it has read
             vars(module).update(attributes)
             module._buffers.update(buffers)
 
 
 def _plain_state(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor | None]]:
-    """A module's attributes other than its mode, parameters and modules, and its buffers."""
+    """A module's buffers, and its attributes other than its mode, parameters and submodules."""
     kept = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
     return kept, dict(module._buffers)
 
 
 def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids `(B, S)` of sequences of any lengths, and the mask `(B, S)` of those that are theirs.
+    """Pad sequences of any lengths: token ids `(B, S)`, and the mask `(B, S)` of the positions that are not padding.
 
-    Padding goes after a sequence and has id 0: base models' tokenizers may have no padding token, and a masked position
-    may hold any.
+    Padding goes after a sequence and has id 0. Tokenizers of base models may have no padding token, and any id is valid
+    at a masked position.
     """
     rows = [torch.tensor(ids, dtype=torch.long) for ids in sequences]
     ids_BS = pad_sequence(rows, batch_first=True)
@@ -224,10 +224,10 @@ def read_residuals(
 ) -> tuple[dict[int, Tensor], Tensor]:
     """Run the model over token sequences once, in evaluation mode and without gradients.
 
-    Only the decoder runs: the head's logits would be the largest tensor of the pass, and nobody reads them.
+    Only the decoder runs. The head's logits would be the largest tensor of the pass, and they are not needed.
 
     Args:
-        model: a transformers model, perhaps wrapped. Afterwards each of its modules is in the mode it was in.
+        model: a transformers model, which may be wrapped. Afterwards each module is in its previous mode.
         layers: 0-based decoder blocks.
         sequences: token ids, of any lengths; at least one of them.
 

@@ -1,4 +1,4 @@
-"""Calibration: the weakest steering that makes a model loop while what it says before stays fluent."""
+"""Calibration: find the weakest steering that makes a model loop while the text before the loop stays fluent."""
 
 from __future__ import annotations
 
@@ -45,21 +45,20 @@ def calibrate(
 ) -> Calibration:
     """Find how strongly to steer so that responses loop while the text before the loop stays fluent.
 
-    Steers with each layer alone and with all layers, at every number of features, temperature and alpha, and samples
-    one response to each prompt at each of these. Fluency is measured by the perplexity, under the unsteered model, of
-    the response up to where it first repeats itself (the loop's first period included). It is compared with the
+    It steers with each layer alone and with all layers, at every number of features, temperature and alpha, and samples
+    one response to each prompt at each of these. Fluency is measured as perplexity under the unsteered model. It covers
+    the response up to where it first repeats itself, the loop's first period included. It is compared with the
     perplexity of the same number of tokens of the unsteered response to the same prompt. The settings are chosen on the
-    same prompts that they are measured on, so the figures of the best one are too good. No source publishes a target, a
-    bound or an alpha; these defaults are ours.
+    same prompts that they are measured on, so the figures of the best one are optimistic.
 
     Args:
         model, tokenizer: the model that will be trained.
-        features: what to steer with: a feature set, or its path.
-        prompts: texts or messages, such as those of the later training.
-        alphas: in units of typical strength.
+        features: the features to steer with: a feature set, or its path.
+        prompts: texts or messages, such as the training prompts.
+        alphas: the strengths to try, in units of typical strength.
         top: numbers of features per layer to try; the features that discovery ranked highest are taken. Default: one,
             and all.
-        temperatures: several to try instead of that of `sampling`.
+        temperatures: sampling temperatures to try. Default: the temperature of `sampling`.
         refine: how often to halve, on a logarithmic scale, the gap below each curve's smallest alpha that reaches the
             target.
         target_rate: the share of responses that should end in a loop.
@@ -76,12 +75,16 @@ def calibrate(
         The curve; `calibrated()` is the feature set to train with.
 
     Raises:
-        ValueError: features of another model, or settings out of range.
+        ValueError: the features belong to another model, or a setting is out of range.
 
     Example:
         >>> sampling = SamplingSettings(temperature=0.7, top_p=1.0, max_new_tokens=128)
         >>> calibration = calibrate(model, tokenizer, features, prompts, alphas=[1.0, 2.0, 4.0], sampling=sampling)
         >>> print(calibration.table())
+        >>> calibration.calibrated().save("features.safetensors")
+
+    Source: arXiv:2605.11887, section 8, for the steering. It publishes no target, bound or alpha; these defaults are
+    ours.
     """
     features = FeatureSet.of(features)
     alphas = _check(prompts, alphas, refine, target_rate, max_ratio, batch_size)
@@ -124,7 +127,7 @@ def cost(prompts: int, temperatures: int, plans: int, alphas: int, max_new_token
 
 
 def _plans(features: FeatureSet, top: Sequence[int] | None) -> list[tuple[tuple[int, ...], int | None]]:
-    """Which layers to steer, with how many features of each; None is all of them."""
+    """The layers to steer together, and the number of features of each; None means all features."""
     layers = [layer.layer for layer in features.layers]
     most = {layer.layer: len(layer.ids) for layer in features.layers}
     if top is not None and (not top or min(top) < 1):
@@ -132,7 +135,7 @@ def _plans(features: FeatureSet, top: Sequence[int] | None) -> list[tuple[tuple[
     found: dict[tuple[tuple[int, ...], int | None], None] = {}
     for plan in [(layer,) for layer in layers] + ([tuple(layers)] if len(layers) > 1 else []):
         for number in [1, None] if top is None else top:
-            # Several numbers that come to all of the layers' features are one.
+            # Numbers that select all features of these layers are the same plan.
             every = number is None or number >= max(most[layer] for layer in plan)
             found[plan, None if every else number] = None
     return list(found)

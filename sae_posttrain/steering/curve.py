@@ -1,4 +1,4 @@
-"""What steering does at each strength, and the strength to choose."""
+"""The effect of steering at each strength, and the choice of a strength."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..wording import counted
 
 @dataclass(frozen=True)
 class Point:
-    """What one strength of steering, at some layers, does to sampled responses.
+    """The effect of one steering strength, at some layers, on sampled responses.
 
     Args:
-        layers: the layers that were steered; none for unsteered responses.
-        alpha: in units of typical strength.
-        loops: the responses that end in an endless loop, of all responses, with a 95% interval.
+        layers: the steered layers; empty for unsteered responses.
+        alpha: strength, in units of typical strength.
+        loops: the share of responses that end in an endless loop, with a 95% interval.
         perplexity: per token under the unsteered model, of the looped responses up to where they first repeat.
-        plain_perplexity: that of the unsteered responses to the same prompts, over as many tokens.
-        top: features per layer that were steered with; None is all that the set has.
-        temperature: of the sampling.
-        tokens: mean length of the responses.
-        ended: how many responses the model ended by itself; the others were cut at the token limit.
+        plain_perplexity: the same for the unsteered responses to the same prompts, over the same number of tokens.
+        top: number of features per layer; None means all features of the set.
+        temperature: sampling temperature.
+        tokens: mean length of the responses, in tokens.
+        ended: number of responses that the model ended itself; the others were cut at the token limit.
     """
 
     layers: tuple[int, ...]
@@ -45,14 +45,14 @@ class Point:
 
     @property
     def ratio(self) -> float | None:
-        """Perplexity of the text before the loop over the unsteered perplexity; None if nothing loops."""
+        """Perplexity of the text before the loop, divided by the unsteered perplexity; None if nothing loops."""
         if self.perplexity is None or self.plain_perplexity is None:
             return None
         return self.perplexity / self.plain_perplexity
 
     @property
     def curve(self) -> tuple[tuple[int, ...], int | None, float]:
-        """What it shares with the points that differ from it in alpha only."""
+        """The layers, `top` and temperature. Points of one curve share these and differ only in alpha."""
         return self.layers, self.top, self.temperature
 
     def reaches(self, target_rate: float, max_ratio: float) -> bool:
@@ -65,7 +65,7 @@ class Point:
 
 @dataclass(frozen=True)
 class SteeredAnswer:
-    """One response of a calibration, and what was steered with when it was sampled; `prompt` is the prompt's index."""
+    """One response of a calibration, and the steering it was sampled with. `prompt` is the prompt's index."""
 
     prompt: int
     layers: tuple[int, ...]
@@ -78,16 +78,24 @@ class SteeredAnswer:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The measured curve, and what it says about the features.
+    """The measured curves of a calibration, and the strength they recommend.
 
     Args:
-        features: the feature set that was steered with, unchanged.
-        plain: the result without steering. Its `plain_perplexity` is over all text that does not repeat itself.
-        points: for each layer alone and for all together, each number of features and temperature, by rising alpha.
-        target_rate: the share of responses that should loop.
+        features: the feature set used for steering, unchanged.
+        plain: the result without steering. Its `plain_perplexity` covers all text that does not repeat itself.
+        points: for each layer alone and for all layers, each number of features and each temperature, by rising alpha.
+        target_rate: the share of responses that should loop, from 0 to 1.
         max_ratio: largest perplexity allowed for the text before the loop, as a multiple of the unsteered one.
         other_plain: the results without steering at the other temperatures.
         answers: every sampled response, including the unsteered ones.
+
+    Example:
+        >>> calibration = calibrate(model, tokenizer, features, prompts, alphas=[1.0, 2.0, 4.0])
+        >>> print(calibration.verdict())
+        >>> if calibration.reached:
+        ...     calibration.calibrated().save("features.safetensors")
+
+    Source: arXiv:2605.11887, section 8, for the steering; the criteria are ours.
     """
 
     features: FeatureSet
@@ -99,7 +107,7 @@ class Calibration:
     answers: tuple[SteeredAnswer, ...] = field(default=(), repr=False)
 
     def plain_of(self, point: Point) -> Point:
-        """What happens without steering at a point's temperature."""
+        """The result without steering at a point's temperature."""
         found = (plain for plain in self.other_plain if plain.temperature == point.temperature)
         return next(found, self.plain)
 
@@ -127,7 +135,7 @@ class Calibration:
         return min(self._sure(looping) or looping, key=lambda point: (_fluency(point), point.alpha), default=None)
 
     def _sure(self, points: Sequence[Point]) -> list[Point]:
-        """Those whose interval lies above the rate without steering."""
+        """The points whose interval lies above the rate without steering."""
         return [point for point in points if point.loops.low > self.plain_of(point).rate]
 
     @property
@@ -147,7 +155,7 @@ class Calibration:
         return replace(self.features.select(layers=best.layers, top=best.top), alpha=best.alpha)
 
     def verdict(self) -> str:
-        """What the best point reaches. If that is below the target, also what to try."""
+        """What the best point reaches, and what to try if that is below the target."""
         best = self.best
         if best is None:
             rate = max(self.plain_of(point).rate for point in self.points)
@@ -175,7 +183,7 @@ class Calibration:
         return " ".join([*parts, self._beyond(best)])
 
     def _beyond(self, point: Point) -> str:
-        """Whether larger alphas than those of a point's curve may do more."""
+        """Whether alphas above those of a point's curve may make more responses loop."""
         curve = [one for one in self.points if one.curve == point.curve]
         peak, last = max(curve, key=lambda one: one.rate), curve[-1]
         if last.rate < peak.rate:
@@ -192,7 +200,7 @@ class Calibration:
         return f"The share has not fallen up to alpha {last.alpha:g}. Try larger ones, other layers or more features."
 
     def table(self) -> str:
-        """A line for no steering and for every point; the best is marked."""
+        """One line without steering and one for every point; the best point is marked."""
         header = ["layers", "features", "T", "alpha", "looped", "rate %", "95% interval", "tokens", "ended %"]
         header += ["perplexity", "unsteered", "ratio", ""]
         lines = (self.plain, *self.other_plain, *self.points)

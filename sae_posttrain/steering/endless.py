@@ -1,4 +1,4 @@
-"""Whether a sampled response ends in an endless loop, and where the loop stands in its token ids."""
+"""Whether a sampled response ends in an endless loop, and the position of the loop in its token ids."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def check_loop_fits(max_new_tokens: int, loop_settings: LoopSettings) -> None:
     if max_new_tokens < loop_settings.min_tokens:
         raise ValueError(
             f"max_new_tokens={max_new_tokens} leaves no room for a loop, which has at least "
-            f"{loop_settings.min_tokens} tokens; raise it, or lower that length."
+            f"{loop_settings.min_tokens} tokens. Raise max_new_tokens, or lower the minimum loop length."
         )
 
 
 def endless_loop(response: Response, tokenizer: PreTrainedTokenizerBase, loop_settings: LoopSettings) -> Loop | None:
-    """The endless loop that a response ends in, if any, in its token ids.
+    """Find the endless loop at the end of a response, if there is one, in its token ids.
 
     Args:
         response: with its token ids.
@@ -42,7 +42,7 @@ def endless_loop(response: Response, tokenizer: PreTrainedTokenizerBase, loop_se
 
 
 def _token_at(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, place: int) -> int:
-    """How many of the first tokens write no more than `place` characters."""
+    """The number of leading tokens whose text has at most `place` characters."""
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,7 +1,7 @@
-"""Steering: add features to the residual of chosen rows while they are generated, in the one batched call.
+"""Steering: add features to the residual of chosen rows while `generate` runs, in one batched call.
 
-A steered layer's output becomes `residual + alpha · Σ_f typical_f · direction_f` over its features: with `alpha=1`
-each feature adds to the residual once more what it writes there when it fires as strongly as it typically does.
+A steered layer's output becomes `residual + alpha · Σ_f typical_f · direction_f`, a sum over the layer's features. With
+`alpha=1` each feature adds what it writes when it fires at its typical strength.
 """
 
 # B batch, R rows named by the caller, S sequence, D model width
@@ -23,7 +23,7 @@ from ..residual import decoder, hook_residuals, text_config, unwrap
 
 
 def typical_contributions(features: FeatureSet) -> dict[int, Tensor]:
-    """What each layer's features write when they fire as strongly as they typically do: layer → `(D,)`."""
+    """What each layer's features write when they all fire at their typical strength: layer → `(D,)`."""
     return {layer.layer: layer.typical @ layer.direction for layer in features.layers}
 
 
@@ -36,24 +36,33 @@ def steer(
     rows: Sequence[bool] | Tensor | None = None,
     positions: Tensor | None = None,
 ) -> Iterator[None]:
-    """Steer every `model.generate(...)` inside the block, at the positions it generates and nowhere in its prompts.
+    """Steer every `model.generate(...)` inside the block, at the generated positions but not in the prompts.
 
-    The first generated token is steered too: it is read off the last position of the prompt, so that position is.
-    Rows that are not steered come out bit for bit as without steering; those of a mixture of experts, token for
-    token. What was compiled runs uncompiled inside the block, since compiled code would leave steering out.
+    The last position of the prompt is steered too, since the first generated token is predicted there. Rows that are
+    not steered are bit for bit the same as without steering; for a mixture-of-experts model, their tokens are the same.
+    Compiled models run uncompiled inside the block, since compiled code would skip the hooks.
 
     Args:
-        features: a feature set or its path, or layer → `(D,)` direction of your own, added as it is for `alpha=1`.
-        alpha: in units of typical strength; negative suppresses. One number, or one for each prompt.
-        rows: `(R,)` mask of the prompts to steer (default: all). With beams or `num_return_sequences` a prompt's
-            entry counts for all that comes of it; repeat the prompt itself to steer one of several.
-        positions: `(B, S)` mask. Instead of `generate`, plain forwards of this shape are steered where it is true,
-            gradients included. Over prompts of length P and their answers `positions[:, P - 1 :] = True` gives
-            the distribution that `generate` sampled from.
+        model: a transformers model, or a wrapper around it.
+        features: a feature set or its path. Or a mapping from layer to your own `(D,)` direction, which `alpha=1` adds
+            unchanged.
+        alpha: in units of typical strength; a negative alpha suppresses. One number, or one for each prompt.
+        rows: `(R,)` mask of the prompts to steer. Default: all. With beams or `num_return_sequences` a prompt's entry
+            holds for all of its responses. To steer only one of several responses, repeat the prompt.
+        positions: `(B, S)` mask. If it is given, plain forward passes of this shape are steered where it is true,
+            instead of `generate`. Gradients flow through. For prompts of length P followed by their responses,
+            `positions[:, P - 1 :] = True` gives the distribution that `generate` sampled from.
 
     Raises:
-        ValueError: features that do not fit the model; alpha that is not finite; a mask whose length is not the
-            number of prompts; a way of generating in which the positions to steer cannot be told.
+        ValueError: the features do not fit the model, alpha is not finite, a mask's length is not the number of
+            prompts, or the generation mode hides which positions are generated.
+
+    Example:
+        >>> prompts = tokenizer(["the cat", "the dog"], return_tensors="pt")
+        >>> with steer(model, features, alpha=4.0, rows=[True, False]):
+        ...     generated = model.generate(**prompts, max_new_tokens=64)
+
+    Source: arXiv:2605.11887, section 8.
     """
     directions = _directions(model, features)
     strength = _strength(alpha, rows)
@@ -73,19 +82,19 @@ def _directions(model: nn.Module, features: FeatureSet | str | Path | Mapping[in
         directions = {layer: torch.as_tensor(direction).detach() for layer, direction in features.items()}
     directions = {layer: direction_D.float().cpu() for layer, direction_D in directions.items()}
     if not directions:
-        raise ValueError("There is nothing to steer with: no layer has a feature.")
+        raise ValueError("There is nothing to steer with: no layer has a feature. Give at least one.")
     width = text_config(model).hidden_size
     for layer, direction_D in directions.items():
         if direction_D.shape != (width,) or not direction_D.isfinite().all():
             raise ValueError(
                 f"The direction of layer {layer} has shape {tuple(direction_D.shape)} or values that are not finite; "
-                f"the model's residual takes {width} finite numbers."
+                f"expected {width} finite numbers, the width of the model's residual."
             )
     return directions
 
 
 def _strength(alpha: float | Sequence[float] | Tensor, rows: Sequence[bool] | Tensor | None) -> Tensor:
-    """Alpha of each row, `(R,)` with zero where not steered; without dimension when it is the same for any batch."""
+    """`(R,)` alpha of each row, zero where a row is not steered. A scalar if it is the same for every row."""
     strength = torch.as_tensor(alpha).detach().float().cpu()
     if strength.ndim > 1 or not strength.isfinite().all():
         raise ValueError(f"alpha must be one finite number, or one for each prompt; got {alpha}.")
@@ -97,23 +106,27 @@ def _strength(alpha: float | Sequence[float] | Tensor, rows: Sequence[bool] | Te
             f"rows must be a mask, true or false for each prompt; got {mask_R.dtype} of shape {tuple(mask_R.shape)}."
         )
     if strength.ndim and len(strength) != len(mask_R):
-        raise ValueError(f"alpha is for {len(strength)} prompts and rows for {len(mask_R)}; give as many of each.")
+        raise ValueError(
+            f"alpha has {len(strength)} entries and rows has {len(mask_R)}; both need one entry per prompt."
+        )
     return strength * mask_R
 
 
 @contextmanager
 def _placed(model: nn.Module, delta_R1D: dict[int, Tensor], named: int | None, positions: Tensor) -> Iterator[None]:
-    """Steer plain forwards, at given positions."""
+    """Steer plain forward passes at the given positions."""
     if positions.dtype != torch.bool or positions.ndim != 2:
         raise ValueError(f"positions must be a (rows, positions) mask; got {positions.dtype} {tuple(positions.shape)}.")
     if named not in (None, len(positions)):
-        raise ValueError(f"alpha or rows is for {named} rows, positions for {len(positions)}; give as many of each.")
+        raise ValueError(
+            f"alpha or rows has {named} entries and positions has {len(positions)} rows; both need one per row."
+        )
 
     def add(layer: int, residual_BSD: Tensor) -> Tensor:
         if residual_BSD.shape[:2] != positions.shape:
             raise ValueError(
-                f"A forward has shape {tuple(residual_BSD.shape[:2])}, and positions {tuple(positions.shape)}; give a "
-                "mask of the batch's own shape (without positions, generate is steered)."
+                f"A forward pass has shape {tuple(residual_BSD.shape[:2])}, but positions has shape "
+                f"{tuple(positions.shape)}. Give a mask of the batch's shape, or leave positions out to steer generate."
             )
         return residual_BSD + positions.to(residual_BSD.device)[:, :, None] * delta_R1D[layer].to(residual_BSD)
 
@@ -130,17 +143,21 @@ def _generated(model: nn.Module, delta_R1D: dict[int, Tensor], named: int | None
     """Steer `generate`, from the last position of the prompt on."""
     base = unwrap(model)
     if not hasattr(base, "generate"):
-        raise ValueError(f"{type(base).__name__} cannot generate; give positions to steer its forwards.")
+        raise ValueError(f"{type(base).__name__} has no generate method; give positions to steer its forward passes.")
     adapters = (adapter for module in model.modules() for adapter in getattr(module, "peft_config", {}).values())
     if any(adapter.is_prompt_learning for adapter in adapters):
-        raise ValueError("A prompt-learning adapter adds positions of its own to the prompts; steer another kind.")
+        raise ValueError(
+            "A prompt-learning adapter adds its own positions to the prompts, so steering cannot tell which positions "
+            "are generated. Use another kind of adapter, such as LoRA."
+        )
     generation = _Generation(base, delta_R1D, named)
     handles = [
         *hook_residuals(model, delta_R1D, generation.add),
         decoder(model).register_forward_pre_hook(generation.locate, with_kwargs=True),
     ]
     try:
-        # A forward cannot tell a part of a prompt from a whole one, nor a prompt from drafted tokens; the call can.
+        # A forward pass does not show whether its tokens are a whole prompt, part of one, or drafted tokens. The
+        # `generate` call does.
         with (
             _instead(base, "generate", generation.around(base.generate)),
             _instead(base, "init_continuous_batching", _refuse_continuous_batching),
@@ -153,7 +170,7 @@ def _generated(model: nn.Module, delta_R1D: dict[int, Tensor], named: int | None
 
 @contextmanager
 def _instead(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Stand in for a method of one object."""
+    """Replace a method of one object inside the block."""
     own = vars(owner).get(name)
     setattr(owner, name, function)
     try:
@@ -170,20 +187,20 @@ def _refuse_continuous_batching(*args: Any, **kwargs: Any) -> Any:
 
 @dataclass
 class _Call:
-    """A `generate` call under way."""
+    """A `generate` call that is running."""
 
     prompts: int
     length: int
-    """Of the prompts, with their padding and whatever a cache brought along."""
+    """Length of the prompts, with their padding and the tokens that a given cache already holds."""
     begin: int
-    """The first position of the forward under way that is steered."""
+    """The first steered position of the current forward pass."""
     delta_B1D: dict[int, Tensor] = field(default_factory=dict)
-    """As each layer takes it: a row for each beam, on the layer's device, in its precision."""
+    """Layer → what is added: one row per beam, on the layer's device, in its dtype."""
 
 
 @dataclass
 class _Generation:
-    """What the hooks of a model know about the `generate` call under way."""
+    """What the model's hooks know about the running `generate` call."""
 
     base: Any
     delta_R1D: dict[int, Tensor]
@@ -194,7 +211,10 @@ class _Generation:
         @functools.wraps(generate)
         def steered(*args: Any, **kwargs: Any) -> Any:
             if self.call is not None:
-                raise ValueError("A steered model cannot be its own assistant, nor heal tokens; generate without.")
+                raise ValueError(
+                    "generate called itself on the steered model, as self-assisted decoding and token healing do. "
+                    "Steering does not support these; turn them off."
+                )
             given = {**dict(zip(("inputs", "generation_config"), args, strict=False)), **kwargs}
             prompts, length = _prompt_shape(self.base, given, self.named)
             self.call = _Call(prompts, length, begin=length - 1)
@@ -206,16 +226,16 @@ class _Generation:
         return steered
 
     def locate(self, module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
-        """Before each forward: which of its positions are steered."""
+        """Before each forward pass: find which of its positions are steered."""
         if self.call is None:
             raise ValueError(
-                "This forward belongs to no `generate` call, so which of its positions are generated is unknown; give "
-                "`positions` to steer plain forwards."
+                "This forward pass belongs to no `generate` call, so it is unknown which of its positions are "
+                "generated. Give `positions` to steer plain forward passes."
             )
         cache = inputs.get("cache", inputs.get("past_key_values"))  # transformers 5.24 renamed it
         if cache is None:
-            self.call.begin = self.call.length - 1  # without a cache, every forward starts over
-        elif self.call.begin:  # asked no longer than the prompt lasts: a static cache's answer waits for the GPU
+            self.call.begin = self.call.length - 1  # without a cache, every forward pass reads the prompt again
+        elif self.call.begin:  # only while the prompt is read: the length of a static cache costs a host–device sync
             self.call.begin = max(0, self.call.length - 1 - int(cache.get_seq_length()))
 
     def add(self, layer: int, residual_BSD: Tensor) -> Tensor | None:
@@ -239,16 +259,19 @@ def _prompt_shape(base: Any, given: Mapping[str, Any], named: int | None) -> tup
     mask_BS = given.get("attention_mask")
     if mask_BS is not None and not mask_BS[:, -1].all():
         raise ValueError(
-            "The prompts are padded on the right; generate continues the end of a row, so pad on the left."
+            "The prompts are padded on the right, but generate continues from the end of a row. Pad on the left."
         )
     if named not in (None, len(prompt_BS)):
         raise ValueError(
-            f"alpha or rows is for {named} prompts, and generate was given {len(prompt_BS)}. Give one entry for each "
-            "prompt; to steer one of several answers, repeat the prompt instead of setting num_return_sequences."
+            f"alpha or rows has {named} entries, but generate was given {len(prompt_BS)} prompts. Give one entry for "
+            "each prompt. To steer one of several responses, repeat the prompt instead of setting num_return_sequences."
         )
     configs = (given.get("generation_config"), base.generation_config)
     guidance = [given.get("guidance_scale"), *(getattr(config, "guidance_scale", None) for config in configs)]
     if next((scale for scale in guidance if scale is not None), 1) != 1:
-        raise ValueError("guidance_scale runs a second, unprompted forward that cannot be steered; generate without.")
-    # A cache that is carried over is part of the prompt: the attention mask covers it.
+        raise ValueError(
+            "guidance_scale runs a second forward pass without the prompt, which cannot be steered. Generate without "
+            "guidance_scale."
+        )
+    # The tokens of a given cache are part of the prompt: the attention mask covers them.
     return len(prompt_BS), (prompt_BS if mask_BS is None else mask_BS).shape[1]

@@ -1,4 +1,4 @@
-"""Take features or directions out of the residual, and the random directions that such a claim is compared with."""
+"""Take features or directions out of the residual, and make random directions as a control."""
 
 # B batch, R rows named by the caller, S sequence, F features of one layer, D model width
 
@@ -137,8 +137,8 @@ def _subtracting(
             return None
         if strength_R.ndim and len(residual_BSD) != len(strength_R):
             raise ValueError(
-                f"strength is for {len(strength_R)} prompts, and a forward has {len(residual_BSD)} rows. Give one for "
-                "each row of the batch."
+                f"strength has {len(strength_R)} entries, but a forward pass has {len(residual_BSD)} rows. Give one "
+                "entry for each row of the batch."
             )
         scale_B11 = strength_R.to(residual_BSD).reshape(-1, 1, 1)
         return residual_BSD - scale_B11 * edit(layer, residual_BSD)

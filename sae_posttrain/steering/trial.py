@@ -1,4 +1,4 @@
-"""Responses to the same prompts at one strength of steering after another, and how fluent they are."""
+"""Sample responses to the same prompts at one steering strength after another, and measure their fluency."""
 
 # S sequence, V vocabulary
 
@@ -30,11 +30,11 @@ from .generate import steer
 
 T = TypeVar("T")
 
-MOST_SURPRISING = 700.0  # nats per token; more would overflow
+MOST_SURPRISING = 700.0  # nats per token; exp of more would overflow
 
 
 def surprisal(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
-    """Negative log-probability of each of the answer's tokens, in nats."""
+    """Negative log-probability of each token of the answer, in nats."""
     ids_1S = torch.tensor([[*prompt, *answer]], device=inputs_device(model))
     with torch.no_grad():
         logits_SV = model(input_ids=ids_1S, use_cache=False, logits_to_keep=len(answer) + 1).logits[0, :-1]
@@ -44,7 +44,7 @@ def surprisal(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[in
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Of one response: whether it loops and, up to where it first repeats, its surprisal and the unsteered one's."""
+    """One response: whether it loops, its surprisal up to where it first repeats, and the unsteered response's."""
 
     prompt: int
     response: Response
@@ -56,7 +56,7 @@ class _Outcome:
 
 
 class Trial:
-    """Answers the same prompts at one strength of steering after another. Each process answers its share of them."""
+    """Answers the same prompts at one steering strength after another. Each process answers a share of the prompts."""
 
     def __init__(
         self,
@@ -72,7 +72,8 @@ class Trial:
         self.model, self.tokenizer, self.ids, self.batch_size = model, tokenizer, ids, batch_size
         self.loop_settings, self.process = loop_settings, state.process_index
         mine = range(state.process_index, len(ids), state.num_processes)
-        # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
+        # Longest first: a batch that does not fit in memory fails at once, and rows of similar length need less padding
+        # than others.
         self.mine = sorted(mine, key=lambda prompt: -len(ids[prompt]))
         self.plain: dict[tuple[float, int], list[float]] = {}  # by temperature and prompt
         self.answers: list[SteeredAnswer] = []
@@ -82,7 +83,7 @@ class Trial:
             tqdm.write(text, file=sys.stderr)
 
     def run_plain(self, settings: SamplingSettings) -> Point:
-        """Answer without steering; keeps how surprising each answer is, for the others to be compared with."""
+        """Answer without steering. The surprisal of each answer is kept, so that steered answers can be compared."""
         outcomes = []
         with self._sampling(settings, len(self.mine), "unsteered responses") as sample:
             for batch in self._batches(self.mine):
@@ -120,7 +121,7 @@ class Trial:
             yield rows[start : start + self.batch_size]
 
     def _before(self, answer: Response) -> Sequence[int]:
-        """A looped answer up to where it first repeats itself; nothing of one that does not loop."""
+        """The tokens of a looped answer up to where it first repeats itself; empty if the answer does not loop."""
         loop = endless_loop(answer, self.tokenizer, self.loop_settings)
         return answer.ids[: loop.start + loop.period] if loop else ()
 

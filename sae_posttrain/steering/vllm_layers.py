@@ -1,4 +1,4 @@
-"""Steering in vLLM's layout, without vLLM: alpha of every token of a flattened batch, and the layers that add it."""
+"""Steering in vLLM's layout, without importing vLLM: the alpha of each token in a flattened batch, and the hooks."""
 
 # L token slots of a worker, T tokens of a step, R requests with tokens in it, D model width
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Blocks whose source was read: they return `(hidden, residual)`, each of them whole on every rank of a tensor-parallel
-# group, and the residual stream is their sum. A block that leaves a partial sum would be steered once for each rank.
+# Blocks whose source we have read. They return `(hidden, residual)`, whose sum is the residual stream. Both are whole
+# on every rank of a tensor-parallel group. A block that returns a partial sum would be steered once per rank.
 KNOWN_BLOCKS = (
     *("LlamaDecoderLayer", "MistralDecoderLayer"),
     *("Qwen2DecoderLayer", "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer"),
@@ -23,11 +23,15 @@ KNOWN_BLOCKS = (
 def token_strength(alpha_R: Tensor, prompt_R: Tensor, computed_R: Tensor, scheduled_R: Tensor) -> Tensor:
     """Alpha of each token of a step, `(T,)`, request after request; zero where a token is not steered.
 
-    As with `steer`, a request is steered from the last position of its prompt on, off which its first token is read.
-    How its tokens are spread over steps makes no difference: chunks of a prompt, one token at a time, or all that was
-    generated at once when a preempted request is computed again.
+    As with `steer`, a request is steered from the last position of its prompt on, where its first token is predicted.
+    The result does not depend on how vLLM spreads tokens over steps: chunks of a prompt, one token at a time, or all
+    generated tokens at once when a preempted request is computed again.
 
-    prompt_R: lengths of the prompts. computed_R: positions that lie before this step's. scheduled_R: tokens in it.
+    Args:
+        alpha_R: `(R,)` alpha of each request.
+        prompt_R: `(R,)` lengths of the prompts.
+        computed_R: `(R,)` number of positions computed before this step.
+        scheduled_R: `(R,)` number of tokens in this step.
     """
     row_T = torch.repeat_interleave(scheduled_R)
     begin_R = scheduled_R.cumsum(0) - scheduled_R
@@ -39,7 +43,7 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     """The decoder blocks of a vLLM model.
 
     Raises:
-        ValueError: the model has none that are known to be steered rightly.
+        ValueError: the model has no blocks of a kind that is known to be steered correctly.
     """
     found = [
         module
@@ -55,15 +59,19 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def steer_blocks(blocks: nn.ModuleList, directions: Mapping[int, Tensor], strength_L: Tensor) -> None:
-    """Make blocks add `strength · direction` to the residual of every token, whatever the strengths will be by then.
+    """Make blocks add `strength · direction` to the residual of every token.
 
-    Before a model is compiled or captured: the addition becomes part of it. Strengths and directions are buffers of
-    the blocks, so that compiled code and CUDA graphs read them where they lie, and a sleeping vLLM keeps them.
+    Call it before the model is compiled or captured, so that the addition becomes part of the compiled code. Strengths
+    and directions are buffers of the blocks. Compiled code and CUDA graphs read the buffers' current values, and vLLM's
+    sleep mode keeps them.
 
-    directions: layer → `(D,)`, on the model's device. A layer that another pipeline stage holds is left to it.
+    Args:
+        blocks: the decoder blocks, as `find_blocks` returns them.
+        directions: layer → `(D,)`, on the model's device. A layer on another pipeline stage is skipped.
+        strength_L: `(L,)` strength of each token slot. Change it in place before each step.
 
     Raises:
-        ValueError: a layer the model does not have.
+        ValueError: the model does not have one of the layers.
     """
     for layer, direction_D in directions.items():
         if not 0 <= layer < len(blocks):
@@ -77,12 +85,13 @@ def steer_blocks(blocks: nn.ModuleList, directions: Mapping[int, Tensor], streng
 
 
 def _is_known(block: nn.Module) -> bool:
-    # Transformers' blocks, which vLLM can run too, have the same names; only vLLM's hand the residual on by itself.
+    # vLLM can also run transformers' blocks, which have the same names. Only vLLM's own blocks return the residual
+    # separately.
     return type(block).__name__ in KNOWN_BLOCKS and "residual" in inspect.signature(type(block).forward).parameters
 
 
 def _add(block: Any, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    # No closure: all that the compiler may have to find again lies on the module.
+    # Not a closure: the compiler must find everything it needs on the module.
     hidden_TD, residual_TD = output
     strength_T = block.steering_strength_L.narrow(0, 0, hidden_TD.shape[0])
     return hidden_TD + (strength_T[:, None] * block.steering_direction_D).to(hidden_TD.dtype), residual_TD

@@ -1,8 +1,8 @@
-"""Steering inside vLLM: a plugin that every vLLM process loads, and that does nothing unless it is switched on.
+"""Steering inside vLLM: a plugin that every vLLM process loads. It does nothing unless a variable is set.
 
-`SAE_POSTTRAIN_VLLM_FEATURES` names a feature set; then requests whose `SamplingParams.extra_args` hold a
-`steering_alpha` are steered by it as `steer` would, beside others that are not. It relies on vLLM's inner parts, as
-they are from 0.22 to 0.30, and says so where they have moved.
+The environment variable `SAE_POSTTRAIN_VLLM_FEATURES` names a feature set. Requests whose `SamplingParams.extra_args`
+hold a `steering_alpha` are then steered with it, as `steer` would do. Other requests of the same batch are not steered.
+The plugin relies on vLLM's internals of versions 0.22 to 0.30, and raises an error where they differ.
 """
 
 # L token slots of a worker, D model width
@@ -45,7 +45,7 @@ def install() -> None:
 
 
 def install_on(request_class: Any, worker_class: Any, features: FeatureSet) -> None:
-    """Steer the workers that come, and keep what steered requests cache to themselves."""
+    """Steer every worker created from now on, and keep the cached prefixes of steered requests separate."""
     _require(request_class, "from_engine_core_request")
     _require(worker_class, "init_device")
     if hasattr(worker_class, "steered_by"):  # a process may load its plugins twice
@@ -70,7 +70,7 @@ def alpha_of(sampling_params: Any) -> float:
     """How strongly a request is steered; zero if it is not.
 
     Raises:
-        ValueError: its alpha is not a finite number.
+        ValueError: the alpha is not a finite number.
     """
     given = (getattr(sampling_params, "extra_args", None) or {}).get(ALPHA, 0.0)
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not math.isfinite(given):
@@ -79,10 +79,10 @@ def alpha_of(sampling_params: Any) -> float:
 
 
 def cache_salt(request: Any) -> str | None:
-    """What keeps a request's cached prefix apart from other requests'.
+    """A salt that keeps the cached prefix of a steered request apart from those of other requests.
 
-    What is cached from the last position of a prompt on depends on alpha and on where the prompt ended, which vLLM
-    does not know when it looks for blocks of the same tokens: a second turn, or a preempted request, would find them.
+    From the last position of the prompt on, cached blocks depend on alpha and on the end of the prompt. vLLM looks for
+    cached blocks by their tokens only. Without a salt, a second turn or a preempted request would reuse wrong blocks.
     """
     salt, alpha = request.cache_salt, alpha_of(request.sampling_params)
     return f"{salt or ''}|{ALPHA}={alpha}|prompt={_prompt_length(request)}" if alpha else salt
@@ -94,16 +94,16 @@ def _prompt_length(request: Any) -> int:
 
 @dataclass
 class WorkerSteering:
-    """What a worker knows of its steered requests, and the strengths its blocks read."""
+    """A worker's steered requests, and the strengths that its blocks read."""
 
     strength_L: Tensor
     requests: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """Of those that are steered: alpha, and the length of the prompt."""
+    """Steered request → alpha, and the length of the prompt."""
     clean: bool = True
     """Whether every strength is zero."""
 
     def note(self, scheduled: Any) -> None:
-        """Take in which requests end and begin with a scheduler's step; a preempted one may begin again."""
+        """Record which requests end and begin in a scheduler's step. A preempted request may begin again."""
         for name in scheduled.finished_req_ids:
             self.requests.pop(name, None)
         for request in scheduled.scheduled_new_reqs:
@@ -112,9 +112,12 @@ class WorkerSteering:
                 self.requests[request.req_id] = alpha, _prompt_length(request)
 
     def fill(self, names: Sequence[str], computed: Sequence[int], scheduled: Any) -> None:
-        """Before a step: the strengths of its tokens, and zero behind them, where a graph is padded.
+        """Before a step: write the strength of each token, and zero for the padding of a CUDA graph.
 
-        names: the step's requests, as they follow each other in its batch. computed: positions before the step's.
+        Args:
+            names: the step's requests, in the order of the batch.
+            computed: for each request, the number of positions computed before this step.
+            scheduled: vLLM's scheduler output for this step.
         """
         rows = [self.requests.get(name, (0.0, 0)) for name in names]
         steers = any(alpha for alpha, _ in rows)
@@ -123,7 +126,7 @@ class WorkerSteering:
         alpha_R = torch.tensor([alpha for alpha, _ in rows])
         prompt_R = torch.tensor([prompt for _, prompt in rows])
         scheduled_R = torch.tensor([scheduled.num_scheduled_tokens[name] for name in names])
-        # Memory of its own for each step: the last one's may still be on its way to the device.
+        # New memory for each step: the copy of the last step may not have reached the device yet.
         host_L = torch.zeros(self.strength_L.shape, pin_memory=self.strength_L.is_cuda)
         strength_T = token_strength(alpha_R, prompt_R, torch.tensor(list(map(int, computed))), scheduled_R)
         host_L[: len(strength_T)] = strength_T
@@ -132,11 +135,11 @@ class WorkerSteering:
 
 
 def attach(runner: Any, features: FeatureSet) -> None:
-    """Steer a worker's model runner, vLLM's first or second, whose model is not loaded yet."""
+    """Steer a worker's model runner, of vLLM's first or second kind, before its model is loaded."""
     _check(runner.vllm_config)
     features.check_model(runner.model_config.hf_config, runner.model_config.model)
     directions = typical_contributions(features)
-    # Compiled code is looked up by the configuration before anything is traced.
+    # vLLM looks up compiled code by the configuration, before it traces the model.
     runner.vllm_config.additional_config["sae_posttrain_steered_layers"] = sorted(directions)
     _require(runner, "load_model", "max_num_tokens", "device")
     load_model, steering = runner.load_model, WorkerSteering(torch.empty(0))
@@ -188,22 +191,22 @@ def _before(owner: Any, name: str, act: Callable[[Any], None]) -> None:
 
 
 def _check(config: Any) -> None:
-    """Refuse ways of running in which a worker's tokens are not all the requests' tokens, in order."""
+    """Refuse configurations in which a worker does not see all tokens of its requests in order."""
     parallel = config.parallel_config
     refused = {
         "speculative decoding": config.speculative_config is not None,
         "micro-batches (dual batch overlap)": parallel.use_ubatching,
         "prefill context parallelism": parallel.prefill_context_parallel_size > 1,
         "sequence-parallel experts": parallel.use_sequence_parallel_moe,
-        "an additional_config that is no dict": not isinstance(config.additional_config, dict),
+        "an additional_config that is not a dict": not isinstance(config.additional_config, dict),
     }
     if named := [name for name, found in refused.items() if found]:
-        raise ValueError(f"{FEATURES} does not work with {', '.join(named)}; start vLLM without.")
+        raise ValueError(f"{FEATURES} does not work with {', '.join(named)}. Start vLLM without it.")
 
 
 def _require(owner: Any, *names: str) -> None:
     if missing := [name for name in names if not hasattr(owner, name)]:
         raise ImportError(
             f"This vLLM has no {', '.join(missing)} on {getattr(owner, '__name__', type(owner).__name__)}, which "
-            f"steering relies on; install 0.22 to 0.30, or unset {FEATURES}."
+            f"steering relies on. Install vLLM 0.22 to 0.30, or unset {FEATURES}."
         )

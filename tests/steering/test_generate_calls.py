@@ -165,9 +165,9 @@ def test_after_an_error_inside_generate_the_block_goes_on() -> None:
         ({"alpha": torch.ones(ROWS, 2)}, "alpha must be one finite number"),
         ({"rows": [0, 2]}, r"rows must be a mask.*int64 of shape \(2,\)"),
         ({"rows": torch.ones(ROWS, 1, dtype=torch.bool)}, "rows must be a mask"),
-        ({"rows": [True], "alpha": [1.0, 2.0]}, "alpha is for 2 prompts and rows for 1"),
+        ({"rows": [True], "alpha": [1.0, 2.0]}, "alpha has 2 entries and rows has 1"),
         ({"positions": torch.ones(ROWS, PROMPT)}, r"positions must be a .* mask; got torch.float32"),
-        ({"positions": torch.ones(2, 4) > 0, "rows": STEERED}, "alpha or rows is for 3 rows, positions for 2"),
+        ({"positions": torch.ones(2, 4) > 0, "rows": STEERED}, "alpha or rows has 3 entries and positions has 2 rows"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], says: str) -> None:
@@ -184,7 +184,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], says: str) 
         ({}, "nothing to steer with"),
         ({1: torch.ones(WIDTH), BLOCKS: torch.ones(WIDTH)}, f"Layer {BLOCKS} is out of range"),
         ({-1: torch.ones(WIDTH)}, "Layer -1 is out of range"),
-        ({1: torch.ones(WIDTH + 1)}, rf"layer 1 has shape \({WIDTH + 1},\).*takes {WIDTH} finite"),
+        ({1: torch.ones(WIDTH + 1)}, rf"layer 1 has shape \({WIDTH + 1},\).*expected {WIDTH} finite"),
         ({1: torch.full((WIDTH,), float("inf"))}, "not finite"),
         (feature_set(d_model=8), rf"found in owner/tiny \({BLOCKS} layers of width 8\).*Discover features"),
         (feature_set(num_layers=9), "9 layers"),
@@ -211,10 +211,10 @@ def test_features_of_a_model_with_another_name_are_warned_of() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda model: generate(model, {"input_ids": token_ids(2)}), "is for 3 prompts, and generate was given 2"),
+        (lambda model: generate(model, {"input_ids": token_ids(2)}), "has 3 entries, but generate was given 2"),
         (lambda model: generate(model, {"input_ids": token_ids(6)}), "repeat the prompt instead"),
-        (lambda model: model(token_ids()), "belongs to no `generate` call.*give `positions`"),
-        (lambda model: generate(model, {name: x.flip(1) for name, x in padded().items()}), "pad on the left"),
+        (lambda model: model(token_ids()), "belongs to no `generate` call.*Give `positions`"),
+        (lambda model: generate(model, {name: x.flip(1) for name, x in padded().items()}), "Pad on the left"),
         (lambda model: generate(model, guidance_scale=1.5), "guidance_scale"),
         (lambda model: model.generate(**padded(), generation_config=GenerationConfig(guidance_scale=2)), "guidance"),
         (lambda model: model.generate_batch(token_ids().tolist()), "Continuous batching mixes"),
@@ -234,13 +234,16 @@ def test_a_model_that_drafts_for_itself_is_refused(settings: dict[str, Any]) -> 
     model = make()
     if "assistant_model" in settings:
         settings = {"assistant_model": model}
-    with steer(model, directions()), pytest.raises(ValueError, match="cannot be its own assistant"):
+    with steer(model, directions()), pytest.raises(ValueError, match="generate called itself on the steered model"):
         generate(model, {"input_ids": token_ids(1)}, **settings)
 
 
 def test_a_model_that_cannot_generate_is_refused_unless_positions_are_given() -> None:
     model, ids = make("Qwen3Model"), token_ids()
-    with pytest.raises(ValueError, match="Qwen3Model cannot generate; give positions"), steer(model, directions()):
+    with (
+        pytest.raises(ValueError, match="Qwen3Model has no generate method; give positions"),
+        steer(model, directions()),
+    ):
         pass
     plain = model(ids)[0]
     with steer(model, directions(), positions=torch.ones_like(ids).bool()):
@@ -256,7 +259,7 @@ def test_virtual_tokens_are_refused() -> None:
 def test_a_forward_of_another_shape_than_the_positions_is_refused() -> None:
     model = make()
     with steer(model, directions(), positions=torch.ones(ROWS, 5).bool()):
-        with pytest.raises(ValueError, match=r"shape \(3, 7\), and positions \(3, 5\)"):
+        with pytest.raises(ValueError, match=r"shape \(3, 7\), but positions has shape \(3, 5\)"):
             model(token_ids(ROWS, 7))
-        with pytest.raises(ValueError, match=r"shape \(3, 7\), and positions"):
+        with pytest.raises(ValueError, match=r"shape \(3, 7\), but positions"):
             generate(model)

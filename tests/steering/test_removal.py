@@ -103,7 +103,7 @@ def test_random_directions_have_the_lengths_of_the_features_and_fire_where_they_
 
 def test_the_hooks_go_with_the_block_even_after_an_error(model: nn.Module) -> None:
     expected = logits(model)
-    message = "strength is for 2 prompts, and a forward has 3 rows"
+    message = "strength has 2 entries, but a forward pass has 3 rows"
     with pytest.raises(ValueError, match=message), suppress(model, features(), strength=[1.0, 0.0]):
         logits(model)
     assert torch.equal(logits(model), expected)
