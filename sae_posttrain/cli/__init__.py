@@ -14,14 +14,14 @@ from . import calibrate, data, demo, discover, features, grpo, inspect, measure,
 from .wording import in_options
 
 CLOSED = 141
-"""Exit code when who reads the output is gone, as `… | head`: that of a program that SIGPIPE ends."""
+"""Exit code when the reader of the output has closed the pipe, as in `… | head`; the same as after SIGPIPE."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a user's mistake ends with its message and exit code 2."""
+    """Run one command. An error by the user prints its message and returns exit code 2."""
     try:
         code = _main(arguments)
-        sys.stdout.flush()  # not at the interpreter's end, where nothing can be done about a closed pipe
+        sys.stdout.flush()  # flush here: a closed pipe cannot be handled at interpreter exit
         return code
     except SystemExit:
         if _is_closed():  # --help | head
@@ -34,25 +34,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_closed() -> bool:
-    """Whether nobody reads the output any more."""
+    """Whether the reader of the output has closed the pipe."""
     try:
         sys.stdout.flush()
         return _has_no_reader(sys.stdout.fileno())
     except BrokenPipeError:
         return True
-    except (OSError, ValueError):  # no file at all, as in a notebook
+    except (OSError, ValueError):  # the output is not a file, for example in a notebook
         return False
 
 
 def _closed() -> int:
-    """Let what is left of the output go nowhere; returns the exit code."""
+    """Discard the rest of the output and return the exit code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return CLOSED
 
 
 def _has_no_reader(descriptor: int) -> bool:
-    """With an unbuffered output there is nothing left to flush, and only the system knows."""
-    if not hasattr(select, "poll"):  # Windows, which has no such pipes
+    """Whether the system reports a closed pipe. Flushing does not detect this when the output is unbuffered."""
+    if not hasattr(select, "poll"):  # Windows has no `poll` for pipes
         return False
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
@@ -71,7 +71,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.rest = rest
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    from ..bars import bars_in_lines  # here, since tqdm is only needed by what runs
+    from ..bars import bars_in_lines  # imported here because only running commands need tqdm
 
     try:
         with bars_in_lines():

@@ -1,7 +1,7 @@
-"""Rows as other tools write them, read as ours: `response` and `prompt`, and perhaps `language` and `finish_reason`.
+"""Convert rows of other tools to our columns: `response`, `prompt`, and optionally `language` and `finish_reason`.
 
-Understood are columns of texts or of messages, whole chats, and the answers of servers: OpenAI's chat completions, text
-completions and batch outputs, which vLLM, SGLang and others write alike.
+The input may be columns of texts or messages, whole chats, or server outputs: OpenAI's chat completions, text
+completions and batch outputs. vLLM, SGLang and others write the same formats.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ..metrics.thinking import TAGS
 from ..texts import Row
 
 RESPONSES = ("response", "completion", "output", "generated_text", "text")
-"""Columns that may hold the answer, the surest first. `text` may hold the prompt as well, so that it comes last."""
+"""Columns that may hold the answer, in order of preference. `text` is last because it may also hold the prompt."""
 PROMPTS = ("prompt", "instruction", "question")
 _CHATS = ("messages", "conversations")
-# What says nothing about the answer.
+# These fields do not describe the answer.
 _OF_BATCH = ("id", "response", "error")
 _OF_SERVER = ("id", "object", "created", "choices", "usage", "service_tier", "system_fingerprint", "prompt_logprobs")
 _ROLES = {"human": "user", "gpt": "assistant"}  # as ShareGPT calls them
@@ -26,11 +26,11 @@ _ROLES = {"human": "user", "gpt": "assistant"}  # as ShareGPT calls them
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Which columns of a file are meant; None: the usual names are looked for.
+    """The names of a file's columns. With None, the usual names are tried.
 
     Args:
         response, prompt, language: names of columns.
-        tags: put around reasoning that a message keeps apart from its content.
+        tags: tags to put around the reasoning when a message stores it in a separate field.
     """
 
     response: str | None = None
@@ -40,9 +40,9 @@ class ColumnNames:
 
 
 def answers_in(row: Mapping[str, Any], where: str, columns: ColumnNames) -> Iterator[Row]:
-    """Our rows for what one row of a file holds: a server gives several choices, or none where a request failed.
+    """Convert one row of a file to our rows. A server's row gives one row per choice, and none for a failed request.
 
-    Raises: ValueError: it holds no answer; the message names what it holds, and the option that says where to look.
+    Raises: ValueError: the row has no answer. The message lists its columns and the option that selects one.
     """
     row = under_our_names(row, where, columns)
     body = None if columns.response else _completion_of(row)
@@ -69,7 +69,7 @@ def answers_in(row: Mapping[str, Any], where: str, columns: ColumnNames) -> Iter
 
 
 def with_prompt(row: Row, where: str) -> Row:
-    """The row with its prompt where ours have it, if it has one under a usual name.
+    """The row with its prompt in the column `prompt`, if one of the usual columns contains a prompt.
 
     Raises: ValueError: the prompt is neither a text nor a list of messages.
     """
@@ -98,7 +98,7 @@ def prompt_of_chat(row: Row, where: str) -> Row:
 
 
 def under_our_names(row: Mapping[str, Any], where: str, columns: ColumnNames) -> Row:
-    """The row with the columns that were named under our names.
+    """The row with the user's named columns renamed to our column names.
 
     Raises: ValueError: there is no column of that name.
     """
@@ -115,7 +115,7 @@ def under_our_names(row: Mapping[str, Any], where: str, columns: ColumnNames) ->
 
 
 def _completion_of(row: Row) -> Mapping[str, Any] | None:
-    """The body with `choices` that a row is, or holds as a server's response; empty for a request that failed."""
+    """The server's response body with `choices`: the row itself or a part of it. Empty for a failed request."""
     if isinstance(row.get("choices"), list):
         return row
     held = row.get("response")
@@ -166,7 +166,7 @@ def _asked(body: Any, where: str) -> Row:
 
 
 def _messages(value: Sequence[Any], where: str, name: str) -> list[dict[str, Any]]:
-    """Messages without what is empty in them: tables give every message the fields of all."""
+    """The messages without their empty fields. Table formats add the fields of all messages to each message."""
     found = []
     for message in value:
         if isinstance(message, Mapping) and "from" in message:
@@ -203,7 +203,7 @@ def _present(row: Mapping[str, Any]) -> str:
 
 
 def _renamed(row: Mapping[str, Any], name: str, ours: str, value: Any) -> Row:
-    """The row with a value of ours where another column was."""
+    """The row with column `name` replaced by our column `ours` and the given value."""
     kept = {key: held for key, held in row.items() if key == name or key != ours}
     return {(ours if key == name else key): (value if key == name else held) for key, held in kept.items()}
 

@@ -1,4 +1,4 @@
-"""`sae-posttrain calibrate`: how strongly to steer with a feature set, measured and written into it.
+"""`sae-posttrain calibrate`: measure how strongly to steer with a feature set, and store the strength in the set.
 
 Beside the feature set it writes the curve (.calibration.json) and every response (.calibration.jsonl).
 """
@@ -24,7 +24,9 @@ _SETTINGS = ("alphas", "top", "refine", "target_rate", "max_ratio", "batch_size"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("calibrate", help="find the weakest steering that loops, and write it into a set")
+    parser = commands.add_parser(
+        "calibrate", help="find the weakest steering that causes loops, and store it in a feature set"
+    )
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
     parser.add_argument("--features", required=True, help="feature set: a file, a folder or a hub id")
@@ -60,7 +62,7 @@ def _add_goal(goal: argparse._ArgumentGroup) -> None:
         "one, and all)",
     )
     goal.add_argument(
-        "--refine", type=int, default=0, help="how often the gap below the best alpha is halved (default: %(default)s)"
+        "--refine", type=int, default=0, help="number of bisection steps below the best alpha (default: %(default)s)"
     )
     goal.add_argument(
         "--target-rate", type=float, default=0.9, help="share of the responses that should loop (default: %(default)s)"
@@ -102,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from ..steering import calibrate
 
     features = FeatureSet.load(args.features)
-    # The accelerator, not PartialState: only it hears `accelerate launch --cpu`.
+    # Accelerator instead of PartialState, because only Accelerator respects `accelerate launch --cpu`.
     state = Accelerator()
     if not state.is_main_process:
         logging.disable(logging.WARNING)
@@ -134,13 +136,13 @@ def run(args: argparse.Namespace) -> int:
             print(f"\n{verdict}\nWrote {path}, {curve} and {responses}", file=out)
         else:
             print(f"\nNo feature set was written, only {curve} and {responses}. {verdict}", file=sys.stderr)
-    state.wait_for_everyone()  # see cli/sft.py: the group must be idle when it goes
+    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/sft.py
     state.end_training()
     return 0 if found else 1
 
 
 def response_rows(calibration: Calibration, prompts: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Every response with what was steered when it was sampled, as a row of a responses file."""
+    """One row of a responses file for each response, with the steering that was used to sample it."""
     for one in calibration.answers:
         yield {
             "prompt": prompts[one.prompt],

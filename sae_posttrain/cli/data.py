@@ -1,4 +1,4 @@
-"""`sae-posttrain data`: what features say about data sets."""
+"""`sae-posttrain data`: analyse and select data sets by the SAE features that they activate."""
 
 from __future__ import annotations
 
@@ -18,13 +18,22 @@ if TYPE_CHECKING:
     from ..data import Overlap
     from ..discovery.firing import FiringSets
 
-SHARES = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)  # parts of a benchmark whose ranking of models is compared with the whole's
+SHARES = (
+    0.02,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+)  # sizes of the subsets whose model ranking is compared with the full benchmark's
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("data", help="what features say about data sets: redundancy, overlap, selection")
+    parser = commands.add_parser("data", help="analyse data sets by their SAE features: redundancy, overlap, selection")
     kinds = parser.add_subparsers(required=True, metavar="kind")
-    redundancy = kinds.add_parser("redundancy", help="how many of a benchmark's features a part of it already fires")
+    redundancy = kinds.add_parser(
+        "redundancy", help="share of a benchmark's features that a subset of its rows already activates"
+    )
     _add_sets(redundancy, "benchmarks, such as gsm8k=gsm8k.jsonl")
     redundancy.add_argument(
         "--scores",
@@ -35,7 +44,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "and score",
     )
     redundancy.set_defaults(run=run_redundancy)
-    overlap = kinds.add_parser("overlap", help="how many of each benchmark's features the others fire")
+    overlap = kinds.add_parser(
+        "overlap", help="share of each benchmark's features that the other benchmarks also activate"
+    )
     _add_sets(overlap, "two benchmarks or more, such as gsm8k=gsm8k.jsonl math=math.jsonl")
     overlap.add_argument(
         "--scores",
@@ -48,7 +59,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="benchmark of general ability in --scores, such as mmlu, that the correlations control for",
     )
     overlap.set_defaults(run=run_overlap)
-    select = kinds.add_parser("select", help="choose rows that together fire as many features as possible")
+    select = kinds.add_parser("select", help="choose rows that together activate as many features as possible")
     select.add_argument("source", metavar="FILE", help="the rows to choose from")
     select.add_argument("--n", type=int, required=True, help="number of rows to choose")
     select.add_argument(
@@ -79,7 +90,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         metavar="FOLDER",
-        help="folder that keeps which features fire, so that a second run need not run the model",
+        help="folder to cache which features are active, so that a second run does not need the model",
     )
     add_dtype(parser)
 

@@ -1,4 +1,4 @@
-"""`sae-posttrain demo`: both methods in two miniature worlds, trained and measured offline in minutes."""
+"""`sae-posttrain demo`: train and measure both methods on two miniature tasks, offline, within minutes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def closing(report: Path, halves: list[str], output: Path) -> str:
-    """Where the page is, and what to try next: in the miniature worlds, and on a model of one's own."""
+    """The path of the report, and the next commands to try: on the miniature models and on the user's own model."""
     steering = {
         "switching": f"--features {_quoted(output / 'switching' / 'sasft.safetensors')} --alpha 1 2",
         "loops": f"--features {_quoted(output / 'loops' / 'repetition.safetensors')}",

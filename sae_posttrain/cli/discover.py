@@ -1,4 +1,4 @@
-"""`sae-posttrain discover`: from a model, its SAE and texts to a feature set."""
+"""`sae-posttrain discover`: find features with a model, its SAE and texts, and write a feature set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .wording import option
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("discover", help="find features, or count tokens, for training")
     kinds = parser.add_subparsers(required=True, metavar="kind")
-    language = kinds.add_parser("language", help="features that stand for one language and no other")
+    language = kinds.add_parser("language", help="find features that are active in one language only")
     language.add_argument(
         "--texts",
         nargs="+",
@@ -41,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     language.set_defaults(run=run_language)
     _add_tokens(kinds.add_parser("tokens", help="count tokens of languages that share a script; needs no SAE"))
-    repetition = kinds.add_parser("repetition", help="features whose activation grows while a text repeats itself")
+    repetition = kinds.add_parser("repetition", help="find features whose activation grows while a text repeats itself")
     source = repetition.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--prompts",
@@ -208,7 +208,7 @@ def run_repetition(args: argparse.Namespace) -> int:
 
 
 def _looping_texts(args: argparse.Namespace) -> Sequence[str | list[int]]:
-    """The token ids of a .loops.jsonl, so that the model reads what it wrote; else the texts of a column."""
+    """The token ids of a .loops.jsonl file, so that the model reads the exact tokens it sampled; else texts."""
     rows = load_rows(args.texts) if args.texts.endswith(LOOP_SAMPLE) else []
     if rows and all(isinstance(row.get("ids"), list) for row in rows):
         return [row["ids"] for row in rows[: args.limit]]
@@ -217,7 +217,7 @@ def _looping_texts(args: argparse.Namespace) -> Sequence[str | list[int]]:
 
 @dataclass
 class _Setting:
-    """What discovery works with, on this process."""
+    """The model, SAEs and options of one discovery run, on this process."""
 
     state: Any
     model: Any
@@ -252,7 +252,7 @@ def _setting(args: argparse.Namespace) -> Iterator[_Setting]:
 
     from ..sae import load_sae
 
-    # The accelerator, not PartialState: only it hears `accelerate launch --cpu`.
+    # Accelerator instead of PartialState, because only Accelerator respects `accelerate launch --cpu`.
     state = Accelerator()
     if not state.is_main_process:
         logging.disable(logging.WARNING)
@@ -261,5 +261,5 @@ def _setting(args: argparse.Namespace) -> Iterator[_Setting]:
     shared = ("layers", "top", "select", "seed", "batch_size", "max_length")
     options = {name: getattr(args, name) for name in shared}
     yield _Setting(state, model, tokenizer, saes, options, args.output)
-    state.wait_for_everyone()  # see cli/sft.py: the group must be idle when it goes
+    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/sft.py
     state.end_training()

@@ -1,4 +1,4 @@
-"""`sae-posttrain features`: look at a feature set, and take a part of it."""
+"""`sae-posttrain features`: show a feature set, or write a subset of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("features", help="show a feature set, or keep some of its features")
     kinds = parser.add_subparsers(required=True, metavar="kind")
-    show = kinds.add_parser("show", help="where features come from, what they stand for, and how active they are")
+    show = kinds.add_parser("show", help="show the source, the targets and the mean activations of the features")
     _add_choice(show)
     show.add_argument("--json", action="store_true", help="print JSON instead of a table")
     show.set_defaults(run=run_show)

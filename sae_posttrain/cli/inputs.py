@@ -1,4 +1,4 @@
-"""What several commands read: a model with its tokenizer, and rows of prompts or responses."""
+"""Inputs that several commands share: a model with its tokenizer, and rows of prompts or responses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_dtype(parser: argparse._ActionsContainer) -> None:
 
 
 def add_loops(parser: argparse._ActionsContainer, *, tokens: bool) -> None:
-    """What counts as a loop, in token ids or in texts."""
+    """Add the options that define a loop, for token ids or for texts."""
     parser.add_argument(
         "--min-repeats",
         type=int,
@@ -92,13 +92,13 @@ def column_names_of(args: argparse.Namespace) -> ColumnNames:
 
 
 def read_rows(source: str, column: str, limit: int | None, columns: ColumnNames | None = None) -> list[Row]:
-    """Rows that surely have a `response` or a `prompt`, whatever the file calls it.
+    """Read rows and make sure that each has the column `response` or `prompt`, whatever its name is in the file.
 
     Args:
         source: a file, a folder or a hub id.
         column: `response`, a text, or `prompt`, a text or messages.
         limit: rows to read; None: all.
-        columns: what the file calls them; default: the usual names.
+        columns: the file's column names; default: the usual names.
 
     Raises: ValueError: a row without it; the message says what the row holds and what to do.
     """

@@ -1,4 +1,4 @@
-"""`sae-posttrain inspect`: what the features of a set do, for the report to show."""
+"""`sae-posttrain inspect`: examine the features of a set; the report shows the results."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from .wording import option
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("inspect", help="look into the features of a set, for the report to show")
+    parser = commands.add_parser("inspect", help="examine the features of a set; the report shows the results")
     kinds = parser.add_subparsers(required=True, metavar="kind")
-    contexts = kinds.add_parser("contexts", help="the passages of given texts that excite each feature most")
+    contexts = kinds.add_parser(
+        "contexts", help="find the passages of texts with the highest activation of each feature"
+    )
     contexts.add_argument("--model", required=True, help="folder or hub id")
     contexts.add_argument(
         "--texts", nargs="+", metavar="NAME=SOURCE", required=True, help="such as zh=zh.txt en=en.jsonl"
@@ -28,7 +30,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     contexts.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: 512)")
     _add_common(contexts)
     contexts.set_defaults(run=run_contexts)
-    switches = kinds.add_parser("switches", help="pre-activations around a switch, in one model or several")
+    switches = kinds.add_parser(
+        "switches", help="measure pre-activations around a language switch, in one or several models"
+    )
     switches.add_argument(
         "--models", nargs="+", required=True, help="folders or hub ids that read the same answers: before and after"
     )
@@ -36,9 +40,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--responses", metavar="FILE", required=True, help="rows with response and language, sampled before training"
     )
     switches.add_argument("--target", metavar="CODE", help="language switched into (default: the features' only one)")
-    switches.add_argument("--switches", type=int, default=500, help="of them taken (default: 500)")
-    switches.add_argument("--before", type=int, default=10, help="tokens ahead of the foreign word (default: 10)")
-    switches.add_argument("--after", type=int, default=5, help="tokens behind its first (default: 5)")
+    switches.add_argument("--switches", type=int, default=500, help="maximum number of switches to use (default: 500)")
+    switches.add_argument(
+        "--before", type=int, default=10, help="number of tokens before the foreign word (default: 10)"
+    )
+    switches.add_argument(
+        "--after", type=int, default=5, help="number of tokens after the foreign word's first token (default: 5)"
+    )
     _add_common(switches)
     add_chat(switches)
     switches.set_defaults(run=run_switches)
@@ -46,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", required=True, help="the feature set: file, folder or hub id")
-    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: 8)")
+    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: 8)")
     add_dtype(parser)
     parser.add_argument(
         "--output", type=Path, required=True, help="the .json file to write, in a folder that `report` is given"
@@ -112,7 +120,7 @@ def _target(given: str | None, targets: tuple[str, ...]) -> str:
 
 
 def _check_output(path: Path) -> None:
-    # Asked for first, before a model reads for an hour. The report knows these files by what is in them, and as JSON.
+    # Checked before the model runs, which may take an hour. The report recognises these files by their JSON content.
     if path.is_dir() or path.suffix != ".json":
         raise ValueError(f"--output {path}: name the file to write, ending in .json.")
 

@@ -1,6 +1,6 @@
-"""Whose language is an answer? Told by the script of its prose; code, LaTeX, addresses and markup are left out.
+"""Identify the language of an answer by the script of its prose. Code, LaTeX, URLs and markup are ignored.
 
-Scripts cannot tell apart the languages that share one. Where two candidates are possible no language is given.
+Languages that share a script cannot be distinguished. If two candidates are possible, no language is returned.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ nothing is told."""
 LEAD_OF_OTHER = 2 / 3
 """Share that a script needs of the words that are not in Latin."""
 LOOSE = 0.25
-"""What a Latin word counts in a sentence without running Latin text: a term, a name, a cell of a table."""
+"""Weight of a Latin word in a sentence without running Latin text, such as a term, a name or a table cell."""
 QUOTED = 0.5
-"""What a word in another script counts inside a Latin sentence: a quotation, a name."""
+"""Weight of a word in another script inside a Latin sentence, such as a quotation or a name."""
 JAPANESE_KANA = 0.1
 """Share of kana among the kana and Han of a Japanese sentence."""
 CHINESE_HAN = 8
@@ -72,7 +72,7 @@ class AnswerLanguage:
 
 
 def answer_language(answer: str, candidates: Sequence[str]) -> AnswerLanguage:
-    """Tell the language of an answer by the script of its prose.
+    """Identify the language of an answer by the script of its prose.
 
     Args:
         answer: Markdown, HTML, LaTeX or plain text, perhaps with code.
@@ -173,7 +173,7 @@ def main_writing(prose: str) -> tuple[str | None, float, float]:
 
 
 def _leading(words: dict[str, float], latin: float) -> tuple[str | None, float, float]:
-    """Of the words in each writing, the one that leads, its share, and the number of words."""
+    """The writing with most words, its share, and the number of words."""
     unsure = words.pop("Hani?", 0.0)
     if unsure:
         same = max(("Jpan", "Hani"), key=lambda writing: words.get(writing, 0.0))

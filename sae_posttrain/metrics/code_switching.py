@@ -18,10 +18,17 @@ from .switches import SwitchCriteria, into, parse_allowed
 
 @dataclass(frozen=True)
 class CodeSwitchingReport:
-    """Shares of responses that switch: of all responses, by their language, and by what they switched into.
+    """Shares of responses that switch: over all responses, by language, and by what they switch into.
 
-    Pairs are (language, script), and for phrases (language, other language). `graded` of each share is the mean share
-    of a response's words that the switches hold.
+    Pairs are (language, script), or (language, other language) for phrases. `graded` of each share is the mean share
+    of a response's words that belong to switches.
+
+    Example:
+        >>> report = code_switching_rate(["All good.", "All 一切 good."], "en")
+        >>> report.pairs["en", "Hani"].rate
+        0.5
+
+    Source: arXiv:2507.14894, code-switching ratio.
     """
 
     overall: Share
@@ -29,7 +36,7 @@ class CodeSwitchingReport:
     pairs: Mapping[tuple[str, str], Share]
     skipped: int  # responses left out because their own language is written in every target script
     confidence: float
-    published: Share | None = None  # by the authors' definition: any character of the script, anywhere
+    published: Share | None = None  # the paper's definition: any character of another script counts
     outcomes: tuple[ClusteredOutcome, ...] = field(default=(), repr=False)  # of each response, for `compare_rates`
 
     @property
@@ -195,7 +202,7 @@ def code_switching_rate(
 
 
 def _pairs_looked_for(code: str, criteria: SwitchCriteria) -> set[str]:
-    """What gets a row for a language although there may be no switch into it."""
+    """The targets that get a row for a language even if there is no switch into them."""
     if criteria.targets is None:
         return set()
     others = criteria.phrases.others(code) if criteria.phrases else ()

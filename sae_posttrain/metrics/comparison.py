@@ -1,4 +1,4 @@
-"""Two runs on the same prompts: how much their rates differ, how sure that is, and whether chance would do it."""
+"""Compare two runs on the same prompts: the difference of their rates, its confidence interval and its p-value."""
 
 # P prompts
 
@@ -20,13 +20,13 @@ C = TypeVar("C", bound=Countable)
 
 @dataclass(frozen=True)
 class Difference:
-    """A run's rate less that of the run it is compared with; negative is better."""
+    """The difference between a run's rate and the rate of the run it is compared with; negative is better."""
 
     rate: float
     against: float
     low: float  # of the difference
     high: float
-    p_value: float  # of a difference at least so large either way, if the runs were alike
+    p_value: float  # two-sided: probability of a difference at least this large if the runs were equal
     prompts: int
     confidence: float
 
@@ -47,14 +47,28 @@ class Difference:
 
 
 def compare_rates(report: C, against: C, *, seed: int = 0) -> Difference:
-    """The difference between two reports on responses to the same prompts, told by their `clusters`.
+    """The difference between two reports on responses to the same prompts. `clusters` identifies the prompts.
 
-    The interval joins the two runs' own (`share_interval`) by how far they go wrong on the same prompts (Newcombe 1998,
-    square and add): it stays honest where neither, or hardly any, went wrong. The p-value swaps the runs' answers to
-    each prompt at random, as they could be if the runs were alike, and counts how often that makes as large a
-    difference. Numbers of samples may differ.
+    The interval combines the intervals of the two runs (`share_interval`) and the correlation of their rates over
+    prompts. It remains valid when few or no responses fail. The p-value is that of a permutation test, which swaps
+    the two runs' answers to each prompt at random. The runs may have different numbers of samples.
 
-    Raises: ValueError when the prompts differ.
+    Args:
+        report: report of the run to judge, measured with `clusters`.
+        against: report of the run that it is compared with, such as the base model.
+        seed: random seed of the permutation test.
+
+    Returns: the two rates and their difference, with its interval and p-value.
+
+    Raises: ValueError: the prompts of the two reports differ.
+
+    Example:
+        >>> before = code_switching_rate(["All 一切 good.", "All 一切 fine."], "en", clusters=["p", "q"])
+        >>> after = code_switching_rate(["All good.", "All 一切 fine."], "en", clusters=["p", "q"])
+        >>> compare_rates(after, before).difference
+        -0.5
+
+    Source: Newcombe 1998, Statistics in Medicine 17, the square-and-add interval for paired proportions.
     """
     counts, against_counts = _by_prompt(report.outcomes), _by_prompt(against.outcomes)
     if counts.keys() != against_counts.keys() or not counts:
@@ -113,14 +127,14 @@ def _square_and_add(
 
 
 def _correlation(hits_2P: np.ndarray, sizes_2P: np.ndarray, rates: np.ndarray) -> float:
-    """Between the two rates, as prompts come and go."""
+    """The correlation of the two rates over prompts."""
     excess_2P = hits_2P - rates[:, None] * sizes_2P
     norms = np.sqrt((excess_2P**2).sum(axis=1))
     return float(excess_2P[0] @ excess_2P[1] / norms.prod()) if norms.all() else 0.0
 
 
 def _swapping(hits_2P: np.ndarray, sizes_2P: np.ndarray, rng: np.random.Generator) -> float:
-    """Prompts of like counts are swapped together: exact, and small whatever their number is."""
+    """The p-value of the permutation test. Prompts with equal counts are drawn together, which is exact and fast."""
     kinds, numbers = np.unique(np.concatenate([hits_2P, sizes_2P]).T, axis=0, return_counts=True)
     hits_K2, sizes_K2 = kinds[:, :2], kinds[:, 2:]
     swapped_RK = rng.binomial(numbers, 0.5, size=(RESAMPLES, len(kinds)))

@@ -1,4 +1,4 @@
-"""What of a response the Language Confusion Benchmark looks at: its lines, what is identified in them, wrong words."""
+"""The parts of a response that the Language Confusion Benchmark checks: lines in a wrong language and wrong words."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LineReader:
     """Finds the wrong lines and words of responses.
 
     Args:
-        identify: from a line to its language's code, or None, which is wrong too.
+        identify: function from a line to the code of its language, or None, which counts as wrong.
         english: the words that count as wrong; None: any word of at least four small Latin letters.
         ignore_code, ignore_urls: what is left out of what is read.
         published: read as the published code does: all that stands before a line that begins with "Q:", code and
@@ -50,7 +50,7 @@ class LineReader:
     published: bool = False
 
     def text(self, response: str) -> str:
-        """What is read of a response, every character in its place."""
+        """The checked part of a response. The rest is replaced by spaces, so that offsets do not change."""
         if self.published:
             return response.split(_TRANSCRIPT)[0]
         return blank(response, code=self.ignore_code, urls=self.ignore_urls, markup=self.ignore_code)

@@ -1,4 +1,4 @@
-"""Two runs' expected switch rates on the same prompts: how much they differ, how sure that is, and by script."""
+"""Compare two runs' expected switch rates on the same prompts: differences by script, with intervals and p-values."""
 
 # C clusters, M means, R resamples, 4: sums and sizes of the run, sums and sizes of the other
 
@@ -21,7 +21,7 @@ class ExpectedDifference:
         low, high: of the difference.
         change: the difference as a share of `against`; -0.4 is 40% less. None where `against` is 0.
         change_low, change_high: of the change. None where too few prompts decide `against`.
-        p_value: of a difference at least so large either way, if the runs were alike.
+        p_value: two-sided probability of a difference at least this large if the runs were equal.
     """
 
     into: str

@@ -1,4 +1,4 @@
-"""Fenced blocks of Markdown: which of them hold code, and which hold prose that a reader reads."""
+"""Find out which fenced blocks of Markdown contain code and which contain prose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words that stand beside their reading: Hanja in Korean, and names glossed in the script they come from."""
+"""Find words next to their reading: Hanja in Korean text, and names followed by their original script."""
 
 from __future__ import annotations
 

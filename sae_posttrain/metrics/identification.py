@@ -1,4 +1,4 @@
-"""Which language a text is in: py3langid, restricted to the languages expected; or any callable of the user's own."""
+"""Identify the language of a text: with py3langid, restricted to the expected languages, or with a user's function."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import regex
 from ..languages import UNSPACED_SCRIPTS, get_language
 
 Identifier: TypeAlias = Callable[[str], str | None]
-"""From a text to the code of its language, or None where it cannot tell."""
+"""A function from a text to the code of its language, or None if the language is not clear."""
 
 Scorer: TypeAlias = Callable[[str], Mapping[str, float]]
-"""From a text to how likely it is in each language, as log-probabilities up to a constant."""
+"""A function from a text to the log-probability of each language, up to a constant."""
 
 BENCHMARK_LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "id", "it", "ja", "ko", "pt", "ru", "tr", "vi", "zh")
 """Those of the Language Confusion Benchmark, arXiv:2406.20052."""
@@ -109,7 +109,7 @@ def _restricted(languages: Iterable[str]) -> Any:
 
 @cache
 def _whole() -> Any:
-    """Read once: it takes more than a second."""
+    """The whole py3langid model. It is loaded only once, because loading takes more than a second."""
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:

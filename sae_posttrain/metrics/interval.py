@@ -21,11 +21,11 @@ def share_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of sum(hits) / sum(sizes), drawing whole clusters with replacement.
 
-    hits, sizes: (clusters,) counts; responses that share nothing are clusters of size 1. The bootstrap is too sure of
-    itself when hits are few, so its interval is widened to hold Wilson's, for as many independent draws as the
-    responses are worth (their number over the bootstrap's design effect). With none or all hit the bootstrap would
-    claim certainty; the bound is then the exact (Clopper-Pearson) one, with every response a draw, since nothing
-    shows dependence. One mixed cluster alone gives (0, 1): it says nothing about others.
+    hits, sizes: (clusters,) counts; independent responses are clusters of size 1. The bootstrap interval is too narrow
+    when there are few hits, so it is widened to contain Wilson's interval. Wilson's number of draws is the number of
+    responses divided by the bootstrap's design effect. If no response or every response is a hit, the bootstrap
+    interval has length 0. The bound is then the exact (Clopper-Pearson) one, with each response as one draw, since
+    nothing shows dependence. A single cluster with hits and misses gives (0, 1), as it says nothing about others.
     """
     hits_C, sizes_C = np.asarray(hits, dtype=np.int64), np.asarray(sizes, dtype=np.int64)
     if not 0 < confidence < 1:
@@ -101,7 +101,7 @@ def mean_share_interval(
 
 
 def _wilson(share: float, draws: float, tail: float) -> tuple[float, float]:
-    """Wilson's score interval (1927), which stays honest at small counts."""
+    """Wilson's score interval (1927), which remains valid at small counts."""
     z = NormalDist().inv_cdf(1 - tail)
     centre = (share + z * z / (2 * draws)) / (1 + z * z / draws)
     half = z * sqrt(share * (1 - share) / draws + z * z / (4 * draws * draws)) / (1 + z * z / draws)

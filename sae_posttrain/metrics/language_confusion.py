@@ -155,13 +155,17 @@ def language_confusion(
         identify: function from a line to the code of its language, or None, which counts as wrong. Default: py3langid.
         english: the words that count as wrong.
         clusters: as in `code_switching_rate`.
-        confidence, resamples, seed: of the intervals.
+        confidence, resamples, seed: confidence level, number of draws and random seed of the intervals.
         ignore_code, ignore_urls: whether code and markup, and URLs, are left out.
         published: read responses as the published code does; `ignore_code` and `ignore_urls` then have no effect.
 
     Returns: the published averages, the pooled rates, and those by language.
 
-    Raises: ValueError when lengths differ, a code is unknown, or no response has a line to look at.
+    Raises: ValueError: lengths differ, a code is unknown, or no response has a line that is long enough.
+
+    Example:
+        >>> language_confusion(["This is a long enough English line.", "Too short."], "en").lines.rate
+        1.0
 
     Source: arXiv:2406.20052 and its code, for-ai/language-confusion.
     """
@@ -211,7 +215,7 @@ def language_confusion(
 
 
 def _average(rows: Sequence[_Judged], by_word: bool, published: bool, options: Mapping[str, Any]) -> AverageRate | None:
-    """By source first, then by language, so that neither a large source nor a large language counts for more."""
+    """Average over sources, then over languages, so that each has the same weight whatever its size."""
     cells: dict[str, dict[Hashable, list[ClusteredOutcome]]] = {}
     for row in rows:
         passed = row.word if by_word else row.line

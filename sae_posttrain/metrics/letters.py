@@ -1,4 +1,4 @@
-"""How long a text is in letters that say as much, and what at its end is no text."""
+"""Measure a text's length in characters weighted by information, and find non-text characters at its end."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _MARKS = 16  # of punctuation that a tail may hold
 
 
 def weight(text: str) -> int:
-    """The length of a text where each character counts as much as it says."""
+    """The length of a text, where each character is weighted by how much information it carries."""
     return len(text) if text.isascii() else int(_weights().take(code_points(text)).sum())
 
 
 def heaviest(text: str) -> int:
-    """What the character that counts most counts for; 1 for a text without any."""
+    """The largest weight of a character in the text; 1 for an empty text."""
     return 1 if text.isascii() else int(_weights().take(code_points(text)).max())
 
 
 def without_cut(text: str) -> str:
-    """The text without what is no text at its end: white space, U+FFFD of a cut character, end markers."""
+    """The text without white space, U+FFFD (from a cut character) and end markers at its end."""
     while True:
         shorter = text.rstrip().rstrip("\ufffd")
         marker = _MARKER.search(shorter, max(0, len(shorter) - _LONGEST_MARKER))

@@ -83,6 +83,14 @@ def find_loop(
         settings: what counts as a loop.
         ended: whether the model ended the response by itself. Then its repetition is no endless loop. None means not
             known; the response is then taken for one that was cut at the token limit.
+
+    Returns: the start, end and period of the loop, in characters or tokens; None if there is no loop.
+
+    Example:
+        >>> find_loop("Once. " + "Again and again. " * 10)
+        Loop(start=4, end=176, period=17)
+
+    Source: our own definition. arXiv:2605.11887 measures endless repetition, but does not publish its detector.
     """
     if ended:
         return None

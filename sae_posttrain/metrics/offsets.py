@@ -29,5 +29,5 @@ def without(text: str, stretches: Iterable[tuple[int, int]], replace: Callable[[
 
 
 def code_points(text: str) -> np.ndarray:
-    """The number of each character."""
+    """The Unicode code point of each character."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

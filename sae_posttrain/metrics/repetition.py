@@ -89,11 +89,11 @@ class RepetitionReport:
 
     Args:
         loops: the responses that end in a loop and were not ended by the model, of all responses.
-        confidence: confidence level of its interval.
+        confidence: confidence level of the interval of `loops`.
         near_looped: responses that end in a near-loop instead (see `find_near_loop`).
         left: further responses with a loop before their end, which end in neither a loop nor a near-loop.
         ended_looped: responses that end in a loop, but were ended by the model.
-        unknown_ends: responses for which it is not known why they ended; they are taken for cut ones.
+        unknown_ends: responses whose end is not known. They are treated as cut at the token limit.
         min_repeats, min_length, fold_digits: what counts as a loop, as in `LoopSettings`; min_length is in `unit`.
         period: median over the loops.
         start: where the loops begin, as a share of the response; median over the loops.
@@ -101,7 +101,14 @@ class RepetitionReport:
         rep_4, distinct_1: means over the responses.
         periods: loops by period: from, to, how many.
         starts: loops by the tenth of its response in which each begins.
-        outcomes: of each response, for `compare_rates`.
+        outcomes: the cluster and result of each response; used by `compare_rates`.
+
+    Example:
+        >>> report = repetition_rate(["Once. " + "Again and again. " * 10, "A short answer."])
+        >>> report.rate, report.period
+        (0.5, 17)
+
+    Source: arXiv:2605.11887, repeat ratio.
     """
 
     loops: Share
@@ -189,9 +196,16 @@ def repetition_rate(
             token need no `ended`.
         clusters: for each response, the prompt or another value that dependent responses share. The bootstrap draws
             whole clusters, so that eight samples of one prompt do not count as eight independent ones.
-        confidence, resamples, seed: of the interval.
+        confidence, resamples, seed: confidence level, number of draws and random seed of the interval.
 
-    Raises: ValueError when there are no responses, or not one cluster and one end for each.
+    Returns: the rate with its interval, and statistics of the loops.
+
+    Raises: ValueError: there are no responses, or `clusters` or `ended` has another length than `responses`.
+
+    Example:
+        >>> repetition_rate(["Once. " + "Again and again. " * 10, "A short answer."]).rate
+        0.5
+
     Source: arXiv:2605.11887, repeat ratio; its detector is not published.
     """
     if not len(responses):

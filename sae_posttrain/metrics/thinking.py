@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TAGS = ("<think>", "</think>")
-"""What opens and what closes thinking, in Qwen3, DeepSeek-R1 and most other reasoning models."""
+"""The opening and closing tag of thinking in Qwen3, DeepSeek-R1 and most other reasoning models."""
 
 CHOICES = ("both", "strip", "only")
 _BLANKED = re.compile(r"[^\n]")
@@ -100,7 +100,7 @@ class Thinking:
         return split_thinking(text, self.tags, opened=self.opened)
 
     def read(self, text: str, *, joined: bool = False) -> str:
-        """The text of what counts: the rest as spaces, or, with `joined`, left out. Tags never count."""
+        """The text that counts. The rest is replaced by spaces, or removed with `joined`. Tags never count."""
         found = self.split(text)
         stretches = {
             "strip": found.answer.stretches,

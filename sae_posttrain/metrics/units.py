@@ -1,4 +1,4 @@
-"""Words and punctuation marks of a text, or token ids, as numbers; and what share of their n-grams is new."""
+"""Map a text's words and punctuation marks, or token ids, to numbers, and measure the share of distinct n-grams."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Units:
 
     @cached_property
     def repeated_fours(self) -> np.ndarray:
-        """Of each 4-gram, whether it stood before."""
+        """For each 4-gram, whether it occurred before."""
         return _repeated(grams(self.numbers, 4))
 
     @cached_property
@@ -103,7 +103,7 @@ def _repeated(found: np.ndarray) -> np.ndarray:
 
 
 def rep_n(sequence: Sequence[Hashable], n: int) -> float:
-    """The share of n-grams that stood in `sequence` before; 0 when it is shorter than n.
+    """The share of n-grams that occurred earlier in `sequence`; 0 if `sequence` is shorter than n.
 
     Of token ids, or of a text's words and punctuation marks, where scripts without spaces count by character.
     Source: arXiv:1908.04319, seq-rep-n.

@@ -1,4 +1,4 @@
-"""`sae-posttrain measure`: how often responses, given or sampled from a model, go wrong."""
+"""`sae-posttrain measure`: measure how often responses fail; they are read from a file or sampled from a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .thinking import add_thinking
 
 
 class MeasureCommand(Protocol):
-    """What a module of this package offers for one kind of `measure`."""
+    """The interface that each module of this package provides for one kind of `measure`."""
 
     @property
     def HELP(self) -> str:  # noqa: N802

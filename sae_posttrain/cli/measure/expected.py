@@ -1,4 +1,4 @@
-"""`sae-posttrain measure code-switching --expected`: from the model's own probabilities, without counting."""
+"""`sae-posttrain measure code-switching --expected`: estimate the rate from the model's next-token probabilities."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ...metrics.expectation import ExpectedSwitch, ExpectedSwitchReport
 
 FOR_WORDS = ("phrases", "ignore_prompt", "ignore_glosses", "han_without_kana", "count_code", "count_urls", "published")
-"""Options that say which words are counted; here tokens are measured."""
+"""Options that select words. They do not apply here, because this measure reads tokens."""
 COLUMN = "expected"
 """Column of a row that holds the probabilities of its response."""
 LEAST = 1e-12  # smaller probabilities are not written
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model:
         options |= {name: getattr(args, name) for name in ("model", "adapter", *SETTINGS)}
     metric = Metric(report_of, lambda row: None, compare_expected, options=options)
-    if args.model:  # which takes long, so that what follows is tried before
+    if args.model:  # measuring takes long, so that errors in the later steps are checked first
         placeholders = _placeholder_rows(rows, args)
         rehearse(placeholders, *_rest(placeholders, against, args), metric)
         rows = list(_measured(rows, args))
@@ -80,7 +80,7 @@ def _placeholder_rows(rows: Sequence[Row], args: argparse.Namespace) -> list[Row
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises: ValueError for what --expected has no use for; found before anything is loaded."""
+    """Check the options before anything is loaded. Raises: ValueError: an option that --expected does not support."""
     for name in FOR_WORDS:
         if getattr(args, name) not in (None, False):
             option = name.replace("_", "-")

@@ -70,5 +70,5 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _source(row: Row) -> str:
-    """What the averages treat alike: rows of one `source`, and of one `task` where a file holds several."""
+    """The group of a row for the averages: its `source`, together with its `task` if the file has several tasks."""
     return " ".join(str(row.get(column, "")) for column in ("task", "source"))

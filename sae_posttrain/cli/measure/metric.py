@@ -1,4 +1,4 @@
-"""The contract between one kind of `measure` and everything that samples, prints and writes for it."""
+"""The interface between one kind of `measure` and the code that samples, prints and writes its results."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Metric(Generic[R]):
     """What one kind of `measure` does with rows of responses.
 
     Args:
-        report: the report on rows, each of which has a `response`.
-        mark: puts what is found in one response into its row, for the file of --output.
+        report: function from rows, each with a `response`, to the report.
+        mark: function that adds the findings of one response to its row, for the file of --output.
         compare: compares two reports on the same prompts, for --against.
         joined: whether the parts of a response are joined before they are read, as in `Parts`.
         options: printed beside the report, as JSON.
