@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from .runs import Case, Example, add_adapter, answers, build_case, measure
 from .table import check, record, write_table
 
 pytest.importorskip("axolotl")
+
+os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"  # it would send telemetry
 
 pytestmark = pytest.mark.timeout(3600)
 PRELOAD = ("axolotl.train", "axolotl.common.datasets", "axolotl.core.builders", "peft")
