@@ -1,6 +1,6 @@
 """Read a user's rows and texts: .jsonl, .json, .csv, .tsv, .txt and .parquet files, `datasets` folders and hub ids.
 
-All but .parquet may also be compressed (.gz). Nothing in a file is run: values are data, whatever they look like.
+All but .parquet may also be compressed (.gz). No code in a file is executed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def load_rows(source: str | Path, *, split: str = "train", limit: int | None = N
 def load_texts(
     source: str | Path, *, column: str = "text", limit: int | None = None, split: str = "train"
 ) -> list[str]:
-    """The texts of one column, in order, without the blank ones; `limit` stops reading after so many.
+    """The non-blank texts of one column, in order. Reading stops after `limit` texts.
 
     Raises: as `load_rows`; ValueError when the column is missing or holds no text.
     """
@@ -61,7 +61,7 @@ def _check_limit(limit: int | None) -> None:
 
 
 def stream_texts(source: str | Path, *, column: str = "text", split: str = "train") -> Iterator[str]:
-    """The texts of one column, one after the other, without holding them all. Raises: as `load_texts`, while read."""
+    """Yield the texts of one column without loading all of them. Raises: as `load_texts`, during the iteration."""
     return _texts_of(_iterate_rows(source, split, streaming=True), source, column)
 
 
@@ -101,7 +101,7 @@ def _iterate_rows(source: str | Path, split: str, streaming: bool) -> Iterator[R
 
 
 def _looks_like_path(source: str | Path) -> bool:
-    """Whether a missing source was meant as a file; a hub id is 'name' or 'owner/name' without such an ending."""
+    """Whether a missing source looks like a file path. A hub id is 'name' or 'owner/name' without a file suffix."""
     text = str(source)
     return (
         isinstance(source, Path)
@@ -142,7 +142,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    """Rows by the names in the first line; the delimiter is the one that stands there most."""
+    """Rows with the column names of the first line. The delimiter is the most frequent candidate in that line."""
     with _open(path, newline="") as file:
         header = file.readline()
         file.seek(0)

@@ -30,13 +30,20 @@ _METADATA_KEY = "sae_posttrain_token_counts"
 
 @dataclass(frozen=True, eq=False)
 class TokenCounts:
-    """Occurrences of each token by language.
+    """The number of occurrences of each token in each language.
 
     Args:
         languages: codes.
         count_LV: `(L, V)` int64, in the order of `languages`.
-        tokenizer_sha256: hash of the vocabulary, by which another one is refused.
+        tokenizer_sha256: hash of the vocabulary. Counts of another vocabulary are rejected.
         texts_sha256: hash of the texts, for provenance.
+
+    Example:
+        >>> counts = TokenCounts(("en", "de"), torch.tensor([[9, 1], [1, 9]]), "", "")
+        >>> counts.membership("de", "en").argmax().item()
+        1
+
+    Source: our own extension of SASFT (arXiv:2507.14894) to languages that share a script.
     """
 
     languages: tuple[str, ...]

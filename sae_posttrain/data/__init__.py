@@ -1,4 +1,4 @@
-"""What features say about data sets: redundancy, overlap, the choice of examples."""
+"""Analyse data sets by their SAE features: redundancy, overlap, and selection of examples."""
 
 from .overlap import Overlap, overlap, partial_correlation
 from .redundancy import Redundancy, ranking_agreement, redundancy

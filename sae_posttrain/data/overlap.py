@@ -39,7 +39,7 @@ class Overlap:
         return share
 
     def most_covered(self, name: str) -> tuple[str, float]:
-        """The other benchmark that covers most of this one, and the share. A low share is something new."""
+        """The other benchmark that covers most of this one, and the share. A low share means new content."""
         row = self.names.index(name)
         others = [column for column in range(len(self.names)) if column != row]
         best = max(others, key=lambda column: float(self.covered[row, column]))

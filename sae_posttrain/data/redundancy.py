@@ -1,4 +1,4 @@
-"""How much of a benchmark a part of it already covers, by features and by the ranking of models."""
+"""How much of a benchmark a subset of it already covers, by features and by the ranking of models."""
 
 # E examples, K dictionary size, M models
 
@@ -16,7 +16,7 @@ _CELLS = 1 << 22  # of one table held at once: 32 MiB
 
 @dataclass(frozen=True, eq=False)
 class Redundancy:
-    """What the features of a benchmark say about its redundancy.
+    """The redundancy of a benchmark, computed from the features that its examples activate.
 
     Args:
         firing: `(K,)` number of the benchmark's examples on which each feature fires.
@@ -96,7 +96,7 @@ def redundancy(firing: FiringSets) -> Redundancy:
 
 
 def ranking_agreement(scores_ME: np.ndarray, sizes: list[int], *, draws: int = 100, seed: int = 0) -> np.ndarray:
-    """How well models rank on a random part of a benchmark as they rank on all of it.
+    """How well the ranking of models on a random subset of a benchmark agrees with the ranking on the whole.
 
     Args:
         scores_ME: `(M, E)` score of each model on each example, such as 0 or 1; at least two models.

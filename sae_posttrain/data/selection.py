@@ -33,7 +33,7 @@ class Selection:
 
 
 def select_by_coverage(firing: FiringSets, n: int) -> Selection:
-    """The n examples that greedily fire most features: each the one that adds most to those before it.
+    """Greedily choose n examples: each adds the most features that are not yet covered.
 
     No choice of n examples fires more than 1 / (1 − 1/e) = 1.58 times as many features (Nemhauser et al. 1978), and no
     algorithm of polynomial time has a better guarantee. Gains only fall, so an example is looked at again only when its

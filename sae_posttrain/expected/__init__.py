@@ -1,4 +1,4 @@
-"""Rates that a model's own probabilities give, without sampling."""
+"""Estimate code-switching rates from a model's next-token probabilities, without sampling."""
 
 from .switching import Setting, expected_switch_rate, switch_probabilities
 

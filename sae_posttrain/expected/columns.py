@@ -1,4 +1,4 @@
-"""Which tokens count as leaving: a matrix from the vocabulary to the scripts and sets of scripts that are asked for."""
+"""Which tokens count as leaving the script: a matrix from the vocabulary to the requested scripts."""
 
 # V vocabulary, G columns
 
@@ -35,7 +35,7 @@ def unexpected_in(language: str, allowed: Iterable[str] = (), *, latin: bool = F
 
 
 class ScriptColumns:
-    """For each script, and for each of some sets of scripts, the tokens that hold one of its letters.
+    """For each script and each given set of scripts, the tokens that contain one of its letters.
 
     Args:
         tokenizer: a transformers tokenizer.

@@ -20,14 +20,14 @@ LOGITS_AT_ONCE = 1 << 24  # 64 MiB in float32
 
 @torch.no_grad()
 def hidden_states(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
-    """What the model's head reads, for token ids of any lengths.
+    """The final hidden states, which are the input of the model's head, for token ids of any lengths.
 
     Args:
         model: a transformers model with a language-model head, perhaps wrapped.
         rows: token ids of each text.
 
     Returns:
-        `(B, S, D)`, S the longest text. What stands behind the end of a shorter text means nothing.
+        `(B, S, D)`, where S is the length of the longest text. Positions after the end of a shorter text are undefined.
     """
     base = unwrap(model)
     ids_BS, mask_BS = padded(rows, inputs_device(model))
@@ -38,15 +38,15 @@ def hidden_states(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
 
 @torch.no_grad()
 def logits_of(model: nn.Module, hidden_ND: Tensor, at_once: int = LOGITS_AT_ONCE) -> Iterator[Tensor]:
-    """The logits that a model's own forward pass makes of hidden states, whatever its head does (softcap, scale, LoRA).
+    """The logits of hidden states, computed by the model's own head with its softcap, scale and LoRA adapters.
 
     Args:
         model: a transformers model with a language-model head, perhaps wrapped.
         hidden_ND: `(N, D)` from `hidden_states`.
-        at_once: numbers held at once.
+        at_once: number of logits that are held in memory at once.
 
     Yields:
-        `(n, V)` in float32, of n positions after another, N in all.
+        `(n, V)` in float32, the logits of the next n positions, until all N positions are done.
     """
     base = unwrap(model)
     chunk = max(1, at_once // base.config.get_text_config().vocab_size)

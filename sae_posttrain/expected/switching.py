@@ -24,12 +24,12 @@ from .columns import ScriptColumns, unexpected_in
 from .distributions import hidden_states, logits_of
 
 SYMBOLS = frozenset({"Grek"})
-"""Scripts whose letters are symbols more often than words, so that they count only where they are asked for."""
+"""Scripts whose letters are mostly used as symbols. They count only if the user requests them."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Sampling settings that probabilities are asked for.
+    """Sampling settings for which probabilities are computed.
 
     Args:
         temperature: the logits are divided by it; 0 is greedy.
@@ -81,15 +81,15 @@ def expected_switch_rate(
     seed: int = 0,
     **options: Any,
 ) -> dict[Setting, ExpectedSwitchReport]:
-    """The mean probability that an answer leaves its language's script, from the model's own probabilities.
+    """The mean probability that an answer leaves its language's script, from the model's next-token probabilities.
 
-    It varies far less than a count of sampled answers. It costs one forward pass, whatever the number of settings is.
-    Two models can be compared text by text (`compare_expected`).
+    Its variance is much lower than that of a count of sampled answers. It needs one forward pass for any number of
+    settings. `compare_expected` compares two models on the same texts.
 
     Args:
         model, tokenizer, prompts, responses, languages, settings: as in `switch_probabilities`.
         confidence: confidence level of the intervals, which are bootstrap intervals over prompts.
-        seed: of the bootstrap.
+        seed: random seed of the bootstrap.
         options: the other arguments of `switch_probabilities`.
 
     Returns:
@@ -188,7 +188,7 @@ def switch_probabilities(
         chat=chat,
         max_tokens=max_tokens,
     )
-    # Where nothing is measured, as in an empty answer, the product is over no position.
+    # If no position is measured, as in an empty answer, the product is empty.
     still = [ExpectedSwitch(one.language, one.cluster, 0.0, {}) if one.targets else None for one in answers]
     found: dict[Setting, list[ExpectedSwitch | None]] = {setting: list(still) for setting in settings}
     rows = sorted((i for i, one in enumerate(answers) if one.targets and one.ids), key=lambda i: -len(answers[i]))

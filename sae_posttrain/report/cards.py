@@ -1,4 +1,4 @@
-"""The feature cards: what each selected feature stands for, how active it is where, and the passages that excite it."""
+"""The feature cards: the target of each feature, its mean activations, and the passages with its highest values."""
 
 from __future__ import annotations
 

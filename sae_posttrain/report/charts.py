@@ -57,7 +57,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart, what it is called and what it says."""
+    """A chart with its title and description."""
 
     title: str
     says: str
@@ -79,8 +79,8 @@ def line_chart(
     """An SVG element.
 
     Args:
-        key: what no other chart of the page is called.
-        about: what the chart shows, for who cannot see it; the lines' ends are added.
+        key: name of the chart, unique on the page.
+        about: description for screen readers. The first and last values of the lines are added to it.
         ring: a point to point out.
         percent: y is a share.
         dots: a dot at each point.
@@ -122,7 +122,7 @@ def _drawing() -> Iterator[Any]:
 
 
 def _dress(axes: Any, x_label: str, percent: bool, powers: bool) -> None:
-    """Few, faint lines: what is drawn should stand out."""
+    """Style the axes with few and faint lines, so that the data stand out."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_facecolor("none")

@@ -60,7 +60,7 @@ class TrainingCurve:
 
 
 def training_curves(runs: Sequence[Run], colours: dict[str, int]) -> list[TrainingCurve]:
-    """A chart for each known metric that some run has logged more than never, in the order of what matters."""
+    """A chart for each known metric that at least one run has logged, the most important first."""
     runs = [replace(run, log=_with_policy_loss(run.log)) for run in runs]
     logged = {name for run in runs for row in run.log for name, value in row.items() if is_number(value)}
     curves = []
@@ -118,5 +118,5 @@ def _line(run: Run, name: str, colour: int) -> Line:
 
 
 def _all_zero(name: str, lines: Sequence[Line]) -> bool:
-    """A share of what went wrong that is nought throughout is no news."""
+    """Whether a failure rate is 0 in all runs at all steps, so that its chart can be omitted."""
     return name.startswith("sasft_") and name.endswith("_share") and not any(v for line in lines for v in line.y)

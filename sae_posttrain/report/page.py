@@ -1,4 +1,4 @@
-"""The page: all sections of some runs, in one HTML file that needs nothing else."""
+"""The report page: all sections of the given runs, in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .rates import PAIRS, comparisons
 from .run import Run, read_runs
 from .traces import trace_figures
 
-# Part → what writes it, for who misses it.
+# Section → its title and the command that creates its data, to show when it is missing.
 _PARTS = {
     "rates": ("rates and examples of answers", "sae-posttrain measure"),
     "curves": ("curves during training", "sae-posttrain sft"),
@@ -31,23 +31,34 @@ _PARTS = {
 
 
 def write_report(runs: Sequence[str | Path], path: str | Path) -> Path:
-    """Write the page about these runs, and return its path. What is picked up of a run: see `read_runs`.
+    """Write one self-contained HTML report about one or several runs, and return its path.
+
+    Args:
+        runs: folders of runs, or single files. `read_runs` lists the files that are read.
+        path: the .html file to write. Missing folders are created.
+
+    Returns: the path of the report.
 
     Raises:
         FileNotFoundError: no such run.
         ValueError: nothing in a run is for a report, or a file of it is damaged.
-        ImportError: the charts' library is missing; names the extra to install.
+        ImportError: the library for charts is missing. The message names the extra to install.
+
+    Example:
+        >>> write_report(["runs/sft", "runs/sasft"], "report.html")
+
+    Source: our own format.
     """
     path = Path(path)
     page = render(read_runs(runs))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A text from elsewhere may hold halves of characters, which no file can.
+    # Texts may contain lone surrogates, which cannot be encoded as UTF-8.
     path.write_text(page, encoding="utf-8", errors="replace", newline="\n")
     return path
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The page as text; the same runs always make the same."""
+    """The page as text. The output is deterministic."""
     compared = [run for run in runs if run.log or run.answers or run.results]
     colours = {run.name: number for number, run in enumerate(compared)}
     parts: dict[str, Any] = {
@@ -105,7 +116,7 @@ def _listed(names: Sequence[str]) -> str:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("sae_posttrain.report"),
-        autoescape=True,  # whatever the file is called: all that is shown was written by others
+        autoescape=True,  # always on, because all displayed texts are untrusted
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -117,12 +128,12 @@ def _environment() -> Environment:
 
 
 def percent(share: float) -> str:
-    """A share with as many digits as it has news."""
+    """A share in percent, with as many digits as are meaningful."""
     return f"{share:.0%}" if share in (0, 1) else f"{share:.1%}" if share >= 0.1 else f"{share:.2%}"
 
 
 def chance(p_value: float) -> str:
-    """A p-value, which nobody needs more exactly."""
+    """A p-value with two significant digits. Below 0.001 only the bound is shown."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 

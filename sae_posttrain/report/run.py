@@ -1,4 +1,4 @@
-"""A run, as far as a report goes: which files of its folder are picked up, and what they hold."""
+"""A run as the report reads it: which files of its folder are used, and their contents."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def _as_int(digits: str) -> int:
 
 @contextmanager
 def explaining_damage(path: Path | str) -> Iterator[None]:
-    """What goes wrong inside is the file's fault."""
+    """Convert errors inside the block to a message that the file is damaged."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:

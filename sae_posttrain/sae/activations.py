@@ -1,4 +1,4 @@
-"""What turns pre-activations `(..., K)` into activations of the same shape."""
+"""Activation functions: from pre-activations `(..., K)` to activations of the same shape."""
 
 # K dictionary size, ... any leading dimensions
 
@@ -15,7 +15,7 @@ class Activation(Protocol):
     def __call__(self, pre: Tensor) -> Tensor: ...
 
     def to(self, **where: Any) -> Activation:
-        """A copy whose tensors are elsewhere; takes `device` and `dtype`."""
+        """A copy with its tensors on another `device` or in another `dtype`."""
         ...
 
 
@@ -23,7 +23,7 @@ class Activation(Protocol):
 class TopK:
     """Keep the `k` largest pre-activations of each token, then ReLU (Gao et al., arXiv:2406.04093).
 
-    With `weight` `(K,)`, largest means after multiplication by it.
+    With `weight` `(K,)`, pre-activations are multiplied by it before they are compared.
     """
 
     k: int

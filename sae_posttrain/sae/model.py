@@ -20,10 +20,11 @@ InputNorm = Literal["none", "layer_norm", "constant_norm"]
 
 @dataclass(frozen=True, eq=False)
 class SparseAutoencoder:
-    """One layer's SAE: `pre = (encoder @ x + bias) · feature_scale`, where x is what `input_norm`, `input_scale` and
-    `subtract_decoder_bias`, in this order, make of the residual; decoding goes the same way back.
+    """One layer's SAE: `pre = (encoder @ x + bias) · feature_scale`, and decoding, which inverts the same steps.
 
-    With the defaults of the last four, `pre = h @ encoder.T + bias` and `h ≈ activation(pre) @ decoder + decoder_bias`.
+    x is the residual after `input_norm`, `input_scale` and `subtract_decoder_bias`, applied in this order.
+    With the defaults of the last four arguments:
+    `pre = h @ encoder.T + bias` and `h ≈ activation(pre) @ decoder + decoder_bias`.
 
     Args:
         encoder: `(K, D)`, one row per feature. This and `decoder` may be strided views of a memory-mapped file.
@@ -32,15 +33,23 @@ class SparseAutoencoder:
         decoder_bias: `(D,)`.
         activation: the nonlinearity over all K features.
         layer: 0-based decoder block whose output residual is read.
-        source: what it was loaded from, as it was given to `load_sae`; the same for all layers of a set.
-        file: the file its weights came from, if it was one.
+        source: the `source` that was passed to `load_sae`; the same for all layers of a set.
+        file: the file of the weights, if they were loaded from one.
         format: name of the format it was published in.
         base_model: the model it was trained on, as its files say; empty when they do not.
-        subtract_decoder_bias: whether the encoder reads the residual less `decoder_bias`.
-        input_scale: what the residual is multiplied by.
-        input_norm: what is done to each token's residual: nothing, `layer_norm` to mean 0 and deviation 1, or
-            `constant_norm` to the length sqrt(D).
-        feature_scale: `(K,)` by which pre-activations are multiplied and directions divided.
+        subtract_decoder_bias: whether `decoder_bias` is subtracted from the encoder's input.
+        input_scale: factor by which the residual is multiplied.
+        input_norm: normalisation of each token's residual: `none`, `layer_norm` (mean 0, standard deviation 1), or
+            `constant_norm` (length sqrt(D)).
+        feature_scale: `(K,)` factors. Pre-activations are multiplied by them, and directions are divided by them.
+
+    Example:
+        >>> from sae_posttrain.sae.activations import ReLU
+        >>> sae = SparseAutoencoder(torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2), ReLU(), layer=0)
+        >>> sae.encode(torch.tensor([1.0, -1.0])).tolist()
+        [1.0, 0.0]
+
+    Source: arXiv:2406.04093, Gao et al., section 2.
     """
 
     encoder: Tensor
@@ -67,13 +76,13 @@ class SparseAutoencoder:
         return self.encoder.shape[0]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SparseAutoencoder:
-        """A copy with its tensors elsewhere. This reads a memory-mapped file whole."""
+        """A copy on another device or in another dtype. This reads the whole memory-mapped file."""
         return replace(self.encoder_to(device, dtype), decoder=self.decoder.to(device=device, dtype=dtype))
 
     def encoder_to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SparseAutoencoder:
-        """A copy with all but its decoder elsewhere: a decoder is as large as the encoder, and encoding needs none."""
+        """A copy with everything but the decoder moved. Encoding does not need the decoder, and it is large."""
         scale = self.feature_scale
         return replace(
             self,
@@ -85,8 +94,10 @@ class SparseAutoencoder:
         )
 
     def pre_activations(self, residual: Tensor, features: Sequence[int] | None = None) -> Tensor:
-        """What the features read off a residual `(..., D)` before any nonlinearity: `(..., K)`, or `(..., F)` for
-        the given features, in which case only their rows are read."""
+        """The pre-activations `(..., K)` of a residual `(..., D)`, before any nonlinearity.
+
+        With `features`, the result is `(..., F)` and only the rows of these features are read.
+        """
         self._check_width(residual)
         x = self._normalised(residual.to(self.encoder.dtype))[0]
         if self.input_scale != 1:
@@ -105,10 +116,10 @@ class SparseAutoencoder:
         return self.activation(self.pre_activations(residual))
 
     def decode(self, activations: Tensor) -> Tensor:
-        """The residual `(..., D)` that activations `(..., K)` stand for.
+        """The residual `(..., D)` that is decoded from activations `(..., K)`.
 
-        Raises: ValueError when each token is normalised on its own, since then the activations do not say how long
-            the residual was; use `reconstruct`.
+        Raises: ValueError: the SAE normalises each token, so that the activations do not determine the residual's
+            length. Use `reconstruct`.
         """
         if self.input_norm != "none":
             raise ValueError(
@@ -118,17 +129,17 @@ class SparseAutoencoder:
         return self._decoded(activations)
 
     def reconstruct(self, residual: Tensor, activations: Tensor | None = None) -> Tensor:
-        """What the SAE makes of a residual `(..., D)`: the same, but for what it misses.
+        """The SAE's reconstruction of a residual `(..., D)`.
 
-        With its activations `(..., K)`, where `encode` was called already, it is not encoded again.
+        Pass the activations `(..., K)` if `encode` was already called, so that it is not called again.
         """
         centre, length = self._normalised(residual.to(self.encoder.dtype))[1:]
         return self._decoded(self.encode(residual) if activations is None else activations) * length + centre
 
     def direction(self, feature: int | Sequence[int]) -> Tensor:
-        """What one unit of a feature's activation adds to the residual: `(D,)`, or `(F, D)` for several features.
+        """The vector that one unit of a feature's activation adds to the residual: `(D,)`, or `(F, D)` for several.
 
-        Of an SAE with neither scale this is the row of the decoder as stored, not normalised.
+        For an SAE without scales this is the stored row of the decoder, without normalisation.
         """
         rows = self._rows([feature] if isinstance(feature, int) else feature)
         directions_FD = _gathered(self.decoder, rows.to(self.decoder.device))

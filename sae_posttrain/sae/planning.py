@@ -1,4 +1,4 @@
-"""Before SAEs are trained: which texts there are, settings that fit them and the model, and how long it will take."""
+"""Plan the training of SAEs: read texts ahead, choose settings for the texts and the model, and estimate the time."""
 
 # N tokens of a batch, D model width
 
@@ -24,7 +24,7 @@ PRE_ACTIVATIONS = 2**28  # held at once, in numbers: 1 GB in float32
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What will be trained, on how much text; `str()` says it in a sentence."""
+    """The settings of a training run and its amount of text. `str()` describes it in one sentence."""
 
     layers: tuple[int, ...]
     d_sae: int
@@ -60,7 +60,7 @@ def plan_training(
     k: int | None,
     batch_size: int | None,
 ) -> TrainingPlan:
-    """Settings that fit the model and the text; those that are given are kept.
+    """Choose settings for the model and the texts. Settings that are given are kept.
 
     Args:
         width: of the model's residual.

@@ -24,7 +24,7 @@ from .planning import READ_AHEAD, ReadRows, TrainingPlan, plan_training, seconds
 
 
 class PackedRows(IterableDataset[dict[str, Tensor]]):
-    """Texts as they come, packed into rows of `length` tokens: at most `rows` of them, nothing kept in memory.
+    """A stream of texts, packed into at most `rows` rows of `length` tokens. Nothing is kept in memory.
 
     Every row begins with `first`, which takes the attention sink that no SAE should spend itself on.
     """
@@ -242,7 +242,7 @@ def _keep(trained: Path, target: Path, model: Any) -> None:
 
 @contextmanager
 def _left_as_found(model: nn.Module) -> Iterator[None]:
-    """sparsify freezes the model and changes the precision of matrix products; neither is ours to keep."""
+    """Restore what sparsify changes: it freezes the model and sets the precision of matrix products."""
     precision = torch.get_float32_matmul_precision()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:

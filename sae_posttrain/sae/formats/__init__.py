@@ -40,14 +40,20 @@ def load_sae(
             as in `google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82`; or a short name that
             `sae-posttrain sae list` shows. `{layer}` in it stands for the layer's number.
         layer: 0-based decoder block whose output residual the SAE reads.
-        k: active features per token; taken from the settings or, in Qwen-Scope, from the name of `source`.
+        k: active features per token. Default: from the SAE's settings, or for Qwen-Scope from the name of `source`.
         revision: branch, tag or commit of a hub repository.
-        dtype: cast the weights, which reads the file whole; by default they stay as stored.
+        dtype: convert the weights to this dtype, which reads the whole file. Default: the dtype of the file.
 
     Raises:
         FileNotFoundError: no such folder or repository, or no SAE for this layer in it.
         ValueError: several SAEs for this layer; a file that is damaged, of another layout, or asks to execute code; an
             SAE of something else than the residual stream; an unknown k.
+
+    Example:
+        >>> sae = load_sae("Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50", layer=14)
+        >>> activations = sae.encode(residual)  # (..., D) to (..., K)
+
+    Source: the module of each format names the paper and the code that define the format.
     """
     resolved, base_model = resolve(str(source), layer)
     form, weights, config = locate(resolved, layer, revision, FORMATS)
@@ -75,7 +81,7 @@ def available_layers(source: str | Path, *, revision: str | None = None) -> list
 
 
 def _in_one_dtype(sae: SparseAutoencoder, weights: Path) -> SparseAutoencoder:
-    """The SAE with its vectors in the dtype of its matrices, which alone are worth leaving in the file."""
+    """The SAE with its vectors in the dtype of its matrices. Only the matrices stay memory-mapped."""
     dtype = sae.encoder.dtype
     if sae.decoder.dtype != dtype:
         raise ValueError(f"{weights}: the encoder is {dtype}, the decoder {sae.decoder.dtype}; expected the same.")

@@ -1,4 +1,4 @@
-"""What a module of this package offers: the contract between a format's file and what finds and loads SAEs."""
+"""The interface of a format's module, used by the code that finds and loads SAEs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Format(Protocol):
 
     @property
     def layer_of(self) -> Callable[[Path], int] | None:
-        """Reads the layer off a file of settings. None in formats whose settings do not say it."""
+        """A function that reads the layer from a settings file. None in formats whose settings do not contain it."""
 
     def find(self, names: Iterable[str], source: str) -> list[Found]:
         """The SAEs of this format among the files of a source.

@@ -1,4 +1,4 @@
-"""From a source and a layer to files on this machine: look at what is there, and fetch only what is needed."""
+"""Find the files of a layer's SAE in a source, and download only the files that are needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_CONFIGS = 200
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds: the names of its files, and how to have one on this machine."""
+    """The names of a source's files, and a function that makes one of them available on this machine."""
 
     source: str
     names: Sequence[str]
@@ -118,7 +118,7 @@ def _list_hub(source: str, revision: str | None) -> Listing:
 
 
 def _nearest(source: str) -> str:
-    """The short name that was perhaps meant."""
+    """A suggestion: the short name that is most similar to the source."""
     near = [] if "/" in source else get_close_matches(source.lower(), RELEASES, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 

@@ -1,4 +1,4 @@
-"""Reading files that nobody vouches for: mapped, checked, and refused with a reason."""
+"""Read untrusted files: memory-map and check them, and reject bad ones with a reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tensors = dict[str, Tensor]
 
 COMPUTABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CONFIG_BYTES = 10 * 2**20
-INFLATION = 16  # weights hardly compress: a member that grows more than this was made to fill the memory
+INFLATION = 16  # weights hardly compress, so a higher ratio indicates a decompression bomb
 
 
 def read_config(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def one_of(config: Mapping[str, Any], key: str, allowed: Mapping[Any, Any], path
 
 
 def read_safetensors(path: Path, keys: Sequence[str] | None = None) -> Tensors:
-    """Tensors by name, mapped: nothing is read before it is used. All of them, or those of `keys` that are there."""
+    """Memory-mapped tensors by name, which are read on use: all of them, or those of `keys` that exist."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys() if keys is None or key in keys}  # noqa: SIM118
@@ -66,7 +66,7 @@ def read_safetensors(path: Path, keys: Sequence[str] | None = None) -> Tensors:
 
 
 def read_pickle(path: Path, keys: Sequence[str], format_name: str) -> Tensors:
-    """The dict of tensors in a PyTorch file, mapped; whatever would run code is refused."""
+    """The memory-mapped dict of tensors in a PyTorch file. Files that would execute code are rejected."""
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
