@@ -85,28 +85,34 @@ def collect_firing(
     max_length: int = 512,
     progress: bool = True,
 ) -> dict[int, FiringSets]:
-    """Which features fire on each text, for every layer in one pass of the model.
+    """Find which features fire on each text, for every layer in one pass of the model.
 
     A feature fires where its activation is above zero after the SAE's own activation function. For a TopK SAE this
     depends on all of its features: a pre-activation above zero is not enough. The first token of a text does not count,
     since it is the beginning-of-sequence token or the attention sink.
 
     Args:
-        sae: what `load_sae` reads, or an SAE for each layer.
+        model, tokenizer: the model and its tokenizer.
+        sae: a folder or hub id for `load_sae`, or an SAE for each layer.
         texts: the examples, read once and in order.
         layers: 0-based decoder blocks.
         at: `any`: a feature fires on a text if it fires on some token. `last`: only the last token counts.
-        cache: a folder that keeps the sets in files of 256 examples. The same call reads them instead of running the
-            model, and continues where a run was killed. Several processes (`accelerate launch`) share the files. With a
-            cache the memory that collecting needs does not grow with the number of texts.
-        batch_size: texts per forward.
-        max_length: tokens that are read of a text.
+        cache: a folder that keeps the sets in files of 256 examples. A second call with the same arguments reads them
+            instead of running the model, and continues a run that was killed. Several processes (`accelerate launch`)
+            share the files. With a cache, memory does not grow with the number of texts.
+        batch_size: texts per forward pass.
+        max_length: number of tokens of each text that are read.
+        progress: whether a progress bar is shown.
 
     Returns:
         The firing sets by layer, in the order of the texts, the same on every process.
 
     Raises:
-        ValueError: no texts; a cache that holds the sets of other texts, another model, SAE or setting.
+        ValueError: there are no texts, or the cache holds the sets of other texts, another model, SAE or setting.
+
+    Example:
+        >>> sets = collect_firing(model, tokenizer, "saes", ["Hello there.", "Bonjour."], layers=[16])
+        >>> sets[16][0]  # the features that fire on the first text
 
     Source: arXiv:2605.11887, Eq. 2 (`last`) and Eq. 13 (`any`).
     """

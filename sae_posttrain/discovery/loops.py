@@ -1,4 +1,4 @@
-"""Token ids that hold loops: sampled from the model until there are enough, and the periods that are compared."""
+"""Sample token ids that hold loops until there are enough, and mark the periods that are compared."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class LoopSample:
     """Prompts with their responses, as token ids, and what they cost.
 
     Args:
-        looped: those whose response ends in an endless loop.
-        ordinary: some that hold no loop at all, never more than `looped`.
-        responses: how many were sampled; one for each prompt that was spent.
-        tokens: how many those hold.
+        looped: prompts with a response that ends in an endless loop.
+        ordinary: prompts with a response without any loop, at most as many as `looped`.
+        responses: number of responses sampled; one for each prompt used.
+        tokens: number of tokens in these responses.
     """
 
     looped: list[list[int]] = field(default_factory=list)
@@ -77,8 +77,15 @@ def sample_loops(
             repeats except for numbers that count on.
         progress: whether a progress bar is shown.
 
+    Returns:
+        The looped responses, some ordinary ones, and how many responses and tokens were sampled.
+
     Raises:
-        ValueError: no response to any of the prompts ends in a loop; settings out of range.
+        ValueError: no response to any of the prompts ends in a loop, or a setting is out of range.
+
+    Example:
+        >>> sample = sample_loops(model, tokenizer, ["Count the sheep.", "Tell me a story."], loops=2)
+        >>> print(sample, len(sample.looped))
     """
     check_loop_fits(sampling.max_new_tokens, loop_settings)
     if loops < 1 or batch_size < 1:
@@ -100,7 +107,7 @@ def sample_loops(
             for prompt, answer, loops_on in gather_object(judged):
                 found.responses += 1
                 found.tokens += len(answer)
-                if len(found.looped) == loops:  # so that any number of processes keeps the same ones
+                if len(found.looped) == loops:  # any number of processes then keeps the same loops
                     continue
                 if loops_on:
                     found.looped.append(prompt + answer)

@@ -60,11 +60,12 @@ def discover_repetition_features(
 ) -> FeatureSet:
     """Find the features that are more active in a loop's last period than in its first, for steering into loops.
 
-    The set also holds the features' mean activation outside of loops, as `ordinary text`. It shows what else they do:
-    some also fire where repetition is right.
+    The set also holds the features' mean activation outside of loops, as `ordinary text`. Some features are active
+    there too, where repetition is correct.
 
     Args:
-        sae: a folder or hub id for `load_sae`, or the SAEs by layer; none for `dense`.
+        model, tokenizer: the model and its tokenizer.
+        sae: a folder or hub id for `load_sae`, or the SAEs by layer; None for `dense`.
         texts: texts or token ids that hold loops, preferably sampled from the model itself. Texts without a loop count
             as ordinary text.
         prompts: instead of texts, prompts from which the model is sampled until it loops.
@@ -81,8 +82,16 @@ def discover_repetition_features(
         loop_sampling: with prompts, how `sample_loops` samples them: `loops`, `sampling`, `chat`.
 
     Raises:
-        ValueError: no loop to be found, no feature that grows with it, an SAE of another width, no SAE or one too many,
-            bad settings.
+        ValueError: no text holds a loop, no feature is more active in the last period, the SAE has another width or is
+            missing, `dense` was given an SAE, or a setting is out of range.
+
+    Example:
+        >>> features = discover_repetition_features(
+        ...     model, tokenizer, "saes", prompts=["Count the sheep.", "Tell me a story."], layers=[16], loops=2
+        ... )
+        >>> features.save("repetition.safetensors")
+
+    Source: arXiv:2605.11887, section 8.
     """
     if (texts is None) == (prompts is None):
         raise ValueError("Give either texts that hold loops, or prompts to sample them from.")

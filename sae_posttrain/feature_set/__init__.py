@@ -35,7 +35,7 @@ FILE_NAME = "features.safetensors"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a feature set came from; enough to find it again and to refuse a model it does not fit."""
+    """Where a feature set came from: enough to reproduce it, and to refuse a model that it does not fit."""
 
     base_model: str
     d_model: int
@@ -51,10 +51,17 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """Selected SAE features of one or more layers: the one contract between discovery and training.
+    """Selected SAE features of one or more layers. Discovery writes a feature set, and training reads it.
 
     Args:
+        layers: the selected features of each layer.
+        provenance: the model, SAE files and texts that the features were found with.
         alpha: calibrated strength for steering, in units of typical strength; None if it was not calibrated.
+
+    Example:
+        >>> features = FeatureSet.load("features.safetensors")
+        >>> print(features.summary())
+        >>> features.select(["zh"], top=2).save("features-zh.safetensors")
     """
 
     layers: tuple[LayerFeatures, ...]
@@ -63,7 +70,7 @@ class FeatureSet:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """What features stand for, sorted: languages, or `repetition`."""
+        """The targets of the features, sorted: languages, or `repetition`."""
         return tuple(sorted({target for layer in self.layers for target in layer.targets}))
 
     @property

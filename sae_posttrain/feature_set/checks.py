@@ -1,4 +1,4 @@
-"""What is wrong with the tensors of a feature set, and which of its features are not of their target alone."""
+"""Check the tensors of a feature set, and find features that are also active outside their target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BY_GROUP = ("baselines", "activations")
 LAST_PERIOD, ORDINARY_TEXT = "last period", "ordinary text"
 """Groups of tokens in which the features of repetition were measured."""
 TOO_ACTIVE = 0.5
-"""A feature that is elsewhere more than this share as active as on its target is not of the target alone."""
+"""A feature is also active elsewhere if its mean activation there exceeds this share of that on its target."""
 
 
 def active_elsewhere(layers: Sequence[LayerFeatures]) -> Iterator[str]:

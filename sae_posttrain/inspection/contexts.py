@@ -1,4 +1,4 @@
-"""Where a feature fires most: the passages of given texts around its highest pre-activations."""
+"""Find where a feature is most active: the passages of given texts around its highest pre-activations."""
 
 # S sequence, F selected features of one layer
 
@@ -29,7 +29,7 @@ class Context:
 
 @dataclass(frozen=True)
 class FeatureContexts:
-    """The passages in which one feature is most active, the highest first, of texts that differ."""
+    """The passages in which one feature is most active, the highest first, each from a different text."""
 
     layer: int
     feature: int
@@ -48,14 +48,24 @@ def top_contexts(
     batch_size: int = 8,
     max_length: int = 512,
 ) -> list[FeatureContexts]:
-    """The `top` passages for every feature, `around` tokens to both sides of the highest pre-activation.
+    """For every feature, find the passages with its highest pre-activations.
 
-    A text's first position is left out, as it is where features are found: its residual is like no other.
+    The first position of each text is left out, as in discovery: its residual is unlike that of any other position.
 
     Args:
+        model, tokenizer: the model and its tokenizer.
         features: a feature set, or its path.
         texts: group, such as a language code → texts.
-        max_length: tokens of each text that are read.
+        top: number of passages per feature.
+        around: number of tokens to show on each side of the highest pre-activation.
+        batch_size: texts per forward pass.
+        max_length: number of tokens of each text that are read.
+
+    Raises:
+        ValueError: `top` or `around` is out of range, or the features do not fit the model.
+
+    Example:
+        >>> found = top_contexts(model, tokenizer, features, {"en": ["Hello there."], "fr": ["Bonjour à tous."]}, top=1)
     """
     if top < 1 or around < 0:
         raise ValueError(f"top={top}, around={around}: expected at least 1 and 0.")

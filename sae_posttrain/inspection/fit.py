@@ -1,4 +1,4 @@
-"""How well an SAE describes a model's residuals: the quick test that model, layer and normalisation are right."""
+"""How well an SAE reconstructs a model's residuals: a quick test that model, layer and normalisation are right."""
 
 # B batch, S sequence, N tokens, D model width, K dictionary size
 
@@ -40,7 +40,7 @@ class Fit:
 
     @property
     def complaint(self) -> str:
-        """What the numbers speak of, if they speak of a mistake."""
+        """The mistake that the numbers indicate, if they indicate one."""
         own = self.unexplained[self.layer]
         if not math.isfinite(own):
             return (
@@ -92,16 +92,33 @@ def measure_fit(
     batch_size: int = 8,
     max_length: int = 512,
 ) -> dict[int, Fit]:
-    """Reconstruct the residuals of texts, without the first token of each, whose residual is like no other.
+    """Measure how well each SAE reconstructs the residuals of texts.
 
-    Raises: ValueError when a layer is not the model's, an SAE is of another width, or the texts are too few tokens.
+    The first token of each text is left out: its residual is unlike that of any other token.
+
+    Args:
+        model, tokenizer: the model and its tokenizer.
+        saes: layer → SAE.
+        texts: ordinary texts, of whole sentences.
+        batch_size: texts per forward pass.
+        max_length: number of tokens of each text that are read, at least 2.
+
+    Returns:
+        The fit of each layer's SAE.
+
+    Raises:
+        ValueError: the model has no such layer, an SAE has another width, or the texts have too few tokens.
+
+    Example:
+        >>> fits = measure_fit(model, tokenizer, {16: sae}, texts)
+        >>> fits[16].complaint
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; a batch has at least 1 text.")
     if max_length < 2:
         raise ValueError(f"max_length={max_length}; at least 2 tokens are read of a text, since the first is left out.")
     device = inputs_device(model)
-    # One after the other: all at once may not fit beside the model, and reading the texts again costs less than that.
+    # One SAE after the other: all of them may not fit in memory beside the model. Reading the texts again is cheap.
     return {
         layer: _measure(model, tokenizer, sae.to(device), texts, batch_size, max_length) for layer, sae in saes.items()
     }

@@ -1,4 +1,4 @@
-"""What features do around a switch of language, in one model or in several that read the same responses."""
+"""Trace features around a switch of language, in one model or in several that read the same responses."""
 
 # W switches, O offsets, F selected features of one layer, S sequence
 
@@ -65,9 +65,9 @@ class SwitchTrace:
     """One model's pre-activations around the switches into one target.
 
     Args:
-        offsets: in tokens; 0 is the first of the foreign word, so that from the residual at -1 it is predicted.
-        switches: how many went into the means.
-        ordinary: how many responses without one did, in the same languages.
+        offsets: in tokens; 0 is the first token of the foreign word, which is predicted from the residual at -1.
+        switches: number of switches in the means.
+        ordinary: number of responses without a switch in the means, in the same languages.
     """
 
     model: str
@@ -86,16 +86,23 @@ def find_passages(
     limit: int = 500,
     chat: bool = False,
 ) -> list[SwitchPassage]:
-    """The responses that switch into `target`, and for each one in the same language that does not, where there is.
+    """Find the responses that switch into `target`, and for each one without a switch, if there is one.
 
-    Tokens are those that the tokenizer makes of the text; sampling may have come to it by others.
+    The text is tokenized again, so the tokens may differ from those that were sampled.
 
     Args:
-        rows: with `response`, `language` and perhaps `prompt`, a text or messages.
-        limit: switches taken, the first ones.
+        tokenizer: the model's fast tokenizer.
+        rows: with `response`, `language` and optionally `prompt`, a text or messages.
+        target: language code that the responses switch into.
+        limit: largest number of switches; the first ones are taken.
+        chat: whether the chat template is applied to text prompts too.
 
     Raises:
         ValueError: no response switches into `target`.
+
+    Example:
+        >>> rows = [{"prompt": "How are you?", "response": "I am 很好, thanks.", "language": "en"}]
+        >>> passages = find_passages(tokenizer, rows, "zh")
     """
     scripts = set(get_language(target).scripts)
     switching, ordinary = [], dict[str, deque[Mapping[str, Any]]]()
@@ -133,16 +140,25 @@ def trace_switches(
 ) -> SwitchTrace:
     """The mean pre-activation of the target's features at each token around a switch.
 
-    Only the response and the last token of the prompt count. The model reads what is given, so that several models can
-    be compared on the same switches. Source: arXiv:2507.14894, the pre-activations ahead of a switch.
+    Only the response and the last token of the prompt count. The model reads the given responses and samples none, so
+    several models can be compared on the same switches.
 
     Args:
+        model: the model, which may be wrapped.
         features: a feature set, or its path.
-        passages: of `find_passages`.
-        name: what the report calls the model.
-        before: tokens ahead of the foreign word.
-        after: tokens behind its first.
-        show: features of each layer that get a curve of their own.
+        passages: as `find_passages` returns them.
+        target: language code that the passages switch into.
+        name: the model's name in the report.
+        before: number of tokens before the foreign word.
+        after: number of tokens after the first token of the foreign word.
+        batch_size: passages per forward pass.
+        show: number of features per layer that get their own curve.
+
+    Example:
+        >>> passages = find_passages(tokenizer, rows, "zh")
+        >>> trace = trace_switches(model, features, passages, "zh", name="base")
+
+    Source: arXiv:2507.14894, the pre-activations before a switch.
     """
     features = FeatureSet.of(features).select([target])
     offsets_O = torch.arange(-before, after + 1)

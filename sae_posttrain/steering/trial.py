@@ -72,8 +72,8 @@ class Trial:
         self.model, self.tokenizer, self.ids, self.batch_size = model, tokenizer, ids, batch_size
         self.loop_settings, self.process = loop_settings, state.process_index
         mine = range(state.process_index, len(ids), state.num_processes)
-        # Longest first: a batch that does not fit in memory fails at once, and rows of similar length need less padding
-        # than others.
+        # Longest first: a batch that does not fit in memory fails at once, and rows of similar length need little
+        # padding.
         self.mine = sorted(mine, key=lambda prompt: -len(ids[prompt]))
         self.plain: dict[tuple[float, int], list[float]] = {}  # by temperature and prompt
         self.answers: list[SteeredAnswer] = []
