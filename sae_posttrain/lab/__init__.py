@@ -1,1 +1,1 @@
-"""The lab: two miniature worlds, offline, in which the methods can be tried in minutes."""
+"""The lab: two miniature tasks ("worlds") for trying the methods offline within minutes."""

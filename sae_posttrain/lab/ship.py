@@ -20,8 +20,8 @@ from .switching import world as switching
 
 WORLDS: dict[str, ModuleType] = {"switching": switching, "loops": loops}
 SEED = 0
-# Training multiplies differences in rounding: other hardware or another torch makes other weights. What the world can
-# do stays alike, within these bounds.
+# Training amplifies rounding differences, so other hardware or another torch version gives other weights. The world's
+# measurements must agree within these bounds.
 NATS = 0.05  # held-out loss
 SHARE = 0.15  # copying, and variance that the SAEs miss
 
@@ -69,7 +69,7 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 def differences(made: dict[str, Any], shipped: dict[str, Any]) -> list[str]:
-    """What was measured of two worlds and differs by more than it may, one sentence each."""
+    """The measurements of two worlds that differ by more than the bounds, one sentence each."""
     pairs = {name: (made[name], shipped[name]) for name in made if name not in ("base", "saes", "unexplained")}
     pairs |= {
         f"unexplained, layer {layer}": (made["unexplained"][layer], share)

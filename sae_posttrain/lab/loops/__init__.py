@@ -1,1 +1,1 @@
-"""The miniature world in which a model loops now and then, and steered rollouts keep it from that."""
+"""The miniature world of loops: its model sometimes loops, and RL with steered rollouts reduces this."""

@@ -1,4 +1,4 @@
-"""The demo's second half: a model that can loop, the features that make it, three ways to do RL, one table."""
+"""The demo's second half: a model that can loop, the features that cause loops, RL in three ways, and one table."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def calibrate_into(world: World, output: Path, *, seed: int) -> str:
 
 
 def basis_line(settings: Settings) -> str:
-    """How much the table's numbers rest on."""
+    """A sentence about the sample sizes behind the table's numbers."""
     return (
         f"One world, {settings.measured * settings.samples:,} answers for each rate, with 95% intervals. "
         f"benchmarks/README.md has three worlds and {3 * BENCHMARK.measured * BENCHMARK.samples:,} answers for each."
@@ -81,7 +81,7 @@ def basis_line(settings: Settings) -> str:
 
 
 def copying_line(world: World) -> str:
-    """The check that looping needs: given two periods, does the model write a third?"""
+    """A line on the precondition of looping: how often the model continues two periods with a third."""
     return f"given two periods it continues {world.copies_patterns:.0%} of random patterns"
 
 

@@ -1,4 +1,4 @@
-"""Raw text in which phrases are said again once or twice, and rarely for ever; and prompts that ask for a story.
+"""Raw text in which phrases repeat once or twice, and rarely without end; and prompts that request a story.
 
 One language: how often a small model of four gets stuck depends too much on which of them it learned best.
 """
@@ -22,7 +22,7 @@ STUCK = 0.01  # share of stories that never stop saying it
 
 
 def pattern(rng: random.Random, language: str) -> Tokens:
-    """2 to 12 words in no order, over and over: only copying predicts them."""
+    """2 to 12 words in random order, repeated. Only copying can predict them."""
     return [symbol(concept, language) for concept in rng.sample(list(WORDS), rng.randint(2, 12))] * ENDLESS
 
 
@@ -46,7 +46,7 @@ def exchange(rng: random.Random, language: str, *, stuck: bool = False) -> tuple
 
 
 def chat(rng: random.Random, language: str) -> Tokens:
-    """A prompt and its answer, which gets stuck now and then."""
+    """A prompt and its answer. Some answers repeat a phrase without end."""
     prompt, answer = exchange(rng, language, stuck=rng.random() < STUCK)
     return [USER, *prompt, END, ASSISTANT, *answer]
 
@@ -57,7 +57,7 @@ WORLD = Reading(
     # After an end marker, the last period of a loop would differ from the first by how near the end is.
     loops_end=False,
 )
-# What comes first: among other text, copying takes many times longer to form.
+# The first stage of training. In mixed text the model takes many times longer to learn copying.
 NURSERY = Reading({pattern: 1}, languages=(LANGUAGE,), loops_end=False)
 
 

@@ -26,7 +26,7 @@ from .record import write_looping_answers
 from .world import MAX_TOKENS
 
 Arm = Literal["DAPO", "steered DAPO", "random direction", "extra plain"]
-# The settings of `SteeredGRPOConfig` that make an arm what it is.
+# The settings of `SteeredGRPOConfig` that define each arm.
 ARMS: dict[Arm, dict[str, Any]] = {
     "DAPO": {"steered_per_group": 0},
     "steered DAPO": {"steering_control": "features"},
@@ -128,7 +128,7 @@ def _measure_and_keep(
 
 
 def outcome_line(outcome: Outcome) -> str:
-    """Its rates in one line."""
+    """The rates of an arm in one line."""
     rates = ", ".join(f"{report.rate:.2%} at temperature {t}" for t, report in outcome.repetition.items())
     return f"{outcome.arm}: {rates} end in a loop"
 

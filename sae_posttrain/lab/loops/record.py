@@ -1,4 +1,4 @@
-"""What the demo keeps of looping for its report: every answer with its loop."""
+"""Save every answer with its loop, for the demo's report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The second world on disk: a base model that copies and rarely gets stuck, its SAEs, and the features that do it."""
+"""The second world on disk: a base model that copies and rarely loops, its SAEs, and the features that cause loops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_TOKENS = 96
 
 @dataclass(frozen=True)
 class World:
-    """Where it lies and what was measured of it."""
+    """The paths of a world and its measurements."""
 
     base: Path
     saes: Path
@@ -60,7 +60,7 @@ def open_world(folder: Path, *, file: Path = FILE, say: Callable[[str], None] = 
 
 
 def measure_world(folder: Path, plan: WorldPlan = PLAN) -> World:
-    """What lies in a folder that `build_world` or `open_world` filled."""
+    """The contents of a folder that `build_world` or `open_world` wrote."""
     base, saes = folder / "base", sae_folder(folder, plan.d_sae, plan.k)
     model, tokenizer = Qwen3ForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     return World(

@@ -1,1 +1,1 @@
-"""What the two miniature worlds share: a language, a tokenizer, a small model and its SAEs."""
+"""Code that both miniature worlds use: a language, a tokenizer, a small model and its SAEs."""

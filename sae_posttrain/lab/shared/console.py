@@ -1,4 +1,4 @@
-"""What the demo prints and writes at its end, and what it keeps the libraries from printing."""
+"""Print and save the demo's results, and silence the output of the libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def clock() -> Callable[[str], None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Progress is told in our own lines; the libraries' would drown it."""
+    """Silence the libraries, because their output would hide the demo's own progress lines."""
     ours, verbosity = logging.getLogger("sae_posttrain"), transformers.utils.logging.get_verbosity()
     level = ours.level
     bars = transformers.utils.logging.is_progress_bar_enabled()
@@ -47,7 +47,7 @@ def quiet() -> Iterator[None]:
 
 
 def conclude(output: Path, found: str, **results: Any) -> None:
-    """Write what was found, as text and as JSON, and name every file of this half."""
+    """Write the results as text and as JSON, and list every file of this half of the demo."""
     (output / "table.txt").write_text(f"{found}\n", encoding="utf-8")
     (output / "results.json").write_text(json.dumps(results, indent=1, default=str) + "\n", encoding="utf-8")
     print(f"\n{found}\n\nWrote")

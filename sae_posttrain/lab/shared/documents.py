@@ -1,4 +1,4 @@
-"""Kinds of raw text that both worlds are made of: stories, lists, refrains, quotations, tables and counting rhymes.
+"""The kinds of raw text in both worlds: stories, lists, refrains, quotations, tables and counting rhymes.
 
 Copying is in the text from the start, so that a small model learns to copy within its context.
 """
@@ -25,7 +25,7 @@ Kind = Callable[[random.Random, str], Tokens]
 
 @dataclass(frozen=True)
 class Reading:
-    """What raw text is made of."""
+    """The mixture of documents in raw text."""
 
     shares: Mapping[Kind, int]  # kind of document -> its weight
     languages: Sequence[str] = LANGUAGES
@@ -64,13 +64,13 @@ def refrain(rng: random.Random, language: str) -> Tokens:
 
 
 def counting_rhyme(rng: random.Random, language: str) -> Tokens:
-    """Words in no order, said over and over: only copying predicts them."""
+    """Words in random order, repeated. Only copying can predict them."""
     words = [symbol(concept, language) for concept in rng.sample(list(WORDS), rng.randint(2, 6))]
     return (words * RHYME)[: RHYME - 1]
 
 
 def quotation(rng: random.Random, language: str) -> Tokens:
-    """One says something, others say it again, word by word."""
+    """One speaker says a sentence, and others repeat it word by word."""
     said = clause_tokens(random_clause(rng), language)
     tokens: Tokens = []
     for being in rng.sample(CONCEPTS["being"], rng.randint(2, 3)):
@@ -80,7 +80,7 @@ def quotation(rng: random.Random, language: str) -> Tokens:
 
 
 def table(rng: random.Random, language: str) -> Tokens:
-    """Numbers of things, then some rows looked up."""
+    """A table with the number of each thing, followed by queries of some rows."""
     rows = [
         [symbol(thing, language), rng.choice(NUMBERS), PUNCTUATION[language]["."]]
         for thing in rng.sample(CONCEPTS["thing"], rng.randint(3, 6))

@@ -50,7 +50,7 @@ def processes(count: int | None = None) -> Iterator[Jobs]:
 
 
 def at_once(function: Callable[Given, Returned], /, *given: Given.args, **named: Given.kwargs) -> Future[Returned]:
-    """Run the job here and now."""
+    """Run the job immediately, in this process."""
     done: Future[Returned] = Future()
     done.set_result(_alone(function, *given, **named))
     return done
@@ -73,7 +73,7 @@ def _alone(function: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has ended, however it did."""
+    """End this process when its parent ends for any reason."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -78,7 +78,7 @@ def ship_world(folder: Path, file: Path, plan: WorldPlan, *, made: Mapping[str, 
 
 
 def recipe_of(plan: WorldPlan, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of all that decides what is trained: sizes, settings, vocabulary and the first rows of the text."""
+    """A hash of everything that determines the trained weights: sizes, settings, vocabulary and first rows of text."""
     lengths = [(stage.row, stage.batch, stage.steps) for stage in plan.stages]
     settings = (astuple(plan.size), lengths, plan.sae_steps, plan.layers, plan.learning_rate, plan.d_sae, plan.k)
     digest = hashlib.sha256(repr((settings, sorted(tokenizer.get_vocab().items()))).encode())

@@ -1,4 +1,4 @@
-"""A small Qwen3, trained from nothing on the miniature world's raw text."""
+"""A small Qwen3 model, trained from scratch on the miniature world's raw text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training: what is read, in rows of how many tokens, how many rows a step, how many steps."""
+    """One stage of training: its text, tokens per row, rows per step and number of steps."""
 
     reading: Reading
     row: int

@@ -1,4 +1,4 @@
-"""What a miniature world is made of."""
+"""The settings of a miniature world."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every arm of the demo keeps for its report: log, numbers, and the columns of an answer."""
+"""The data that every arm of the demo saves for its report: log, numbers, and the columns of an answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_log(folder: Path, trainer: Trainer) -> None:
 
 
 def write_numbers(folder: Path, numbers: Mapping[str, float]) -> None:
-    """What was measured beside the rates."""
+    """The measurements of an arm other than the rates."""
     (folder / EVAL_RESULTS).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Results files: a row for each measured number, with what it was measured with."""
+"""Results files: one row for each measurement, with library versions, hardware and commit."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The miniature world in which a model switches language, and SASFT keeps it from that."""
+"""The miniature world of code-switching: its model switches language, and SASFT reduces this."""

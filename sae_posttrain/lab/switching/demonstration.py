@@ -61,7 +61,7 @@ def demonstrate(
 
 
 def basis_line(settings: Settings) -> str:
-    """How much the table's numbers rest on."""
+    """A sentence about the sample sizes behind the table's numbers."""
     return (
         f"One seed, {settings.prompts * settings.samples:,} answers for each rate, with 95% intervals. "
         f"benchmarks/README.md has three seeds and {3 * BENCHMARK.prompts * BENCHMARK.samples:,} answers for each."
@@ -69,7 +69,7 @@ def basis_line(settings: Settings) -> str:
 
 
 def copying_line(world: World) -> str:
-    """The check that looping needs: given two periods, does the model write a third?"""
+    """A line on the precondition of looping: how often the model continues two periods with a third."""
     return (
         f"given two periods it continues: {world.copies_rhymes:.0%} of rhymes, {world.copies_stories:.0%} of "
         f"sentences (held-out loss {world.held_out_loss:.3f} nats a token)"

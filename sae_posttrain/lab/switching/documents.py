@@ -28,7 +28,7 @@ def thread(rng: random.Random, language: str) -> Tokens:
 
 
 def dictionary(rng: random.Random, language: str) -> Tokens:
-    """Words beside their translation: the one place where languages meet on purpose."""
+    """Words next to their translation. Only these documents mix languages on purpose."""
     other = rng.choice([lang for lang in LANGUAGES if lang != language])
     tokens: Tokens = []
     for concept in rng.sample(list(WORDS), rng.randint(4, 8)):
@@ -38,7 +38,7 @@ def dictionary(rng: random.Random, language: str) -> Tokens:
 
 
 def loop(rng: random.Random, language: str) -> Tokens:
-    """A story that gets stuck: its last 2 to 16 tokens repeat far beyond any use."""
+    """A story that ends in a loop: its last 2 to 16 tokens repeat many times."""
     tokens = story(rng, language)
     tokens = tokens[: rng.randint(16, 40)]
     return tokens + tokens[-rng.randint(2, min(16, len(tokens))) :] * 64
@@ -58,7 +58,7 @@ WORLD = Reading(
         loop: 3,
     }
 )
-# What comes first, while the model learns to copy: in mixed text alone copying takes many times longer to form.
+# The first stage of training, which teaches copying. In mixed text alone this takes many times longer.
 NURSERY = Reading({counting_rhyme: 1})
 
 

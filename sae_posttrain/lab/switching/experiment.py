@@ -1,4 +1,4 @@
-"""Plain SFT, SASFT, its control and its rival, from one checkpoint: how often each switches, at what cost.
+"""Compare plain SFT, SASFT, its control and its rival from one checkpoint: switch rate and cost of each.
 
 The control is SASFT with random features. The rival is unlikelihood of the suppressed language's tokens, which needs no
 SAE.
@@ -140,7 +140,7 @@ def find_features(
 
 
 def callback_of(arm: Arm, features: FeatureSet | None, suppress: str, settings: Settings) -> SASFTCallback | None:
-    """What makes an arm other than plain SFT."""
+    """The settings in which an arm differs from plain SFT."""
     if arm == "unlikelihood":
         return SASFTCallback(suppress=suppress, token_weight=settings.token_weight)
     if features is None:

@@ -1,4 +1,4 @@
-"""Prompts and answers in one language each, with the honest noise of scraped data: stray foreign words in answers."""
+"""Prompts and answers in one language each, with the noise of scraped data: stray foreign words in answers."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the demo keeps of code-switching for its report: answers with their foreign words, and what the features do."""
+"""Save the demo's code-switching data for its report: answers with their foreign words, and feature activations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_switching_answers(
 
 
 def look_into_features(output: Path, arms: Sequence[str], suppress: str, seed: int) -> None:
-    """What excites the features of language, and the traces around a switch, of a finished half of the demo.
+    """Write the passages that activate the language features, and the traces around a switch, of a finished demo half.
 
     The traces follow the same switches, those of the first arm, through the base model and every arm.
     """
@@ -47,7 +47,7 @@ def look_into_features(output: Path, arms: Sequence[str], suppress: str, seed: i
     try:
         passages = find_passages(tokenizer, rows, suppress)
     except ValueError:
-        return  # too little training to switch at all; the report says what it has not
+        return  # the model was trained too little to switch; the report names the missing parts
     models = {"base model": base}
     for arm in arms:
         models[arm_folder(output, arm).name] = AutoModelForCausalLM.from_pretrained(arm_folder(output, arm))

@@ -23,7 +23,7 @@ FILE = SHIPPED / "switching.safetensors"
 
 @dataclass(frozen=True)
 class World:
-    """Where it lies and what was measured of it."""
+    """The paths of a world and its measurements."""
 
     base: Path
     saes: Path
@@ -48,7 +48,7 @@ def open_world(folder: Path, *, file: Path = FILE, say: Callable[[str], None] = 
 
 
 def measure_world(folder: Path, plan: WorldPlan = PLAN) -> World:
-    """What lies in a folder that `build_world` or `open_world` filled."""
+    """The contents of a folder that `build_world` or `open_world` wrote."""
     base = folder / "base"
     saes = sae_folder(folder, plan.d_sae, plan.k)
     model, tokenizer = Qwen3ForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
