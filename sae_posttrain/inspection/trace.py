@@ -86,7 +86,7 @@ def find_passages(
     limit: int = 500,
     chat: bool = False,
 ) -> list[SwitchPassage]:
-    """Find the responses that switch into `target`, and for each one without a switch, if there is one.
+    """Find the responses that switch into `target`, and for each a response in its language that does not, if any.
 
     The text is tokenized again, so the tokens may differ from those that were sampled.
 
