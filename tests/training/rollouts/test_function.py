@@ -94,7 +94,7 @@ def test_a_turn_is_told_of_the_groups(training: bool, tmp_path: Path, monkeypatc
     [
         ({"mask_truncated_completions": True}, "mask_truncated_completions would cancel the steered rollout"),
         ({"off_policy_mask_threshold": 0.1}, "off_policy_mask_threshold would cancel"),
-        ({"num_generations": 2}, "steered_per_group is 2, of num_generations = 2"),
+        ({"num_generations": 2}, "steered_per_group=2 with num_generations=2"),
     ],
 )
 def test_what_it_cannot_spare_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ class TestDataset:
             trainer.train()
 
 
+@pytest.mark.filterwarnings("ignore:These features were found in:UserWarning")
 def test_the_documented_example(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     section = DOCS.read_text(encoding="utf-8").split("## Train with a plain Trainer")[1]
     found = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)
