@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from result_rows import (  # type: ignore[import-not-found]
     Arm,
+    add_runs,
     compared,
     finished_runs,
     held_out,
@@ -56,15 +57,7 @@ class Chosen:
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the command; returns the rows of its results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--runs", type=Path, nargs="+", default=[], help="folders of arm.py, or of such folders; a model is `base`"
-    )
-    parser.add_argument(
-        "--against", type=Path, nargs="+", default=[], help="the runs that those of the same seed are compared with"
-    )
-    parser.add_argument("--recipe", default=RECIPE, help="name of the experiment in the results")
-    parser.add_argument("--texts", type=Path, required=True, help="folder that texts.py wrote")
-    parser.add_argument("--results", type=Path, required=True, help="CSV; rows of the same arm and seed are replaced")
+    add_runs(parser, RECIPE, required=False)
     parser.add_argument("--skip", type=int, default=0, help="held-out texts of each language to pass over first")
     parser.add_argument("--per-language", type=int, default=50, help="items (default: %(default)s)")
     parser.add_argument("--prompt-tokens", type=int, default=20, help="default: %(default)s")

@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL's ORPO is of its experimental part
 
 from datasets import Dataset
-from result_rows import RECORD, commit  # type: ignore[import-not-found]
+from result_rows import RECORD, commit, is_finished  # type: ignore[import-not-found]
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import ModelConfig, TrlParser, get_peft_config
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
@@ -55,11 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "max_steps": training.max_steps,
         "suppress": recipe.into,
     }
-    if (folder / RECORD).exists():
-        finished = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if {name: finished.get(name) for name in described} != described:
-            raise ValueError(f"{folder} holds another arm: {finished}. Give {described['label']} its own output_dir.")
-        print(f"{folder} is finished; delete it to train {described['label']} anew.")
+    if is_finished(folder, described):
         return folder
     set_seed(training.seed)
     rows = load_rows(Path(recipe.texts, "train.jsonl"))

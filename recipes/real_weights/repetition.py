@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
-from result_rows import RECORD, commit  # type: ignore[import-not-found]
+from result_rows import RECORD, commit, is_finished  # type: ignore[import-not-found]
 from story_reward import about_the_subject  # type: ignore[import-not-found]
 from transformers import set_seed
 from trl import ModelConfig, TrlParser, get_peft_config
@@ -60,11 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     check(recipe, training)
     folder = Path(training.output_dir)
     described = describe(recipe, training, model)
-    if (folder / RECORD).exists():
-        finished = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if {name: finished.get(name) for name in described} != described:
-            raise ValueError(f"{folder} holds another arm: {finished}. Give {described['label']} its own output_dir.")
-        print(f"{folder} is finished; delete it to train {described['label']} anew.")
+    if is_finished(folder, described):
         return folder
     for name, value in ARMS[recipe.arm].items():
         setattr(training, name, value)

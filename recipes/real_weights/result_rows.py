@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -74,6 +75,39 @@ def read_arm(run: Path) -> Arm:
         return Arm("base", "", run.name, None, commit())
     known = json.loads((run / RECORD).read_text(encoding="utf-8"))
     return Arm(known["label"], str(known["seed"]), known["model"], known["base"], known.get("commit") or commit())
+
+
+def is_finished(folder: Path, described: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this very arm, trained to its end.
+
+    Raises:
+        ValueError: it holds another arm.
+    """
+    if not (folder / RECORD).exists():
+        return False
+    finished = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if {name: finished.get(name) for name in described} != described:
+        raise ValueError(f"{folder} holds another arm: {finished}. Give {described['label']} its own output_dir.")
+    print(f"{folder} is finished; delete it to train {described['label']} anew.")
+    return True
+
+
+def add_runs(parser: argparse.ArgumentParser, recipe: str, *, required: bool) -> None:
+    """The options of every script that measures runs: which ones, beside what, and where the rows go."""
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="+",
+        required=required,
+        default=[],
+        help="folders of arm.py, or of such folders; a model is `base`",
+    )
+    parser.add_argument(
+        "--against", type=Path, nargs="+", default=[], help="the runs that those of the same seed are compared with"
+    )
+    parser.add_argument("--recipe", default=recipe, help="name of the experiment in the results")
+    parser.add_argument("--texts", type=Path, required=True, help="folder that texts.py wrote")
+    parser.add_argument("--results", type=Path, required=True, help="CSV; rows of the same arm and seed are replaced")
 
 
 def finished_runs(folders: Sequence[Path]) -> list[Path]:

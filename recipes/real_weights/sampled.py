@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from result_rows import (  # type: ignore[import-not-found]
     Arm,
+    add_runs,
     compared,
     finished_runs,
     held_out,
@@ -80,15 +81,7 @@ class Sampled:
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the command; returns the rows of its results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--runs", type=Path, nargs="+", default=[], help="folders of arm.py, or of such folders; a model is `base`"
-    )
-    parser.add_argument(
-        "--against", type=Path, nargs="+", default=[], help="the runs that those of the same seed are compared with"
-    )
-    parser.add_argument("--recipe", default=RECIPE, help="name of the experiment in the results")
-    parser.add_argument("--texts", type=Path, required=True, help="folder that texts.py wrote")
-    parser.add_argument("--results", type=Path, required=True, help="CSV; rows of the same arm and seed are replaced")
+    add_runs(parser, RECIPE, required=False)
     parser.add_argument("--to", default="zh", help="suppressed language (default: %(default)s)")
     parser.add_argument(
         "--phrases", action="store_true", help="count phrases in --to, in languages of the same script; needs py3langid"

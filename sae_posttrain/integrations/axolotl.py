@@ -104,10 +104,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         ValueError: such a setting; the message says what to change.
     """
     settings = settings_of(config)
-    if settings.features is None and settings.token_weight is None and settings.sasft_weight:
-        raise ValueError(
-            "SASFTPlugin has nothing to train with: set sasft_features, or sasft_token_weight, which needs no features."
-        )
+    settings.check_terms()
     for key, why in OTHER_LOSSES.items():
         if config.get(key):
             raise ValueError(f"SASFT cannot run with {key}: {why}. Leave {key} out, or SASFTPlugin.")

@@ -46,10 +46,7 @@ def split_config(config: Mapping[str, Any]) -> tuple[SASFTSettings, dict[str, An
     ours = {key: value for key, value in config.items() if key.startswith(PREFIX)}
     rest = {key: value for key, value in config.items() if key not in ours}
     settings = SASFTSettings.from_prefixed(ours)
-    if settings.features is None and settings.token_weight is None and settings.sasft_weight:
-        raise ValueError(
-            "SASFT has nothing to train with: set sasft_features, or sasft_token_weight, which needs no features."
-        )
+    settings.check_terms()
     if "sasft_language_column" in ours:
         raise ValueError(
             "LLaMA-Factory keeps no column of languages through its tokenising. Leave sasft_language_column out: the "

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from made_features import hand_made_features
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from training.sasft.reference import auxiliary, gradients, token_auxiliary
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from sae_posttrain.feature_set import FeatureSet, LayerFeatures, Provenance
+from sae_posttrain.feature_set import FeatureSet
 from sae_posttrain.lab.shared.lexicon import LANGUAGES
 from sae_posttrain.lab.shared.tokenizer import build_tokenizer
 from sae_posttrain.lab.switching.questions import questions
@@ -79,7 +80,7 @@ def build_case(folder: Path) -> Case:
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(case.model)
     _model(tokenizer).save_pretrained(case.model)
-    _features().save(case.features)
+    hand_made_features(LAYERS, WIDTH, BLOCKS, LANGUAGES).save(case.features)
     rows = [
         {"messages": [*row["prompt"], *row["completion"]], "language": row["language"]}
         for row in questions(NUM_ROWS, seed=5, noise=0.3)
@@ -118,31 +119,6 @@ def _model(tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
             bos_token_id=None,
         )
     )
-
-
-def _features() -> FeatureSet:
-    """Two features for zh and one for ru in each of two layers; baselines differ by language and feature."""
-    generator = torch.Generator().manual_seed(3)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    layers = tuple(
-        LayerFeatures(
-            layer=layer,
-            ids=(5, 9, 2),
-            targets=("zh", "zh", "ru"),
-            encoder=draw(3, WIDTH),
-            bias=draw(3),
-            direction=draw(3, WIDTH),
-            score=draw(3).abs(),
-            typical=draw(3).abs() + 0.5,
-            baselines={code: draw(3) for code in LANGUAGES},
-            activations={code: draw(3).abs() for code in LANGUAGES},
-        )
-        for layer in LAYERS
-    )
-    return FeatureSet(layers, Provenance("tiny", WIDTH, BLOCKS, "made-by-hand", {}, "", "monolinguality"))
 
 
 def answers(case: Case, *, end: bool = True) -> list[Example]:

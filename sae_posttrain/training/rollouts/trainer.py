@@ -159,7 +159,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
             logged[-1 - place] = advantages_N[-1 - place].item()
 
     def _outside_baseline(self, output: Any, batch: SteeredBatch) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError  # every rollout's advantage over the ordinary ones: GRPO and RLOO each define it
 
     def _count(self, output: Any, batch: SteeredBatch) -> None:
         """Apply `max_steered_token_share`, and log the steered rows' reward, advantage and share of the tokens."""

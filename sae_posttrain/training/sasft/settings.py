@@ -90,6 +90,18 @@ class SASFTSettings:
         },
     )
 
+    def check_terms(self) -> None:
+        """Refuse settings of another framework with which there would be nothing to add to the loss.
+
+        Raises:
+            ValueError: neither a feature set nor a weight of the token term, in a run that is not of weight 0.
+        """
+        if self.features is None and self.token_weight is None and self.sasft_weight:
+            raise ValueError(
+                "Nothing to add to the loss: set sasft_features, or sasft_token_weight, which needs no features. "
+                "For plain training set sasft_weight to 0."
+            )
+
     def parse_weights(self) -> None:
         """Turn weights that came as text into numbers.
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from made_features import hand_made_features
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sae_posttrain import FeatureSet
-from sae_posttrain.feature_set import LayerFeatures, Provenance
 
 WORDS = {
     "en": ["the", "cat", "sees", "a", "small", "house", "and", "sings", "today"],
@@ -58,29 +58,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, **changes: Any) -> Qwen3ForC
 
 
 def build_features() -> FeatureSet:
-    """Two features for zh and one for ru in each of two layers; baselines differ by language and feature."""
-    generator = torch.Generator().manual_seed(3)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
-
-    layers = tuple(
-        LayerFeatures(
-            layer=layer,
-            ids=(5, 9, 2),
-            targets=("zh", "zh", "ru"),
-            encoder=draw(3, WIDTH),
-            bias=draw(3),
-            direction=draw(3, WIDTH),
-            score=draw(3).abs(),
-            typical=draw(3).abs() + 0.5,
-            baselines={code: draw(3) for code in LANGUAGES},
-            activations={code: draw(3).abs() for code in LANGUAGES},
-        )
-        for layer in LAYERS
-    )
-    provenance = Provenance("tiny", WIDTH, NUM_LAYERS, "made-by-hand", {}, "", "monolinguality")
-    return FeatureSet(layers, provenance)
+    return hand_made_features(LAYERS, WIDTH, NUM_LAYERS, LANGUAGES)
 
 
 def build_rows() -> list[dict[str, str]]:
