@@ -1,0 +1,86 @@
+"""What the kinds of `data` share: the options for reading texts, the firing sets, and the processes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...texts import stream_texts
+from ..inputs import add_dtype, load_model
+
+if TYPE_CHECKING:
+    from ...discovery.firing import FiringSets
+
+
+def add_sets(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add several named sources of texts, `--json`, and the options of `add_reading`."""
+    parser.add_argument("sets", nargs="+", metavar="NAME=FILE", help=what)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_reading(parser)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model, SAE and layer read the texts, and how."""
+    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--sae", required=True, help="folder, hub id or short name (see `sae list`) of the SAEs")
+    parser.add_argument("--layer", type=int, required=True, help="0-based decoder block")
+    parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="rows to read of each source (default: all)")
+    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: %(default)s)")
+    parser.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="folder to cache which features are active, so that a second run does not need the model",
+    )
+    add_dtype(parser)
+
+
+def collect(args: argparse.Namespace, device: Any, sources: Mapping[str, str], at: Any) -> dict[str, FiringSets]:
+    """The firing sets of each source, read with the options of `add_reading`."""
+    from ...discovery.firing import collect_firing
+
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=device)
+    return {
+        name: collect_firing(
+            model,
+            tokenizer,
+            args.sae,
+            islice(stream_texts(source, column=args.column), args.limit),
+            layers=[args.layer],
+            at=at,
+            cache=Path(args.cache) / name if args.cache else None,
+            batch_size=args.batch_size,
+            max_length=args.max_length,
+        )[args.layer]
+        for name, source in sources.items()
+    }
+
+
+@contextmanager
+def launched_processes() -> Iterator[Any]:
+    """The processes of `accelerate launch`; the main one prints and writes."""
+    from accelerate import Accelerator
+
+    state = Accelerator()  # not PartialState: only this hears `accelerate launch --cpu`
+    yield state
+    state.wait_for_everyone()  # see cli/sft.py: the group must be idle when it goes
+    state.end_training()
+
+
+def named(items: list[str]) -> dict[str, str]:
+    """Items of the form NAME=FILE as name → file.
+
+    Raises: ValueError: an item of another form, or a name that comes twice.
+    """
+    found: dict[str, str] = {}
+    for item in items:
+        name, separator, source = item.partition("=")
+        if not separator or not name or name in found:
+            raise ValueError(f"{item!r}: expected NAME=FILE, each name once, such as gsm8k=gsm8k.jsonl.")
+        found[name] = source
+    return found
