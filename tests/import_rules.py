@@ -57,6 +57,7 @@ TOOLS = frozenset({"lazy", "wording"})
 OPTIONAL = {
     "peft": "",
     "vllm": "",
+    "openai": "",
     "axolotl": "integrations.axolotl",
     "swift": "integrations.ms_swift",
     "llamafactory": "integrations.llamafactory",

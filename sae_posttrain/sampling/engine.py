@@ -24,10 +24,9 @@ from ..residual import evaluating
 from .head import contiguous_head
 from .nucleus import Nucleus
 from .progress import SamplingProgress
+from .requests import Prompt, encode_prompts
 from .response import Response
 from .settings import PUBLISHED, SamplingSettings, check_counts
-
-Prompt = str | list[dict[str, Any]]
 
 
 def sample_responses(
@@ -70,7 +69,7 @@ def sample_responses(
     Source: arXiv:2507.14894, code-switching evaluation.
     """
     check_counts(samples=samples, batch_size=batch_size)
-    ids = encode_prompts(tokenizer, prompts, chat)
+    ids = encode_prompts(tokenizer, prompts, chat, sampling)
     distinct = 1 if sampling.greedy else samples
     # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
     rows = sorted((index for index in range(len(ids)) for _ in range(distinct)), key=lambda index: -len(ids[index]))
@@ -82,14 +81,6 @@ def sample_responses(
             for index, response in zip(batch, sample([ids[index] for index in batch]), strict=True):
                 responses[index].append(response)
     return responses
-
-
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], chat: bool) -> list[list[int]]:
-    """The prompts' token ids; a list of messages, and a text with `chat`, through the chat template.
-
-    Raises: ValueError for an empty prompt or a missing chat template.
-    """
-    return [_encode(tokenizer, prompt, chat) for prompt in prompts]
 
 
 @contextmanager
@@ -119,20 +110,6 @@ def sampler(
         processors.append(_Steps(progress))
     with _own_randomness(model, settings.seed), evaluating(model), _only_config(model, config), contiguous_head(model):
         yield partial(_responses, model, tokenizer, config, processors, synced=synced, progress=progress)
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat: bool) -> list[int]:
-    if isinstance(prompt, str) and not chat:
-        ids = tokenizer(prompt)["input_ids"]
-    else:
-        if tokenizer.chat_template is None:
-            raise ValueError("the tokenizer has no chat template; give the prompts as plain texts, with chat=False.")
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise ValueError(f"prompt {prompt!r} holds no tokens; leave it out.")
-    return list(ids)
 
 
 def _generation_config(

@@ -8,7 +8,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 FinishReason = Literal["stop", "length"]
-"""`stop`: the model ended the response with an end-of-sequence token. `length`: it was cut at the token limit."""
+"""`stop`: it ended with an end-of-sequence token or a text of `stop`. `length`: it was cut at the token limit."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Response:
         finish_reason: why it ended; None when the engine did not tell.
         tokens: how many tokens were generated, with the end-of-sequence token if there is one; None when not known.
         ids: the generated token ids, with that end-of-sequence token; empty when the engine gave only text.
+        engine: the program that generated it, with its version; None when not known.
 
     Example:
         >>> Response("Yes.", "stop", tokens=3).ended
@@ -30,6 +31,7 @@ class Response:
     finish_reason: FinishReason | None = None
     tokens: int | None = None
     ids: tuple[int, ...] = field(default=(), repr=False)
+    engine: str | None = None
 
     def __post_init__(self) -> None:
         if self.finish_reason not in ("stop", "length", None):
@@ -42,7 +44,8 @@ class Response:
 
     def to_row(self) -> dict[str, str | int | None]:
         """The columns of a file of responses that hold it."""
-        return {"response": self.text, "finish_reason": self.finish_reason, "tokens": self.tokens}
+        told = {} if self.engine is None else {"engine": self.engine}
+        return {"response": self.text, "finish_reason": self.finish_reason, "tokens": self.tokens, **told}
 
     def cut(self, max_tokens: int, tokenizer: PreTrainedTokenizerBase) -> Response:
         """The response as it would have been under a limit of `max_tokens`; itself where it is no longer than that.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,11 @@ class SamplingSettings:
         max_new_tokens: the token limit of a response.
         top_k: number of the most probable tokens that are kept, before `top_p`; 0 keeps all.
         min_p: tokens are dropped whose probability is below this share of the largest one, after `top_p`.
-        seed: random seed.
+        seed: random seed. Each response has a seed of its own, which follows from this one, the prompt's place and the
+            number of the sample.
+        stop: texts that end a response; they are not part of it.
+        system: a system message that is put before prompts without one; it needs the chat template.
+        chat_template_args: values that the chat template reads, such as `{"enable_thinking": False}`.
 
     Raises:
         ValueError: a setting is out of range; the message names it.
@@ -34,6 +40,9 @@ class SamplingSettings:
     top_k: int = 0
     min_p: float = 0.0
     seed: int = 0
+    stop: tuple[str, ...] = ()
+    system: str | None = None
+    chat_template_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         check_temperature_and_top_p(self.temperature, self.top_p)
@@ -41,6 +50,8 @@ class SamplingSettings:
         check_counts(least=0, top_k=self.top_k)
         if not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p must be between 0 and 1, got {self.min_p}.")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"stop must be a tuple of texts, none of them empty, got {self.stop!r}.")
 
     @property
     def greedy(self) -> bool:

@@ -1,0 +1,96 @@
+"""A server that speaks OpenAI's protocol: its address, how it is asked, and the client that asks it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from .settings import check_counts
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+logger = logging.getLogger(__name__)
+
+_OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+class ServerGone(ConnectionError):  # noqa: N818
+    """The server did not answer, in spite of all retries."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server, and how it is asked.
+
+    Args:
+        url: address of the protocol's root, such as `http://localhost:8000/v1`. The certificate of an `https` address
+            is always verified.
+        model: name of the model on the server.
+        key_variable: environment variable that holds the key. The key is read from it at each call, and written
+            nowhere. None: no key is sent.
+        concurrency: requests that are under way at once.
+        retries: how often a request is repeated after a lost connection, a timeout or a status of 408, 409, 429 or
+            500 and above. The waits grow from 0.5 to 8 seconds, or are as long as the server asks for; 20 retries
+            bridge about two minutes.
+        timeout: seconds that one response may take.
+
+    Raises:
+        ValueError: no address of the kind, or a number below 1.
+
+    Example:
+        >>> Endpoint("http://localhost:8000/v1", "Qwen/Qwen3-8B", concurrency=64).model
+        'Qwen/Qwen3-8B'
+    """
+
+    url: str
+    model: str
+    key_variable: str | None = None
+    concurrency: int = 32
+    retries: int = 20
+    timeout: float = 3600.0
+
+    def __post_init__(self) -> None:
+        address = urlsplit(self.url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError(f"endpoint must be an address such as http://localhost:8000/v1, got {self.url!r}.")
+        if address.username or address.password:
+            raise ValueError("endpoint must hold no user name or password; name a variable with the key instead.")
+        check_counts(concurrency=self.concurrency)
+        check_counts(least=0, retries=self.retries)
+        if not self.timeout > 0:
+            raise ValueError(f"timeout must be above 0 seconds, got {self.timeout}.")
+
+    def key(self) -> str | None:
+        """The key, from its variable. Raises: ValueError: the variable is not set."""
+        if self.key_variable is None:
+            return None
+        key = os.environ.get(self.key_variable)
+        if not key:
+            raise ValueError(f"The environment variable {self.key_variable} holds no key; set it, or name another one.")
+        return key
+
+
+def client_for(endpoint: Endpoint) -> AsyncOpenAI:
+    """A client of OpenAI's library. Raises: ImportError: the library is missing."""
+    try:
+        import openai
+    except ImportError as error:
+        raise ImportError('A server needs the openai package: pip install "sae-posttrain[server]".') from error
+    key = endpoint.key()
+    if key and urlsplit(endpoint.url).scheme == "http" and urlsplit(endpoint.url).hostname not in _OWN_MACHINE:
+        logger.warning("The key in %s goes to %s unencrypted; use https.", endpoint.key_variable, endpoint.url)
+    client = openai.AsyncOpenAI(
+        base_url=endpoint.url,
+        api_key=key or "EMPTY",  # as vLLM's documentation; without one it would take OPENAI_API_KEY
+        max_retries=endpoint.retries,
+        timeout=openai.Timeout(endpoint.timeout, connect=10.0),
+    )
+    # These come from the environment too, and would be sent to a server of anybody.
+    client.organization = client.project = None
+    if getattr(client, "admin_api_key", None):
+        client.admin_api_key = None
+    return client

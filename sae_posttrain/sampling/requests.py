@@ -1,0 +1,152 @@
+"""What every engine is asked, and what it answers: the one interface of sampling."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from .response import Response
+from .settings import SamplingSettings
+
+Prompt = str | list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One response that is wanted.
+
+    Args:
+        prompt: a text, or a list of messages.
+        seed: seed of this response alone; see `sample_seed`.
+    """
+
+    prompt: Prompt
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FailedSample:
+    """A response that could not be sampled.
+
+    Args:
+        error: what went wrong, as a sentence.
+    """
+
+    error: str
+
+
+class SamplingEngine(Protocol):
+    """A program that samples responses: transformers, vLLM, or a server."""
+
+    @property
+    def name(self) -> str:
+        """The program and its version, such as `vllm 0.32.0`."""
+
+    @property
+    def gives_ids(self) -> bool:
+        """Whether responses carry their token ids, so that they can be cut to shorter limits."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a run's responses depend on besides the prompts and the settings: the model, its adapter, its dtype."""
+
+    def sample(
+        self, requests: Sequence[SampleRequest], settings: SamplingSettings, done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Response | FailedSample]]]:
+        """Sample responses, and give each group of them as soon as it is complete, with their places in `requests`.
+
+        Args:
+            requests: all responses of the run, so that an engine can form the same batches when it goes on with it.
+            settings: how they are sampled.
+            done: places of requests that were answered in an earlier call; they are not answered again.
+        """
+
+
+def sample_seed(seed: int, prompt: int, sample: int) -> int:
+    """The seed of one response: the same however many prompts, batches and processes there are.
+
+    Args:
+        seed: the run's seed.
+        prompt: the prompt's place in the run, from 0.
+        sample: number of the response to that prompt, from 0.
+
+    Returns:
+        A number from 0 to 2^31 − 1, which every server accepts.
+
+    Example:
+        >>> sample_seed(0, prompt=3, sample=1) == sample_seed(0, prompt=3, sample=1) != sample_seed(0, 3, 2)
+        True
+    """
+    digest = hashlib.blake2b(f"{seed} {prompt} {sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 33
+
+
+def requests_for(prompts: Sequence[Prompt], settings: SamplingSettings, samples: int) -> list[SampleRequest]:
+    """The requests of a run: all samples of the first prompt, then those of the second, and so on.
+
+    Args:
+        prompts: texts or lists of messages.
+        settings: the run's settings, with its seed.
+        samples: responses per prompt; one if the temperature is 0, since all would be equal.
+    """
+    numbers = range(1 if settings.greedy else samples)
+    return [
+        SampleRequest(prompt, sample_seed(settings.seed, place, number))
+        for place, prompt in enumerate(prompts)
+        for number in numbers
+    ]
+
+
+def as_messages(prompt: Prompt, settings: SamplingSettings) -> list[dict[str, Any]]:
+    """A prompt as chat messages, behind the system message of the settings if it has none."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if settings.system is None or (messages and messages[0].get("role") == "system"):
+        return messages
+    return [{"role": "system", "content": settings.system}, *messages]
+
+
+def check_plain(settings: SamplingSettings) -> None:
+    """Refuse, for a prompt that is a plain text, what only a chat template can use. Raises: ValueError."""
+    if settings.system is not None or settings.chat_template_args:
+        given = "system" if settings.system is not None else "chat_template_args"
+        raise ValueError(f"{given} needs the chat template, but the prompts are read as plain texts; give chat=True.")
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    chat: bool,
+    settings: SamplingSettings | None = None,
+) -> list[list[int]]:
+    """The prompts' token ids; a list of messages, and a text with `chat`, through the chat template.
+
+    Args:
+        tokenizer: the model's.
+        prompts: texts or lists of messages.
+        chat: whether the chat template is applied to texts too.
+        settings: where the system message and the chat template's values come from; None for neither.
+
+    Raises:
+        ValueError: an empty prompt, a missing chat template, or a system message without one.
+    """
+    settings = settings or SamplingSettings()
+    return [_encode(tokenizer, prompt, chat, settings) for prompt in prompts]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat: bool, settings: SamplingSettings) -> list[int]:
+    if isinstance(prompt, str) and not chat:
+        check_plain(settings)
+        ids = tokenizer(prompt)["input_ids"]
+    else:
+        if tokenizer.chat_template is None:
+            raise ValueError("the tokenizer has no chat template; give the prompts as plain texts, with chat=False.")
+        text = tokenizer.apply_chat_template(
+            as_messages(prompt, settings), tokenize=False, add_generation_prompt=True, **settings.chat_template_args
+        )
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ValueError(f"prompt {prompt!r} holds no tokens; leave it out.")
+    return list(ids)

@@ -1,0 +1,63 @@
+"""The settings of a request to a server. What OpenAI's protocol lacks is left out where a server refuses it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from .settings import SamplingSettings
+
+logger = logging.getLogger(__name__)
+
+BAD_REQUEST = (400, 422)
+
+
+class Body:
+    """The fields of every request of a run, but for the prompt and the seed.
+
+    A server would otherwise take top_k, min_p and the repetition penalty from the model's own generation config or from
+    its own defaults, so that all are sent, also where they change nothing. Servers that know only OpenAI's fields may
+    refuse the others. Those that change nothing are then left out.
+
+    Args:
+        model: name of the model on the server.
+        settings: how responses are sampled.
+    """
+
+    def __init__(self, model: str, settings: SamplingSettings) -> None:
+        self.settings = settings
+        self.length = "max_tokens"  # newer models of OpenAI know it by another name only
+        self.common: dict[str, Any] = {"model": model, "temperature": settings.temperature, "top_p": settings.top_p}
+        if settings.stop:
+            self.common["stop"] = list(settings.stop)
+        neutral: dict[str, Any] = {"repetition_penalty": 1.0, "return_token_ids": True}
+        needed: dict[str, Any] = {}
+        (needed if settings.top_k else neutral)["top_k"] = settings.top_k or -1
+        (needed if settings.min_p else neutral)["min_p"] = settings.min_p
+        self.neutral, self.needed = neutral, needed
+        self.of_chat = (
+            {"chat_template_kwargs": dict(settings.chat_template_args)} if settings.chat_template_args else {}
+        )
+
+    def options(self, seed: int, *, chat: bool) -> dict[str, Any]:
+        """The arguments of the client's `create`, without the prompt."""
+        extra = {**self.neutral, **self.needed, **(self.of_chat if chat else {})}
+        length = {self.length: self.settings.max_new_tokens}
+        return {**self.common, **length, "seed": seed, "extra_body": extra}
+
+    def give_way(self, message: str, status: int, sent: dict[str, Any]) -> bool:
+        """Whether a refused request is to be sent again, with fewer fields or with another name for the limit.
+
+        Args:
+            message, status: the server's.
+            sent: the options of the refused request. Many are under way at once, so that another one may have changed
+                what is sent since.
+        """
+        if status not in BAD_REQUEST:
+            return False
+        if self.length == "max_tokens" and "max_completion_tokens" in message:
+            self.length = "max_completion_tokens"
+        elif self.neutral and any(name in message for name in self.neutral):
+            logger.warning("The server refuses one of %s; its own defaults hold for them.", ", ".join(self.neutral))
+            self.neutral = {}
+        return self.length not in sent or not sent["extra_body"].keys() <= {*self.neutral, *self.needed, *self.of_chat}
