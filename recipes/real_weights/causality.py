@@ -3,16 +3,16 @@
 python recipes/real_weights/causality.py --model models/smollm2-135m --features real_weights/repetition.safetensors \
     --answers real_weights/answers-smollm2-135m-held_out_prompts-0.json --results benchmarks/results/real_weights.csv
 --answers are those of the unchanged model, which repetition_rates.py keeps. Each layer is changed by itself, and beside
-it stands the same with random directions of the same lengths.
+it stands the same with several draws of random directions of the same lengths.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,12 @@ import torch
 from result_rows import COLUMNS, load_run, read_arm, replace_rows, row  # type: ignore[import-not-found]
 
 from sae_posttrain import FeatureSet
-from sae_posttrain.metrics import RepetitionReport, find_loop, repetition_rate
+from sae_posttrain.metrics import find_loop, repetition_rate
 from sae_posttrain.metrics.loops import LoopSettings
 from sae_posttrain.sampling import Response, SamplingSettings, encode_prompts, sampler
 from sae_posttrain.steering import steer, suppress, with_random_directions
 
 RECIPE = "causality"
-SEED = 0  # of the random directions
 
 
 @dataclass(frozen=True)
@@ -36,24 +35,24 @@ class Trial:
     Args:
         way: `suppress` or `amplify`.
         layer: the decoder block.
-        control: whether the directions are random.
+        draw: the seed of the random directions; None for the features themselves.
         strength: for `suppress` the share of what the features write, for `amplify` alpha.
     """
 
     way: str
     layer: int
-    control: bool
+    draw: int | None
     strength: float
 
     @property
     def arm(self) -> str:
-        return f"{self.way}, layer {self.layer}{', random directions' if self.control else ''}"
+        return f"{self.way}, layer {self.layer}{'' if self.draw is None else ', random directions'}"
 
     def editing(self, model: Any, features: FeatureSet, rows: Sequence[bool]) -> AbstractContextManager[None]:
         """The change of the model for these rows of a batch, while it generates."""
         chosen = features.select(layers=[self.layer])
-        if self.control:
-            chosen = with_random_directions(chosen, SEED)
+        if self.draw is not None:
+            chosen = with_random_directions(chosen, self.draw)
         each = [self.strength * row for row in rows]
         if self.way == "suppress":
             return suppress(model, chosen, strength=each)
@@ -69,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--prompts", type=int, default=24, help="prompts of each kind (default: %(default)s)")
     parser.add_argument("--suppress", type=float, nargs="+", default=[1.0, 2.0], help="strengths (default: 1 2)")
     parser.add_argument("--amplify", type=float, nargs="+", default=[4.0], help="alphas (default: 4)")
+    parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2], help="seeds of the random directions")
     parser.add_argument("--batch-size", type=int, default=160, help="answers sampled at once (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="of an answer (default: %(default)s)")
     parser.add_argument("--min-tokens", type=int, default=32, help="of a loop (default: %(default)s)")
@@ -82,11 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     written: list[dict[str, Any]] = []
     settings_and_tokens = (settings, args.max_new_tokens, args.batch_size)
     for way, prompts, strengths in (("suppress", looping, args.suppress), ("amplify", ordinary, args.amplify)):
-        planned = list(trials(features, way, strengths))
-        for trial, report in run(planned, model, tokenizer, features, prompts, *settings_and_tokens):
-            kind = "loops" if way == "suppress" else "does not loop"
-            setting = f"strength {trial.strength:g}, temperature 0, prompts on which the model {kind}"
-            written += rows_of(args.model, trial, setting, report)
+        planned = list(trials(features, way, strengths, args.draws))
+        answers = run(planned, model, tokenizer, features, prompts, *settings_and_tokens)
+        written += rows_of(args.model, way, prompts, answers, settings)
     replace_rows(args.results, written)
     for line in written:
         print(", ".join(str(line[name]) for name in COLUMNS[2:10]), flush=True)
@@ -108,11 +106,11 @@ def split(path: Path, count: int, settings: LoopSettings) -> tuple[list[str], li
     return kinds[True][:count], kinds[False][:count]
 
 
-def trials(features: FeatureSet, way: str, strengths: Sequence[float]) -> Iterator[Trial]:
+def trials(features: FeatureSet, way: str, strengths: Sequence[float], draws: Sequence[int]) -> Iterator[Trial]:
     """Each layer's features and random directions, at each strength."""
     for layer in features.layers:
-        for control in (False, True):
-            yield from (Trial(way, layer.layer, control, strength) for strength in strengths)
+        for draw in (None, *draws):
+            yield from (Trial(way, layer.layer, draw, strength) for strength in strengths)
 
 
 @torch.no_grad()
@@ -125,7 +123,7 @@ def run(
     settings: LoopSettings,
     max_new_tokens: int,
     batch_size: int,
-) -> Iterator[tuple[Trial, RepetitionReport]]:
+) -> dict[Trial, list[Response]]:
     """Greedy answers to all prompts in every trial; a batch holds rows of several trials."""
     encoded = encode_prompts(tokenizer, prompts, chat=True)
     rows = [(trial, ids) for trial in planned for ids in encoded]
@@ -138,21 +136,31 @@ def run(
                     mask = [own == trial for own, _ in batch]
                     edits.enter_context(trial.editing(model, features, mask))
                 answers += sample([ids for _, ids in batch])
-    for place, trial in enumerate(planned):
-        own_answers = answers[place * len(prompts) :][: len(prompts)]
-        ended = [one.ended for one in own_answers]
-        yield trial, repetition_rate([one.ids for one in own_answers], settings, ended=ended)
+    return {trial: answers[place * len(prompts) :][: len(prompts)] for place, trial in enumerate(planned)}
 
 
-def rows_of(model: Path, trial: Trial, setting: str, report: RepetitionReport) -> list[dict[str, Any]]:
-    """The share of the answers that loop, and rep-4."""
-    loops = report.loops
-    arm = read_arm(model)
-    arm = type(arm)(trial.arm, str(SEED) if trial.control else "", arm.model, arm.base, arm.commit)
-    return [
-        row(RECIPE, arm, "responses that loop", setting, loops.rate, loops.low, loops.high, loops.total),
-        row(RECIPE, arm, "rep-4", setting, report.rep_4, None, None, loops.total),
-    ]
+def rows_of(
+    model: Path, way: str, prompts: Sequence[str], answers: Mapping[Trial, Sequence[Response]], settings: LoopSettings
+) -> Iterator[dict[str, Any]]:
+    """The share of the answers that loop, and rep-4: of every draw, and of all draws of random directions together."""
+    kind = "loops" if way == "suppress" else "does not loop"
+    grouped: dict[tuple[str, float], list[Trial]] = {}
+    for trial in answers:
+        grouped.setdefault((trial.arm, trial.strength), []).append(trial)
+    for (name, strength), group in grouped.items():
+        setting = f"strength {strength:g}, temperature 0, prompts on which the model {kind}"
+        for members in [*([one] for one in group), *([group] if len(group) > 1 else [])]:
+            own = [one for trial in members for one in answers[trial]]
+            report = repetition_rate(
+                [one.ids for one in own],
+                settings,
+                ended=[one.ended for one in own],
+                clusters=list(prompts) * len(members),
+            )
+            loops, seed = report.loops, "+".join(str(one.draw) for one in members if one.draw is not None)
+            arm = replace(read_arm(model), arm=name, seed=seed)
+            yield row(RECIPE, arm, "responses that loop", setting, loops.rate, loops.low, loops.high, loops.total)
+            yield row(RECIPE, arm, "rep-4", setting, report.rep_4, None, None, loops.total)
 
 
 if __name__ == "__main__":

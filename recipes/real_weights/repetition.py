@@ -96,13 +96,14 @@ def check(recipe: RepetitionArguments, training: SteeredGRPOConfig) -> None:
 def describe(recipe: RepetitionArguments, training: SteeredGRPOConfig, model: ModelConfig) -> dict[str, Any]:
     """The name of the arm and what makes it what it is."""
     shared = ("learning_rate", "max_steps", "num_generations", "max_completion_length", "temperature", "off_policy")
+    how = ("steering_alpha", "greedy_rollout_temperature")
     return {
         "arm": recipe.arm,
         "label": recipe.label or recipe.arm,
         "seed": training.seed,
         "model": Path(str(model.model_name_or_path)).name,
         "base": str(model.model_name_or_path),
-        **{name: getattr(training, name) for name in shared},
+        **{name: getattr(training, name) for name in (*shared, *how)},
         "prompts_per_step": training.generation_batch_size // training.num_generations,
     }
 

@@ -3,7 +3,7 @@
 python recipes/real_weights/repetition_rates.py --runs models/smollm2-135m runs --against runs/dapo-0 \
     --prompts real_weights/texts/held_out_prompts.jsonl --results real_weights.csv
 A folder of --runs is one that repetition.py wrote, one that holds several of them, or a model itself: the arm `base`.
-The answers are kept beside each run (beside --results for a model), so that a second call only compares.
+The answers are kept beside each run (in --keep for a model), so that a second call only compares.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--max-new-tokens", type=int, default=128, help="of an answer (default: %(default)s)")
     parser.add_argument("--min-tokens", type=int, default=32, help="of a loop (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=200, help="answers sampled at once (default: %(default)s)")
+    parser.add_argument("--keep", type=Path, help="folder for the answers of a model (default: that of --results)")
     parser.add_argument("--results", type=Path, required=True, help="CSV; rows of the same arm and seed are replaced")
     parser.add_argument("--dtype", default="bfloat16", help="of the model (default: %(default)s)")
     args = parser.parse_args(arguments)
@@ -116,8 +117,8 @@ def answers(run: Path, temperature: float, args: argparse.Namespace) -> Answers:
         "temperature": temperature,
         **{name: getattr(args, name) for name in names},
     }
-    folder = run if (run / RECORD).exists() else args.results.parent
-    kept = folder / f"answers-{run.name}-{args.prompts.stem}-{temperature:g}.json"
+    folder = run if (run / RECORD).exists() else args.keep or args.results.parent
+    kept = folder / file_of_answers(run, args.prompts, temperature)
     if kept.exists():
         known = json.loads(kept.read_text(encoding="utf-8"))
         if known["settings"] == settings:
@@ -142,6 +143,10 @@ def answers(run: Path, temperature: float, args: argparse.Namespace) -> Answers:
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps({"settings": settings, "rows": rows}), encoding="utf-8")
     return Answers(read_arm(run), temperature, tuple(rows))
+
+
+def file_of_answers(run: Path, prompts: Path, temperature: float) -> str:
+    return f"answers-{run.name}-{prompts.stem}-{temperature:g}.json"
 
 
 def own_rows(found: Answers, prompts: str) -> Iterator[dict[str, Any]]:

@@ -13,11 +13,14 @@ import torch
 from real_weights_world import RECIPE, read_jsonl
 from safetensors.torch import load_file
 from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
+from transformers import AutoModelForCausalLM
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main as cli
 from sae_posttrain.metrics.loops import LoopSettings, find_loop
 from sae_posttrain.steering import typical_contributions
+from sae_posttrain.training.rollouts import SteeredGRPOConfig
+from sae_posttrain.training.rollouts.source import source_of
 
 LEAST, LENGTH = 12, 40
 ARMS = ("dapo", "steered", "random_direction", "extra_plain", "dense", "greedy_rollout")
@@ -108,8 +111,9 @@ def test_a_finished_arm_is_left_alone_and_what_is_missing_is_named(
     train = scripts["repetition"].main
     train(arguments(place, "dapo"))
     assert "is finished" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="holds another arm"):
-        train(arguments(place, "dapo", "--seed", "1"))
+    for other in (["--seed", "1"], ["--steering_alpha", "1.5"], ["--greedy_rollout_temperature", "0.3"]):
+        with pytest.raises(ValueError, match="holds another arm"):
+            train(arguments(place, "dapo", *other))
     for changes, message in (
         (["--arm", "other"], "expected one of dapo, steered"),
         (["--texts", "nowhere"], "holds no story_prompts.jsonl"),
@@ -130,10 +134,11 @@ def test_rates_are_those_of_the_kept_answers_beside_dapos(
     scripts: dict[str, ModuleType], runs: dict[str, dict[str, Any]], place: Path
 ) -> None:
     settings = ["--min-tokens", LEAST, "--max-new-tokens", LENGTH, "--dtype", "float32", "--batch-size", 7]
-    where = ["--prompts", place / "texts" / "held_out_prompts.jsonl", "--results", place / "results.csv"]
+    where = ["--prompts", place / "texts" / "held_out_prompts.jsonl", "--results", place / "elsewhere" / "results.csv"]
+    where += ["--keep", place]
     names = ["--runs", place / "model", place / "runs", "--against", place / "runs" / "dapo-0"]
     rows = scripts["repetition_rates"].main(list(map(str, [*names, *where, *settings])))
-    with (place / "results.csv").open(encoding="utf-8") as file:
+    with (place / "elsewhere" / "results.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == len(rows)
     loops = {row["arm"]: float(row["value"]) for row in rows if row["metric"] == "responses that loop"}
     assert loops.keys() == {"base", *ARMS}
@@ -156,13 +161,60 @@ def test_causality_suppresses_where_the_model_loops_and_amplifies_elsewhere(
     answers = place / "answers-model-held_out_prompts-0.json"
     where = ["--model", place / "model", "--features", place / "both.safetensors", "--answers", answers]
     settings = ["--min-tokens", LEAST, "--max-new-tokens", LENGTH, "--dtype", "float32", "--prompts", 5]
-    strengths = ["--suppress", 0, 30, "--amplify", 0, 30, "--results", place / "causality.csv"]
+    strengths = ["--suppress", 0, 30, "--amplify", 0, 30, "--draws", 0, 1, "--results", place / "causality.csv"]
     command = [*where, *settings, *strengths, "--batch-size"]
     rows = scripts["causality"].main(list(map(str, [*command, 13])))
     assert rows == scripts["causality"].main(list(map(str, [*command, 5]))), "a batch for each trial gives the same"
-    loops = {(row["arm"], row["setting"][:11]): float(row["value"]) for row in rows if "loop" in row["metric"]}
-    assert len(loops) == 2 * 2 * 2 * 2, "layers, ways, features or random, strengths"
-    for (arm, setting), value in loops.items():
+    rows = [row for row in rows if "loop" in row["metric"]]
+    loops = {(row["arm"], row["seed"], row["setting"][:11]): row for row in rows}
+    assert len(loops) == len(rows) == 2 * 2 * (1 + 2 + 1) * 2, "ways, layers, features or draws or all draws, strengths"
+    for (arm, _, setting), row in loops.items():
         if setting == "strength 0,":
-            assert value == ("suppress" in arm), "unchanged, as the prompts were chosen"
-    assert {row["seed"] for row in rows if "random" in row["arm"]} == {"0"}
+            assert float(row["value"]) == ("suppress" in arm), "unchanged, as the prompts were chosen"
+    random = "suppress, layer 1, random directions"
+    every, *each = (loops[random, seed, "strength 30"] for seed in ("0+1", "0", "1"))
+    assert float(every["value"]) == pytest.approx(sum(float(row["value"]) for row in each) / 2, abs=1e-6)
+    assert every["n"] == 2 * each[0]["n"]
+
+
+def test_the_experiment_reads_the_answers_where_they_are_kept(scripts: dict[str, ModuleType]) -> None:
+    where = {name: Path(name) for name in ("models", "output", "corpus")} | {"results": Path("elsewhere/r.csv")}
+    steps = {step.name: step.command for step in scripts["run"].read_steps("repetition", {**where, "here": RECIPE})}
+
+    def after(step: str, option: str) -> Path:
+        return Path(steps[step][steps[step].index(option) + 1])
+
+    name = scripts["repetition_rates"].file_of_answers(after("rates", "--runs"), after("rates", "--prompts"), 0.0)
+    assert after("causality", "--answers") == after("rates", "--keep") / name
+
+
+def test_what_is_compared_at_a_norm_adds_vectors_of_one_length(
+    scripts: dict[str, ModuleType], place: Path, tmp_path: Path
+) -> None:
+    norms, features = scripts["norms"], FeatureSet.load(place / "features.safetensors")
+    compared = norms.arms(features, FeatureSet.load(place / "dense.safetensors"), [0, 1])
+    written = [typical_contributions(one)[2] for one in compared.values()]
+    assert [vector.norm().item() for vector in written] == pytest.approx([written[0].norm().item()] * 4, rel=1e-5)
+    args = SteeredGRPOConfig(str(tmp_path), bf16=False, steering_control="random_direction", steering_alpha=1.0)
+    training = source_of(args, features, AutoModelForCausalLM.from_pretrained(place / "model"), None, seed=1)
+    torch.testing.assert_close(training.directions[2], typical_contributions(compared["random direction", "1"])[2])
+    with pytest.raises(ValueError, match=r"Features of layers \[1, 2\], dense of none: expected one layer"):
+        norms.arms(FeatureSet.load(place / "both.safetensors"), None, [0])
+
+
+def test_loops_are_counted_at_each_norm_and_for_all_random_directions_together(
+    scripts: dict[str, ModuleType], place: Path, tmp_path: Path
+) -> None:
+    named = {"model": place / "model", "features": place / "features.safetensors", "dense": place / "dense.safetensors"}
+    named |= {"prompts": place / "texts" / "held_out_prompts.jsonl", "results": tmp_path / "r.csv", "dtype": "float32"}
+    numbers = ["--limit", 6, "--alphas", 3, 30, "--draws", 0, 1, "--min-tokens", LEAST, "--max-new-tokens", LENGTH]
+    where = [word for name, value in named.items() for word in (f"--{name}", value)]
+    rows = scripts["norms"].main(list(map(str, [*where, *numbers])))
+    loops = {(row["arm"], row["seed"], row["setting"]): row for row in rows if row["metric"] == "responses that loop"}
+    arms = {("features", ""), ("dense direction", ""), *(("random direction", seed) for seed in ("0", "1", "0+1"))}
+    assert {key[:2] for key in loops} == {("unsteered", "")} | {(f"{name}, layer 2", seed) for name, seed in arms}
+    for alpha in (3, 30):
+        setting = f"norm of the features at alpha {alpha}, temperature 0.7"
+        every, *each = (loops["random direction, layer 2", seed, setting] for seed in ("0+1", "0", "1"))
+        assert float(every["value"]) == pytest.approx(sum(float(row["value"]) for row in each) / 2, abs=1e-6)
+        assert (every["n"], each[0]["n"]) == (12, 6)

@@ -89,7 +89,7 @@ def source_of(
     features.check_model(unwrap(model).config, name)
     directions = typical_contributions(features)
     if settings.steering_control == "random_direction":
-        directions = _random_like(directions, seed)
+        directions = random_like(directions, seed)
     return Source(directions, _alpha(settings, features))
 
 
@@ -103,8 +103,16 @@ def _alpha(settings: SteeringSettings, features: FeatureSet) -> float:
     return float(alpha)
 
 
-def _random_like(directions: Mapping[int, Tensor], seed: int) -> dict[int, Tensor]:
-    """A random direction of the same norm at each layer."""
+def random_like(directions: Mapping[int, Tensor], seed: int) -> dict[int, Tensor]:
+    """A random direction of the same norm at each layer.
+
+    Args:
+        directions: layer → `(D,)` direction.
+        seed: of the random directions, which do not depend on the given ones.
+
+    Returns:
+        layer → `(D,)`.
+    """
     generator = torch.Generator().manual_seed(seed)
     drawn = {layer: torch.randn(direction.shape, generator=generator) for layer, direction in directions.items()}
     return {layer: drawn[layer] * (direction.norm() / drawn[layer].norm()) for layer, direction in directions.items()}

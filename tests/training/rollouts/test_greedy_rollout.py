@@ -69,15 +69,19 @@ def test_truncated_weights_take_the_rows_own_temperature(temperature: float, tmp
     torch.testing.assert_close(made["steered_per_token_logps"][FIRST][inside], expected[inside])
 
 
-def test_the_gradient_of_a_truncated_row_is_weighed_by_the_policys_probability(tmp_path: Path) -> None:
-    """A greedy token's weight is min(1, pi / 1): by hand, on the trainer's own weights and at its temperature."""
-    changes = {"off_policy": "truncated_is", "temperature": 0.8, "loss_type": "dapo"}
+@pytest.mark.parametrize("own", [0.0, 0.3])
+def test_the_gradient_of_a_truncated_row_is_weighed_by_the_policys_probability(own: float, tmp_path: Path) -> None:
+    """A token's weight is min(1, pi / the probability it was sampled with), which is 1 for a greedy token: by hand."""
+    changes = {"off_policy": "truncated_is", "temperature": 0.8, "loss_type": "dapo", "greedy_rollout_temperature": own}
     watched = Watched(steered(tmp_path, **TWO_GROUPS, **GREEDY, **changes))
     made, of = watched.once(), model()
     logps = logps_of(lambda **inputs: scaled(of(**inputs), 0.8), made)
+    sampled = logps_of(lambda **inputs: scaled(of(**inputs), own), made).detach() if own else torch.tensor(0.0)
+    weight = (logps.detach() - sampled).exp().clamp(max=1.0)
     steered_rows = (made["steered_tokens"] > 0)[:, None]
+    assert (weight[FIRST][made["completion_mask"][FIRST].bool()] < 0.99).any(), "some tokens are weighed"
     gain = made["advantages"][:, None] * (logps - logps.detach()).exp()
-    gain = gain * torch.where(steered_rows, logps.detach().exp(), 1.0)
+    gain = gain * torch.where(steered_rows, weight, 1.0)
     (-(gain * made["completion_mask"]).sum() / made["num_items_in_batch"]).backward()
     expected = torch.cat([one.grad.flatten() for one in of.parameters() if one.grad is not None])
     torch.testing.assert_close(watched.gradient(range(2 * GROUP)), expected, rtol=1e-4, atol=1e-6)
