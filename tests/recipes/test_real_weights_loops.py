@@ -130,33 +130,36 @@ def test_the_task_counts_each_word_once(scripts: dict[str, ModuleType]) -> None:
     assert found == pytest.approx([1.0, 1.0, 0.5, 0.5 + 1 / 75])
 
 
-def test_rates_are_those_of_the_kept_answers_beside_dapos(
-    scripts: dict[str, ModuleType], runs: dict[str, dict[str, Any]], place: Path
-) -> None:
+@pytest.fixture(scope="module")
+def rates(scripts: dict[str, ModuleType], runs: dict[str, dict[str, Any]], place: Path) -> list[dict[str, Any]]:
+    """The rates of the model and of each arm; the model's answers are kept in the folder `place`."""
     settings = ["--min-tokens", LEAST, "--max-new-tokens", LENGTH, "--dtype", "float32", "--batch-size", 7]
     where = ["--prompts", place / "texts" / "held_out_prompts.jsonl", "--results", place / "elsewhere" / "results.csv"]
-    where += ["--keep", place]
-    names = ["--runs", place / "model", place / "runs", "--against", place / "runs" / "dapo-0"]
-    rows = scripts["repetition_rates"].main(list(map(str, [*names, *where, *settings])))
+    names = ["--runs", place / "model", place / "runs", "--against", place / "runs" / "dapo-0", "--keep", place]
+    rows: list[dict[str, Any]] = scripts["repetition_rates"].main(list(map(str, [*names, *where, *settings])))
+    return rows
+
+
+def test_rates_are_those_of_the_kept_answers_beside_dapos(rates: list[dict[str, Any]], place: Path) -> None:
     with (place / "elsewhere" / "results.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == len(rows)
-    loops = {row["arm"]: float(row["value"]) for row in rows if row["metric"] == "responses that loop"}
+        assert len(list(csv.DictReader(file))) == len(rates)
+    loops = {row["arm"]: float(row["value"]) for row in rates if row["metric"] == "responses that loop"}
     assert loops.keys() == {"base", *ARMS}
     kept = json.loads((place / "answers-model-held_out_prompts-0.json").read_text("utf-8"))["rows"]
     by_hand = [find_loop(one["ids"], LoopSettings(min_tokens=LEAST), ended=one["ended"]) is not None for one in kept]
     assert loops["base"] == pytest.approx(sum(by_hand) / 24, abs=1e-6)
     assert 0 < loops["base"] < 1
-    changes = {row["arm"]: row for row in rows if row["metric"] == "change of responses that loop against dapo"}
+    changes = {row["arm"]: row for row in rates if row["metric"] == "change of responses that loop against dapo"}
     assert changes.keys() == {*ARMS} - {"dapo"}
     expected = loops["greedy_rollout"] / loops["dapo"] - 1
     assert float(changes["greedy_rollout"]["value"]) == pytest.approx(expected, abs=1e-5)
     assert float(changes["extra_plain"]["value"]) == 0
-    rollouts = {row["arm"]: int(row["n"]) for row in rows if row["metric"] == "chosen rollouts that loop"}
+    rollouts = {row["arm"]: int(row["n"]) for row in rates if row["metric"] == "chosen rollouts that loop"}
     assert rollouts == dict.fromkeys([arm for arm in ARMS if arm != "dapo"], 2 * 4)
 
 
 def test_causality_suppresses_where_the_model_loops_and_amplifies_elsewhere(
-    scripts: dict[str, ModuleType], runs: dict[str, dict[str, Any]], place: Path
+    scripts: dict[str, ModuleType], rates: list[dict[str, Any]], place: Path
 ) -> None:
     answers = place / "answers-model-held_out_prompts-0.json"
     where = ["--model", place / "model", "--features", place / "both.safetensors", "--answers", answers]
@@ -175,6 +178,8 @@ def test_causality_suppresses_where_the_model_loops_and_amplifies_elsewhere(
     every, *each = (loops[random, seed, "strength 30"] for seed in ("0+1", "0", "1"))
     assert float(every["value"]) == pytest.approx(sum(float(row["value"]) for row in each) / 2, abs=1e-6)
     assert every["n"] == 2 * each[0]["n"]
+    alone = scripts["causality"].main(list(map(str, [*command, 13, "--layers", 2, "--amplify"])))
+    assert {row["arm"] for row in alone} == {"suppress, layer 2", "suppress, layer 2, random directions"}
 
 
 def test_the_experiment_reads_the_answers_where_they_are_kept(scripts: dict[str, ModuleType]) -> None:
