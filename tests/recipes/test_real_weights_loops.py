@@ -211,8 +211,23 @@ def test_loops_are_counted_at_each_norm_and_for_all_random_directions_together(
     scripts: dict[str, ModuleType], place: Path, tmp_path: Path
 ) -> None:
     named = {"model": place / "model", "features": place / "features.safetensors", "dense": place / "dense.safetensors"}
-    named |= {"prompts": place / "texts" / "held_out_prompts.jsonl", "results": tmp_path / "r.csv", "dtype": "float32"}
-    numbers = ["--limit", 6, "--alphas", 3, 30, "--draws", 0, 1, "--min-tokens", LEAST, "--max-new-tokens", LENGTH]
+    named |= {"prompts": place / "texts" / "held_out_prompts.jsonl", "results": tmp_path / "r.csv"}
+    numbers = [
+        "--dtype",
+        "float32",
+        "--limit",
+        6,
+        "--alphas",
+        3,
+        30,
+        "--draws",
+        0,
+        1,
+        "--min-tokens",
+        LEAST,
+        "--max-new-tokens",
+        LENGTH,
+    ]
     where = [word for name, value in named.items() for word in (f"--{name}", value)]
     rows = scripts["norms"].main(list(map(str, [*where, *numbers])))
     loops = {(row["arm"], row["seed"], row["setting"]): row for row in rows if row["metric"] == "responses that loop"}
