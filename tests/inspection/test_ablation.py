@@ -8,6 +8,7 @@ from tiny_models import BLOCKS, WIDTH, make
 from torch import Tensor, nn
 
 from sae_posttrain.inspection.ablation import probability_at_switches
+from sae_posttrain.inspection.sweep import sweep_at_switches
 from sae_posttrain.inspection.trace import SwitchPassage
 from sae_posttrain.residual import decoder_blocks
 
@@ -57,3 +58,25 @@ def test_the_direction_is_subtracted_at_the_token_before_the_switch(model: nn.Mo
 def test_passages_without_a_switch_are_refused(model: nn.Module) -> None:
     with pytest.raises(ValueError, match="None of 1 passages has a switch"):
         probability_at_switches(model, PASSAGES[1:2], torch.ones(15, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3ForCausalLM", "Gemma3ForCausalLM"])
+def test_a_sweep_over_edits_gives_what_each_edit_gives_by_itself(architecture: str) -> None:
+    model = make(architecture)
+    tokens = torch.arange(model.config.get_text_config().vocab_size) < 15
+    draw = torch.Generator().manual_seed(0)
+    one, other = torch.randn(WIDTH, generator=draw), torch.randn(WIDTH, generator=draw)
+    short = SwitchPassage((9, 3), 1, 1)  # a prompt of one token: nothing is read before the edited token
+    longer = SwitchPassage(tuple(range(3, 18)), 1, 13)  # than Gemma's sliding window
+    passages = [*PASSAGES, short, longer]
+    edits = [{}, {LAYER: one}, {0: other, LAYER: -2 * one}]
+    expected = [
+        probability_at_switches(model, passages, tokens, directions={layer: -d for layer, d in edit.items()})
+        for edit in edits
+    ]
+    for batch_size in (1, 4):
+        found = sweep_at_switches(model, passages, tokens, edits, batch_size=batch_size)
+        assert found.T.tolist() == [pytest.approx(one, abs=1e-5) for one in expected]
+    assert expected[2] != pytest.approx(expected[0], abs=1e-3)
+    with pytest.raises(ValueError, match="2 of 3 passages have a switch, and there are 0 edits"):
+        sweep_at_switches(model, PASSAGES, tokens, [])
