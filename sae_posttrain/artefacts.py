@@ -26,12 +26,18 @@ FEATURE_SET_METADATA: Final = "sae_posttrain"
 CALIBRATION_CURVE: Final = ".calibration.json"
 CALIBRATION_RESPONSES: Final = ".calibration.jsonl"
 LOOP_SAMPLE: Final = ".loops.jsonl"
+CLASSES: Final = ".classes.json"
 
 # JSON files, each known by the one key that only its kind has.
 TOP_CONTEXTS: Final = "top_contexts"
 SWITCH_TRACES: Final = "switch_traces"
 TARGET_RATE: Final = "target_rate"
 """Marks the curve of a calibration."""
+CLASS_DISCOVERY: Final = "class_discovery"
+"""Marks how features of classes were found, and how well they tell the class."""
+BENCHMARK_REDUNDANCY: Final = "benchmark_redundancy"
+BENCHMARK_OVERLAP: Final = "benchmark_overlap"
+BENCHMARK_SELECTION: Final = "benchmark_selection"
 
 # Columns that `measure --output` adds to a response.
 UNEXPECTED: Final = "unexpected"

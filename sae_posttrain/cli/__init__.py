@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import calibrate, data, demo, discover, features, grpo, inspect, measure, report, sae, sft, steer
+from . import calibrate, classify, data, demo, discover, features, grpo, inspect, measure, report, sae, sft, steer
 from .wording import in_options
 
 CLOSED = 141
@@ -64,7 +64,21 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for module in (discover, features, sae, calibrate, sft, grpo, measure, inspect, data, report, steer, demo):
+    for module in (
+        discover,
+        features,
+        sae,
+        calibrate,
+        sft,
+        grpo,
+        measure,
+        inspect,
+        classify,
+        data,
+        report,
+        steer,
+        demo,
+    ):
         module.add_parser(commands)
     args, rest = parser.parse_known_args(arguments)
     if rest and not getattr(args, "passes_rest", False):

@@ -14,6 +14,7 @@ from typing import Any
 from ..artefacts import LOOP_SAMPLE
 from ..languages import get_language
 from ..texts import load_rows, load_texts
+from . import classify
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
 from .output_files import check_file, replacing
 from .wording import option
@@ -40,6 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "(default: no limit)",
     )
     language.set_defaults(run=run_language)
+    classify.add_discover_class(kinds)
     _add_tokens(kinds.add_parser("tokens", help="count tokens of languages that share a script; needs no SAE"))
     repetition = kinds.add_parser("repetition", help="find features whose activation grows while a text repeats itself")
     source = repetition.add_mutually_exclusive_group(required=True)

@@ -54,6 +54,12 @@ class FiringSets:
         """`(K,)` number of examples on which each feature fires."""
         return np.bincount(self.features, minlength=self.d_sae)
 
+    def take(self, examples: Sequence[int] | np.ndarray) -> FiringSets:
+        """The sets of some of the examples, in the given order."""
+        rows = [self[int(example)] for example in examples]
+        features = np.concatenate([*rows, np.empty(0, self.features.dtype)])
+        return FiringSets(self.layer, self.d_sae, _offsets(rows), features)
+
     @classmethod
     def of(cls, sets: Iterable[Iterable[int]], d_sae: int, layer: int = 0) -> FiringSets:
         """From the features of each example.

@@ -14,6 +14,7 @@ COMMANDS = [
     *["features show", "features select", "sae info", "sae list", "sae train"],
     *["measure code-switching", "measure repetition", "measure language-confusion"],
     *["inspect contexts", "inspect switches"],
+    *["discover class", "classify"],
     *["data redundancy", "data overlap", "data select"],
 ]
 

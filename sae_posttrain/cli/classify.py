@@ -1,0 +1,281 @@
+"""`sae-posttrain discover class` and `sae-posttrain classify`: find the features of classes of texts, and use them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..artefacts import CLASSES
+from ..texts import Row, load_rows, load_texts
+from .inputs import add_dtype, load_model
+from .output_files import check_file, replacing
+
+if TYPE_CHECKING:
+    from ..data.class_results import ClassTest, LabelledTexts
+    from ..data.classification import Verdict
+    from ..discovery.or_rule import OrRule
+
+
+def add_discover_class(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `discover class`."""
+    parser = kinds.add_parser("class", help="find features that tell a class of texts, such as toxic ones")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--rows", metavar="FILE", help="labelled rows; see --label-column")
+    source.add_argument(
+        "--texts", nargs="+", metavar="CLASS=SOURCE", help="a source for each class, such as toxic=a.txt clean=b.txt"
+    )
+    parser.add_argument(
+        "--targets", nargs="+", metavar="CLASS", help="classes to find features for (default: all classes)"
+    )
+    parser.add_argument(
+        "--test",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="labelled rows to judge the features on, such as en=en.jsonl de=de.jsonl",
+    )
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[1, 2, 5, 10],
+        help="numbers of features to try; the best on held-out texts is taken (default: 1 2 5 10)",
+    )
+    parser.add_argument(
+        "--combine",
+        choices=("layer", "layers"),
+        default="layer",
+        help="layer: the best features of one layer; layers: the best feature of each of several layers "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--select",
+        choices=("firing rate", "random"),
+        default="firing rate",
+        help="random: as a control, draw as many features among those that fire at all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="share of each class on which the number of features is chosen (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--draws", type=int, default=10, help="random parts for each point of the learning curve (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dense",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with --test: also fit a difference of means and a logistic regression on mean residuals "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
+    parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks to choose from")
+    parser.add_argument("--sae", required=True, help="folder, hub id or short name (see `sae list`) of the SAEs")
+    parser.add_argument("--cache", metavar="FOLDER", help="folder to cache which features fire")
+    parser.add_argument(
+        "--output", required=True, help=f"the .safetensors file to write; the results go beside it ({CLASSES})"
+    )
+    _add_reading(parser)
+    parser.set_defaults(run=run_discover_class)
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("classify", help="classify texts by features, and say which feature and token decided")
+    parser.add_argument("source", metavar="FILE", help="the texts")
+    parser.add_argument("--features", required=True, help="the feature set of `discover class`: file, folder or hub id")
+    parser.add_argument(
+        "--sae",
+        help="SAEs that decide where a feature fires: folder, hub id or short name (default: the thresholds of the "
+        "feature set decide)",
+    )
+    parser.add_argument("--output", metavar="FILE", help=".jsonl file for the rows with their classes and evidence")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_reading(parser)
+    parser.set_defaults(run=run_classify)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--label-column", default="label", help="column of the labels (default: %(default)s)")
+    parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="rows read of each source (default: all)")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
+    add_dtype(parser)
+
+
+def run_discover_class(args: argparse.Namespace) -> int:
+    output = check_file(args.output)
+    texts = _texts_by_class(args)
+    tests = {name: _labelled(file, args) for name, file in _named(args.test).items()}
+
+    from accelerate import PartialState
+
+    from ..data.class_results import discovery_to_json, judge_rules, token_counts_of
+    from ..discovery.classes import discover_class_features
+    from ..sae import load_sae
+
+    saes = {layer: load_sae(args.sae, layer) for layer in args.layers}
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device)
+    reading = {"batch_size": args.batch_size, "max_length": args.max_length}
+    options = {name: getattr(args, name) for name in ("layers", "targets", "sizes", "combine", "select", "held_out")}
+    found = discover_class_features(
+        *(model, tokenizer, saes, texts),
+        **options,
+        seed=args.seed,
+        cache=Path(args.cache) / "discovery" if args.cache else None,
+        **reading,
+    )
+    path = found.features.save(output)
+    flat = [text for members in texts.values() for text in members]
+    curve = {name: getattr(args, name) for name in ("draws", "sizes", "combine", "held_out", "seed")}
+    results = judge_rules(
+        *(model, tokenizer, saes, found, flat, tests),
+        dense=args.dense and bool(tests),
+        curve=curve if args.draws and args.select != "random" else None,
+        cache=args.cache,
+        **reading,
+    )
+    tokens = token_counts_of(model, tokenizer, saes, found, flat, **reading)
+    beside = path.with_suffix(CLASSES)
+    with replacing(beside) as file:
+        file.write(json.dumps(discovery_to_json(found, results, tokens), ensure_ascii=False) + "\n")
+    for rule in found.rules:
+        _print_rule(rule, results[rule.target])
+    print(f"Wrote {path} and {beside}.")
+    return 0
+
+
+def _print_rule(rule: OrRule, tests: Sequence[ClassTest]) -> None:
+    chosen = rule.held_out[len(rule.features)]
+    print(f"{rule.target}: F1 {chosen.f1:.3f} ({chosen.low:.3f} to {chosen.high:.3f}) on {chosen.total} held-out texts")
+    print("  layer  feature  contrast")
+    for one in rule.features:
+        print(f"  {one.layer:5}  {one.feature:7}  {one.contrast:8.3f}")
+    layers = ", ".join(f"{layer}: {value:.3f}" for layer, value in sorted(rule.top_contrast.items()))
+    sizes = ", ".join(f"{size}: {one.f1:.3f}" for size, one in rule.held_out.items())
+    print(f"  largest contrast by layer: {layers}\n  held-out F1 by number of features: {sizes}")
+    for test in tests:
+        print(f"  test {test.name}" + " " * 26 + "F1                  precision  recall  layers")
+        for name, one in test.detections.items():
+            where = " ".join(map(str, test.layers[name]))
+            interval = f"{one.f1:.3f} ({one.low:.3f} to {one.high:.3f})"
+            print(f"    {name:<26} {interval:>24}  {one.precision:9.3f}  {one.recall:6.3f}  {where}")
+        for point in test.curve:
+            spread = f"{min(point.f1):.3f} to {max(point.f1):.3f}"
+            print(f"    found with {point.examples:6} texts: F1 {point.mean:.3f} ({spread} over {len(point.f1)} parts)")
+    print()
+
+
+def run_classify(args: argparse.Namespace) -> int:
+    output = check_file(args.output) if args.output else None
+    rows = _rows_with_text(args.source, args)
+
+    from accelerate import PartialState
+
+    from ..data.classification import classify
+
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device)
+    texts = [row[args.column] for row in rows]
+    verdicts = classify(
+        model, tokenizer, args.features, texts, sae=args.sae, batch_size=args.batch_size, max_length=args.max_length
+    )
+    if output is not None:
+        with replacing(output) as file:
+            for row, verdict in zip(rows, verdicts, strict=True):
+                file.write(json.dumps({**row, **verdict.to_dict()}, ensure_ascii=False) + "\n")
+    summary = _summary(rows, verdicts, args)
+    if args.json:
+        print(json.dumps(summary))
+        return 0
+    if output is None:
+        for number, verdict in enumerate(verdicts, start=1):
+            because = "; ".join(
+                f"{e.target}: layer {e.layer} feature {e.feature} at {e.token!r}" for e in verdict.evidence
+            )
+            print(f"row {number}: {because or 'no class'}")
+    _print_summary(summary)
+    if output is not None:
+        print(f"Wrote {output}.")
+    return 0
+
+
+def _summary(rows: Sequence[Row], verdicts: Sequence[Verdict], args: argparse.Namespace) -> dict[str, Any]:
+    """How many texts of each class were found; how well, if the rows have labels of these classes."""
+    from ..feature_set import FeatureSet
+    from ..metrics.detection import Detection
+
+    features = FeatureSet.of(args.features)
+    counts = Counter(target for verdict in verdicts for target in verdict.targets)
+    summary: dict[str, Any] = {"texts": len(rows), "classes": {name: counts[name] for name in features.targets}}
+    labels = [str(row.get(args.label_column)) for row in rows]
+    known = [name for name in features.targets if name in labels]
+    summary["results"] = {
+        name: Detection.of(
+            [name in verdict.targets for verdict in verdicts], [label == name for label in labels]
+        ).to_dict()
+        for name in known
+    }
+    return summary
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    for name, number in summary["classes"].items():
+        print(f"{name}: {number} of {summary['texts']} texts")
+    for name, one in summary["results"].items():
+        print(
+            f"{name}: F1 {one['f1']:.3f} ({one['low']:.3f} to {one['high']:.3f}), precision {one['precision']:.3f}, "
+            f"recall {one['recall']:.3f}"
+        )
+
+
+def _texts_by_class(args: argparse.Namespace) -> dict[str, list[str]]:
+    if args.texts:
+        sources = _named(args.texts)
+        return {name: load_texts(file, column=args.column, limit=args.limit) for name, file in sources.items()}
+    labelled = _labelled(args.rows, args)
+    texts: dict[str, list[str]] = {}
+    for text, label in zip(labelled.texts, labelled.labels, strict=True):
+        texts.setdefault(label, []).append(text)
+    return texts
+
+
+def _labelled(source: str, args: argparse.Namespace) -> LabelledTexts:
+    from ..data.class_results import LabelledTexts
+
+    rows = _rows_with_text(source, args)
+    for number, row in enumerate(rows, start=1):
+        if row.get(args.label_column) in (None, ""):
+            raise ValueError(
+                f"{source}, row {number}: no label in column {args.label_column!r}; the columns present are "
+                f"{', '.join(map(repr, row))}. Name the column with --label-column."
+            )
+    return LabelledTexts(tuple(row[args.column] for row in rows), tuple(str(row[args.label_column]) for row in rows))
+
+
+def _rows_with_text(source: str, args: argparse.Namespace) -> list[Row]:
+    rows = load_rows(source, limit=args.limit)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get(args.column), str):
+            raise ValueError(
+                f"{source}, row {number}: no text in column {args.column!r}; the columns present are "
+                f"{', '.join(map(repr, row))}. Name the column with --column."
+            )
+    return rows
+
+
+def _named(items: Sequence[str]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for item in items:
+        name, separator, source = item.partition("=")
+        if not separator or not name or name in named:
+            raise ValueError(f"{item!r}: expected NAME=FILE, each name once, such as en=en.jsonl.")
+        named[name] = source
+    return named

@@ -1,0 +1,43 @@
+"""Precision, recall and F1, against counting by hand and a bootstrap that draws examples one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sae_posttrain.metrics.detection import Detection
+
+
+def f1_by_hand(detected: list[bool], actual: list[bool]) -> float:
+    both = sum(d and a for d, a in zip(detected, actual, strict=True))
+    precision, recall = both / max(1, sum(detected)), both / max(1, sum(actual))
+    return 2 * precision * recall / (precision + recall) if both else 0.0
+
+
+def test_counts_and_interval_are_those_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    actual = rng.random(120) < 0.4
+    detected = actual ^ (rng.random(120) < 0.2)
+    found = Detection.of(detected, actual)
+    assert found.total == 120
+    assert found.true_positives == sum(d and a for d, a in zip(detected, actual, strict=True))
+    assert found.accuracy == pytest.approx((detected == actual).mean())
+    assert found.f1 == pytest.approx(f1_by_hand(detected.tolist(), actual.tolist()))
+    drawn = [f1_by_hand(detected[row].tolist(), actual[row].tolist()) for row in rng.integers(0, 120, (4000, 120))]
+    assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=0.01)
+    assert found.to_dict()["f1"] == found.f1
+
+
+def test_a_detector_that_finds_nothing_scores_zero() -> None:
+    found = Detection.of([False, False], [True, False])
+    assert (found.precision, found.recall, found.f1, found.low, found.high) == (0, 0, 0, 0, 0)
+
+
+def test_a_detector_that_always_says_yes_scores_two_thirds_on_balanced_labels() -> None:
+    assert Detection.of([True] * 10, [True, False] * 5).f1 == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(("detected", "actual"), [([], []), ([True], [True, False])])
+def test_nothing_to_count_is_refused(detected: list[bool], actual: list[bool]) -> None:
+    with pytest.raises(ValueError, match="at least one example"):
+        Detection.of(detected, actual)
