@@ -60,6 +60,11 @@ def _check_limit(limit: int | None) -> None:
         raise ValueError(f"limit must be at least 1 or None, got {limit}.")
 
 
+def stream_rows(source: str | Path, *, split: str = "train") -> Iterator[Row]:
+    """Yield rows without loading all of them. Raises: as `load_rows`, during the iteration."""
+    return _iterate_rows(source, split, streaming=True)
+
+
 def stream_texts(source: str | Path, *, column: str = "text", split: str = "train") -> Iterator[str]:
     """Yield the texts of one column without loading all of them. Raises: as `load_texts`, during the iteration."""
     return _texts_of(_iterate_rows(source, split, streaming=True), source, column)

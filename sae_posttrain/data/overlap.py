@@ -1,4 +1,4 @@
-"""How much of one benchmark another one covers."""
+"""How much of one benchmark another one covers, what only one of them has, and which of them to keep."""
 
 # B benchmarks, K dictionary size, M models
 
@@ -6,37 +6,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import lgamma
 
 import numpy as np
 
 from ..discovery.firing import FiringSets
+from .selection import Selection, select_by_coverage
 
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
     """The share of each benchmark's features that fires on each other benchmark.
 
+    Numbers of features are whole for whole benchmarks. For random parts of them they are expected numbers.
+
     Args:
         names: of the benchmarks, in the order of rows and columns.
         sizes: `(B,)` |F(D)|, the number of features that fire on some example.
         shared: `(B, B)` number of features that two benchmarks share.
+        only_here: `(B,)` number of features that fire in this benchmark and in no other.
     """
 
     names: tuple[str, ...]
     sizes: np.ndarray
     shared: np.ndarray
+    only_here: np.ndarray
 
     @property
     def covered(self) -> np.ndarray:
         """`(B, B)` |F1 ∩ F2| / |F1|: the share of the row's features that the column covers (Eq. 10)."""
-        share: np.ndarray = self.shared / np.maximum(self.sizes, 1)[:, None]
-        return share
+        return _share(self.shared, self.sizes[:, None])
 
     @property
     def similarity(self) -> np.ndarray:
         """`(B, B)` |F1 ∩ F2| / min(|F1|, |F2|) (Eq. 11)."""
-        share: np.ndarray = self.shared / np.maximum(np.minimum.outer(self.sizes, self.sizes), 1)
-        return share
+        return _share(self.shared, np.minimum.outer(self.sizes, self.sizes))
+
+    @property
+    def new(self) -> np.ndarray:
+        """`(B,)` the share of each benchmark's features that fire in no other benchmark.
+
+        A benchmark with a low share may be dropped: the others together cover it.
+        """
+        return _share(self.only_here, self.sizes)
 
     def most_covered(self, name: str) -> tuple[str, float]:
         """The other benchmark that covers most of this one, and the share. A low share means new content."""
@@ -46,11 +58,15 @@ class Overlap:
         return self.names[best], float(self.covered[row, best])
 
 
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.divide(part, whole, out=np.zeros(part.shape), where=np.broadcast_to(whole > 0, part.shape))
+    return found
+
+
 def overlap(firing: Mapping[str, FiringSets]) -> Overlap:
     """The overlap of benchmarks, from the features that fire on the last token of each of their examples.
 
-    A larger benchmark fires more features, and so covers more of the others. To compare like with like, give each
-    the same number of examples.
+    A larger benchmark fires more features, and so covers more of the others: compare with `expected_overlap`.
 
     Args:
         firing: `collect_firing(…, at="last")[layer]` of each benchmark, with the same SAE.
@@ -65,15 +81,99 @@ def overlap(firing: Mapping[str, FiringSets]) -> Overlap:
 
     Source: arXiv:2605.11887, section 4.3, Eq. 10 and 11.
     """
+    _check(firing)
+    fires_BK = np.stack([one.counts() > 0 for one in firing.values()]).astype(np.int64)
+    alone_K = fires_BK.sum(axis=0) == 1
+    return Overlap(tuple(firing), fires_BK.sum(axis=1), fires_BK @ fires_BK.T, fires_BK @ alone_K)
+
+
+def expected_overlap(firing: Mapping[str, FiringSets], n: int) -> Overlap:
+    """The overlap of random parts of n examples of each benchmark, in expected numbers of features.
+
+    This compares benchmarks of different sizes. The diagonal is the overlap of a benchmark with itself, as two parts
+    without a common example: it is the most that can be expected of parts of this size.
+
+    Args:
+        firing: `collect_firing(…, at="last")[layer]` of each benchmark, with the same SAE.
+        n: examples of each part, at most the size of the smallest benchmark.
+
+    Returns:
+        An overlap. Its diagonal is NaN for a benchmark of fewer than 2 n examples, which has no two such parts.
+
+    Raises:
+        ValueError: as `overlap`; n below 1 or above the size of a benchmark.
+
+    Source: our own; the probability that a part fires a feature is that of Eq. 7.
+    """
+    _check(firing)
+    smallest = min(len(one) for one in firing.values())
+    if not 1 <= n <= smallest:
+        raise ValueError(f"n={n}: expected 1 to {smallest}, the size of the smallest benchmark.")
+    missed_BK = np.stack([missed(one, n) for one in firing.values()])
+    fires_BK = 1 - missed_BK
+    shared_BB = fires_BK @ fires_BK.T
+    for row, one in enumerate(firing.values()):
+        both_K = 1 - 2 * missed_BK[row] + missed(one, 2 * n) if 2 * n <= len(one) else np.array([np.nan])
+        shared_BB[row, row] = both_K.sum()
+    nowhere_else_BK = np.stack([np.delete(missed_BK, row, axis=0).prod(axis=0) for row in range(len(missed_BK))])
+    return Overlap(tuple(firing), fires_BK.sum(axis=1), shared_BB, (fires_BK * nowhere_else_BK).sum(axis=1))
+
+
+def missed(firing: FiringSets, n: int) -> np.ndarray:
+    """`(K,)` probability that n random examples do not fire each feature: C(N − m, n) / C(N, n) for m of N examples."""
+    total = len(firing)
+    times, place_K = np.unique(firing.counts(), return_inverse=True)
+
+    def probability(m: int) -> float:
+        if m > total - n:
+            return 0.0
+        logs = lgamma(total - m + 1) - lgamma(total - m - n + 1) - lgamma(total + 1) + lgamma(total - n + 1)
+        return float(np.exp(logs))
+
+    found: np.ndarray = np.array([probability(int(m)) for m in times])[place_K]
+    return found
+
+
+def order_of_benchmarks(firing: Mapping[str, FiringSets]) -> Selection:
+    """In which order to keep the benchmarks: each adds the most features that those before it do not fire.
+
+    Args:
+        firing: `collect_firing(…, at="last")[layer]` of each benchmark, with the same SAE.
+
+    Returns:
+        The indices of the benchmarks, and how many features each adds. The last ones may be dropped first.
+    """
+    _check(firing)
+    d_sae = next(iter(firing.values())).d_sae
+    whole = FiringSets.of((np.flatnonzero(one.counts()) for one in firing.values()), d_sae)
+    return select_by_coverage(whole, len(firing))
+
+
+def new_examples(firing: Mapping[str, FiringSets], name: str, top: int = 5) -> list[tuple[int, int]]:
+    """The examples of a benchmark that fire the most features which no other benchmark fires.
+
+    Args:
+        firing: `collect_firing(…, at="last")[layer]` of each benchmark, with the same SAE.
+        name: the benchmark.
+        top: how many examples.
+
+    Returns:
+        `(index of the example, number of such features)`, the highest first, without examples that fire none.
+    """
+    elsewhere_K = np.any([one.counts() > 0 for other, one in firing.items() if other != name], axis=0)
+    own = firing[name]
+    new_E = np.array([int((~elsewhere_K[own[example]]).sum()) for example in range(len(own))])
+    order = np.argsort(-new_E, kind="stable")[:top]
+    return [(int(example), int(new_E[example])) for example in order if new_E[example] > 0]
+
+
+def _check(firing: Mapping[str, FiringSets]) -> None:
     kinds = {(one.layer, one.d_sae) for one in firing.values()}
     if len(firing) < 2 or len(kinds) != 1:
         raise ValueError(
             f"Got {len(firing)} benchmarks, read at (layer, dictionary size) {sorted(kinds)}; expected two or more, "
             "read with one SAE."
         )
-    fires_BK = np.stack([one.counts() > 0 for one in firing.values()])
-    shared = fires_BK.astype(np.int64) @ fires_BK.T.astype(np.int64)
-    return Overlap(tuple(firing), fires_BK.sum(axis=1), shared)
 
 
 def partial_correlation(first: Sequence[float], second: Sequence[float], control: Sequence[float]) -> float:
@@ -108,3 +208,22 @@ def partial_correlation(first: Sequence[float], second: Sequence[float], control
     scale = np.linalg.norm(one) * np.linalg.norm(other)
     tiny = 1e-10 * np.linalg.norm(first) * np.linalg.norm(second)
     return float(one @ other / scale) if scale > tiny else float("nan")
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's correlation, with the mean rank for ties; NaN if one side does not vary.
+
+    Example:
+        >>> rank_correlation([1, 2, 3], [10, 30, 20])
+        0.5
+    """
+
+    def ranks(values: Sequence[float]) -> np.ndarray:
+        _, place, count = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
+        mean_rank: np.ndarray = (np.cumsum(count) - (count - 1) / 2)[place]
+        return mean_rank
+
+    one, other = ranks(first), ranks(second)
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
+    return float(np.corrcoef(one, other)[0, 1])

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -114,8 +115,6 @@ def choose_probe(
 def dense_fits() -> dict[str, dict[str, Fit]]:
     """The dense classifiers to compare with, by name; the logistic regression only if scikit-learn is installed."""
     fits: dict[str, dict[str, Fit]] = {"difference of means": {"": mean_difference}}
-    try:
+    with suppress(ImportError):
         fits["logistic regression"] = {f"{one:g}": logistic_regression(one) for one in STRENGTHS}
-    except ImportError:
-        pass
     return fits

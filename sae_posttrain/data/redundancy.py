@@ -95,6 +95,36 @@ def redundancy(firing: FiringSets) -> Redundancy:
     return Redundancy(firing.counts(), len(firing))
 
 
+EXACT = 100
+"""Benchmarks of at most so many examples have tau_n measured for every n."""
+GRID = 30
+"""Sizes at which tau_n is measured for larger benchmarks; between them it is interpolated."""
+
+
+def ranking_redundancy(scores_ME: np.ndarray, *, draws: int = 100, seed: int = 0) -> float:
+    """R(D): how well random parts of a benchmark rank models as the whole does, averaged over all sizes of the part.
+
+    Args:
+        scores_ME: `(M, E)` score of each model on each example, such as 0 or 1; at least two models.
+        draws: random parts for each size.
+        seed: of the draws.
+
+    Returns:
+        The mean of tau_n over n = 1 … E. For more than 100 examples, tau_n is measured at 30 sizes and interpolated.
+
+    Raises:
+        ValueError: as `ranking_agreement`.
+
+    Source: arXiv:2605.11887, section 4.2, Eq. 6.
+    """
+    examples = np.shape(scores_ME)[-1]
+    sizes = list(range(1, examples + 1))
+    if examples > EXACT:
+        sizes = sorted({round(size) for size in np.geomspace(1, examples, GRID)})
+    tau = ranking_agreement(scores_ME, sizes, draws=draws, seed=seed)
+    return float(np.interp(np.arange(1, examples + 1), sizes, tau).mean())
+
+
 def ranking_agreement(scores_ME: np.ndarray, sizes: list[int], *, draws: int = 100, seed: int = 0) -> np.ndarray:
     """How well the ranking of models on a random subset of a benchmark agrees with the ranking on the whole.
 
@@ -111,7 +141,7 @@ def ranking_agreement(scores_ME: np.ndarray, sizes: list[int], *, draws: int = 1
     Raises:
         ValueError: fewer than two models, models that all score alike, or a size out of range.
 
-    Source: arXiv:2605.11887, section 4.2, Eq. 4 and 5. The mean of tau_n over n = 1 … N is R(D), Eq. 6.
+    Source: arXiv:2605.11887, section 4.2, Eq. 4 and 5. `ranking_redundancy` is Eq. 6.
     """
     try:
         from scipy.stats import kendalltau

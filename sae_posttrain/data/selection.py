@@ -1,10 +1,11 @@
-"""Choose few examples that fire as many features as possible."""
+"""Choose few examples that fire as many features as possible, and what random choices fire beside them."""
 
 # E examples, K dictionary size
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,3 +69,50 @@ def select_by_coverage(firing: FiringSets, n: int) -> Selection:
         examples.append(example)
         gained.append(gain)
     return Selection(tuple(examples), tuple(gained), int((firing.counts() > 0).sum()))
+
+
+def length_matched_coverage(
+    firing: FiringSets,
+    lengths: Sequence[int],
+    chosen: Sequence[int],
+    *,
+    draws: int = 100,
+    bins: int = 10,
+    seed: int = 0,
+) -> np.ndarray:
+    """The coverage of random examples that are about as long as the chosen ones: long texts fire more features.
+
+    Args:
+        firing: `collect_firing(…)[layer]`.
+        lengths: `(E,)` length of each example, such as its number of tokens.
+        chosen: indices of the chosen examples.
+        draws: number of random choices.
+        bins: groups of equally many examples by length; as many of each group are drawn as were chosen of it.
+        seed: of the draws.
+
+    Returns:
+        `(draws, n)` share of the features of all examples that the first 1 … n drawn ones fire. They are drawn in the
+        order of the chosen ones, so that the first k match the first k chosen.
+
+    Raises:
+        ValueError: another number of lengths than examples.
+
+    Source: our own control.
+    """
+    if len(lengths) != len(firing):
+        raise ValueError(f"{len(lengths)} lengths were given for {len(firing)} examples; expected one for each.")
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    bin_E = np.empty(len(firing), dtype=np.int64)
+    bin_E[order] = np.arange(len(firing)) * min(bins, len(firing)) // len(firing)
+    rng = np.random.default_rng(seed)
+    whole = int((firing.counts() > 0).sum())
+    found = np.empty((draws, len(chosen)))
+    for draw in range(draws):
+        shuffled = {
+            one: iter(rng.permutation(np.flatnonzero(bin_E == one))) for one in set(bin_E[list(chosen)].tolist())
+        }
+        covered_K = np.zeros(firing.d_sae, dtype=bool)
+        for place, example in enumerate(chosen):
+            covered_K[firing[int(next(shuffled[int(bin_E[example])]))]] = True
+            found[draw, place] = covered_K.sum() / max(1, whole)
+    return found

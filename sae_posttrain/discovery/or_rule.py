@@ -97,7 +97,7 @@ def any_fires(firing: Mapping[int, FiringSets], features: Sequence[RankedFeature
 def rank_features(
     firing: Mapping[int, FiringSets], positive_E: np.ndarray, counted_E: np.ndarray | None = None, *, top: int = 10
 ) -> dict[int, tuple[RankedFeature, ...]]:
-    """Layer → the features with the highest positive contrast, best first; of equal ones the first in the dictionary."""
+    """Layer → the features with the highest positive contrast, best first. Equal ones are in the dictionary's order."""
     ranked = {}
     for layer, sets in firing.items():
         contrast_K = firing_contrast(sets, positive_E, counted_E)

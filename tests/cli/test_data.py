@@ -66,6 +66,7 @@ def test_redundancy_prints_a_row_for_each_benchmark(place: Path, capsys: pytest.
     assert main([*command, *reading(place)]) == 0
     shown = capsys.readouterr().out
     assert "long" in shown
+    assert "R(D), the mean of tau over all sizes, is" in shown
     assert "a random part of 12 examples ranks models with Kendall tau 1.000" in shown
     assert main([*command, *reading(place, "--json")]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -78,20 +79,58 @@ def test_overlap_says_what_covers_what(place: Path, capsys: pytest.CaptureFixtur
     scores = ["--scores", str(place / "by_benchmark.jsonl")]
     assert main(["data", "overlap", *sets(place), *scores, *reading(place)]) == 0
     assert "short: long covers most of its features" in (plain := capsys.readouterr().out)
+    assert "The same for random parts of 1 examples of each" in plain
+    assert "To keep, in this order" in plain
     assert f"correlation over models {np.corrcoef([1, 2, 3, 5], [2, 4, 5, 9])[0, 1]:.3f}" in plain
     assert main(["data", "overlap", *sets(place), *scores, "--control", "mmlu", *reading(place, "--json")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["covered"][0][0] == 1.0
     assert -1 <= found["correlations"]["long short"] <= 1
+    assert sorted(step["name"] for step in found["order"]) == ["long", "short"]
+    assert len(found["at_size"]["covered"]) == len(found["new"]) == 2
+
+
+def test_three_benchmarks_say_how_overlap_and_scores_agree(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = [{"text": " ".join(np.random.default_rng(n).choice(WORDS, 4))} for n in range(20, 24)]
+    write_rows(tmp_path / "all.jsonl", [*map(json.loads, (place / "short.jsonl").read_text().splitlines()), *other])
+    rows = [json.loads(line) for line in (place / "by_benchmark.jsonl").read_text().splitlines()]
+    rows += [{"model": f"m{n}", "benchmark": "all", "score": score} for n, score in enumerate([1, 3, 2, 6])]
+    scores = write_rows(tmp_path / "scores.jsonl", rows)
+    output = tmp_path / "overlap.json"
+    command = ["data", "overlap", *sets(place), f"all={tmp_path / 'all.jsonl'}", "--scores", str(scores)]
+    assert main([*command, *reading(place), "--output", str(output)]) == 0
+    assert "Overlap of features and correlation of scores, over pairs: Pearson" in capsys.readouterr().out
+    (kept,) = json.loads(output.read_text())["benchmark_overlap"]
+    shared = [kept["similarity"][one][other] for one, other in ((0, 1), (0, 2), (1, 2))]
+    by_hand = np.corrcoef(shared, list(kept["correlations"].values()))[0, 1]
+    assert kept["agreement"]["pearson"] == pytest.approx(by_hand)
+    assert kept["new"][1] == 0  # `all` holds all that `short` holds
 
 
 def test_select_writes_whole_rows(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "chosen.jsonl"
     command = ["data", "select", str(place / "long.jsonl"), "--n", "4", "--output", str(output)]
-    assert main([*command, *reading(place)]) == 0
+    assert main([*command, *reading(place), "--curve", str(tmp_path / "curve.json")]) == 0
     chosen = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert len({row["n"] for row in chosen}) == 4
-    assert "4 of 12 rows" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "4 of 12 rows" in shown
+    assert "random rows of the same lengths fire" in shown
+    (curve,) = json.loads((tmp_path / "curve.json").read_text())["benchmark_selection"]
+    assert len(curve["chosen"]) == len(curve["random"]) == len(curve["matched"]) == 4
+    assert curve["chosen"][-1] >= max(curve["random"][-1], curve["matched"][-1])
+
+
+def test_a_limit_counts_rows_with_a_text(place: Path, tmp_path: Path) -> None:
+    """Rows without a text are not read, so the chosen ones are found again after them."""
+    rows = [{"text": "", "n": -1}, *map(json.loads, (place / "long.jsonl").read_text().splitlines())]
+    source = write_rows(tmp_path / "gaps.jsonl", rows)
+    command = ["data", "select", str(source), "--n", "3", "--limit", "3", "--output", str(tmp_path / "chosen.jsonl")]
+    assert main([*command, *reading(place)]) == 0
+    chosen = [json.loads(line)["n"] for line in (tmp_path / "chosen.jsonl").read_text().splitlines()]
+    assert sorted(chosen) == [0, 1, 2]
 
 
 def redundancy_of_many(place: Path, folder: Path) -> list[str]:
@@ -141,6 +180,15 @@ def test_mistakes_are_told_before_a_model_is_loaded(
     write_rows(tmp_path / "y.jsonl", [{"model": "m", "example": 1, "score": 1}])
     assert main(["data", *arguments, "--model", "none", "--sae", "none", "--layer", "1"]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_scores_of_another_number_of_examples_are_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"model": f"m{n}", "example": 1, "score": n} for n in range(2)]
+    scores = write_rows(tmp_path / "scores.jsonl", rows)
+    assert main(["data", "redundancy", *sets(place), "--scores", f"long={scores}", *reading(place)]) == 2
+    assert "The scores are of 1 examples, but the benchmark has 12" in capsys.readouterr().err
 
 
 def test_scores_that_are_incomplete_are_named(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations, product
+
 import numpy as np
 import pytest
 
-from sae_posttrain.data import overlap, partial_correlation
+from sae_posttrain.data import expected_overlap, order_of_benchmarks, overlap, partial_correlation
+from sae_posttrain.data.overlap import new_examples, rank_correlation
 from sae_posttrain.discovery.firing import FiringSets
 
 SETS = {"small": [[0, 1], [1]], "large": [[0, 1, 2], [3, 4], [5]], "other": [[7], []]}
@@ -45,3 +48,71 @@ def test_what_the_control_explains_wholly_has_no_partial_correlation() -> None:
     assert np.isnan(partial_correlation([2 * one for one in control], [0.0, 1.0, 0.0, 1.0], control))
     with pytest.raises(ValueError, match="four or more"):
         partial_correlation([1, 2], [1, 2], [1, 2])
+
+
+def sets_of(rows: dict[str, list[list[int]]], d_sae: int = 9) -> dict[str, FiringSets]:
+    return {name: FiringSets.of(of_one, d_sae=d_sae) for name, of_one in rows.items()}
+
+
+def test_what_is_new_fires_nowhere_else() -> None:
+    found = overlap(sets_of(SETS))
+    for row, (name, rows) in enumerate(SETS.items()):
+        own = set().union(*rows)
+        elsewhere = set().union(*(one for other, of_other in SETS.items() if other != name for one in of_other))
+        assert found.only_here[row] == len(own - elsewhere)
+        assert found.new[row] == pytest.approx(len(own - elsewhere) / len(own))
+        new = {example: len(set(one) - elsewhere) for example, one in enumerate(rows)}
+        assert dict(new_examples(sets_of(SETS), name)) == {example: n for example, n in new.items() if n}
+    assert found.new[0] == 0  # the others cover `small`, so it may be dropped
+
+
+def test_benchmarks_are_kept_in_the_order_of_what_they_add() -> None:
+    order = order_of_benchmarks(sets_of(SETS))
+    assert [list(SETS)[place] for place in order.examples] == ["large", "other", "small"]
+    assert order.gained == (6, 1, 0)
+
+
+def random_benchmark(seed: int, examples: int) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [np.flatnonzero(rng.random(9) < 0.25).tolist() for _ in range(examples)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_parts_of_equal_size_have_the_mean_overlap_of_all_parts(n: int) -> None:
+    rows = {"a": random_benchmark(0, 6), "b": random_benchmark(1, 4), "c": random_benchmark(2, 5)}
+    found = expected_overlap(sets_of(rows), n)
+
+    def parts(name: str) -> list[set[int]]:
+        return [set().union(*part) for part in combinations(rows[name], n)]
+
+    for row, one in enumerate(rows):
+        assert found.sizes[row] == pytest.approx(np.mean([len(part) for part in parts(one)]))
+        for column, other in enumerate(rows):
+            if row != column:
+                shared = np.mean([len(a & b) for a, b in product(parts(one), parts(other))])
+                assert found.shared[row, column] == pytest.approx(shared)
+        left, right = (parts(name) for name in rows if name != one)
+        alone = np.mean([len(a - b - c) for a, b, c in product(parts(one), left, right)])
+        assert found.only_here[row] == pytest.approx(alone)
+        disjoint = [
+            len(set().union(*(rows[one][e] for e in first)) & set().union(*(rows[one][e] for e in second)))
+            for first in combinations(range(len(rows[one])), n)
+            for second in combinations(set(range(len(rows[one]))) - set(first), n)
+        ]
+        expected = np.mean(disjoint) if disjoint else np.nan
+        assert found.shared[row, row] == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("n", [0, 5])
+def test_a_part_of_impossible_size_is_refused(n: int) -> None:
+    with pytest.raises(ValueError, match="expected 1 to 4, the size of the smallest"):
+        expected_overlap(sets_of({"a": random_benchmark(0, 6), "b": random_benchmark(1, 4)}), n)
+
+
+def test_ranks_with_ties_correlate_as_scipy_says() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        first, second = rng.integers(0, 6, 20), rng.integers(0, 6, 20)
+        assert rank_correlation(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
+    assert np.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sae_posttrain.data import ranking_agreement, redundancy
+from sae_posttrain.data import ranking_agreement, ranking_redundancy, redundancy
 from sae_posttrain.discovery.firing import FiringSets
 
 
@@ -98,3 +98,24 @@ def test_models_rank_on_a_part_as_on_the_whole_when_examples_agree() -> None:
 def test_scores_that_rank_nothing_are_refused(scores: np.ndarray, sizes: list[int], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         ranking_agreement(scores, sizes)
+
+
+def test_the_mean_over_all_sizes_is_that_over_all_subsets() -> None:
+    kendalltau = pytest.importorskip("scipy.stats").kendalltau
+    rng = np.random.default_rng(1)
+    scores = (rng.random((5, 6)) < np.linspace(0.2, 0.9, 5)[:, None]).astype(float)
+    whole = scores.mean(axis=1)
+
+    def tau(n: int) -> float:
+        parts = [kendalltau(scores[:, part].mean(axis=1), whole).statistic for part in combinations(range(6), n)]
+        return float(np.nan_to_num(parts).mean())
+
+    by_hand = np.mean([tau(n) for n in range(1, 7)])
+    assert ranking_redundancy(scores, draws=200) == pytest.approx(by_hand, abs=0.04)
+
+
+def test_sizes_between_are_interpolated_where_a_benchmark_is_large() -> None:
+    rng = np.random.default_rng(2)
+    scores = (rng.random((4, 120)) < np.array([0.2, 0.4, 0.6, 0.8])[:, None]).astype(float)
+    every = ranking_agreement(scores, list(range(1, 121, 4)), draws=20).mean()
+    assert ranking_redundancy(scores, draws=20) == pytest.approx(every, abs=0.03)

@@ -8,7 +8,7 @@ from math import e
 import numpy as np
 import pytest
 
-from sae_posttrain.data import select_by_coverage
+from sae_posttrain.data import length_matched_coverage, redundancy, select_by_coverage
 from sae_posttrain.discovery.firing import FiringSets
 
 
@@ -54,3 +54,26 @@ def test_it_covers_more_than_random_choice() -> None:
 def test_a_number_out_of_range_is_refused(n: int) -> None:
     with pytest.raises(ValueError, match="expected 1 to 12"):
         select_by_coverage(FiringSets.of(random_rows(0), d_sae=30), n)
+
+
+def test_matched_rows_are_as_long_as_the_chosen_ones() -> None:
+    """Long texts fire many features here: random rows of the same lengths cover more than random rows."""
+    rng = np.random.default_rng(0)
+    lengths = np.repeat([2, 20], 50)
+    rows = [rng.choice(400, size=length, replace=False).tolist() for length in lengths]
+    sets = FiringSets.of(rows, d_sae=400)
+    chosen = select_by_coverage(sets, 8)
+    assert {int(lengths[example]) for example in chosen.examples} == {20}
+    matched = length_matched_coverage(sets, lengths, chosen.examples, draws=50, bins=2)
+    plain = redundancy(sets).coverage[7]
+    assert matched.shape == (50, 8)
+    assert (np.diff(matched, axis=1) >= 0).all()
+    long_rows = FiringSets.of(rows[50:], d_sae=400)  # drawing from the long rows alone, in closed form
+    expected = redundancy(long_rows).coverage * redundancy(long_rows).features / redundancy(sets).features
+    assert matched.mean(axis=0) == pytest.approx(expected[:8], abs=0.01)
+    assert plain < matched[:, -1].mean() < chosen.coverage[-1]
+
+
+def test_a_length_for_each_example_is_needed() -> None:
+    with pytest.raises(ValueError, match="2 lengths were given for 12 examples"):
+        length_matched_coverage(FiringSets.of(random_rows(0), d_sae=30), [1, 2], [0])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .reading import add_sets, collect, launched_processes, named
+from ...artefacts import BENCHMARK_OVERLAP
+from ..output_files import check_file
+from .reading import add_sets, collect, launched_processes, named, write_values
 from .scores import scores_by_benchmark
 
 if TYPE_CHECKING:
     from ...data import Overlap
+    from ...discovery.firing import FiringSets
 
 HELP = "share of each benchmark's features that the other benchmarks also activate"
 
@@ -32,6 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    output = check_file(args.output) if args.output else None
     sources = named(args.sets)
     if len(sources) < 2:
         raise ValueError("Give at least two benchmarks, each as NAME=FILE.")
@@ -39,43 +43,140 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--control names a benchmark in the file of --scores: give --scores too.")
     scores = scores_by_benchmark(args.scores, sources, args.control) if args.scores else {}
 
-    from ...data import overlap, partial_correlation
-
     with launched_processes() as state:
-        found = overlap(collect(args, state.device, sources, "last"))
+        sets = collect(args, state.device, sources, "last")
         if state.is_main_process:
-            correlations = {
-                f"{one} {other}": (
-                    partial_correlation(scores[one], scores[other], scores[args.control])
-                    if args.control
-                    else _correlation(scores[one], scores[other])
-                )
-                for one, other in combinations(scores and found.names, 2)
-            }
-            _print_json(found, correlations) if args.json else _print_overlap(found, correlations, args.control)
+            values = _overlap_of(sets, _correlations(scores, list(sets), args.control))
+            print(json.dumps(values)) if args.json else _print_overlap(values, args.control)
+            if output is not None:
+                write_values(output, BENCHMARK_OVERLAP, [values])
     return 0
 
 
-def _print_json(found: Overlap, correlations: Mapping[str, float]) -> None:
-    values = {"names": found.names, "features": found.sizes.tolist(), "covered": found.covered.tolist()}
-    print(json.dumps({**values, "similarity": found.similarity.tolist(), "correlations": correlations}))
+def _overlap_of(sets: Mapping[str, FiringSets], correlations: Mapping[str, float | None]) -> dict[str, Any]:
+    from ...data import expected_overlap, order_of_benchmarks, overlap
+    from ...data.overlap import new_examples
+
+    found = overlap(sets)
+    # Two disjoint parts of the smallest benchmark, so that the diagonal can be measured.
+    part = max(1, min(map(len, sets.values())) // 2)
+    order = order_of_benchmarks(sets)
+    values = {
+        **{"names": found.names, "examples": [len(one) for one in sets.values()], **_matrices(found)},
+        "at_size": {"examples": part, **_matrices(expected_overlap(sets, part))},
+        "order": [
+            {"name": found.names[place], "adds": gained}
+            for place, gained in zip(order.examples, order.gained, strict=True)
+        ],
+        "new_examples": {
+            name: [{"example": example + 1, "features": number} for example, number in new_examples(sets, name)]
+            for name in found.names
+        },
+        "correlations": correlations,
+    }
+    if len(correlations) > 2:
+        values["agreement"] = _agreement(found, correlations)
+    return values
 
 
-def _print_overlap(found: Overlap, correlations: Mapping[str, float], control: str | None) -> None:
-    width = max(len(name) for name in found.names) + 2
-    print("Share of the row's features that fire in the column's benchmark:")
-    print(" " * width + "features".rjust(10) + "".join(name.rjust(width) for name in found.names))
-    for name, size, row in zip(found.names, found.sizes, found.covered, strict=True):
-        print(name.ljust(width) + f"{size:10}" + "".join(f"{share:{width}.3f}" for share in row))
-    print()
-    for name in found.names:
-        other, share = found.most_covered(name)
-        print(f"{name}: {other} covers most of its features, {share:.1%}; {1 - share:.1%} do not fire there.")
-    for pair, value in correlations.items():
-        print(f"{pair}: correlation over models {value:.3f}" + (f", controlling for {control}" if control else ""))
+def _matrices(found: Overlap) -> dict[str, Any]:
+    return {
+        **{"features": found.sizes.tolist(), "covered": _rows(found.covered)},
+        **{"similarity": _rows(found.similarity), "new": found.new.tolist()},
+    }
 
 
-def _correlation(first: list[float], second: list[float]) -> float:
+def _rows(values_BB: Any) -> list[list[float | None]]:
+    return [[_known(value) for value in row] for row in values_BB.tolist()]
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if value != value else value
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _correlations(
+    scores: Mapping[str, list[float]], names: Sequence[str], control: str | None
+) -> dict[str, float | None]:
+    """Pair of benchmarks → the correlation of their scores over models (with `control`, Eq. 12)."""
+    from ...data import partial_correlation
+
+    return {
+        f"{one} {other}": (
+            _known(partial_correlation(scores[one], scores[other], scores[control]))
+            if control
+            else _pearson(scores[one], scores[other])
+        )
+        for one, other in combinations(names if scores else [], 2)
+    }
+
+
+def _agreement(found: Overlap, correlations: Mapping[str, float | None]) -> dict[str, float | None]:
+    """How well the overlap of features (Eq. 11) tells the correlation of scores, over the pairs of benchmarks."""
+    from ...data.overlap import rank_correlation
+
+    places = combinations(range(len(found.names)), 2)
+    pairs = [
+        (float(found.similarity[place]), value)
+        for place, value in zip(places, correlations.values(), strict=True)
+        if value is not None
+    ]
+    shared, scored = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return {"pearson": _pearson(shared, scored), "spearman": _known(rank_correlation(shared, scored))}
+
+
+def _pearson(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """None where one side does not vary."""
     import numpy as np
 
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
     return float(np.corrcoef(first, second)[0, 1])
+
+
+def _print_overlap(values: Mapping[str, Any], control: str | None) -> None:
+    names, size = values["names"], values["at_size"]
+    width = max(len(name) for name in names) + 2
+    print("Share of the row's features that fire in the column's benchmark:")
+    _print_matrix(names, width, values["features"], values["covered"])
+    print(
+        f"\nThe same for random parts of {size['examples']} examples of each, in expectation. The diagonal compares two"
+    )
+    print("parts of one benchmark without a common example:")
+    _print_matrix(names, width, size["features"], size["covered"])
+    print()
+    for row, name in enumerate(names):
+        share, other = max(
+            (values["covered"][row][column], names[column]) for column in range(len(names)) if column != row
+        )
+        print(
+            f"{name}: {other} covers most of its features, {share:.1%}; {values['new'][row]:.1%} fire in no other "
+            "benchmark."
+        )
+        if rows := [str(one["example"]) for one in values["new_examples"][name]]:
+            print(f"{name}: most of these features fire in rows {', '.join(rows)}.")
+    total = sum(step["adds"] for step in values["order"])
+    kept = 0
+    print("To keep, in this order, with the share of all features that fire in those up to here:")
+    for step in values["order"]:
+        kept += step["adds"]
+        print(f"  {step['name'].ljust(width)}{kept / max(1, total):7.1%}")
+    for pair, value in values["correlations"].items():
+        print(f"{pair}: correlation over models {_shown(value)}" + (f", controlling for {control}" if control else ""))
+    if "agreement" in values:
+        one = values["agreement"]
+        print(
+            f"Overlap of features and correlation of scores, over pairs: Pearson {_shown(one['pearson'])}, Spearman "
+            f"{_shown(one['spearman'])}."
+        )
+
+
+def _print_matrix(names: Sequence[str], width: int, sizes: Sequence[float], covered: Sequence[Sequence[Any]]) -> None:
+    print(" " * width + "features".rjust(10) + "".join(name.rjust(max(width, 8)) for name in names))
+    for name, size, row in zip(names, sizes, covered, strict=True):
+        cells = map(_shown, row)
+        print(name.ljust(width) + f"{size:10.0f}" + "".join(cell.rjust(max(width, 8)) for cell in cells))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -11,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from ...texts import stream_texts
 from ..inputs import add_dtype, load_model
+from ..output_files import replacing
 
 if TYPE_CHECKING:
     from ...discovery.firing import FiringSets
 
 
 def add_sets(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add several named sources of texts, `--json`, and the options of `add_reading`."""
+    """Add several named sources of texts, `--json`, `--output`, and the options of `add_reading`."""
     parser.add_argument("sets", nargs="+", metavar="NAME=FILE", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--output", metavar="FILE", help=".json file to write, in a folder that `report` is given")
     add_reading(parser)
 
 
@@ -84,3 +87,9 @@ def named(items: list[str]) -> dict[str, str]:
             raise ValueError(f"{item!r}: expected NAME=FILE, each name once, such as gsm8k=gsm8k.jsonl.")
         found[name] = source
     return found
+
+
+def write_values(output: Path, key: str, values: list[Any]) -> None:
+    """Write one of the JSON files that the report knows by their key."""
+    with replacing(output) as file:
+        file.write(json.dumps({key: values}) + "\n")

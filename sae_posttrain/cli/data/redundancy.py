@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .reading import add_sets, collect, launched_processes, named
+from ...artefacts import BENCHMARK_REDUNDANCY
+from ..output_files import check_file
+from .reading import add_sets, collect, launched_processes, named, write_values
 from .scores import scores_by_example
+
+if TYPE_CHECKING:
+    from ...discovery.firing import FiringSets
 
 HELP = "share of a benchmark's features that a subset of its rows already activates"
 
@@ -29,32 +34,39 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    output = check_file(args.output) if args.output else None
     sources = named(args.sets)
     scores = {name: scores_by_example(file) for name, file in named(args.scores).items()}
     if unknown := scores.keys() - sources.keys():
         raise ValueError(f"--scores names {', '.join(sorted(unknown))}; expected one of {', '.join(sources)}.")
 
-    from ...data import ranking_agreement, redundancy
-
     with launched_processes() as state:
-        found = {}
-        for name, sets in collect(args, state.device, sources, "last").items():
-            one = redundancy(sets)
-            found[name] = {
-                "examples": one.examples,
-                "features": one.features,
-                "auc": one.auc,
-                "redundancy": one.redundancy,
-                "examples_for_90_percent": one.examples_for(0.9),
-                "coverage": one.coverage.tolist(),
-            }
-            if name in scores:
-                sizes = sorted({max(1, round(share * scores[name].shape[1])) for share in SHARES})
-                agreement = ranking_agreement(scores[name], sizes).tolist()
-                found[name]["ranking_agreement"] = dict(zip(map(str, sizes), agreement, strict=True))
+        sets = collect(args, state.device, sources, "last")
         if state.is_main_process:
+            found = {name: _redundancy_of(one, scores.get(name)) for name, one in sets.items()}
             print(json.dumps(found)) if args.json else _print_redundancy(found)
+            if output is not None:
+                write_values(output, BENCHMARK_REDUNDANCY, [{"name": name, **row} for name, row in found.items()])
     return 0
+
+
+def _redundancy_of(sets: FiringSets, scores_ME: Any) -> dict[str, Any]:
+    from ...data import ranking_agreement, ranking_redundancy, redundancy
+
+    one = redundancy(sets)
+    found = {
+        **{"examples": one.examples, "features": one.features, "auc": one.auc, "redundancy": one.redundancy},
+        "examples_for_90_percent": one.examples_for(0.9),
+        "coverage": one.coverage.tolist(),
+    }
+    if scores_ME is not None:
+        if scores_ME.shape[1] != len(sets):
+            raise ValueError(f"The scores are of {scores_ME.shape[1]} examples, but the benchmark has {len(sets)}.")
+        sizes = sorted({max(1, round(share * scores_ME.shape[1])) for share in SHARES})
+        agreement = ranking_agreement(scores_ME, sizes).tolist()
+        found["ranking_agreement"] = dict(zip(map(str, sizes), agreement, strict=True))
+        found["ranking_redundancy"] = ranking_redundancy(scores_ME)
+    return found
 
 
 def _print_redundancy(found: Mapping[str, Mapping[str, Any]]) -> None:
@@ -66,3 +78,11 @@ def _print_redundancy(found: Mapping[str, Mapping[str, Any]]) -> None:
         )
         for size, tau in row.get("ranking_agreement", {}).items():
             print(f"{'':<20} a random part of {size} examples ranks models with Kendall tau {tau:.3f}")
+        if "ranking_redundancy" in row:
+            print(f"{'':<20} R(D), the mean of tau over all sizes, is {row['ranking_redundancy']:.3f}")
+    ranked = [row for row in found.values() if "ranking_redundancy" in row]
+    if len(ranked) > 2:
+        from ...data.overlap import rank_correlation
+
+        value = rank_correlation([row["redundancy"] for row in ranked], [row["ranking_redundancy"] for row in ranked])
+        print(f"Over these {len(ranked)} benchmarks, redundancy and R(D) have Spearman's correlation {value:.3f}.")
