@@ -65,6 +65,12 @@ def add_discover_class(kinds: argparse._SubParsersAction[argparse.ArgumentParser
         metavar="SHARE",
         help="share of each class on which the number of features is chosen (default: %(default)s)",
     )
+    _add_results(parser)
+    _add_reading(parser)
+    parser.set_defaults(run=run_discover_class)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--draws", type=int, default=10, help="random parts for each point of the learning curve (default: %(default)s)"
     )
@@ -82,8 +88,6 @@ def add_discover_class(kinds: argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument(
         "--output", required=True, help=f"the .safetensors file to write; the results go beside it ({CLASSES})"
     )
-    _add_reading(parser)
-    parser.set_defaults(run=run_discover_class)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -124,20 +128,28 @@ def run_discover_class(args: argparse.Namespace) -> int:
 
     saes = {layer: load_sae(args.sae, layer) for layer in args.layers}
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device)
-    reading = {"batch_size": args.batch_size, "max_length": args.max_length}
+    reading: dict[str, Any] = {"batch_size": args.batch_size, "max_length": args.max_length}
     options = {name: getattr(args, name) for name in ("layers", "targets", "sizes", "combine", "select", "held_out")}
     found = discover_class_features(
-        *(model, tokenizer, saes, texts),
-        **options,
+        model,
+        tokenizer,
+        saes,
+        texts,
         seed=args.seed,
         cache=Path(args.cache) / "discovery" if args.cache else None,
+        **options,
         **reading,
     )
     path = found.features.save(output)
     flat = [text for members in texts.values() for text in members]
     curve = {name: getattr(args, name) for name in ("draws", "sizes", "combine", "held_out", "seed")}
     results = judge_rules(
-        *(model, tokenizer, saes, found, flat, tests),
+        model,
+        tokenizer,
+        saes,
+        found,
+        flat,
+        tests,
         dense=args.dense and bool(tests),
         curve=curve if args.draws and args.select != "random" else None,
         cache=args.cache,
@@ -164,10 +176,10 @@ def _print_rule(rule: OrRule, tests: Sequence[ClassTest]) -> None:
     print(f"  largest contrast by layer: {layers}\n  held-out F1 by number of features: {sizes}")
     for test in tests:
         print(f"  test {test.name}" + " " * 26 + "F1                  precision  recall  layers")
-        for name, one in test.detections.items():
+        for name, result in test.detections.items():
             where = " ".join(map(str, test.layers[name]))
-            interval = f"{one.f1:.3f} ({one.low:.3f} to {one.high:.3f})"
-            print(f"    {name:<26} {interval:>24}  {one.precision:9.3f}  {one.recall:6.3f}  {where}")
+            interval = f"{result.f1:.3f} ({result.low:.3f} to {result.high:.3f})"
+            print(f"    {name:<26} {interval:>24}  {result.precision:9.3f}  {result.recall:6.3f}  {where}")
         for point in test.curve:
             spread = f"{min(point.f1):.3f} to {max(point.f1):.3f}"
             print(f"    found with {point.examples:6} texts: F1 {point.mean:.3f} ({spread} over {len(point.f1)} parts)")

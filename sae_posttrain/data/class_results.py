@@ -106,7 +106,7 @@ def judge_rules(
     Raises:
         ValueError: a test lacks the class, or has nothing else.
     """
-    reading = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
+    reading: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
     layers = list(found.firing)
     for name, test in tests.items():
         for rule in found.rules:

@@ -128,16 +128,22 @@ class _Reader(NamedTuple):
         """`(S, F)` activations, 0 where a feature does not fire."""
         if self.sae is not None:
             return self.sae.encode(residual_SD.to(self.sae.encoder.device))[:, list(self.layer.ids)].float()
-        assert self.layer.threshold is not None
+        threshold = thresholds(self.layer)
+        assert threshold is not None
         encoder_FD, bias_F, threshold_F = (
-            one.to(residual_SD.device) for one in (self.layer.encoder, self.layer.bias, self.layer.threshold)
+            one.to(residual_SD.device) for one in (self.layer.encoder, self.layer.bias, threshold)
         )
         pre_SF = residual_SD.float() @ encoder_FD.T + bias_F
         return pre_SF.relu() * (pre_SF > threshold_F)
 
 
+def thresholds(layer: LayerFeatures) -> Tensor | None:
+    found: Tensor | None = getattr(layer, "threshold", None)
+    return found
+
+
 def _reader(layer: LayerFeatures, saes: Mapping[int, SparseAutoencoder] | None, found_with: str) -> _Reader:
-    if saes is None and layer.threshold is None:
+    if saes is None and thresholds(layer) is None:
         raise ValueError(
             f"The features of layer {layer.layer} have no firing thresholds, so the SAE is needed to tell where they "
             "fire. Give sae, or discover the features again."
@@ -175,6 +181,5 @@ def _evidence(reader: _Reader, residuals: Mapping[int, Tensor], cut: _Tokens) ->
     peaks_F, places_F = reader.activations(residuals[layer.layer][1:]).max(0)
     for row, (peak, place) in enumerate(zip(peaks_F.tolist(), (places_F + 1).tolist(), strict=True)):
         if peak > 0:
-            yield FiringEvidence(
-                layer.targets[row], layer.layer, layer.ids[row], cut.pieces[place], *cut.places[place], peak
-            )
+            start, end = cut.places[place]
+            yield FiringEvidence(layer.targets[row], layer.layer, layer.ids[row], cut.pieces[place], start, end, peak)

@@ -16,7 +16,7 @@ from ..metrics.detection import Detection
 Detector: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """From `(E, D)` residuals to `(E,)` whether each example is of the class."""
 
-Fit: TypeAlias = Callable[[np.ndarray, np.ndarray], Detector]
+FitDetector: TypeAlias = Callable[[np.ndarray, np.ndarray], Detector]
 """From `(E, D)` residuals and `(E,)` labels to a detector."""
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
@@ -53,7 +53,7 @@ def best_threshold(score_E: np.ndarray, positive_E: np.ndarray) -> float:
     return float((ranked_E[best] + ranked_E[best + 1]) / 2) if best + 1 < len(order) else float(ranked_E[best] - 1)
 
 
-def logistic_regression(strength: float = 0.01) -> Fit:
+def logistic_regression(strength: float = 0.01) -> FitDetector:
     """A logistic regression on standardised residuals, by scikit-learn.
 
     Args:
@@ -93,9 +93,9 @@ class ProbeChoice:
 
 
 def choose_probe(
-    fits: Mapping[str, Fit], residuals: Mapping[int, np.ndarray], positive_E: np.ndarray, held_out_E: np.ndarray
+    fits: Mapping[str, FitDetector], residuals: Mapping[int, np.ndarray], positive_E: np.ndarray, held_out_E: np.ndarray
 ) -> ProbeChoice:
-    """Fit each way on each layer without the held-out examples, and keep what has the highest F1 on those.
+    """FitDetector each way on each layer without the held-out examples, and keep what has the highest F1 on those.
 
     Args:
         fits: name → way to fit, such as logistic regressions of several strengths.
@@ -112,9 +112,9 @@ def choose_probe(
     return max(found, key=lambda choice: choice.held_out.f1)
 
 
-def dense_fits() -> dict[str, dict[str, Fit]]:
+def dense_fits() -> dict[str, dict[str, FitDetector]]:
     """The dense classifiers to compare with, by name; the logistic regression only if scikit-learn is installed."""
-    fits: dict[str, dict[str, Fit]] = {"difference of means": {"": mean_difference}}
+    fits: dict[str, dict[str, FitDetector]] = {"difference of means": {"": mean_difference}}
     with suppress(ImportError):
         fits["logistic regression"] = {f"{one:g}": logistic_regression(one) for one in STRENGTHS}
     return fits

@@ -86,12 +86,12 @@ class Detection:
                 f"The detector judged {detected_E.shape} examples, and the labels are {actual_E.shape}; expected one "
                 "of each for at least one example."
             )
-        counts = [
+        counts = (
             int((detected_E & actual_E).sum()),
             int((detected_E & ~actual_E).sum()),
             int((~detected_E & actual_E).sum()),
             int((~detected_E & ~actual_E).sum()),
-        ]
+        )
         # Drawing examples with replacement draws the four counts from a multinomial distribution.
         total = len(detected_E)
         drawn_R4 = np.random.default_rng(seed).multinomial(total, np.array(counts) / total, size=resamples)

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
 
-from sae_posttrain.cli import main
+from sae_posttrain.cli import benchmarks, main
 from sae_posttrain.discovery import firing_cache
+from sae_posttrain.discovery.firing import FiringSets
 
+PAIRS = ("long short", "long other", "short other")
 WORDS = ["the", "cat", "sees", "a", "small", "house", "sings", "there", "and", "it", "runs"]
 
 
@@ -91,22 +93,25 @@ def test_overlap_says_what_covers_what(place: Path, capsys: pytest.CaptureFixtur
 
 
 def test_three_benchmarks_say_how_overlap_and_scores_agree(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = [{"text": " ".join(np.random.default_rng(n).choice(WORDS, 4))} for n in range(20, 24)]
-    write_rows(tmp_path / "all.jsonl", [*map(json.loads, (place / "short.jsonl").read_text().splitlines()), *other])
+    planted = {"long": [[0, 1, 2, 3], [4]], "short": [[0, 1]], "other": [[1, 9]]}
+    sets_of = {name: FiringSets.of(rows, d_sae=10) for name, rows in planted.items()}
+    monkeypatch.setattr(benchmarks, "collect_sets", lambda *given: sets_of)
     rows = [json.loads(line) for line in (place / "by_benchmark.jsonl").read_text().splitlines()]
-    rows += [{"model": f"m{n}", "benchmark": "all", "score": score} for n, score in enumerate([1, 3, 2, 6])]
-    scores = write_rows(tmp_path / "scores.jsonl", rows)
-    output = tmp_path / "overlap.json"
-    command = ["data", "overlap", *sets(place), f"all={tmp_path / 'all.jsonl'}", "--scores", str(scores)]
+    rows += [{"model": f"m{n}", "benchmark": "other", "score": score} for n, score in enumerate([1, 3, 2, 6])]
+    scores, output = write_rows(tmp_path / "scores.jsonl", rows), tmp_path / "overlap.json"
+    command = ["data", "overlap", *sets(place), "other=other.jsonl", "--scores", str(scores)]
     assert main([*command, *reading(place), "--output", str(output)]) == 0
     assert "Overlap of features and correlation of scores, over pairs: Pearson" in capsys.readouterr().out
     (kept,) = json.loads(output.read_text())["benchmark_overlap"]
-    shared = [kept["similarity"][one][other] for one, other in ((0, 1), (0, 2), (1, 2))]
-    by_hand = np.corrcoef(shared, list(kept["correlations"].values()))[0, 1]
+    by_hand = np.corrcoef([1, 0.5, 0.5], [kept["correlations"][pair] for pair in PAIRS])[0, 1]
     assert kept["agreement"]["pearson"] == pytest.approx(by_hand)
-    assert kept["new"][1] == 0  # `all` holds all that `short` holds
+    assert kept["new"] == [pytest.approx(3 / 5), 0, 0.5]
+    assert kept["at_size"]["covered"][1][1] is None  # one example has no two parts
+    monkeypatch.setattr(benchmarks, "collect_sets", lambda *given: dict.fromkeys(sets_of, sets_of["short"]))
+    assert main([*command, *reading(place), "--output", str(output)]) == 0
+    assert json.loads(output.read_text())["benchmark_overlap"][0]["agreement"]["pearson"] is None
 
 
 def test_select_writes_whole_rows(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

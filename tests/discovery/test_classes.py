@@ -148,6 +148,6 @@ def test_mean_residuals_are_those_of_one_text_at_a_time(model: Any, tokenizer: A
         ({"select": "all"}, "expected 'firing rate' or 'random'"),
     ],
 )
-def test_bad_settings_are_refused(changes: dict, says: str, model: Any, tokenizer: Any, saes: Any) -> None:
+def test_bad_settings_are_refused(changes: dict[str, Any], says: str, model: Any, tokenizer: Any, saes: Any) -> None:
     with pytest.raises(ValueError, match=says):
         discover(model, tokenizer, saes, **changes)

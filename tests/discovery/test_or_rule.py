@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def test_a_part_keeps_the_share_of_the_class() -> None:
         ({"held_out_E": np.arange(40) < 20}, "held-out examples need"),
     ],
 )
-def test_bad_settings_are_refused(changes: dict, says: str) -> None:
+def test_bad_settings_are_refused(changes: dict[str, Any], says: str) -> None:
     firing, _, positive_E = planted(0)
     settings = {"held_out_E": np.arange(40) % 3 == 0, **changes}
     with pytest.raises(ValueError, match=says):
