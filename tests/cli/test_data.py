@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
 
-from sae_posttrain.cli import benchmarks, main
+from sae_posttrain.cli import main
+from sae_posttrain.cli.data import overlap as overlap_command
 from sae_posttrain.discovery import firing_cache
 from sae_posttrain.discovery.firing import FiringSets
 
@@ -97,7 +98,7 @@ def test_three_benchmarks_say_how_overlap_and_scores_agree(
 ) -> None:
     planted = {"long": [[0, 1, 2, 3], [4]], "short": [[0, 1]], "other": [[1, 9]]}
     sets_of = {name: FiringSets.of(rows, d_sae=10) for name, rows in planted.items()}
-    monkeypatch.setattr(benchmarks, "collect_sets", lambda *given: sets_of)
+    monkeypatch.setattr(overlap_command, "collect", lambda *given: sets_of)
     rows = [json.loads(line) for line in (place / "by_benchmark.jsonl").read_text().splitlines()]
     rows += [{"model": f"m{n}", "benchmark": "other", "score": score} for n, score in enumerate([1, 3, 2, 6])]
     scores, output = write_rows(tmp_path / "scores.jsonl", rows), tmp_path / "overlap.json"
@@ -109,7 +110,7 @@ def test_three_benchmarks_say_how_overlap_and_scores_agree(
     assert kept["agreement"]["pearson"] == pytest.approx(by_hand)
     assert kept["new"] == [pytest.approx(3 / 5), 0, 0.5]
     assert kept["at_size"]["covered"][1][1] is None  # one example has no two parts
-    monkeypatch.setattr(benchmarks, "collect_sets", lambda *given: dict.fromkeys(sets_of, sets_of["short"]))
+    monkeypatch.setattr(overlap_command, "collect", lambda *given: dict.fromkeys(sets_of, sets_of["short"]))
     assert main([*command, *reading(place), "--output", str(output)]) == 0
     assert json.loads(output.read_text())["benchmark_overlap"][0]["agreement"]["pearson"] is None
 
