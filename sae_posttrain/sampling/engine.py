@@ -92,13 +92,13 @@ def sampler(
     synced: bool | None = None,
     progress: SamplingProgress | None = None,
 ) -> Iterator[Callable[[Sequence[list[int]]], list[Response]]]:
-    """A function from a batch of prompts' ids to the responses.
+    """Yield a function that takes a batch of prompts as token ids and samples one response to each.
 
     Args:
         model, tokenizer: the model and its tokenizer.
         settings: how the tokens are drawn.
         synced: as in `sample_responses`.
-        progress: a bar, which moves with every token.
+        progress: a progress bar, which advances with every token.
 
     Example:
         >>> with sampler(model, tokenizer, SamplingSettings(max_new_tokens=8)) as sample:
@@ -119,7 +119,7 @@ def _generation_config(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
     choice: dict[str, Any] = {"do_sample": False}
     if not settings.greedy:
-        # `Nucleus` divides by the temperature itself where there is a top_p, since it comes before generate's own.
+        # With a top_p, `Nucleus` divides by the temperature, because it runs before the processors of `generate`.
         temperature = settings.temperature if settings.top_p == 1 else 1.0
         choice = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
         if settings.min_p > 0:
@@ -134,7 +134,7 @@ def _generation_config(
 
 
 def _before_generate(settings: SamplingSettings) -> list[LogitsProcessor]:
-    """top_k and top_p, which come before what `generate` adds by itself; top_k needs no temperature."""
+    """The processors for top_k and top_p, which run before those of `generate`; top_k needs no temperature."""
     if settings.greedy:
         return []
     top_k = [TopKLogitsWarper(settings.top_k)] if settings.top_k > 0 else []
@@ -147,7 +147,7 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int
 
 
 class _Steps(LogitsProcessor):
-    """Tells a progress bar of every step, without a host-device sync."""
+    """Advances a progress bar at every step, without a host-device sync."""
 
     def __init__(self, progress: SamplingProgress) -> None:
         self.progress = progress
@@ -172,7 +172,7 @@ def _responses(
     ends = set(config.eos_token_id or [])
     generated = [_with_end(row, ends) for row in _generate(model, config, processors, synced, batch)]
     ended = [ids[-1] in ends for ids in generated]
-    # An end-of-sequence token need not be a special one, so it is left out by its id.
+    # `skip_special_tokens` may keep an end-of-sequence token that is not marked as special, so it is removed by its id.
     said = [ids[:-1] if end else ids for ids, end in zip(generated, ended, strict=True)]
     texts = tokenizer.batch_decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [
@@ -188,7 +188,7 @@ def _generate(
     synced: bool | None,
     batch: Sequence[list[int]],
 ) -> list[list[int]]:
-    """The new ids of each row, with the padding behind those that ended."""
+    """Generate, and return each row's new token ids, with padding after the end of rows that ended early."""
     length = max(map(len, batch))
     device = model.get_input_embeddings().weight.device
     ids_BP = torch.tensor([[config.pad_token_id] * (length - len(ids)) + ids for ids in batch], device=device)
@@ -210,7 +210,7 @@ def _with_end(ids: list[int], ends: set[int]) -> list[int]:
 
 @contextmanager
 def _own_randomness(model: PreTrainedModel, seed: int) -> Iterator[None]:
-    """Seed the generators that sampling uses, and put their states back; torch.manual_seed would touch all devices."""
+    """Seed the generators that sampling uses, and restore their states; torch.manual_seed would seed all devices."""
     gpus = sorted({parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"})
     with torch.random.fork_rng(devices=gpus):
         torch.default_generator.manual_seed(seed)
@@ -221,7 +221,7 @@ def _own_randomness(model: PreTrainedModel, seed: int) -> Iterator[None]:
 
 @contextmanager
 def _only_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Stand in for the model's own config, since `generate` fills from it whatever the given one leaves unset."""
+    """Replace the model's own generation config, which `generate` reads for settings that `config` leaves unset."""
     owners = [module for module in model.modules() if "generation_config" in vars(module)]
     own = [module.generation_config for module in owners]
     try:

@@ -1,4 +1,4 @@
-"""Temperature and top-p without sorting the vocabulary: what transformers keeps, from the largest logits alone.
+"""Temperature and top-p without sorting the vocabulary: the same tokens as in transformers, from the largest logits.
 
 transformers sorts the whole vocabulary at every step, which takes longer than a small model's forward pass when there
 are 262,000 tokens. The nucleus is nearly always among the 1,024 largest logits, and finding those takes linear time.
@@ -13,8 +13,8 @@ from transformers import LogitsProcessor
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 LARGEST = 1024
-# transformers compares sums of float32 probabilities, whose error stays far below this. Where a sum comes nearer to
-# top_p than that, its own sort decides.
+# transformers compares sums of float32 probabilities, whose error is far below this margin. When a sum is within the
+# margin of top_p, transformers' own sort decides.
 MARGIN = 1e-5
 
 
@@ -27,8 +27,8 @@ class Nucleus(LogitsProcessor):
     Args:
         temperature: above 0.
         top_p: above 0 and below 1.
-        largest: logits that are looked at.
-        margin: how near to top_p the sum of probabilities may come without asking the sort.
+        largest: how many of the largest logits are used.
+        margin: the smallest distance between top_p and a sum of probabilities at which the sort is not needed.
 
     Source: arXiv:1904.09751, section 3.1.
     """
@@ -51,11 +51,11 @@ class Nucleus(LogitsProcessor):
         return kept_BV
 
     def _smallest_kept(self, scaled_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """The smallest logit of each row's nucleus `(B, 1)`, and whether it is surely the one that the sort finds."""
+        """The smallest logit of each row's nucleus `(B, 1)`, and whether the sort would certainly find the same."""
         largest_BK = scaled_BV.topk(self.largest, dim=-1).values
         chance_BK = (largest_BK.double() - scaled_BV.logsumexp(dim=-1, keepdim=True).double()).exp()
         summed_BK = chance_BK.cumsum(dim=-1)
-        # A token stays when the larger ones together have not reached top_p; the largest always stays.
+        # A token is kept if the tokens before it sum to less than top_p; the most probable token is always kept.
         kept_B1 = (summed_BK < self.top_p).sum(dim=-1, keepdim=True).clamp(max=self.largest - 2)
         smallest_B1 = largest_BK.gather(1, kept_B1)
         clear_B = ((summed_BK - self.top_p).abs() > self.margin).all(dim=-1)

@@ -1,4 +1,4 @@
-"""A progress bar over responses that moves with every token of a batch."""
+"""A progress bar over responses that advances with every token of a batch."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ class SamplingProgress:
 
     @property
     def shown(self) -> float:
-        """How many responses count as done, the current batch by its share of tokens."""
+        """How many responses count as done; the current batch counts by the share of its tokens that are done."""
         return self._done + self._batch * min(1.0, self._token / self.max_new_tokens)
 
     def start_batch(self, responses: int) -> None:
-        """Begin a batch; the one before is done."""
+        """Begin a batch, and count the responses of the batch before as done."""
         self.finish_batch()
         self._batch = responses
         self._show()
 
     def step(self) -> None:
-        """One more token of every response of the batch."""
+        """Count one more token of every response in the batch."""
         self._token += 1
         self._show()
 

@@ -13,14 +13,14 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Response:
-    """A response as an engine gave it; the names are those of OpenAI's and vLLM's outputs.
+    """One sampled response. The names of the fields are those of OpenAI's and vLLM's outputs.
 
     Args:
-        text: what was said, without special tokens.
-        finish_reason: why it ended; None when the engine did not tell.
-        tokens: how many tokens were generated, with the end-of-sequence token if there is one; None when not known.
-        ids: the generated token ids, with that end-of-sequence token; empty when the engine gave only text.
-        engine: the program that generated it, with its version; None when not known.
+        text: the response's text, without special tokens.
+        finish_reason: why it ended; None if the engine does not report it.
+        tokens: number of generated tokens, including the end-of-sequence token if there is one; None if not known.
+        ids: the generated token ids, including that end-of-sequence token; empty if the engine returns only text.
+        engine: the program that generated it, with its version; None if not known.
 
     Example:
         >>> Response("Yes.", "stop", tokens=3).ended
@@ -39,18 +39,19 @@ class Response:
 
     @property
     def ended(self) -> bool | None:
-        """Whether the model ended the response by itself; None when not known."""
+        """Whether the model ended the response itself; None if not known."""
         return None if self.finish_reason is None else self.finish_reason == "stop"
 
     def to_row(self) -> dict[str, str | int | None]:
-        """The columns of a file of responses that hold it."""
+        """The response as columns of a responses file."""
         told = {} if self.engine is None else {"engine": self.engine}
         return {"response": self.text, "finish_reason": self.finish_reason, "tokens": self.tokens, **told}
 
     def cut(self, max_tokens: int, tokenizer: PreTrainedTokenizerBase) -> Response:
-        """The response as it would have been under a limit of `max_tokens`; itself where it is no longer than that.
+        """The response as a limit of `max_tokens` would have cut it; unchanged if it is not longer than that.
 
-        Raises: ValueError when the token ids are not known.
+        Raises:
+            ValueError: the token ids are not known.
         """
         if self.tokens is None or len(self.ids) != self.tokens:
             raise ValueError("Only a response with its token ids can be cut.")
@@ -61,6 +62,6 @@ class Response:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
-    """The text of token ids, without special tokens, otherwise as it is."""
+    """The text of token ids, without special tokens and otherwise unchanged."""
     text: str = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text

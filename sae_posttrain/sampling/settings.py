@@ -10,18 +10,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """What the distribution of each token is, when a response ends, and the random seed. Defaults: as published.
+    """How each token is drawn, when a response ends, and the random seed. The defaults are the published settings.
 
     Args:
-        temperature: the logits are divided by it; 0 is greedy.
+        temperature: the logits are divided by it; 0 is greedy decoding.
         top_p: share of the probability that is kept, the most probable tokens first; above 0 and at most 1.
         max_new_tokens: the token limit of a response.
         top_k: number of the most probable tokens that are kept, before `top_p`; 0 keeps all.
-        min_p: tokens are dropped whose probability is below this share of the largest one, after `top_p`.
-        seed: random seed. Each response has a seed of its own, which follows from this one, the prompt's place and the
+        min_p: after `top_p`, tokens less probable than this share of the most probable token are dropped.
+        seed: random seed. Each response has its own seed, which follows from this one, the prompt's index and the
             number of the sample.
-        stop: texts that end a response; they are not part of it.
-        system: a system message that is put before prompts without one; it needs the chat template.
+        stop: texts that end a response. They are not part of it.
+        system: a system message that is put before prompts without one. It needs the chat template.
         chat_template_args: values that the chat template reads, such as `{"enable_thinking": False}`.
 
     Raises:
@@ -55,12 +55,16 @@ class SamplingSettings:
 
     @property
     def greedy(self) -> bool:
-        """Whether every response to a prompt would be the same."""
+        """Whether decoding is greedy, so that every response to a prompt is the same."""
         return self.temperature == 0
 
 
 def check_temperature_and_top_p(temperature: float, top_p: float) -> None:
-    """Raises: ValueError for a value out of range."""
+    """Check the two settings that most engines share.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
     if not temperature >= 0:
         raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}.")
     if not 0 < top_p <= 1:
@@ -68,9 +72,10 @@ def check_temperature_and_top_p(temperature: float, top_p: float) -> None:
 
 
 def check_counts(*, least: int = 1, **counts: int) -> None:
-    """Refuse what is no whole number of at least `least`; the message has the argument's name.
+    """Check that each value is a whole number of at least `least`; the message names the argument.
 
-    Raises: ValueError.
+    Raises:
+        ValueError: a value is not whole, or too small.
     """
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
