@@ -17,6 +17,12 @@ CLOSED = 141
 """Exit code when the reader of the output has closed the pipe, as in `… | head`; the same as after SIGPIPE."""
 
 
+ABOUT = (
+    "Keep a language model from switching language and from endless repetition, by training it with SAE features or "
+    "without. Measure both failures, and use the same features to steer and inspect models and to compare data."
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. An error by the user prints its message and returns exit code 2."""
     try:
@@ -59,8 +65,18 @@ def _has_no_reader(descriptor: int) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
+def _describe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Show each command's line of help at the top of its own --help too."""
+    for shown in commands._choices_actions:
+        parser = commands.choices[shown.dest]
+        parser.description = f"{(shown.help or '')[:1].upper()}{(shown.help or '')[1:]}."
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                _describe(action)
+
+
 def _main(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(prog="sae-posttrain", description="SAE features as training signals.")
+    parser = argparse.ArgumentParser(prog="sae-posttrain", description=ABOUT)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -80,6 +96,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         demo,
     ):
         module.add_parser(commands)
+    _describe(commands)
     args, rest = parser.parse_known_args(arguments)
     if rest and not getattr(args, "passes_rest", False):
         parser.error(f"unknown arguments: {' '.join(rest)}")

@@ -27,7 +27,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "calibrate", help="find the weakest steering that causes loops, and store it in a feature set"
     )
-    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--model", required=True, help="folder or hub id of the model")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
     parser.add_argument("--features", required=True, help="feature set: a file, a folder or a hub id")
     parser.add_argument(
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"\n{verdict}\nWrote {path}, {curve} and {responses}", file=out)
         else:
             print(f"\nNo feature set was written, only {curve} and {responses}. {verdict}", file=sys.stderr)
-    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/sft.py
+    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/trainer_runs.py
     state.end_training()
     return 0 if found else 1
 

@@ -30,10 +30,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "demo", help="train and measure both methods in two miniature worlds, offline, in a few minutes on two cores"
     )
-    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder to write (demo-output)")
-    parser.add_argument("--only", choices=HALVES, help="run one half only (default: both)")
-    parser.add_argument("--suppress", default="zh", choices=("zh", "ru", "ko"), help="language to keep out (zh)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of data, discovery and training (0)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo-output"), help="folder to write (default: %(default)s)"
+    )
+    parser.add_argument("--only", choices=HALVES, help="run only this half (default: both)")
+    parser.add_argument(
+        "--suppress", default="zh", choices=("zh", "ru", "ko"), help="language to keep out (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of data, discovery and training (default: %(default)s)"
+    )
     parser.add_argument(
         "--processes",
         type=int,
@@ -43,8 +49,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--train-worlds",
         action="store_true",
-        help="train the two base models and their SAEs too (three minutes more), instead of taking those that ship "
-        "with the package",
+        help="also train the two base models and their SAEs, which takes three minutes more (default: use those that "
+        "ship with the package)",
     )
     parser.set_defaults(run=run)
 

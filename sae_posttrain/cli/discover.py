@@ -21,7 +21,7 @@ from .wording import option
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("discover", help="find features, or count tokens, for training")
+    parser = commands.add_parser("discover", help="find features, or count tokens, for the training")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     language = kinds.add_parser("language", help="find features that are active in one language only")
     language.add_argument(
@@ -42,7 +42,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     language.set_defaults(run=run_language)
     classify.add_discover_class(kinds)
-    _add_tokens(kinds.add_parser("tokens", help="count tokens of languages that share a script; needs no SAE"))
+    _add_tokens(
+        kinds.add_parser("tokens", help="count tokens in languages that share a script, for SASFT's token term; no SAE")
+    )
     repetition = kinds.add_parser("repetition", help="find features whose activation grows while a text repeats itself")
     source = repetition.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -79,10 +81,12 @@ def _add_tokens(parser: argparse.ArgumentParser) -> None:
 def _add_common(
     parser: argparse.ArgumentParser, *, select: str, per: str, max_length: int, dense: bool = False
 ) -> None:
-    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--model", required=True, help="folder or hub id of the model")
     without = "; not for --select dense" if dense else ""
     parser.add_argument(
-        "--sae", required=not dense, help=f"folder, hub id or short name (see `sae list`) of the SAEs{without}"
+        "--sae",
+        required=not dense,
+        help=f"folder, hub id or short name (`sae-posttrain sae list`) of the SAEs{without}",
     )
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=1000, help="rows read of each source (default: %(default)s)")
@@ -92,8 +96,12 @@ def _add_common(
         "--select",
         choices=(select, "random", *(["dense"] if dense else [])),
         default=select,
-        help="how features are chosen; random draws among those that fire at all, as a control"
-        + ("; dense needs no SAE and takes the mean residual of a loop's end minus its beginning's" if dense else "")
+        help="how features are chosen. random: a control that draws among the features that fire at all"
+        + (
+            ". dense: without an SAE, the mean residual in a loop's last period minus that in its first"
+            if dense
+            else ""
+        )
         + " (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
@@ -263,5 +271,5 @@ def _setting(args: argparse.Namespace) -> Iterator[_Setting]:
     shared = ("layers", "top", "select", "seed", "batch_size", "max_length")
     options = {name: getattr(args, name) for name in shared}
     yield _Setting(state, model, tokenizer, saes, options, args.output)
-    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/sft.py
+    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/trainer_runs.py
     state.end_training()

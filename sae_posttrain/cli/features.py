@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("features", help="show a feature set, or keep some of its features")
+    parser = commands.add_parser("features", help="show a feature set, or write some of its features to a new one")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     show = kinds.add_parser("show", help="show the source, the targets and the mean activations of the features")
     _add_choice(show)

@@ -1,4 +1,4 @@
-"""`sae-posttrain grpo`: GRPO or DAPO with steered rollouts, from a YAML file of TRL's own settings."""
+"""`sae-posttrain grpo`: GRPO or DAPO with steered rollouts. It takes TRL's settings and ours, as YAML or options."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from . import trainer_runs as common
 
 @dataclass
 class RewardArguments:
-    """Which rewards to train on; TRL's `reward_weights` weighs them."""
+    """The rewards to train on. TRL's `reward_weights` sets their weights."""
 
     rewards: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "loop_penalty, code_switching_penalty, soft_overlong, or a function of yours by its import path: "
-            "trl.rewards.accuracy_reward, my_rewards.correct."
+            "help": "One or several of loop_penalty, code_switching_penalty, soft_overlong, or import paths of "
+            "functions, such as trl.rewards.accuracy_reward or my_rewards.correct."
         },
     )
     code_switching_to: list[str] | None = field(
@@ -55,11 +55,12 @@ class RewardArguments:
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    common.add_parser(commands, "grpo", "GRPO or DAPO with one steered rollout in each group", run, {})
+    common.add_parser(commands, "grpo", "train with GRPO or DAPO and one steered rollout in each group", run, {})
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer  # first: it says which extra to install
+    # First, because without TRL its message names the extra to install.
+    from ..training.rollouts import SteeredGRPOConfig, SteeredGRPOTrainer
 
     from trl import ModelConfig, ScriptArguments, TrlParser  # isort: skip
 
@@ -72,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def rewards_of(chosen: RewardArguments, training: Any) -> list[Callable[..., Any]]:
-    """The rewards by their names.
+    """Make the reward functions from their names.
 
     Raises:
-        ValueError: none is named, or one is unknown.
+        ValueError: there is no name, or a name is unknown.
     """
     from trl.rewards import get_soft_overlong_punishment
 
@@ -107,10 +108,10 @@ def _imported(name: str, ours: dict[str, Any]) -> Callable[..., Any]:
     module, _, function = name.rpartition(".")
     if not module:
         raise ValueError(
-            f"Unknown reward {name!r}. Name one of {', '.join(ours)}, or a function of yours by its import path, as in "
-            f"my_rewards.{name}."
+            f"Unknown reward {name!r}. Expected one of {', '.join(ours)}, or the import path of your own function, "
+            f"such as my_rewards.{name}."
         )
-    sys.path.insert(0, str(Path.cwd()))  # as for `python -m`; installed commands do not look here
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; an installed command does not search this folder
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), function)
         return found

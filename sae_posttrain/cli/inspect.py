@@ -19,14 +19,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     contexts = kinds.add_parser(
         "contexts", help="find the passages of texts with the highest activation of each feature"
     )
-    contexts.add_argument("--model", required=True, help="folder or hub id")
+    contexts.add_argument("--model", required=True, help="folder or hub id of the model")
     contexts.add_argument(
-        "--texts", nargs="+", metavar="NAME=SOURCE", required=True, help="such as zh=zh.txt en=en.jsonl"
+        "--texts",
+        nargs="+",
+        metavar="NAME=SOURCE",
+        required=True,
+        help="texts by group, such as zh=zh.txt en=en.jsonl",
     )
     contexts.add_argument("--column", default="text", help="column of the texts (default: text)")
     contexts.add_argument("--limit", type=int, default=1000, help="rows read of each source (default: 1000)")
     contexts.add_argument("--top", type=int, default=5, help="passages for each feature (default: 5)")
-    contexts.add_argument("--around", type=int, default=12, help="tokens shown to both sides (default: 12)")
+    contexts.add_argument("--around", type=int, default=12, help="tokens shown on each side (default: 12)")
     contexts.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: 512)")
     _add_common(contexts)
     contexts.set_defaults(run=run_contexts)
@@ -34,10 +38,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "switches", help="measure pre-activations around a language switch, in one or several models"
     )
     switches.add_argument(
-        "--models", nargs="+", required=True, help="folders or hub ids that read the same answers: before and after"
+        "--models",
+        nargs="+",
+        required=True,
+        help="folders or hub ids of models that read the same answers, such as before and after training",
     )
     switches.add_argument(
-        "--responses", metavar="FILE", required=True, help="rows with response and language, sampled before training"
+        "--responses",
+        metavar="FILE",
+        required=True,
+        help="file whose rows have a response and its language, sampled before training",
     )
     switches.add_argument("--target", metavar="CODE", help="language switched into (default: the features' only one)")
     switches.add_argument("--switches", type=int, default=500, help="maximum number of switches to use (default: 500)")
@@ -57,7 +67,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: 8)")
     add_dtype(parser)
     parser.add_argument(
-        "--output", type=Path, required=True, help="the .json file to write, in a folder that `report` is given"
+        "--output",
+        type=Path,
+        required=True,
+        help="the .json file to write; put it into the run's folder, so that `sae-posttrain report` shows it",
     )
 
 
@@ -87,7 +100,7 @@ def run_switches(args: argparse.Namespace) -> int:
     rows = read_rows(args.responses, "response", None)
     for number, row in enumerate(rows, start=1):
         if not row.get("language"):
-            raise ValueError(f"{args.responses}, row {number}: no 'language'; add the column.")
+            raise ValueError(f"{args.responses}, row {number}: there is no 'language'. Add this column.")
         get_language(row["language"])
 
     from accelerate import PartialState
@@ -115,14 +128,14 @@ def _target(given: str | None, targets: tuple[str, ...]) -> str:
         with option("--target"):
             return get_language(given).code
     if len(targets) != 1:
-        raise ValueError(f"The features stand for {', '.join(targets)}: say which with --target.")
+        raise ValueError(f"The features stand for {', '.join(targets)}. Choose one of them with --target.")
     return targets[0]
 
 
 def _check_output(path: Path) -> None:
     # Checked before the model runs, which may take an hour. The report recognises these files by their JSON content.
     if path.is_dir() or path.suffix != ".json":
-        raise ValueError(f"--output {path}: name the file to write, ending in .json.")
+        raise ValueError(f"--output {path}: give the file to write, ending in .json.")
 
 
 def _write(path: Path, values: Any) -> None:

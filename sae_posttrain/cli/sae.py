@@ -1,4 +1,4 @@
-"""`sae-posttrain sae`: what an SAE is and whether it fits a model, which ones are published, and training one."""
+"""`sae-posttrain sae`: describe an SAE, check whether it fits a model, list published SAEs, and train SAEs."""
 
 from __future__ import annotations
 
@@ -18,25 +18,32 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("sae", help="look at sparse autoencoders, list published ones, train one")
+    parser = commands.add_parser("sae", help="describe or check a sparse autoencoder, list published ones, train one")
     kinds = parser.add_subparsers(required=True, metavar="kind")
-    _add_info(kinds.add_parser("info", help="what an SAE is; with --check, how well it fits a model"))
-    _add_list(kinds.add_parser("list", help="published SAEs that have a short name"))
+    _add_info(kinds.add_parser("info", help="describe an SAE; with --check, measure how well it fits a model"))
+    _add_list(kinds.add_parser("list", help="list the published SAEs that have a short name"))
     _add_train(kinds.add_parser("train", help="train TopK SAEs of a model's residual stream"))
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="folder, hub id (perhaps with a folder inside) or short name")
-    parser.add_argument("--layers", type=int, nargs="+", help="0-based decoder blocks (default: the first there is)")
-    parser.add_argument("--k", type=int, help="active features per token, when nothing says")
+    parser.add_argument(
+        "source",
+        help="folder, hub id, folder in a hub repository (owner/name/folder), or short name (`sae-posttrain sae list`)",
+    )
+    parser.add_argument(
+        "--layers", type=int, nargs="+", help="0-based decoder blocks (default: the first block that has an SAE)"
+    )
+    parser.add_argument("--k", type=int, help="active features per token, if the SAE's files and name do not say")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    check = parser.add_argument_group("the check")
-    check.add_argument("--check", metavar="MODEL", help="folder or hub id of a model to try it on; needs --texts")
-    check.add_argument("--texts", metavar="SOURCE", help="ordinary texts for the model to read")
+    check = parser.add_argument_group("check against a model")
+    check.add_argument("--check", metavar="MODEL", help="folder or hub id of the model to check it on; needs --texts")
+    check.add_argument("--texts", metavar="SOURCE", help="ordinary texts for the model to read; needs --check")
     check.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
-    check.add_argument("--limit", type=int, default=200, help="texts read (default: %(default)s)")
-    check.add_argument("--batch-size", type=int, default=8, help="texts per forward (default: %(default)s)")
-    check.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: %(default)s)")
+    check.add_argument("--limit", type=int, default=200, help="number of texts that are read (default: %(default)s)")
+    check.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
+    check.add_argument(
+        "--max-length", type=int, default=512, help="number of tokens of each text that are read (default: %(default)s)"
+    )
     add_dtype(check)
     parser.set_defaults(run=run_info)
 
@@ -47,13 +54,18 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--model", required=True, help="folder or hub id of the model")
     parser.add_argument(
-        "--texts", required=True, metavar="SOURCE", help="file, folder or hub id of a dataset; it is streamed"
+        "--texts",
+        required=True,
+        metavar="SOURCE",
+        help="file, folder or hub id of a dataset; it is streamed, so it may be larger than memory",
     )
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write the SAEs to; load_sae reads it")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder to write the SAEs to; give it to other commands as --sae"
+    )
     parser.add_argument(
         "--d-sae",
         type=int,
@@ -79,13 +91,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def run_info(args: argparse.Namespace) -> int:
     if bool(args.check) != bool(args.texts):
-        raise ValueError("--check needs --texts, and --texts needs --check.")
+        raise ValueError("--check and --texts are used together: give both, or neither.")
     from ..sae import load_sae
     from ..sae.formats import available_layers
 
     layers = args.layers or available_layers(args.source)[:1]
     if not layers:
-        raise ValueError(f"Nothing in {args.source} says which layer its SAE is for; name it with --layers.")
+        raise ValueError(f"{args.source} does not say which layer its SAE is for. Give the layer with --layers.")
     saes = {layer: load_sae(args.source, layer, k=args.k) for layer in layers}
     fits = _check(args, saes) if args.check else {}
     described = [{**_described(sae), **({"fit": asdict(fits[layer])} if fits else {})} for layer, sae in saes.items()]
@@ -109,7 +121,7 @@ def _check(args: argparse.Namespace, saes: dict[int, SparseAutoencoder]) -> dict
 
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     model, tokenizer = load_model(args.check, dtype=args.dtype, device=device)
-    load_saes(saes, list(saes), model)  # refuses another width, warns of another model
+    load_saes(saes, list(saes), model)  # raises for a model of another width, warns about another model
     return measure_fit(model, tokenizer, saes, texts, batch_size=args.batch_size, max_length=args.max_length)
 
 
@@ -124,10 +136,10 @@ def _described(sae: SparseAutoencoder) -> dict[str, Any]:
 
 
 def _reads(sae: SparseAutoencoder) -> str:
-    """What the encoder makes of the residual first."""
+    """The residual that the encoder reads, with the steps that are applied to it first."""
     steps: list[str] = [sae.input_norm] if sae.input_norm != "none" else []
     steps += [f"times {sae.input_scale:.4g}"] if sae.input_scale != 1 else []
-    steps += ["less the decoder's bias"] if sae.subtract_decoder_bias else []
+    steps += ["minus the decoder's bias"] if sae.subtract_decoder_bias else []
     return ", ".join(["the residual after the block", *steps])
 
 
@@ -136,9 +148,9 @@ def _table(sae: SparseAutoencoder, fit: Fit | None) -> str:
     lines = {
         "source": described["source"],
         "format": described["format"],
-        "model": described["base_model"] or "not said",
+        "model": described["base_model"] or "unknown",
         "layer": sae.layer,
-        "features": f"{sae.d_sae:,}, of residuals {sae.d_model:,} wide",
+        "features": f"{sae.d_sae:,}, for residuals of width {sae.d_model:,}",
         "activation": described["activation"],
         "reads": described["input"],
         "file": f"{described['bytes'] / 2**20:,.1f} MiB, {described['dtype']}: {sae.file}",
@@ -174,13 +186,13 @@ def run_list(args: argparse.Namespace) -> int:
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"\nAll of {HOOK}. The weights have licences of their own.")
+    print(f"\nAll of these SAEs read {HOOK}. The weights have licences of their own.")
     return 0
 
 
 def run_train(args: argparse.Namespace) -> int:
     if args.output.exists() and not args.output.is_dir():
-        raise ValueError(f"--output {args.output} is a file; name a folder.")
+        raise ValueError(f"--output {args.output} is a file; give a folder.")
 
     import torch
 
@@ -191,13 +203,13 @@ def run_train(args: argparse.Namespace) -> int:
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=device)
     settings = ("layers", "d_sae", "k", "tokens", "batch_size", "max_length", "lr", "seed")
     texts = stream_texts(args.texts, column=args.column)
-    # The decoder alone: nobody reads the head's logits, and it is the same in a multimodal model.
+    # Only the decoder: the head's logits are not needed, and this also works for multimodal models.
     folder = train_saes(
         decoder(model), tokenizer, texts, args.output, say=_say, **{one: getattr(args, one) for one in settings}
     )
     layers = " ".join(map(str, args.layers))
     print(
-        f"Wrote {folder}\nSee how well it fits, on texts it has not seen:\n"
+        f"Wrote {folder}\nNext, measure how well the SAEs fit, on texts that they were not trained on:\n"
         f"  sae-posttrain sae info {folder} --layers {layers} --check {args.model} --texts OTHER"
     )
     return 0

@@ -1,4 +1,4 @@
-"""`sae-posttrain sft`: supervised fine-tuning with SASFT, from a YAML file of TRL's own settings."""
+"""`sae-posttrain sft`: supervised fine-tuning with SASFT. It takes TRL's settings and SASFT's, as YAML or options."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SETTINGS = {
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    common.add_parser(commands, "sft", "fine-tune with SASFT", run, SETTINGS)
+    common.add_parser(commands, "sft", "fine-tune and keep languages out of the answers (SASFT)", run, SETTINGS)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..training.sasft import SASFTConfig, SASFTTrainer  # first: it says which extra to install
+    from ..training.sasft import SASFTConfig, SASFTTrainer  # first: without TRL its message names the extra to install
 
     from trl import ModelConfig, ScriptArguments, TrlParser  # isort: skip
 

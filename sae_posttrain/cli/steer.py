@@ -1,4 +1,4 @@
-"""`sae-posttrain steer`: a prompt's plain answer beside its steered ones."""
+"""`sae-posttrain steer`: print the answers to a prompt without steering and with steering."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, u
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("steer", help="show a prompt's plain answer beside its steered ones")
-    parser.add_argument("--model", required=True, help="folder or hub id")
-    parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter")
+    parser = commands.add_parser("steer", help="answer prompts without steering, and with steering at each alpha")
+    parser.add_argument("--model", required=True, help="folder or hub id of the model")
+    parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
     parser.add_argument("--features", required=True, help="feature set: a file, a folder or a hub id")
     parser.add_argument("--layers", type=int, nargs="+", help="layers of the feature set to steer in (default: all)")
     parser.add_argument(
@@ -23,9 +23,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--alpha",
         type=float,
         nargs="+",
-        help="one or several strengths, in units of a feature's typical strength; negative values suppress. There "
-        "is one "
-        "answer for each (default: the feature set's calibrated alpha)",
+        help="one or several strengths, in units of a feature's typical strength; negative values suppress. There is "
+        "one answer for each (default: the feature set's calibrated alpha)",
     )
     parser.add_argument("--prompt", nargs="+", required=True, metavar="TEXT", help="one or several prompts")
     parser.add_argument("--temperature", type=float, default=0.0, help="temperature (default: 0, which is greedy)")
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     rows = len(alphas)
     shown = []
     for prompt in args.prompt:
-        # One call for all of them: the first row is the plain answer, bit for bit.
+        # One call for all answers. The first row has alpha 0, so it is bit for bit the answer without steering.
         with steer(model, features, alpha=alphas):
             answers = sample_responses(
                 model,
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _calibrated(features: Any) -> list[float]:
     if features.alpha is None:
-        raise ValueError("--alpha: this feature set was not calibrated, so say how strongly to steer, such as 1 2 4.")
+        raise ValueError("--alpha: this feature set has no calibrated alpha. Give one or several, such as 1 2 4.")
     return [features.alpha]
 
 
@@ -94,6 +93,6 @@ def _readable(shown: dict[str, Any]) -> str:
 
 
 def _ending(answer: dict[str, Any]) -> str:
-    """How long an answer is and how it ended."""
-    end = "ended by the model" if answer["finish_reason"] == "stop" else "cut at the limit"
+    """The length of an answer, and how it ended."""
+    end = "ended by the model" if answer["finish_reason"] == "stop" else "cut at the token limit"
     return f"[{answer['tokens']} tokens, {end}{', ends in a loop' if answer['loops'] else ''}]"

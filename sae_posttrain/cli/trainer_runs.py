@@ -1,4 +1,4 @@
-"""What the commands that train share: their settings, data and end of a run."""
+"""Code that the commands `sft` and `grpo` share: they read settings and data, train, and save."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ def add_parser(
     run: Any,
     settings: Mapping[str, str],
 ) -> None:
-    """A command whose settings TRL's parser reads.
+    """Add a command whose settings are read by TRL's parser.
 
     Args:
-        settings: names in messages of the library, and the command's settings that stand for them.
+        commands: the parsers of all commands.
+        name: the command's name.
+        what: its help.
+        run: the function that runs it.
+        settings: name in the library's messages → the command's setting of the same meaning.
     """
-    # TRL's parser reads the arguments, and answers --help with every one of its settings.
+    # TRL's parser reads the arguments, and prints all settings for --help.
     parser = commands.add_parser(name, help=f"{what}: --config FILE [--any_trl_setting …]", add_help=False)
     parser.set_defaults(run=run, passes_rest=True, settings=settings)
 
 
 def parse(parser: Any, arguments: list[str]) -> tuple[Any, ...]:
-    """Command line and YAML into the parser's dataclasses.
+    """Read the command line and the YAML file into the parser's dataclasses.
 
     Raises:
-        ValueError: a key that no dataclass has; names the nearest one.
+        ValueError: no dataclass has such a key; the message names the nearest key.
     """
     *settings, from_file, from_line = parser.parse_args_and_config(
         arguments, return_remaining_strings=True, separate_remaining_strings=True
@@ -48,7 +52,7 @@ def parse(parser: Any, arguments: list[str]) -> tuple[Any, ...]:
 
 
 def inputs_of(script: Any, training: Any, model: Any) -> dict[str, Any]:
-    """What every trainer is made of, from TRL's ScriptArguments, a trainer's configuration and ModelConfig."""
+    """The arguments of every trainer, from TRL's ScriptArguments, the trainer's configuration and ModelConfig."""
     from trl import get_peft_config, get_quantization_config
 
     if not script.dataset_name:
@@ -74,10 +78,10 @@ def inputs_of(script: Any, training: Any, model: Any) -> dict[str, Any]:
 
 
 def load_dataset(script: Any) -> Any:
-    """A local file (.json, .jsonl, .csv or .parquet, also .gz), a folder, or a hub dataset.
+    """Load a local file (.json, .jsonl, .csv or .parquet, also .gz), a folder, or a hub dataset.
 
     Raises:
-        FileNotFoundError: the name is a file's, but there is none.
+        FileNotFoundError: the name has the ending of a file, but there is no such file.
     """
     import datasets
 
@@ -85,14 +89,14 @@ def load_dataset(script: Any) -> Any:
     kind = next((_FILE_KINDS[suffix] for suffix in path.suffixes if suffix in _FILE_KINDS), None)
     if kind is not None:
         if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path}; dataset_name is a file, a folder or a hub id.")
+            raise FileNotFoundError(f"There is no file {path}. Set dataset_name to a file, a folder or a hub id.")
         return datasets.load_dataset(kind, data_files=str(path), streaming=script.dataset_streaming)
     return datasets.load_dataset(script.dataset_name, name=script.dataset_config, streaming=script.dataset_streaming)
 
 
 def split_of(dataset: Any, name: str, setting: str) -> Any:
     if name not in dataset:
-        raise ValueError(f"The dataset has no split {name!r}, only {', '.join(dataset)}; set {setting}.")
+        raise ValueError(f"The dataset has no split {name!r}, only {', '.join(dataset)}. Set {setting} to one of them.")
     return dataset[name]
 
 
@@ -100,15 +104,15 @@ def train_and_save(trainer: Any, script: Any) -> None:
     training = trainer.args
     trainer.train(resume_from_checkpoint=checkpoint_of(training.resume_from_checkpoint))
     trainer.save_model(training.output_dir)
-    trainer.save_state()  # the log of the whole run, which a run without checkpoints would not keep
+    trainer.save_state()  # the log of the run, which is otherwise only written with a checkpoint
     trainer.accelerator.print(f"Saved the model to {training.output_dir}")
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
-    # Torn down with work still in its threads, gloo can wait for the interpreter's lock for ever (torch 2.13).
+    # If its threads are still working when it is destroyed, gloo can deadlock on the interpreter's lock (torch 2.13).
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
 
 def checkpoint_of(setting: str | bool | None) -> str | bool | None:
-    """What to resume from: the command line has only texts, and `true` is the last checkpoint, as in YAML."""
+    """The checkpoint to resume from. `true`, as text on the command line or as a YAML value, is the last one."""
     return {"true": True, "false": False}.get(str(setting).lower(), setting)

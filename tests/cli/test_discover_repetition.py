@@ -89,7 +89,7 @@ def test_two_processes_find_what_one_finds(place: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (["--texts", "ordinary.txt"], "None of 1 texts holds a loop"),
+        (["--texts", "ordinary.txt"], "None of 1 texts has a loop"),
         (["--prompts", "prompts.jsonl", "--min-repeats", "41", "--min-length", "40"], "Give more prompts"),
         (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
     ],

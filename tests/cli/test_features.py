@@ -87,7 +87,7 @@ def test_a_target_that_no_chosen_layer_has(
     apart = replace(features, layers=(features.layers[0].select(["zh"]), features.layers[1]))
     command = ["features", "select", str(apart.save(tmp_path / "apart.safetensors")), "--targets", "ko"]
     assert main([*command, "--layers", "2", "--output", str(tmp_path / "part.safetensors")]) == 2
-    assert "No feature of layers [2] stands for ko; those are of [3]." in capsys.readouterr().err
+    assert "No feature of layers [2] stands for ko; layers [3] have." in capsys.readouterr().err
     assert not (tmp_path / "part.safetensors").exists()
     assert [layer.layer for layer in apart.select(["ko", "zh"], layers=[2]).layers] == [2]
 

@@ -96,4 +96,4 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
 def test_rows_without_a_language_are_named(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.jsonl").write_text('{"response": "x"}\n', encoding="utf-8")
     assert main([*switches(place, tmp_path / "t.json"), "--responses", str(tmp_path / "a.jsonl")]) == 2
-    assert "a.jsonl, row 1: no 'language'" in capsys.readouterr().err
+    assert "a.jsonl, row 1: there is no 'language'" in capsys.readouterr().err

@@ -71,9 +71,9 @@ def test_info_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     for part in (
         "SAELens",
         "Qwen/Qwen3-1.7B-Base",
-        f"{K}, of residuals {D} wide",
+        f"{K}, for residuals of width {D}",
         "JumpReLU",
-        "less the decoder's bias",
+        "minus the decoder's bias",
     ):
         assert part in first
     assert "layer        1" in first
@@ -85,14 +85,14 @@ def test_info_finds_the_first_layer_of_a_pattern(tmp_path: Path, capsys: pytest.
     (said,) = info(capsys, f"{tmp_path}/layers.{{layer}}")
     assert (said["layer"], said["source"]) == (LAYER, f"{tmp_path}/layers.{{layer}}")
     assert main(["sae", "info", "someone/saes-of-layer-{layer}"]) == 2
-    assert "name it with --layers" in capsys.readouterr().err
+    assert "Give the layer with --layers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--check", "model"], "--check needs --texts"),
-        (["--texts", "x.txt"], "--texts needs --check"),
+        (["--check", "model"], "--check and --texts are used together"),
+        (["--texts", "x.txt"], "--check and --texts are used together"),
         (["--layers", "9"], "no SAE for layer 9"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_wrong_scale_shows(
     tiny_models.write_saes(tmp_path / "random-L0_4", [1], 64, tiny_models.WIDTH)
     arguments = ["--layers", "1", "--check", str(model_folder), "--texts", str(texts["held_out"])]
     assert main(["sae", "info", str(tmp_path / "random-L0_4"), *arguments]) == 1
-    assert "misses" in capsys.readouterr().err
+    assert "does not explain" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -187,7 +187,7 @@ def test_numbers_that_are_not_finite_show(
     replace(one, tensors=tensors, config=(name, {**settings, "d_in": width})).write(tmp_path)
     arguments = ["--layers", str(layer), "--check", str(model_folder), "--texts", str(texts["held_out"])]
     assert main(["sae", "info", str(tmp_path), *arguments]) == 1
-    assert f"the SAE for layer {layer} holds numbers that are not finite" in capsys.readouterr().err
+    assert f"the SAE for layer {layer} or the model's residuals contain numbers" in capsys.readouterr().err
 
 
 def test_an_sae_of_another_width_is_refused(
@@ -201,13 +201,13 @@ def test_an_sae_of_another_width_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "text", "message"),
     [
-        (["--batch-size", "0"], None, "--batch-size=0; a batch has at least 1 text"),
-        (["--batch-size", "-1"], None, "--batch-size=-1; a batch has at least 1 text"),
-        (["--max-length", "-1"], None, "--max-length=-1; at least 2 tokens are read"),
-        (["--max-length", "0"], None, "--max-length=0; at least 2 tokens are read"),
-        (["--max-length", "1"], None, "--max-length=1; at least 2 tokens are read"),
-        ([], "w1 w2", "too few different tokens: 1 counted"),
-        ([], "w1 w2\nw1 w2", "too few different tokens: 2 counted"),
+        (["--batch-size", "0"], None, "--batch-size=0: expected at least 1"),
+        (["--batch-size", "-1"], None, "--batch-size=-1: expected at least 1"),
+        (["--max-length", "-1"], None, "--max-length=-1: expected at least 2"),
+        (["--max-length", "0"], None, "--max-length=0: expected at least 2"),
+        (["--max-length", "1"], None, "--max-length=1: expected at least 2"),
+        ([], "w1 w2", "too few different tokens: 1 were counted"),
+        ([], "w1 w2\nw1 w2", "too few different tokens: 2 were counted"),
     ],
 )
 def test_what_the_check_refuses(

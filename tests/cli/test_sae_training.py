@@ -41,10 +41,10 @@ def test_texts_are_read_as_they_are_needed() -> None:
         ({"layers": [-1]}, "blocks 0 to 3"),
         ({"layers": []}, "blocks 0 to 3"),
         ({"tokens": 10}, "at least one batch"),
-        ({"layers": [1, 1]}, "name each once"),
-        ({"k": 300, "d_sae": 64}, "does not fit"),
-        ({"k": 0}, "k=0 does not fit"),
-        ({"d_sae": 0}, "dictionary of 0 features"),
+        ({"layers": [1, 1]}, "name each layer only once"),
+        ({"k": 300, "d_sae": 64}, "k=300, d_sae=64: expected"),
+        ({"k": 0}, "k=0, d_sae=None: expected"),
+        ({"d_sae": 0}, "d_sae=0: expected"),
         ({"lr": 0.0}, "lr=0.0: expected a number above 0"),
         ({"lr": -1.0}, "lr=-1.0: expected a number above 0"),
         ({"lr": float("nan")}, "lr=nan: expected a number above 0"),
@@ -80,7 +80,7 @@ def test_training_says_before_it_starts_what_it_does_and_ends_where_the_texts_en
     assert rows == trainer.global_step == 124
     assert said[0] == (
         "Training SAEs of 32 features, 8 active per token, on blocks 1 3: 1,984 tokens, 124 steps of 1 rows of 16. "
-        "The texts hold no more tokens; 20,000,000 were asked for."
+        "The texts have no more tokens; 20,000,000 were requested."
     )
     assert re.fullmatch(r"It will take about \d+ (seconds|minutes|hours)\.", said[1])
     assert load_sae(tmp_path, 3).d_sae == 32

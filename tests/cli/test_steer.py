@@ -71,7 +71,7 @@ def test_the_text_shows_plain_and_steered(place: Path, capsys: pytest.CaptureFix
     line = ["steer", "--model", "model", "--features", ".", *SHORT, "--alpha", "2", "-0.5", "--prompt", PROMPT]
     assert main(line) == 0
     titles = ("--- plain", "--- alpha 2", "--- alpha -0.5")
-    cut = {"length": "cut at the limit", "stop": "ended by the model"}
+    cut = {"length": "cut at the token limit", "stop": "ended by the model"}
     assert capsys.readouterr().out.splitlines() == [
         f"=== {PROMPT}",
         *(
@@ -141,6 +141,6 @@ def test_mistakes_are_explained(place: Path, capsys: pytest.CaptureFixture[str],
 def test_alpha_is_the_calibrated_one_unless_given(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = shown(capsys, "--alpha", "2.5", "--prompt", PROMPT)
     assert main(["steer", "--model", "model", "--features", "features.safetensors", "--prompt", PROMPT]) == 2
-    assert "--alpha: this feature set was not calibrated" in capsys.readouterr().err
+    assert "--alpha: this feature set has no calibrated alpha" in capsys.readouterr().err
     replace(FeatureSet.load("features.safetensors"), alpha=2.5).save("features.safetensors")
     assert shown(capsys, "--prompt", PROMPT) == given

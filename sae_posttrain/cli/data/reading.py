@@ -28,8 +28,10 @@ def add_sets(parser: argparse.ArgumentParser, what: str) -> None:
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which model, SAE and layer read the texts, and how."""
-    parser.add_argument("--model", required=True, help="folder or hub id")
-    parser.add_argument("--sae", required=True, help="folder, hub id or short name (see `sae list`) of the SAEs")
+    parser.add_argument("--model", required=True, help="folder or hub id of the model")
+    parser.add_argument(
+        "--sae", required=True, help="folder, hub id or short name (`sae-posttrain sae list`) of the SAEs"
+    )
     parser.add_argument("--layer", type=int, required=True, help="0-based decoder block")
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="rows to read of each source (default: all)")
@@ -38,7 +40,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         metavar="FOLDER",
-        help="folder to cache which features are active, so that a second run does not need the model",
+        help="folder that stores which features fire; a second run with it does not run the model again",
     )
     add_dtype(parser)
 
@@ -69,9 +71,9 @@ def launched_processes() -> Iterator[Any]:
     """The processes of `accelerate launch`; the main one prints and writes."""
     from accelerate import Accelerator
 
-    state = Accelerator()  # not PartialState: only this hears `accelerate launch --cpu`
+    state = Accelerator()  # not PartialState: only Accelerator respects `accelerate launch --cpu`
     yield state
-    state.wait_for_everyone()  # see cli/sft.py: the group must be idle when it goes
+    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/trainer_runs.py
     state.end_training()
 
 

@@ -72,7 +72,7 @@ def test_lora_from_the_command_line(config: dict[str, Any], tmp_path: Path) -> N
     [
         ({"steerd_per_group": 1}, "Unknown setting steerd_per_group. Did you mean steered_per_group?"),
         ({"rewards": None}, "No reward"),
-        ({"rewards": ["loops"]}, "Unknown reward 'loops'. Name one of loop_penalty,"),
+        ({"rewards": ["loops"]}, "Unknown reward 'loops'. Expected one of loop_penalty,"),
         ({"rewards": ["rewards_of_mine.sentences"]}, "The reward 'rewards_of_mine.sentences' cannot be imported"),
         ({"rewards": ["nowhere.words"]}, "No module named 'nowhere'"),
         ({"soft_overlong_cache": 9}, "is above max_completion_length (8)"),
