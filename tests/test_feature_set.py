@@ -217,14 +217,14 @@ class TestDamage:
         moved = (replace(layer, layer=number) for layer, number in zip(features.layers, numbers, strict=True))
         path = tmp_path / "features.safetensors"
         path.write_bytes(replace(features, layers=tuple(moved))._serialise())
-        with pytest.raises(ValueError, match="is damaged: layers"):
+        with pytest.raises(ValueError, match="is damaged: it has layers"):
             FeatureSet.load(path)
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
             ({"direction": torch.full((3, 8), float("nan"))}, "direction of layer 2"),
-            ({"typical": torch.zeros(3)}, "must be positive"),
+            ({"typical": torch.zeros(3)}, "one positive typical activation"),
             ({"layer": 4}, "layers"),
         ],
     )

@@ -23,6 +23,7 @@ from sae_posttrain import cli, discover_language_features
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODEL, SAE = "Qwen/Qwen3-1.7B-Base", "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50"
+FEATURES = "features/qwen3-1.7b-base.safetensors"
 TEXTS = {
     "en": ["the cat sees a house", "a house sings", "the small cat sings"],
     "zh": ["猫 看见 房子", "小 房子 唱歌 猫", "唱歌 唱歌"],
@@ -115,7 +116,7 @@ def test_make_targets() -> None:
 def test_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(MODEL), AutoTokenizer.from_pretrained(MODEL)
-    discover_language_features(model, tokenizer, SAE, TEXTS, layers=[26, 27]).save("qwen3-1.7b-zh.safetensors")
+    discover_language_features(model, tokenizer, SAE, TEXTS, layers=[26, 27]).save(FEATURES)
     settings: dict[str, Any] = {"max_steps": 1, "use_cpu": True, "bf16": False, "logging_steps": 1}
     names: dict[str, Any] = {
         "SFTTrainer": lambda model, args, **kwargs: SFTTrainer(model, args, processing_class=tokenizer, **kwargs),
@@ -123,26 +124,26 @@ def test_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "tokenizer": tokenizer,
         "args": SFTConfig("runs/sft", **settings),
         "dataset": Dataset.from_json("data/sft/train.jsonl"),
-        "chinese": TEXTS["zh"],
-        "english": TEXTS["en"],
+        "chinese_texts": TEXTS["zh"],
+        "english_texts": TEXTS["en"],
         "prompts": tokenizer(TEXTS["en"][:1] * 8, return_tensors="pt", return_token_type_ids=False),
         "correct": lambda completions, **kwargs: [float(len(text)) for text in completions],
     }
-    shutil.copy("qwen3-1.7b-zh.safetensors", "repetition.safetensors")
+    shutil.copy(FEATURES, "features/repetition.safetensors")
     rollouts = {**settings, "max_completion_length": 4, "steering_alpha": 1.0}  # not calibrated, unlike the README's
     shown, logged = blocks("python"), set[str]()
-    assert len(shown) == 5
+    assert len(shown) == 6
     for block in shown:
         if "SteeredGRPO" in block and not TRL_CAN_STEER_ROLLOUTS:
             continue
         # The README's second trainer would train for three epochs in bf16; one step on the CPU shows as much.
-        shortened = block.replace("sasft_weight=5e-4)", f"sasft_weight=5e-4, **{settings})")
+        shortened = block.replace("sasft_weight=0.05,", f"sasft_weight=0.05, **{settings},")
         shortened = shortened.replace('loss_type="dapo")', f'loss_type="dapo", **{rollouts})')
         assert shortened != block or "Config(" not in block
         exec(shortened, names)
         if "trainer" in names:
             logged |= {key for log in names["trainer"].state.log_history for key in log}
-    assert "sasft_loss" in logged
+    assert {"sasft_loss", "sasft_token_loss"} <= logged
     assert ("loop_rate/steered" in logged) == TRL_CAN_STEER_ROLLOUTS
     assert names["report"].overall.hits == 1
     assert names["direction"].shape == (WIDTH,)

@@ -1,4 +1,4 @@
-"""How much of one benchmark another one covers, what only one of them has, and which of them to keep."""
+"""Measure how much of a benchmark the others cover, which features only it has, and which benchmarks to keep."""
 
 # B benchmarks, K dictionary size, M models
 
@@ -21,7 +21,7 @@ class Overlap:
     Numbers of features are whole for whole benchmarks. For random parts of them they are expected numbers.
 
     Args:
-        names: of the benchmarks, in the order of rows and columns.
+        names: names of the benchmarks, in the order of rows and columns.
         sizes: `(B,)` |F(D)|, the number of features that fire on some example.
         shared: `(B, B)` number of features that two benchmarks share.
         only_here: `(B,)` number of features that fire in this benchmark and in no other.
@@ -64,15 +64,19 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def overlap(firing: Mapping[str, FiringSets]) -> Overlap:
-    """The overlap of benchmarks, from the features that fire on the last token of each of their examples.
+    """Measure the overlap of benchmarks, from the features that fire on the last token of each example.
 
-    A larger benchmark fires more features, and so covers more of the others: compare with `expected_overlap`.
+    In a larger benchmark more features fire, so it covers more of the others. For a fair comparison use
+    `expected_overlap`.
 
     Args:
-        firing: `collect_firing(…, at="last")[layer]` of each benchmark, with the same SAE.
+        firing: name → `collect_firing(…, at="last")[layer]` of each benchmark, with the same SAE.
+
+    Returns:
+        The number of features of each benchmark, and of each pair.
 
     Raises:
-        ValueError: fewer than two benchmarks, or sets of different layers or dictionaries.
+        ValueError: there are fewer than two benchmarks, or they have different layers or dictionaries.
 
     Example:
         >>> sets = {"a": FiringSets.of([[0], [1]], d_sae=4), "b": FiringSets.of([[1, 2, 3]], d_sae=4)}
@@ -172,22 +176,22 @@ def _check(firing: Mapping[str, FiringSets]) -> None:
     if len(firing) < 2 or len(kinds) != 1:
         raise ValueError(
             f"Got {len(firing)} benchmarks, read at (layer, dictionary size) {sorted(kinds)}; expected two or more, "
-            "read with one SAE."
+            "all read with the same SAE."
         )
 
 
 def partial_correlation(first: Sequence[float], second: Sequence[float], control: Sequence[float]) -> float:
-    """Correlation of two benchmarks' scores over models, controlling for general ability.
+    """Compute the correlation of two benchmarks' scores over models, controlling for general ability.
 
     Args:
         first, second: `(M,)` score of each model on the two benchmarks.
         control: `(M,)` score of each model on a benchmark of general ability, such as MMLU.
 
     Returns:
-        Pearson's partial correlation, from −1 to 1; NaN where the control explains one of them wholly.
+        Pearson's partial correlation, from −1 to 1; NaN if the control explains one of them completely.
 
     Raises:
-        ValueError: vectors of different lengths, or fewer than four models.
+        ValueError: the lengths differ, or there are fewer than four models.
 
     Source: arXiv:2605.11887, section 4.3, Eq. 12.
     """
@@ -195,7 +199,7 @@ def partial_correlation(first: Sequence[float], second: Sequence[float], control
     if len(lengths) != 1 or lengths.pop() < 4:
         raise ValueError(
             f"The scores are of {len(first)}, {len(second)} and {len(control)} models; expected the same models in "
-            "each, four or more."
+            "each, and at least four."
         )
     control_M2 = np.column_stack([np.ones(len(control)), np.asarray(control, dtype=np.float64)])
 

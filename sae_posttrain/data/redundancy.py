@@ -1,4 +1,4 @@
-"""How much of a benchmark a subset of it already covers, by features and by the ranking of models."""
+"""Measure how much of a benchmark a subset of it already covers, by features and by the ranking of models."""
 
 # E examples, K dictionary size, M models
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..discovery.firing import FiringSets
 
-_CELLS = 1 << 22  # of one table held at once: 32 MiB
+_CELLS = 1 << 22  # numbers of one table that are held in memory at once: 32 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Redundancy:
     def coverage(self) -> np.ndarray:
         """`(N,)` c_1 to c_N: the expected share of F(D) that fires on n examples drawn without replacement (Eq. 7).
 
-        In closed form: a feature that fires on m of N examples fires on none of the n with probability
+        It is computed in closed form: a feature that fires on m of N examples fires on none of the n with probability
         C(N − m, n) / C(N, n).
         """
         times, features = np.unique(self.firing[self.firing > 0], return_counts=True)
@@ -65,7 +65,11 @@ class Redundancy:
         return float((self.examples - (self.examples - m) / (m + 1)).mean())
 
     def examples_for(self, share: float) -> int:
-        """The least n whose expected coverage c_n reaches a share of the features, such as 0.9."""
+        """The smallest n whose expected coverage c_n reaches a share of the features, such as 0.9.
+
+        Raises:
+            ValueError: the share is not above 0 and at most 1.
+        """
         if not 0 < share <= 1:
             raise ValueError(f"share={share}: expected more than 0 and at most 1.")
         reached = np.flatnonzero(self.coverage >= share - 1e-12)
@@ -73,16 +77,16 @@ class Redundancy:
 
 
 def redundancy(firing: FiringSets) -> Redundancy:
-    """The redundancy of a benchmark, from the features that fire on the last token of each of its examples.
+    """Measure the redundancy of a benchmark, from the features that fire on the last token of each example.
 
     Args:
         firing: `collect_firing(…, at="last")[layer]`.
 
     Returns:
-        The curve of coverage and what is derived from it.
+        The curve of coverage, and the measures that are derived from it.
 
     Raises:
-        ValueError: a benchmark without examples.
+        ValueError: the benchmark has no examples.
 
     Example:
         >>> redundancy(FiringSets.of([[0, 1], [0, 1], [0, 2]], d_sae=4)).coverage.round(3)
@@ -91,7 +95,7 @@ def redundancy(firing: FiringSets) -> Redundancy:
     Source: arXiv:2605.11887, section 4.2, Eq. 7 to 9.
     """
     if not len(firing):
-        raise ValueError("The benchmark has no examples.")
+        raise ValueError("The benchmark has no examples; give at least one.")
     return Redundancy(firing.counts(), len(firing))
 
 
@@ -126,39 +130,42 @@ def ranking_redundancy(scores_ME: np.ndarray, *, draws: int = 100, seed: int = 0
 
 
 def ranking_agreement(scores_ME: np.ndarray, sizes: list[int], *, draws: int = 100, seed: int = 0) -> np.ndarray:
-    """How well the ranking of models on a random subset of a benchmark agrees with the ranking on the whole.
+    """Measure how well the ranking of models on a random subset of a benchmark agrees with the full ranking.
 
     Args:
         scores_ME: `(M, E)` score of each model on each example, such as 0 or 1; at least two models.
         sizes: numbers of examples to draw.
-        draws: random parts for each size.
-        seed: of the draws.
+        draws: number of random subsets of each size.
+        seed: random seed of the draws.
 
     Returns:
-        `(len(sizes),)` tau_n, the mean Kendall tau-b between both rankings. A part on which all models score alike
-        ranks nothing and counts as 0.
+        `(len(sizes),)` tau_n, the mean Kendall tau-b between the two rankings. A subset on which all models have the
+        same score gives no ranking, and counts as 0.
 
     Raises:
-        ValueError: fewer than two models, models that all score alike, or a size out of range.
+        ValueError: there are fewer than two models, all models have the same mean score, or a size is out of range.
+        ImportError: scipy is not installed.
 
     Source: arXiv:2605.11887, section 4.2, Eq. 4 and 5. `ranking_redundancy` is Eq. 6.
     """
     try:
         from scipy.stats import kendalltau
     except ImportError as error:
-        raise ImportError('ranking models needs scipy: pip install "sae-posttrain[data]".') from error
+        raise ImportError(
+            "Comparing rankings needs scipy, which is not installed: pip install 'sae-posttrain[data]'."
+        ) from error
 
     scores_ME = np.asarray(scores_ME, dtype=np.float64)
     if scores_ME.ndim != 2 or len(scores_ME) < 2:
         raise ValueError(
-            f"The scores have the shape {scores_ME.shape}; expected (models, examples), two models or more."
+            f"The scores have the shape {scores_ME.shape}; expected (models, examples), with at least two models."
         )
     whole_M = scores_ME.mean(axis=1)
     if np.ptp(whole_M) == 0:
-        raise ValueError("All models have the same mean score, so that there is no ranking to agree with.")
+        raise ValueError("All models have the same mean score, so there is no ranking. Give models that differ.")
     wrong = [size for size in sizes if not 1 <= size <= scores_ME.shape[1]]
     if wrong:
-        raise ValueError(f"A part of {wrong[0]} examples cannot be drawn from {scores_ME.shape[1]}.")
+        raise ValueError(f"sizes has {wrong[0]}; expected sizes from 1 to {scores_ME.shape[1]}, the examples.")
     rng = np.random.default_rng(seed)
 
     def tau(size: int) -> float:

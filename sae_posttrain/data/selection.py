@@ -1,4 +1,4 @@
-"""Choose few examples that fire as many features as possible, and what random choices fire beside them."""
+"""Choose examples on which, together, as many features as possible fire, and compare them with random choices."""
 
 # E examples, K dictionary size
 
@@ -19,7 +19,7 @@ class Selection:
 
     Args:
         examples: indices of the chosen examples, in the order in which they were chosen.
-        gained: how many features each of them added.
+        gained: number of features that each of them added.
         features: |F(D)|, the number of features that fire on any example.
     """
 
@@ -29,20 +29,23 @@ class Selection:
 
     @property
     def coverage(self) -> np.ndarray:
-        """`(n,)` share of the features that the first 1 … n chosen examples fire."""
+        """`(n,)` share of the features that fire on the first 1 … n chosen examples."""
         return np.cumsum(self.gained) / max(1, self.features)
 
 
 def select_by_coverage(firing: FiringSets, n: int) -> Selection:
     """Greedily choose n examples: each adds the most features that are not yet covered.
 
-    No choice of n examples fires more than 1 / (1 − 1/e) = 1.58 times as many features (Nemhauser et al. 1978), and no
-    algorithm of polynomial time has a better guarantee. Gains only fall, so an example is looked at again only when its
-    last known gain is the highest (Minoux 1978). Among equal gains the first example wins.
+    The best choice of n examples covers at most 1 / (1 − 1/e) = 1.58 times as many features (Nemhauser et al. 1978),
+    and no polynomial algorithm has a better guarantee. Gains can only fall, so an example is evaluated again only if
+    its last known gain is the highest (Minoux 1978). Among equal gains the first example is chosen.
 
     Args:
         firing: `collect_firing(…)[layer]`.
-        n: how many to choose.
+        n: number of examples to choose.
+
+    Returns:
+        The chosen examples, and how many features each of them added.
 
     Raises:
         ValueError: n is below 1, or above the number of examples.

@@ -1,4 +1,4 @@
-"""A dense direction instead of SAE features: the difference of mean residuals, in the form of an SAE of one feature."""
+"""A dense direction in place of SAE features: the difference of two mean residuals, stored as an SAE of one feature."""
 
 # D model width
 
@@ -17,28 +17,28 @@ DENSE = "dense contrast"
 
 
 def one_feature(layer: int, encoder_D: Tensor, bias: float) -> SparseAutoencoder:
-    """An SAE whose only feature is `relu(h @ encoder + bias)` and writes its own encoder row."""
+    """An SAE of one feature, whose activation is `relu(h @ encoder + bias)` and whose direction is the encoder row."""
     rows_1D = encoder_D.detach().float().cpu()[None]
     zeros_D = torch.zeros(rows_1D.shape[1])
     return SparseAutoencoder(rows_1D, torch.tensor([bias]), rows_1D, zeros_D, ReLU(), layer, source=DENSE)
 
 
 def nothing(layers: Sequence[int], width: int) -> dict[int, SparseAutoencoder]:
-    """SAEs that read nothing, for a pass in which only the residuals are summed."""
+    """SAEs whose one feature never fires, for a pass that needs only the sums of residuals."""
     return {layer: one_feature(layer, torch.zeros(width), 0.0) for layer in layers}
 
 
 def dense_saes(
     statistics: Mapping[int, Mapping[str, LayerStatistics]], positive: str, negative: str
 ) -> dict[int, SparseAutoencoder]:
-    """For each layer a feature that points from one group's mean residual to another's.
+    """For each layer, make a feature that points from one group's mean residual to the other's.
 
-    Its pre-activation is 0 at the mean of `negative`, and the distance of the means at the mean of `positive`. So at
-    its typical strength it writes about the difference of the two.
+    The feature's pre-activation is 0 at the mean of `negative`. At the mean of `positive` it equals the distance
+    between the two means. At its typical strength the feature therefore writes about the difference of the means.
 
     Args:
         statistics: layer → group → sums of residuals.
-        positive, negative: the groups that are compared.
+        positive, negative: the group that the direction points to, and the group that it points away from.
 
     Raises:
         ValueError: both groups have the same mean.

@@ -1,4 +1,4 @@
-"""Which features of an SAE fire on each of many texts. `sae_posttrain.data` builds on it."""
+"""Which features of an SAE fire on each of many texts; `sae_posttrain.data` uses it."""
 
 # S sequence, N tokens, D model width, K dictionary size, E examples
 
@@ -62,14 +62,14 @@ class FiringSets:
 
     @classmethod
     def of(cls, sets: Iterable[Iterable[int]], d_sae: int, layer: int = 0) -> FiringSets:
-        """From the features of each example.
+        """Make firing sets from the features of each example.
 
         Example:
             >>> FiringSets.of([[3, 1], []], d_sae=8).counts()[:4]
             array([0, 1, 0, 1])
 
         Raises:
-            ValueError: a feature that the dictionary does not have.
+            ValueError: a feature's index is not in the dictionary.
         """
         rows = [np.unique(np.fromiter(one, dtype=np.int64)) for one in sets]
         for example, row in enumerate(rows):
@@ -157,7 +157,7 @@ def _shards(texts: Iterable[str]) -> Iterator[list[str]]:
     while members := list(islice(remaining, SHARD_SIZE)):
         wrong = [text for text in members if not isinstance(text, str)]
         if wrong:
-            raise ValueError(f"The texts hold {wrong[0]!r:.80}; expected strings only.")
+            raise ValueError(f"The texts contain {wrong[0]!r:.80}; expected strings only.")
         yield members
 
 

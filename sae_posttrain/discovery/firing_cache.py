@@ -1,4 +1,4 @@
-"""Firing sets on disk: safetensors files of 256 examples each, beside what they were collected with."""
+"""Firing sets on disk: safetensors files of 256 examples each, and a file that says how they were collected."""
 
 from __future__ import annotations
 
@@ -18,16 +18,25 @@ At: TypeAlias = Literal["any", "last"]
 """Which tokens of a text count: any of them, or only the last."""
 
 Shard: TypeAlias = dict[int, tuple[np.ndarray, np.ndarray]]
-"""By layer: how many features each example fires, and which, one example after the other."""
+"""Layer → the number of features that fire on each example, and the features, one example after the other."""
 
-SHARD_SIZE = 256  # examples; what is lost when a run is killed
+SHARD_SIZE = 256  # examples per file; at most this many are lost when a run is killed
 _MANIFEST = "firing.json"
 _PARTS = ("sizes", "features")
 
 
 @dataclass(frozen=True)
 class FiringSource:
-    """What firing sets were collected with."""
+    """The model, SAE and settings that firing sets were collected with.
+
+    Args:
+        model: name of the model.
+        sae: names of the SAEs.
+        sae_sha256: file name → sha256 of each SAE.
+        at: the tokens of a text that count.
+        max_length: number of tokens of each text that are read.
+        d_sae: layer → number of features.
+    """
 
     model: str
     sae: str
@@ -40,8 +49,12 @@ class FiringSource:
 class FiringCache:
     """A folder of firing sets, which several processes share.
 
+    Args:
+        folder: created if it does not exist.
+        source: the model, SAE and settings of this run.
+
     Raises:
-        ValueError: the folder holds sets that were collected with something else.
+        ValueError: the folder holds sets that were collected with another model, SAE or setting.
     """
 
     def __init__(self, folder: str | Path, source: FiringSource) -> None:
@@ -62,7 +75,11 @@ class FiringCache:
             )
 
     def read(self, index: int, texts: Sequence[str]) -> Shard | None:
-        """The sets of these texts; None if they are not there yet. Raises: ValueError for those of other texts."""
+        """The firing sets of these texts; None if they have not been collected yet.
+
+        Raises:
+            ValueError: the file holds the sets of other texts.
+        """
         path = self._path(index)
         if not path.exists():
             return None
@@ -75,22 +92,22 @@ class FiringCache:
         return shard
 
     def write(self, index: int, texts: Sequence[str], shard: Shard) -> None:
-        """Keep the sets of these texts."""
+        """Write the firing sets of these texts."""
         tensors = {
             f"{layer}.{name}": one for layer, pair in shard.items() for name, one in zip(_PARTS, pair, strict=True)
         }
         path = self._path(index)
         partial = path.with_suffix(".partial")
         save_file(tensors, partial, {"texts_sha256": _hash(texts)})
-        partial.replace(path)  # a killed run leaves no half file under the name that is read
+        partial.replace(path)  # a killed run never leaves an incomplete file under the final name
 
     def shards(self, total: int) -> Iterator[Shard]:
-        """All of them, in order, once every process has written its own."""
+        """All firing sets in order, after every process has written its own."""
         PartialState().wait_for_everyone()
         return (self._load(self._path(index))[1] for index in range(total))
 
     def _load(self, path: Path) -> tuple[str, Shard]:
-        """The hash of the texts, and their sets."""
+        """The hash of the texts, and their firing sets."""
         try:
             with safe_open(path, "numpy") as file:
                 layers = sorted({int(name.split(".")[0]) for name in file.keys()})  # noqa: SIM118
@@ -98,7 +115,7 @@ class FiringCache:
                     layer: tuple(file.get_tensor(f"{layer}.{name}") for name in _PARTS) for layer in layers
                 }
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{path} is no file of firing sets ({error}); delete it and run again.") from error
+            raise ValueError(f"{path} is not a file of firing sets ({error}). Delete it and run again.") from error
 
     def _path(self, index: int) -> Path:
         return self.folder / f"firing-{index:06d}.safetensors"

@@ -1,4 +1,4 @@
-"""Sample token ids that hold loops until there are enough, and mark the periods that are compared."""
+"""Sample responses until enough of them loop, and mark the periods that are compared."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def sample_loops(
             f"None of {found.responses} responses ({found.tokens} tokens) ended in a loop of at least "
             f"{loop_settings.min_tokens} tokens and {loop_settings.min_repeats} periods. Give more prompts, or more "
             f"max_new_tokens ({sampling.max_new_tokens}), sample at temperature 0, or give texts that hold loops. "
-            "A model that never loops has no repetition to be found."
+            "Repetition features cannot be found in a model that never loops."
         )
     logger.info("Found %s.", found)
     if len(found.looped) < loops:
@@ -129,7 +129,7 @@ def sample_loops(
 
 
 def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that are written with digits alone, perhaps behind a space."""
+    """The tokens that consist of digits only, perhaps after a space."""
     raws = enumerate(token_bytes(tokenizer))
     return frozenset(index for index, raw in raws if raw.strip().decode("utf-8", "replace").isdecimal())
 
@@ -142,16 +142,16 @@ def passage_of(
 ) -> TokenPassage:
     """Mark the first and the last whole period of the last loop in `ids[:max_length]`, and the text before it.
 
-    Earlier loops are no ordinary text, and are not marked either. Every period weighs the same, however long it is.
-    Both begin at the same token of it, so that each token is compared with itself. A loop with fewer than two whole
-    periods in `max_length` is not marked.
+    Earlier loops are not marked, as loop or as ordinary text. Every period has the same total weight, whatever its
+    length. Both marked periods begin at the same token of the period, so that each token is compared with itself. A
+    loop with fewer than two whole periods in `max_length` is not marked.
 
     Args:
         ids: token ids.
-        max_length: how many of them are read.
+        max_length: number of them that are read.
         loop_settings: what counts as a loop.
-        digits: tokens that are taken for alike, any number of them in a row, so that what repeats but for its numbers
-            is a loop. Such a loop has twice as many periods.
+        digits: tokens that are treated as equal, also several in a row, so that text which repeats except for its
+            numbers is a loop. Such a loop needs twice as many periods.
     """
     folded, places = _folded(ids, digits)
     loops = find_loops(folded, loop_settings)
@@ -178,7 +178,7 @@ def passage_of(
 
 
 def _folded(ids: Sequence[int], digits: frozenset[int]) -> tuple[list[int], list[int]]:
-    """Ids with every run of digits as one, and where each of these begins, with the end of all."""
+    """The ids with each run of digits replaced by one id; and the position where each new id begins, then the end."""
     one = min(digits, default=0)
     folded, places = list[int](), list[int]()
     for place, token in enumerate(ids):
@@ -190,7 +190,7 @@ def _folded(ids: Sequence[int], digits: frozenset[int]) -> tuple[list[int], list
 
 
 def _outside(loops: Sequence[Loop], end: int) -> list[GroupSpan]:
-    """What lies before `end` and in no loop."""
+    """The spans before `end` that are in no loop."""
     spans, at = [], 1
     for loop in sorted(loops, key=lambda loop: loop.start):
         spans.append(GroupSpan(ORDINARY, at, min(loop.start, end)))

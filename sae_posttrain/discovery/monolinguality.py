@@ -1,4 +1,4 @@
-"""Language features: those an SAE uses for one language and no other."""
+"""Language features: features that are active in one language and in no other."""
 
 # L languages, K dictionary size
 
@@ -24,13 +24,15 @@ logger = logging.getLogger(__name__)
 
 
 def monolinguality(activation_LK: Tensor) -> Tensor:
-    """Mean activation in a language minus the mean over the other languages' means, for every language and feature.
+    """Score every feature for every language: its mean activation there, minus the average of its other means.
 
     Args:
-        activation_LK: mean activation per language.
+        activation_LK: `(L, K)` mean activation of each feature in each language.
 
     Returns:
-        `(L, K)` scores. Source: arXiv:2507.14894, the definition of nu.
+        `(L, K)` scores.
+
+    Source: arXiv:2507.14894, the definition of nu.
     """
     others = len(activation_LK) - 1
     return activation_LK - (activation_LK.sum(0) - activation_LK) / others
@@ -52,30 +54,36 @@ def discover_language_features(
     max_length: int = 512,
     progress: bool = True,
 ) -> FeatureSet:
-    """Find the features that stand for each language, with the baselines that training compares against.
+    """Find the features of each language, and measure the baselines that training compares with.
 
     Args:
+        model, tokenizer: the model and its tokenizer.
         sae: a folder or hub id for `load_sae`, or the SAEs by layer.
-        texts: language code → texts; about 100 each, in two languages at least. The published work used 11.
-        layers: 0-based decoder blocks; the last two are the published choice.
+        texts: language code → texts, about 100 per language. At least two languages; the published work used 11.
+        layers: 0-based decoder blocks. The published choice is the last two.
         top: features per language and layer.
-        targets: languages to find features for; all of `texts` by default.
-        select: `monolinguality`, or `random`, which draws among the features that fire at all, as a control.
-        max_elsewhere: largest share of another language's tokens, from 0 to 1, at which a feature may fire. Features
-            that fire more often in any other language of `texts` are left out. Random features are drawn without this
-            limit. Default: no limit, as published.
-        seed: of the random choice.
+        targets: languages to find features for. Default: all of `texts`.
+        select: `monolinguality`; or `random`, a control that draws among the features that fire at all.
+        max_elsewhere: a feature is left out if it fires on more than this share, from 0 to 1, of the tokens of any
+            other language of `texts`. Random features are drawn without this limit. Default: no limit, as published.
+        seed: random seed of `random`.
         batch_size: texts per forward pass.
-        max_length: tokens of each text that are read.
+        max_length: number of tokens of each text that are read.
+        progress: whether a progress bar is shown.
+
+    Returns:
+        The features of the layers that have any, with a baseline for every language of `texts`.
 
     Raises:
-        ValueError: fewer than two languages, an unknown code, a language without texts, an SAE of another width, a
-            share that is not between 0 and 1, no feature left.
+        ValueError: there are fewer than two languages, a code is unknown, a language has no texts, an SAE has another
+            width, a share is not between 0 and 1, or no feature is left.
 
     Example:
         >>> features = discover_language_features(
         ...     model, tokenizer, "saes", {"en": english, "zh": chinese}, layers=[16, 17], top=4, max_elsewhere=0.02
         ... )
+
+    Source: arXiv:2507.14894, for `monolinguality`.
     """
     texts = _by_language(texts)
     targets = [targets] if isinstance(targets, str) else targets
@@ -96,13 +104,13 @@ def discover_language_features(
         for target in targets:
             count = sum(choice.target == target for choice in chosen)
             if count < top:
-                logger.warning("Layer %d gives %d of %d features for %s.", layer, count, top, target)
+                logger.warning("Layer %d has only %d of the %d features asked for %s.", layer, count, top, target)
         if chosen:
             found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=True))
     if not found:
         raise ValueError(
             f"No feature of layers {list(layers)} is more active in {', '.join(targets)} than in the other languages. "
-            "Try later layers, or check that SAE and model belong together."
+            "Try later layers, or check that the SAE belongs to this model."
             + ("" if max_elsewhere is None else f" max_elsewhere={max_elsewhere:g} may leave out too many.")
         )
     features = FeatureSet(tuple(found), provenance(model, saes, texts, select, progress=progress))
@@ -123,16 +131,18 @@ def _by_language(texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]
 def _check_languages(texts: Mapping[str, Sequence[str]], targets: Sequence[str]) -> None:
     if len(texts) < 2:
         raise ValueError(
-            f"Texts in {len(texts)} language were given; a feature of one language shows only against others, so give "
-            "at least two."
+            f"Texts in {len(texts)} language were given, but at least two are needed: a language's features are found "
+            "by comparison with other languages."
         )
     missing = [code for code in targets if code not in texts]
     if missing:
-        raise ValueError(f"No texts for {', '.join(missing)}; features are found in the language's own texts.")
+        raise ValueError(
+            f"There are no texts for {', '.join(missing)}. A language's features are found in its own texts; add some."
+        )
 
 
 def fires_elsewhere(statistics: Mapping[str, LayerStatistics], target: str) -> Tensor:
-    """`(K,)` largest share of tokens at which each feature fires in any language other than the target."""
+    """`(K,)` share of tokens on which each feature fires, in the language other than the target where it is largest."""
     others = [one.firing / one.tokens for code, one in statistics.items() if code != target]
     return torch.stack(others).max(0).values
 

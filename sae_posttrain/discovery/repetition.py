@@ -1,4 +1,4 @@
-"""Repetition features: those that an SAE uses more the longer a loop goes on."""
+"""Repetition features: features that are more active the longer a loop goes on."""
 
 # K dictionary size
 
@@ -29,7 +29,7 @@ REPETITION = "repetition"
 
 
 class LoopSampling(TypedDict, total=False):
-    """How `sample_loops` samples prompts; its defaults hold for what is left out."""
+    """Settings of `sample_loops`. Its defaults apply to those that are left out."""
 
     loops: int
     sampling: SamplingSettings
@@ -37,7 +37,7 @@ class LoopSampling(TypedDict, total=False):
 
 
 def contrast(statistics: Mapping[str, LayerStatistics]) -> Tensor:
-    """Mean activation over loops' last periods minus that over their first, `(K,)`. Source: arXiv:2605.11887, §8."""
+    """`(K,)` mean activation in the last periods of loops minus that in the first. Source: arXiv:2605.11887, §8."""
     return statistics[LAST].mean_activation - statistics[FIRST].mean_activation
 
 
@@ -94,10 +94,10 @@ def discover_repetition_features(
     Source: arXiv:2605.11887, section 8.
     """
     if (texts is None) == (prompts is None):
-        raise ValueError("Give either texts that hold loops, or prompts to sample them from.")
+        raise ValueError("Give either texts that contain loops, or prompts to sample them from.")
     if loop_sampling and prompts is None:
         raise ValueError(
-            f"{', '.join(loop_sampling)}: of use only with prompts; nothing is sampled when there are texts."
+            f"{', '.join(loop_sampling)}: only for prompts. With texts nothing is sampled; leave this out."
         )
     check_choice(layers, top, select, ("contrast", "random", "dense"))
     check_reading(batch_size, max_length)
@@ -142,13 +142,13 @@ def _features_of(
     for layer in saes:
         chosen = _choose(layer, statistics[layer], top, select, seed)
         if len(chosen) < top:
-            logger.warning("Layer %d gives %d of %d features for repetition.", layer, len(chosen), top)
+            logger.warning("Layer %d has only %d of the %d features asked for repetition.", layer, len(chosen), top)
         if chosen:
             found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=False))
     if not found:
         raise ValueError(
             f"No feature of layers {list(saes)} is more active in the last period of a loop than in its first. Try "
-            "other layers, or check that SAE and model belong together."
+            "other layers, or check that the SAE belongs to this model."
         )
     return found
 
@@ -160,7 +160,7 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequenc
     for text in texts:
         ids: Any = tokenizer(text)["input_ids"] if isinstance(text, str) else as_sequence(text)
         if not (isinstance(ids, Sequence) and all(isinstance(token, int) for token in ids)):
-            raise ValueError(f"texts hold {text!r}; expected texts, or lists of token ids.")
+            raise ValueError(f"texts contain {text!r}; expected texts, or lists of token ids.")
         read.append(list(ids))
     return read
 
@@ -175,8 +175,8 @@ def _statistics(
     groups = {span.group for passage in passages for span in passage.spans}
     if LAST not in groups:
         raise ValueError(
-            f"None of {len(passages)} texts holds a loop with two whole periods in the tokens that are read. Give "
-            "texts in which the model fell into one, raise max_length, or lower what loop_settings ask for."
+            f"None of {len(passages)} texts has a loop with two whole periods in the tokens that are read. Give texts "
+            "in which the model loops, raise max_length, or lower the minimums in loop_settings."
         )
     if ORDINARY not in groups:
         logger.warning("All texts loop from their start, so the features' activation in ordinary text is not measured.")

@@ -1,4 +1,4 @@
-"""Which features to take, from scores or at random, and what a feature set keeps of them."""
+"""Choose features by their scores or at random, and make a feature set's layer from the chosen ones."""
 
 # K dictionary size, F selected features, D model width
 
@@ -20,7 +20,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choice:
-    """A chosen feature, what it stands for, and the group of tokens that shows its typical activation."""
+    """A chosen feature.
+
+    Args:
+        feature: index in the SAE's dictionary.
+        target: the language it stands for, or `repetition`.
+        score: the score it was chosen by.
+        own: the group of tokens in which its typical activation is measured.
+    """
 
     feature: int
     target: str
@@ -30,22 +37,22 @@ class Choice:
 
 def check_choice(layers: Sequence[int], top: int, select: str, ways: Sequence[str]) -> None:
     if not layers or len(set(layers)) != len(layers):
-        raise ValueError(f"Layers {list(layers)}: give at least one, each once.")
+        raise ValueError(f"layers={list(layers)}: give at least one layer, and each layer only once.")
     if top < 1:
-        raise ValueError(f"top={top}: at least one feature per target and layer.")
+        raise ValueError(f"top={top}: expected at least 1 feature per target and layer.")
     if select not in ways:
         raise ValueError(f"select={select!r}: expected {' or '.join(map(repr, ways))}.")
 
 
 def highest(score_K: Tensor, target: str, top: int, own: str) -> list[Choice]:
     """The features with the highest scores above zero."""
-    # A stable sort: equal scores keep the dictionary's order, so two runs choose alike.
+    # A stable sort: equal scores keep the dictionary's order, so that every run makes the same choice.
     order = score_K.sort(descending=True, stable=True).indices[:top].tolist()
     return [Choice(feature, target, float(score_K[feature]), own) for feature in order if score_K[feature] > 0]
 
 
 def draw(statistics: Mapping[str, LayerStatistics], ranked: Sequence[Choice], count: int, seed: int) -> list[int]:
-    """Features at random among those that fire at all and are not ranked: the control that a claim needs."""
+    """Draw features at random, as a control, among those that fire at all and are not in `ranked`."""
     alive_K = torch.stack([one.firing for one in statistics.values()]).sum(0) > 0
     alive_K[[choice.feature for choice in ranked]] = False
     candidates = alive_K.nonzero().flatten()
@@ -56,11 +63,18 @@ def draw(statistics: Mapping[str, LayerStatistics], ranked: Sequence[Choice], co
 def layer_features(
     sae: SparseAutoencoder, statistics: Mapping[str, LayerStatistics], chosen: Sequence[Choice], *, baselines: bool
 ) -> LayerFeatures:
-    """What the feature set keeps of one layer; `baselines` tells whether the groups are languages to compare with."""
+    """Make one layer of a feature set.
+
+    Args:
+        sae: the layer's SAE.
+        statistics: group → sums over the group's tokens.
+        chosen: the features to keep.
+        baselines: whether the groups are languages, whose mean pre-activations are kept as baselines.
+    """
     ids = [choice.feature for choice in chosen]
     encoder_FD, bias_F = (tensor.cpu() for tensor in sae.folded(ids))
     statistics = {group: one.cpu() for group, one in statistics.items()}
-    # A pre-activation is linear in the residual, so its mean is that of the mean residual.
+    # A pre-activation is linear in the residual, so the mean pre-activation is that of the mean residual.
     pre = {group: (one.mean_residual @ encoder_FD.T + bias_F).float() for group, one in statistics.items()}
     return LayerFeatures(
         layer=sae.layer,
@@ -77,18 +91,18 @@ def layer_features(
 
 
 def warn_of_active_elsewhere(features: FeatureSet) -> None:
-    """One line about the features that are not of their target alone; who uses them hears of each."""
+    """Warn, in one line, if features are also active outside their target. Training warns about each of them."""
     sentences = features.active_elsewhere()
     if sentences:
         logger.warning(
-            "%d of %d features are also active in texts of other groups than their target's. List them with "
+            "%d of %d features are also active in texts without their target. List them with "
             "`sae-posttrain features show FILE`. The first: %s",
             *(len(sentences), sum(len(layer.ids) for layer in features.layers), sentences[0]),
         )
 
 
 def _typical(statistics: Mapping[str, LayerStatistics], choice: Choice) -> float:
-    """Mean activation where the feature fires in its own group; anywhere, if it never does there."""
+    """Mean activation over the tokens of its own group on which the feature fires; of all groups if there are none."""
     own = statistics[choice.own]
     groups = [own] if own.firing[choice.feature] > 0 else list(statistics.values())
     activation, firing = (

@@ -1,4 +1,4 @@
-"""What features are found with: SAEs that fit the model, and where everything came from."""
+"""Load SAEs that fit a model, and record what features were found with."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ logger = logging.getLogger(__name__)
 def load_saes(
     sae: str | Path | Mapping[int, SparseAutoencoder], layers: Sequence[int], model: nn.Module
 ) -> dict[int, SparseAutoencoder]:
-    """The SAE of each layer, from whatever `load_sae` reads or as given. Warns when it names another model.
+    """Load the SAE of each layer with `load_sae`, or check the given ones. Warns if an SAE names another model.
 
-    Raises: ValueError when one is missing, of another layer, or of another model's width.
+    Raises:
+        ValueError: an SAE is missing, or belongs to another layer or to a model of another width.
     """
     width = text_config(model).hidden_size
     if isinstance(sae, Mapping):
@@ -48,19 +49,19 @@ def load_saes(
 
 
 def mismatch(sae: SparseAutoencoder, model: nn.Module) -> str:
-    """Why an SAE may not belong to a model, by what both say of themselves; empty when nothing speaks against it."""
+    """Say why an SAE may not belong to a model, from the two names; empty if the names agree or one is unknown."""
     name = model_name(model)
     if not sae.base_model or _known_as(sae.base_model) == _known_as(name):
         return ""
     return (
-        f"The SAE {sae.source} was trained on {sae.base_model}, and the model is {name}. If that was tuned from it, "
-        "features carry over in part, which `sae-posttrain sae info SAE --check MODEL --texts FILE` measures; "
-        "otherwise they mean nothing."
+        f"The SAE {sae.source} was trained on {sae.base_model}, but the model is {name}. If this model was fine-tuned "
+        "from that one, part of the features still apply; `sae-posttrain sae info SAE --check MODEL --texts FILE` "
+        "measures how well. Otherwise the features mean nothing."
     )
 
 
 def _known_as(name: str) -> str:
-    """A model's name without its owner; Llama 3.1 was published as Meta-Llama-3.1 first."""
+    """A model's name without its owner. Llama 3.1 was first published as Meta-Llama-3.1."""
     return PurePath(name).name.lower().removeprefix("meta-")
 
 
@@ -90,7 +91,7 @@ def provenance(
 
 
 def sae_hashes(saes: Mapping[int, SparseAutoencoder], progress: bool) -> dict[str, str]:
-    """The sha256 of each SAE's file, by the file's name; of SAEs that came from no file there is none."""
+    """File name → sha256 of each SAE that was loaded from a file."""
     files = [one for one in saes.values() if one.file]
     shown = progress and bool(files) and PartialState().is_main_process
     return {
@@ -99,7 +100,7 @@ def sae_hashes(saes: Mapping[int, SparseAutoencoder], progress: bool) -> dict[st
 
 
 def _file_name(sae: SparseAutoencoder) -> str:
-    """`layer3.sae.pt`, or `layer3/sae.safetensors` in formats that name every layer's file alike."""
+    """`layer3.sae.pt`, or `layer3/sae.safetensors` in formats that use the same file name for every layer."""
     name = Path(sae.file).name
     return name if name.startswith(f"layer{sae.layer}.") else f"layer{sae.layer}/{name}"
 

@@ -1,4 +1,4 @@
-"""What a model's residuals and its SAEs' features do in each group of tokens: one streaming pass over all layers."""
+"""Sum a model's residuals and its SAEs' activations over groups of tokens, in one streaming pass for all layers."""
 
 # B batch, S sequence, N tokens, D model width, K dictionary size
 
@@ -20,19 +20,19 @@ from ..sae import SparseAutoencoder
 
 T = TypeVar("T")
 
-# Pre-activations held at once, in numbers: 2**26 float32 are 256 MB, whatever the dictionary's size.
+# Pre-activations held in memory at once: 2**26 float32 numbers are 256 MB, whatever the dictionary's size.
 CHUNK_ELEMENTS = 2**26
 
 
 @dataclass
 class LayerStatistics:
-    """Sums over one group's tokens, each times its weight, in float64, for one layer.
+    """Weighted sums over one group's tokens at one layer, in float64.
 
     Args:
-        tokens: number of tokens counted.
+        tokens: sum of the tokens' weights; the number of tokens if every weight is 1.
         residual: `(D,)` sum of residuals.
         activation: `(K,)` sum of feature activations.
-        firing: `(K,)` number of tokens on which each feature fires.
+        firing: `(K,)` sum of the weights of the tokens on which each feature fires.
     """
 
     tokens: Tensor
@@ -58,7 +58,7 @@ Statistics = dict[int, dict[str, LayerStatistics]]
 
 @dataclass(frozen=True)
 class GroupSpan:
-    """`ids[start:end]` of a passage, which count towards `group`, each token as much as `weight`."""
+    """The tokens `ids[start:end]` of a passage, which count towards `group` with the given weight each."""
 
     group: str
     start: int
@@ -68,7 +68,7 @@ class GroupSpan:
 
 @dataclass(frozen=True)
 class TokenPassage:
-    """Token ids for the model to read, and the spans of them that count."""
+    """Token ids that the model reads, and the spans of them that count."""
 
     ids: Sequence[int]
     spans: Sequence[GroupSpan]
@@ -84,13 +84,24 @@ def collect_statistics(
     max_length: int = 512,
     progress: bool = True,
 ) -> Statistics:
-    """`sum_passages` of groups of texts.
+    """Sum residuals and activations over groups of texts.
 
-    The first position of every text is left out: it is the beginning-of-sequence token or, in models without one, the
-    attention sink, whose residual is like no other.
+    The first position of every text is left out. It is the beginning-of-sequence token or, in models without one, the
+    attention sink; its residual is unlike that of any other position.
+
+    Args:
+        model, tokenizer: the model and its tokenizer.
+        saes: layer → SAE.
+        texts: group, such as a language code → texts.
+        batch_size: texts per forward pass.
+        max_length: number of tokens of each text that are read.
+        progress: whether a progress bar is shown.
+
+    Returns:
+        layer → group → sums, the same on every process.
 
     Raises:
-        ValueError: a group without texts, or whose texts are all shorter than two tokens.
+        ValueError: a group has no texts, or all its texts are shorter than two tokens.
     """
     _check_texts(texts)
     check_reading(batch_size, max_length)
@@ -123,18 +134,29 @@ def sum_passages(
 ) -> Statistics:
     """Sum residuals and activations per group, for every layer that has an SAE, in one pass of the model.
 
-    Memory does not grow with the number of batches. Encoders that do not fit beside the model on its accelerator are
-    taken in blocks of layers, with a pass for each. Each process reads its own batches, `total` of them a pass, and the
-    sums are added up over processes.
+    Memory does not grow with the number of batches. If the encoders do not all fit beside the model on its
+    accelerator, the layers are divided into blocks, with one pass for each block. Each process reads its own batches,
+    and the sums are added over the processes.
+
+    Args:
+        model: the model, which may be wrapped.
+        saes: layer → SAE.
+        groups: the names that the spans may use.
+        batches: called at the start of each pass; gives this process's batches.
+        total: number of batches of a pass, for the progress bar.
+        progress: whether a progress bar is shown.
+
+    Returns:
+        layer → group → sums, the same on every process.
 
     Raises:
-        ValueError: residuals or activations that are not finite.
+        ValueError: residuals or activations are not finite.
     """
     state = PartialState()
     groups = list(groups)
     sums: Statistics = {}
     for layers in blocks_of_layers(saes, encoder_room(inputs_device(model))):
-        # Only what encoding needs: a few rows of the decoder are read later, from the file.
+        # Only the encoder is moved: a few rows of the decoder are read from the file later.
         block = {layer: saes[layer].encoder_to(inputs_device(model)) for layer in layers}
         bar = progress_bar(batches(), "reading texts", total=total, disable=not (progress and state.is_main_process))
         sums |= _sum_block(model, block, groups, bar)
@@ -156,7 +178,7 @@ def _sum_block(
     groups: list[str],
     batches: Iterable[Sequence[TokenPassage]],
 ) -> Statistics:
-    """One pass of the model, for the layers whose encoders are given."""
+    """Run one pass of the model, for the layers whose encoders are given."""
     sums = {layer: {group: _zeros(sae) for group in groups} for layer, sae in saes.items()}
     for batch in filter(None, batches):
         residuals, mask_BS = read_residuals(model, saes, [passage.ids for passage in batch])
@@ -167,12 +189,12 @@ def _sum_block(
 
 
 def encoder_room(device: torch.device) -> int | None:
-    """Bytes that encoders may take on a device: half of what is free there. None where they stay in their files."""
+    """Bytes that encoders may use on a GPU: half of its free memory. None on a CPU, where they stay in their files."""
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else None
 
 
 def blocks_of_layers(saes: Mapping[int, SparseAutoencoder], room: int | None) -> list[list[int]]:
-    """Layers in blocks whose encoders fit into `room` bytes together; a larger one stands alone."""
+    """Divide layers into blocks whose encoders fit into `room` bytes; a larger encoder is a block of its own."""
     blocks: list[list[int]] = [[]]
     taken = 0
     for layer, sae in saes.items():
@@ -187,11 +209,13 @@ def blocks_of_layers(saes: Mapping[int, SparseAutoencoder], room: int | None) ->
 
 def check_reading(batch_size: int, max_length: int) -> None:
     if batch_size < 1 or max_length < 2:
-        raise ValueError(f"batch_size={batch_size}, max_length={max_length}: expected at least 1 and 2.")
+        raise ValueError(
+            f"batch_size={batch_size}, max_length={max_length}: batch_size must be at least 1, max_length at least 2."
+        )
 
 
 def share_of_process(members: Sequence[T], batch_size: int) -> list[Sequence[T]]:
-    """This process's batches. Members that come sorted by length are padded least."""
+    """This process's batches. Sort the members by length first, which keeps the padding small."""
     state = PartialState()
     mine = members[state.process_index :: state.num_processes]
     return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
@@ -207,7 +231,7 @@ def _check_texts(texts: Mapping[str, Sequence[str]]) -> None:
             raise ValueError(f"Texts for {group} are a {type(members).__name__}; expected a list of strings.")
         wrong = [text for text in members if not isinstance(text, str)]
         if wrong:
-            raise ValueError(f"Texts for {group} hold {wrong[0]!r}; expected strings only.")
+            raise ValueError(f"Texts for {group} contain {wrong[0]!r}; expected strings only.")
     empty = [group for group, members in texts.items() if not any(text.strip() for text in members)]
     if empty or not texts:
         raise ValueError(f"No texts for {', '.join(empty) or 'any language'}: every group needs at least one.")
@@ -239,10 +263,10 @@ def _add(into: LayerStatistics, sae: SparseAutoencoder, residual_BSD: Tensor, we
     size = max(1, CHUNK_ELEMENTS // sae.d_sae)
     for chunk_ND, chunk_N1 in zip(residual_ND.split(size), weight_N1.split(size), strict=True):
         activation_NK = sae.encode(chunk_ND).float()
-        # As products with the weights: a sum over N in float64 would first write all of it anew, and take longer than
-        # the pre-activations do. What a chunk adds up to is kept in float64.
+        # Matrix products instead of sums: a float64 sum over N would first copy the whole chunk, which takes longer
+        # than computing the pre-activations. Only the sum of each chunk is kept in float64.
         into.activation += (chunk_N1.T @ activation_NK)[0]
-        into.firing += (chunk_N1.T @ activation_NK.gt_(0))[0]  # in place: nobody else holds it
+        into.firing += (chunk_N1.T @ activation_NK.gt_(0))[0]  # in place: nothing else uses this tensor
 
 
 def _reduce(sums: Statistics, state: PartialState) -> None:

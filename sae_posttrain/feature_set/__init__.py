@@ -1,4 +1,4 @@
-"""FeatureSet: the few SAE features that training needs, in one small file that a person can mail."""
+"""FeatureSet: the few SAE features that training needs, in one file that is small enough for an e-mail."""
 
 # D model width, F features of one layer
 
@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..artefacts import FEATURE_SET_METADATA
-from .card import card_of, short_name
+from .card import card_of, public_name, short_name
 from .checks import BY_GROUP, TENSORS, active_elsewhere, check_tensors
 from .layer import LayerFeatures
 
@@ -35,7 +34,7 @@ FILE_NAME = "features.safetensors"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a feature set came from: enough to reproduce it, and to refuse a model that it does not fit."""
+    """Where a feature set came from: enough to reproduce it, and to reject a model that it does not fit."""
 
     base_model: str
     d_model: int
@@ -97,7 +96,7 @@ class FeatureSet:
             A feature set. It keeps the calibrated alpha unless `layers` or `top` left out features of the targets.
 
         Raises:
-            ValueError: no feature stands for one of the targets, or is of one of the layers, or does both; top below 1.
+            ValueError: a target or a layer has no features, no feature has both, or `top` is below 1.
 
         Example:
             >>> features.select(["zh"], layers=[14, 16], top=2).save("features-zh.safetensors")
@@ -119,27 +118,27 @@ class FeatureSet:
         found = [layer.first(top) for layer in whole if layer.layer in kept]
         if wanted and not any(layer.ids for layer in found):
             of = [layer.layer for layer in whole if layer.ids]
-            raise ValueError(f"No feature of layers {sorted(kept)} stands for {', '.join(wanted)}; those are of {of}.")
+            raise ValueError(f"No feature of layers {sorted(kept)} stands for {', '.join(wanted)}; layers {of} have.")
         fewer = sum(len(layer.ids) for layer in found) < sum(len(layer.ids) for layer in whole)
         return replace(self, layers=tuple(layer for layer in found if layer.ids), alpha=None if fewer else self.alpha)
 
     def active_elsewhere(self) -> tuple[str, ...]:
-        """A sentence about each feature that is also active in texts without its target.
+        """One sentence for each feature that is also active in texts without its target.
 
-        A feature of a language should not be active in other languages, and a feature of repetition not in ordinary
-        text. Features that were drawn at random are not judged.
+        A language feature should not be active in other languages, and a repetition feature not in ordinary text.
+        Features that were drawn at random are not checked.
         """
         return () if self.provenance.selection == "random" else tuple(active_elsewhere(self.layers))
 
     def check_model(self, config: Any, name: str | None = None) -> None:
-        """Refuse a model these features cannot belong to; warn when only its name differs.
+        """Check that the features can belong to a model; warn if only its name differs.
 
         Args:
             config: the transformers configuration of the model to train.
-            name: what the model was loaded as; by default what its configuration says.
+            name: the name that the model was loaded by. Default: the name in its configuration.
 
         Raises:
-            ValueError: another width or another number of layers.
+            ValueError: the model has another width or another number of layers.
         """
         text = config.get_text_config()
         source = self.provenance
@@ -174,10 +173,10 @@ class FeatureSet:
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> Path:
-        """Write one `.safetensors` file; the same features always make the same bytes.
+        """Write one `.safetensors` file. The same features always give the same bytes.
 
         Raises:
-            ValueError: `load` would refuse it, as of numbers that are not finite.
+            ValueError: `load` could not read it, for example because a number is not finite.
         """
         path = Path(path)
         check_tensors(self.layers, self.provenance, self.alpha, f"{path} was not written")
@@ -187,7 +186,7 @@ class FeatureSet:
 
     @property
     def sha256(self) -> str:
-        """Hash of the file that `save` writes: the same features have the same one."""
+        """Hash of the file that `save` writes. The same features have the same hash."""
         return hashlib.sha256(self._serialise()).hexdigest()
 
     def _serialise(self) -> bytes:
@@ -205,15 +204,21 @@ class FeatureSet:
         }
         if self.alpha is not None:
             description["alpha"] = self.alpha
-        # One key: safetensors keeps no order among several, and equal sets should be equal files.
+        # One key only: safetensors does not keep the order of several, and equal sets must give equal files.
         return serialise(tensors, metadata={FEATURE_SET_METADATA: json.dumps(description, sort_keys=True)})
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Upload the file and a card that states model, SAE, languages and scores; returns the commit's address."""
+        """Upload the file and a model card to the Hugging Face hub, and return the address of the commit.
+
+        Args:
+            repo_id: the repository; created if it does not exist.
+            private: whether a new repository is private. Default: the account's or organisation's setting.
+            token: the access token. Default: the one that is logged in.
+        """
         api = HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
         source = self.provenance
-        public = replace(source, base_model=_public(source.base_model), sae=_public(source.sae))
+        public = replace(source, base_model=public_name(source.base_model), sae=public_name(source.sae))
         published = replace(self, provenance=public)
         with TemporaryDirectory() as folder:
             published.save(Path(folder) / FILE_NAME)
@@ -222,7 +227,7 @@ class FeatureSet:
 
     @classmethod
     def of(cls, features: FeatureSet | str | Path) -> FeatureSet:
-        """A feature set as it is, or loaded as `load` does from the file, folder or repository that is named."""
+        """Return a feature set unchanged, or load it from the file, folder or repository with that name."""
         return features if isinstance(features, FeatureSet) else cls.load(features)
 
     @classmethod
@@ -230,8 +235,8 @@ class FeatureSet:
         """Read a file, a folder that holds `features.safetensors`, or a Hugging Face repository.
 
         Raises:
-            FileNotFoundError: neither a file nor a repository that can be reached.
-            ValueError: not a feature set, damaged, or written by a newer version.
+            FileNotFoundError: there is no such file, and no such repository that can be reached.
+            ValueError: the file is not a feature set, is damaged, or was written by a newer version.
         """
         path = _locate(source, revision)
         try:
@@ -256,7 +261,7 @@ class FeatureSet:
 
 
 def _locate(source: str | Path, revision: str | None) -> Path:
-    path = Path(os.path.expanduser(source))  # leaves as it is what Path.expanduser refuses: a user unknown here
+    path = Path(os.path.expanduser(source))  # keeps `~name` of an unknown user, which Path.expanduser rejects
     if path.is_dir():
         path = path / FILE_NAME
     if path.is_file():
@@ -272,12 +277,12 @@ def _locate(source: str | Path, revision: str | None) -> Path:
 
 
 def _own(values: Tensor) -> Tensor:
-    """A copy in memory of its own: safetensors refuses tensors that share it, such as tied encoders and directions."""
+    """A copy in its own memory: safetensors rejects tensors that share memory, as tied encoders and directions do."""
     return values.detach().clone().float().contiguous()
 
 
 def _entry(layer: LayerFeatures) -> dict[str, Any]:
-    """What the file says of a layer beside its tensors."""
+    """The part of a layer that the file stores as JSON instead of tensors."""
     entry = {"layer": layer.layer, "ids": layer.ids, "targets": layer.targets, "languages": sorted(layer.baselines)}
     if layer.activations.keys() != layer.baselines.keys():
         entry["activations"] = sorted(layer.activations)
@@ -291,8 +296,3 @@ def _read_layer(file: Any, entry: Mapping[str, Any]) -> LayerFeatures:
     for name, named in groups.items():
         read[name] = {group: file.get_tensor(f"{layer}.{name}.{group}") for group in named}
     return LayerFeatures(layer=layer, ids=tuple(entry["ids"]), targets=tuple(entry["targets"]), **read)
-
-
-def _public(name: str) -> str:
-    """A hub id as it is; of a local folder only its own name, since the rest is nobody's business."""
-    return name if re.fullmatch(r"[\w-]+/[\w.-]+", name) else Path(name).name

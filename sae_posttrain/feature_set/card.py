@@ -1,7 +1,8 @@
-"""The card that is published beside a feature set."""
+"""The model card that is published with a feature set."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def card_of(features: FeatureSet) -> ModelCard:
-    """A card that states model, SAE, languages and scores."""
+    """Make a card that states the model, the SAE, the languages and the mean activation of each feature."""
     source = features.provenance
     facts = {
         "Base model": f"`{source.base_model}` ({source.num_layers} layers of width {source.d_model})",
@@ -38,3 +39,8 @@ def card_of(features: FeatureSet) -> ModelCard:
 def short_name(name: str) -> str:
     """The last part of a hub id or a path, in lower case."""
     return Path(name.rstrip("/")).name.lower()
+
+
+def public_name(name: str) -> str:
+    """A hub id unchanged; of a local path only the last part, since the rest is private."""
+    return name if re.fullmatch(r"[\w-]+/[\w.-]+", name) else Path(name).name

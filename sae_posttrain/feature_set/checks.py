@@ -46,13 +46,25 @@ def active_elsewhere(layers: Sequence[LayerFeatures]) -> Iterator[str]:
 
 
 def check_tensors(layers: Sequence[LayerFeatures], provenance: Provenance, alpha: Any, complaint: str) -> None:
-    """Refuse layers, shapes and numbers that training could not use. Raises: ValueError."""
+    """Check that layers, shapes and numbers can be used in training.
+
+    Args:
+        layers: the layers of a feature set.
+        provenance: where it came from.
+        alpha: its calibrated strength.
+        complaint: the beginning of the message.
+
+    Raises:
+        ValueError: a layer, a shape or a number is wrong.
+    """
     width = provenance.d_model
     numbers = [layer.layer for layer in layers]
     if len(set(numbers)) != len(numbers) or not all(0 <= n < provenance.num_layers for n in numbers):
-        raise ValueError(f"{complaint}: layers {numbers}, but the model has {provenance.num_layers}, each once.")
+        raise ValueError(
+            f"{complaint}: it has layers {numbers}; expected different layers from 0 to {provenance.num_layers - 1}."
+        )
     if alpha is not None and not (isinstance(alpha, int | float) and math.isfinite(alpha)):
-        raise ValueError(f"{complaint}: alpha is {alpha!r}; a finite number was expected.")
+        raise ValueError(f"{complaint}: alpha is {alpha!r}; expected a finite number.")
     for layer in layers:
         count = len(layer.ids)
         expected = {"encoder": (count, width), "direction": (count, width), "bias": (count,), "score": (count,)}
@@ -63,7 +75,9 @@ def check_tensors(layers: Sequence[LayerFeatures], provenance: Provenance, alpha
             if tuple(values.shape) != expected.get(name, (count,)) or not bool(torch.isfinite(values).all()):
                 raise ValueError(
                     f"{complaint}: {name} of layer {layer.layer} has shape {tuple(values.shape)} or values that "
-                    f"are not finite; {expected.get(name, (count,))} finite numbers were expected."
+                    f"are not finite; expected finite numbers of shape {expected.get(name, (count,))}."
                 )
         if len(layer.targets) != count or not all(math.isfinite(t) and t > 0 for t in layer.typical.tolist()):
-            raise ValueError(f"{complaint}: typical activations of layer {layer.layer} must be positive.")
+            raise ValueError(
+                f"{complaint}: layer {layer.layer} needs one target and one positive typical activation per feature."
+            )

@@ -21,12 +21,13 @@ class LayerFeatures:
         layer: 0-based decoder block whose output residual is read.
         ids: `F` indices into the SAE's dictionary.
         targets: for each feature, the language it stands for, or `repetition`.
-        encoder: `(F, D)` float32, folded so that the pre-activation is `h @ encoder.T + bias`.
-        bias: `(F,)`.
+        encoder: `(F, D)` float32 encoder rows. The SAE's normalisation is folded in, so that the pre-activation of a
+            residual h is `h @ encoder.T + bias`.
+        bias: `(F,)` encoder biases, folded in the same way.
         direction: `(F, D)` decoder directions.
-        score: `(F,)`, what the features were ranked by.
-        typical: `(F,)`, mean activation where the feature fires on what it stands for; always positive.
-        baselines: language → `(F,)` mean *pre*-activation on the base model, often negative; none for repetition.
+        score: `(F,)` scores that the features were ranked by.
+        typical: `(F,)` typical strength: mean activation where the feature fires on its target; always positive.
+        baselines: language → `(F,)` mean pre-activation on the base model, often negative. Empty for repetition.
         activations: language, or kind of text such as `last period` → `(F,)` mean activation.
     """
 
@@ -47,7 +48,7 @@ class LayerFeatures:
         return self.take([row for row, target in enumerate(self.targets) if target in wanted])
 
     def first(self, top: int | None) -> LayerFeatures:
-        """Of each target the first `top` features, which discovery ranked highest; all with None."""
+        """The first `top` features of each target, which discovery ranked highest; None keeps all."""
         seen: dict[str, int] = {}
         rows = []
         for row, target in enumerate(self.targets):

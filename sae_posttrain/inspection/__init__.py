@@ -1,4 +1,4 @@
-"""Look into a model with its features: where they fire, what they do around a switch, and how well an SAE fits."""
+"""Inspect a model with its features: where they fire, what they do around a switch, and how well an SAE fits."""
 
 from .contexts import FeatureContexts, contexts_to_json, top_contexts
 from .fit import Fit, measure_fit

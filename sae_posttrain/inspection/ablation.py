@@ -1,4 +1,4 @@
-"""Whether a feature causes a switch of language: its direction is taken from the residual just before."""
+"""Test whether a feature causes a switch of language: subtract its direction just before the switch."""
 
 # B batch, S sequence, V vocabulary, D model width
 
@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from ..residual import inputs_device
+from ..residual import evaluating, inputs_device
 from ..steering import steer
 from .trace import SwitchPassage
 
@@ -25,22 +25,22 @@ def probability_at_switches(
     strength: float = 1.0,
     batch_size: int = 8,
 ) -> list[float]:
-    """The probability of the language's tokens at each switch, with a direction subtracted at the token before it.
+    """Compute the probability of each switch, with a direction subtracted at the token before it.
 
-    The model reads each passage up to the token before the first foreign word. At this token alone the residual x of
+    The model reads each passage up to the token before the first foreign word. At this token only, the residual x of
     each layer becomes `x - strength * d`.
 
     Args:
-        model: the model or whatever wraps it.
-        passages: of `find_passages`; those without a switch are left out.
-        tokens_V: `(V,)` mask of the tokens that count as the language's, such as
+        model: the model, which may be wrapped.
+        passages: as `find_passages` returns them; those without a switch are left out.
+        tokens_V: `(V,)` mask of the tokens of the language, such as
             `token_scripts(tokenizer).mask({"Hani"}, begun=True, size=V)`.
-        directions: layer → `(D,)` direction, of any length; None changes nothing.
+        directions: layer → `(D,)` direction, of any length. Default: nothing is subtracted.
         strength: lambda of the equation; 0 changes nothing.
         batch_size: passages per forward pass.
 
     Returns:
-        The probability at each switch, in the order of the passages.
+        For each switch the probability that the next token is one of `tokens_V`, in the order of the passages.
 
     Raises:
         ValueError: no passage has a switch.
@@ -53,15 +53,13 @@ def probability_at_switches(
     """
     heads = [list(one.ids[: one.place]) for one in passages if one.place]
     if not heads:
-        raise ValueError(f"None of {len(passages)} passages has a switch; give those of find_passages.")
-    was_training = model.training
-    model.eval()
+        raise ValueError(
+            f"None of the {len(passages)} passages has a switch; give the passages that find_passages returns."
+        )
     found: list[float] = []
-    try:
+    with evaluating(model):
         for start in range(0, len(heads), batch_size):
             found += _last_probabilities(model, heads[start : start + batch_size], tokens_V, directions, strength)
-    finally:
-        model.train(was_training)
     return found
 
 
@@ -75,7 +73,7 @@ def _last_probabilities(
     """For each row of token ids, the probability that the next token is one of `tokens_V`."""
     length = max(map(len, heads))
     device = inputs_device(model)
-    # Padded on the left, so that the last position is everywhere the one that counts.
+    # Padded on the left, so that the last position of every row is the one that counts.
     ids_BS = torch.tensor([[0] * (length - len(ids)) + ids for ids in heads], device=device)
     mask_BS = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in heads], device=device)
     places_BS = (mask_BS.cumsum(dim=1) - 1).clamp(min=0)

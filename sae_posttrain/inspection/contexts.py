@@ -20,7 +20,13 @@ from .pre_activations import Pieces, cut, read_pre_activations
 
 @dataclass(frozen=True)
 class Context:
-    """A passage, cut into pieces of text, each with its pre-activation; `group` is that of its text."""
+    """A passage of a text.
+
+    Args:
+        group: the group of the text.
+        peak: the highest pre-activation in the passage.
+        pieces: the passage in pieces of text, each with its pre-activation.
+    """
 
     group: str
     peak: float
@@ -83,7 +89,7 @@ def top_contexts(
                 if len(heap) < top or peak > heap[0][0]:
                     group, text = members[n]
                     context = Context(group, peak, _pieces(text, cuts[n], pre_SF[:, row], place, around))
-                    # -n: of equal peaks the earlier text stays, whatever the batches are.
+                    # -n: among equal peaks the earlier text is kept, whatever the batch size.
                     (heapq.heappush if len(heap) < top else heapq.heapreplace)(heap, (peak, -n, context))
     return [
         FeatureContexts(
@@ -103,7 +109,7 @@ def contexts_to_json(found: Sequence[FeatureContexts]) -> dict[str, Any]:
 
 
 def _pieces(text: str, cut: Pieces, pre_S: Tensor, place: int, around: int) -> tuple[tuple[str, float], ...]:
-    """The window's text by token, with its value. Tokens of one character, as in byte-level BPE, are one piece."""
+    """The text around a place, by token, each with its value. Tokens that share one character become one piece."""
     found: list[tuple[int, int, float]] = []
     first, last = max(1, place - around), min(len(cut.ids), place + around + 1)
     for (start, end), value in zip(cut.places[first:last], pre_S[first:last].tolist(), strict=True):
@@ -112,6 +118,6 @@ def _pieces(text: str, cut: Pieces, pre_S: Tensor, place: int, around: int) -> t
             start, end, value = earlier[0], max(end, earlier[1]), max(value, earlier[2])
         if end > start:
             found.append((start, end, value))
-    # What no token covers, such as spaces that a tokenizer drops, goes with the token behind it.
+    # Text that no token covers, such as spaces that a tokenizer drops, is added to the token after it.
     starts = [found[0][0] if found else 0, *(end for _, end, _ in found)]
     return tuple((text[begin:end], round(v, 4)) for begin, (_, end, v) in zip(starts, found, strict=False))

@@ -1,4 +1,4 @@
-"""How well an SAE reconstructs a model's residuals: a quick test that model, layer and normalisation are right."""
+"""Measure how well an SAE reconstructs a model's residuals: a quick test of model, layer and normalisation."""
 
 # B batch, S sequence, N tokens, D model width, K dictionary size
 
@@ -24,8 +24,8 @@ class Fit:
     Args:
         layer: the block it is for.
         tokens: number of residuals it was given.
-        unexplained: block → share of the variance of its residuals that the SAE misses; its own block and those
-            beside it, where a mistake in counting layers would lead.
+        unexplained: block → share of the variance of its residuals that the SAE does not explain. It covers the SAE's
+            own block and its two neighbours, which a mistake in counting layers would lead to.
         active: mean number of active features per token.
         dead: number of features that never fired.
         d_sae: number of features.
@@ -40,32 +40,32 @@ class Fit:
 
     @property
     def complaint(self) -> str:
-        """The mistake that the numbers indicate, if they indicate one."""
+        """The mistake that the numbers indicate; empty if they indicate none."""
         own = self.unexplained[self.layer]
         if not math.isfinite(own):
             return (
-                f"the SAE for layer {self.layer} holds numbers that are not finite, or the model's residuals do. Get "
-                "the file again; if it stays so, run the model in another --dtype."
+                f"the SAE for layer {self.layer} or the model's residuals contain numbers that are not finite. "
+                "Download the file again; if that does not help, run the model in another --dtype."
             )
         finite = {block: share for block, share in self.unexplained.items() if math.isfinite(share)}
         best = min(finite, key=lambda block: finite[block])
         if best != self.layer:
             return (
-                f"the SAE for layer {self.layer} misses {own:.1%} of that layer's variance, but only "
-                f"{self.unexplained[best]:.1%} of layer {best}'s. Layers are 0-based blocks, and an SAE reads what "
-                "leaves its block: see that the two are counted alike."
+                f"the SAE for layer {self.layer} does not explain {own:.1%} of that layer's variance, but only "
+                f"{self.unexplained[best]:.1%} of layer {best}'s. Layers are 0-based blocks, and an SAE reads the "
+                "output of its block: check that the SAE's layers are counted in the same way."
             )
         if own > 0.9:
             return (
-                f"the SAE for layer {self.layer} explains next to nothing ({own:.1%} of the variance is missed): it "
-                "belongs to another model, or was trained on residuals of another scale."
+                f"the SAE for layer {self.layer} explains almost nothing ({own:.1%} of the variance is unexplained). "
+                "It belongs to another model, or was trained on residuals of another scale."
             )
         return ""
 
 
 @dataclass
 class _Sums:
-    """Of one block's residuals, in float64."""
+    """Sums over one block's residuals, in float64."""
 
     residual_D: Tensor
     square: float = 0.0
@@ -74,7 +74,7 @@ class _Sums:
 
 @dataclass
 class _Tally:
-    """Of one SAE, over the residuals of several blocks."""
+    """Counts for one SAE, over the residuals of several blocks."""
 
     blocks: dict[int, _Sums]
     fired_K: Tensor
@@ -114,11 +114,11 @@ def measure_fit(
         >>> fits[16].complaint
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; a batch has at least 1 text.")
+        raise ValueError(f"batch_size={batch_size}: expected at least 1.")
     if max_length < 2:
-        raise ValueError(f"max_length={max_length}; at least 2 tokens are read of a text, since the first is left out.")
+        raise ValueError(f"max_length={max_length}: expected at least 2, because a text's first token is left out.")
     device = inputs_device(model)
-    # One SAE after the other: all of them may not fit in memory beside the model. Reading the texts again is cheap.
+    # One SAE at a time: they may not all fit in memory beside the model. Reading the texts again is cheap.
     return {
         layer: _measure(model, tokenizer, sae.to(device), texts, batch_size, max_length) for layer, sae in saes.items()
     }
@@ -142,7 +142,7 @@ def _measure(
         mask_BS[:, 0] = 0
         _add(tally, sae, {block: residual_BSD[mask_BS.bool()] for block, residual_BSD in residuals.items()})
     if not tally.tokens:
-        raise ValueError("The texts hold no token to count: the first of each is left out, so give whole sentences.")
+        raise ValueError("The texts have no token to count: the first of each is left out. Give whole sentences.")
     return _fit(sae.layer, tally)
 
 
@@ -176,9 +176,9 @@ def _fit(layer: int, tally: _Tally) -> Fit:
 
 def _variance(sums: _Sums, block: int, tokens: int) -> float:
     variance = sums.square - float(sums.residual_D.square().sum()) / tokens
-    if variance <= 1e-9 * sums.square:  # no more than rounding leaves
+    if variance <= 1e-9 * sums.square:  # not more than rounding errors
         raise ValueError(
-            f"The texts hold too few different tokens: {tokens} counted, and their residuals at layer {block} are all "
-            "alike. Give more texts, of whole sentences."
+            f"The texts have too few different tokens: {tokens} were counted, and their residuals at layer {block} are "
+            "all equal. Give more texts, of whole sentences."
         )
     return variance

@@ -1,4 +1,4 @@
-"""What a feature set's features read in given tokens: texts cut into tokens that keep their place, and forwards."""
+"""Compute the pre-activations of a feature set's features at every token of given texts."""
 
 # B batch, S sequence, D model width, F selected features of one layer
 
@@ -15,21 +15,28 @@ from ..residual import read_residuals, text_config
 
 
 class Pieces(NamedTuple):
-    """A text's token ids, and where each token stands in it."""
+    """A text's token ids, and the start and end of each token in the text."""
 
     ids: list[int]
     places: list[tuple[int, int]]
 
 
 def cut(tokenizer: Any, text: str, max_length: int | None = None, *, special: bool = False) -> Pieces:
-    """The text's tokens with their places in it; special tokens, where asked for, have the place (0, 0).
+    """Tokenise a text, and keep the place of each token in it.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        text: the text.
+        max_length: number of tokens that are kept. Default: all.
+        special: whether special tokens are added. Their place is (0, 0).
 
     Raises:
-        ValueError: the tokenizer does not know places, as those written in Python do not.
+        ValueError: the tokenizer does not report places, as slow tokenizers do not.
     """
     if not tokenizer.is_fast:
         raise ValueError(
-            f"{type(tokenizer).__name__} cannot say where in the text its tokens stand; use the model's fast tokenizer."
+            f"{type(tokenizer).__name__} does not report where its tokens are in the text. Use the model's fast "
+            "tokenizer."
         )
     encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
     return Pieces(encoded["input_ids"][:max_length], [tuple(p) for p in encoded["offset_mapping"][:max_length]])
@@ -39,12 +46,21 @@ def cut(tokenizer: Any, text: str, max_length: int | None = None, *, special: bo
 def read_pre_activations(
     model: nn.Module, features: FeatureSet, sequences: Sequence[Sequence[int]], *, batch_size: int = 8
 ) -> Iterator[tuple[int, dict[int, Tensor]]]:
-    """For each sequence of token ids its index and, by layer, the pre-activations `(S, F)`; the longest come first.
+    """Compute the pre-activations of features at every token, the longest sequences first.
+
+    Args:
+        model: the model, which may be wrapped.
+        features: the features.
+        sequences: token ids.
+        batch_size: sequences per forward pass.
+
+    Yields:
+        The index of a sequence, and layer → its pre-activations `(S, F)`.
 
     Raises:
         ValueError: the features belong to a model of another shape.
     """
-    # Under the name they were found in: a fine-tuned model has another, and is what one wants to look into.
+    # The name of the base model is given, so that a fine-tuned model, the usual case here, causes no warning.
     features.check_model(text_config(model), features.provenance.base_model)
     order = sorted((n for n, ids in enumerate(sequences) if len(ids)), key=lambda n: -len(sequences[n]))
     layers = [layer.layer for layer in features.layers]

@@ -1,4 +1,4 @@
-"""Trace features around a switch of language, in one model or in several that read the same responses."""
+"""Trace features around a switch of language, in one model, or in several models that read the same responses."""
 
 # W switches, O offsets, F selected features of one layer, S sequence
 
@@ -25,7 +25,13 @@ from .pre_activations import cut, read_pre_activations
 
 @dataclass(frozen=True)
 class SwitchPassage:
-    """A prompt with its response. `place`: the first token of the foreign word; None for a response without one."""
+    """A prompt with its response.
+
+    Args:
+        ids: token ids of the prompt and the response.
+        start: the position of the response's first token.
+        place: the position of the first token of the foreign word; None for a response without a switch.
+    """
 
     ids: tuple[int, ...]
     start: int
@@ -34,10 +40,12 @@ class SwitchPassage:
 
 @dataclass(frozen=True)
 class TraceCurve:
-    """A mean over switches at each offset with its standard error; None where no switch has such a token.
+    """A mean over switches at each offset.
 
     Args:
-        elsewhere: the mean over the tokens of responses without a switch, None where there are none.
+        mean: the mean at each offset; None if no switch has a token there.
+        error: its standard error; None if fewer than two switches have a token there.
+        elsewhere: the mean over the tokens of responses without a switch; None if there are none.
     """
 
     mean: tuple[float | None, ...]
@@ -47,11 +55,13 @@ class TraceCurve:
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """One layer's features for one target.
+    """The curves of one layer's features of one target.
 
     Args:
-        average: over the features, each in units of its typical activation.
-        features: feature → its pre-activation, raw; the highest scores first, and no more than a few.
+        layer: 0-based decoder block.
+        target: language code that the features stand for.
+        average: the mean over the features, each in units of its typical activation.
+        features: feature → its own curve, in units of the pre-activation. Only the few with the highest scores.
     """
 
     layer: int
@@ -65,9 +75,12 @@ class SwitchTrace:
     """One model's pre-activations around the switches into one target.
 
     Args:
-        offsets: in tokens; 0 is the first token of the foreign word, which is predicted from the residual at -1.
-        switches: number of switches in the means.
-        ordinary: number of responses without a switch in the means, in the same languages.
+        model: the model's name.
+        target: language code that the responses switch into.
+        offsets: in tokens. 0 is the first token of the foreign word, which is predicted from the residual at -1.
+        switches: number of switches that the means are taken over.
+        ordinary: number of responses without a switch, in the same languages, that `elsewhere` is taken over.
+        layers: the curves of each layer.
     """
 
     model: str
@@ -86,16 +99,19 @@ def find_passages(
     limit: int = 500,
     chat: bool = False,
 ) -> list[SwitchPassage]:
-    """Find the responses that switch into `target`, and for each a response in its language that does not, if any.
+    """Find the responses that switch into `target`; add to each, if there is one, a response in its language without.
 
-    The text is tokenized again, so the tokens may differ from those that were sampled.
+    The text is tokenised again, so the tokens may differ from those that were sampled.
 
     Args:
         tokenizer: the model's fast tokenizer.
-        rows: with `response`, `language` and optionally `prompt`, a text or messages.
+        rows: each with `response`, `language` and optionally `prompt`, which is a text or messages.
         target: language code that the responses switch into.
         limit: largest number of switches; the first ones are taken.
         chat: whether the chat template is applied to text prompts too.
+
+    Returns:
+        The passages with a switch, each followed by the one without that was added to it.
 
     Raises:
         ValueError: no response switches into `target`.
@@ -115,8 +131,8 @@ def find_passages(
             ordinary.setdefault(row["language"], deque()).append(row)
     if not switching:
         raise ValueError(
-            f"None of {len(rows)} responses switches into {target}; give more of them, sampled from the model before "
-            "it was trained against switching."
+            f"None of the {len(rows)} responses switches into {target}. Give more responses, sampled from the model "
+            "before it was trained against switching."
         )
     found = []
     for row, start in switching[:limit]:
@@ -138,10 +154,10 @@ def trace_switches(
     batch_size: int = 8,
     show: int = 3,
 ) -> SwitchTrace:
-    """The mean pre-activation of the target's features at each token around a switch.
+    """Measure the mean pre-activation of the target's features at each token around a switch.
 
-    Only the response and the last token of the prompt count. The model reads the given responses and samples none, so
-    several models can be compared on the same switches.
+    Only the response and the last token of the prompt count. The model reads the given responses and does not sample
+    new ones, so several models can be compared on the same switches.
 
     Args:
         model: the model, which may be wrapped.
@@ -190,7 +206,7 @@ def _passage(
     tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], start: int | None, chat: bool
 ) -> SwitchPassage:
     prompt = row.get("prompt")
-    # Without a prompt what begins every text, if anything does, stands in its place.
+    # Without a prompt, only the special tokens that begin every text come first, if there are any.
     head = encode_prompts(tokenizer, [prompt], chat)[0] if prompt else list(tokenizer("")["input_ids"])
     response = cut(tokenizer, row["response"])
     place = None
@@ -209,10 +225,10 @@ def _layer_trace(layer: LayerFeatures, target: str, pre_WOF: Tensor, elsewhere_F
 
 
 def _window(pre_SF: Tensor, passage: SwitchPassage, offsets_O: Tensor) -> Tensor:
-    """`(O, F)`; not a number where the response has no such token."""
+    """`(O, F)` pre-activations around the switch; NaN where the response has no such token."""
     assert passage.place is not None
     places_O = offsets_O + passage.place
-    # The very first position is no token like others (see statistics.py).
+    # The first position of a sequence is left out, as in discovery: its residual is unlike that of any other.
     inside_O = (places_O >= max(1, passage.start - 1)) & (places_O < len(pre_SF))
     return torch.where(inside_O[:, None], pre_SF[places_O.clamp(0, len(pre_SF) - 1)], torch.nan)
 
@@ -222,7 +238,7 @@ def _curve(values_WO: Tensor, elsewhere: float) -> TraceCurve:
     count_O = present_WO.sum(0)
     mean_O = values_WO.nanmean(0)
     squares_O = torch.where(present_WO, (values_WO - mean_O) ** 2, 0.0).sum(0)
-    error_O = (squares_O / (count_O - 1) / count_O).sqrt()  # not a number for one switch alone
+    error_O = (squares_O / (count_O - 1) / count_O).sqrt()  # NaN if there is only one switch
     return TraceCurve(_plain(mean_O), _plain(error_O), _known(elsewhere))
 
 

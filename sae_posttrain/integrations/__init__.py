@@ -1,1 +1,1 @@
-"""SASFT inside training frameworks other than TRL: one file for each, which alone imports the framework."""
+"""SASFT in training frameworks other than TRL: one file for each framework. No other file imports the framework."""

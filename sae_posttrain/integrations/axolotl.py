@@ -29,21 +29,21 @@ OTHER_PLUGINS = {
 
 
 class _Checked(BaseModel):
-    """Checks that come before Axolotl's own."""
+    """Checks that run before Axolotl's own checks."""
 
     @model_validator(mode="before")
     @classmethod
     def check_sasft(cls, data: Any) -> Any:
-        """Refuse settings that are no settings of SASFT, and ways to train that it does not serve."""
+        """Raise an error for unknown SASFT settings, and for training that SASFT does not support."""
         if isinstance(data, Mapping):
             check_config(data)
         return data
 
 
 def _settings() -> dict[str, Any]:
-    """Name of each key → its type and its help, as pydantic wants them; None stands for a key that is not given."""
+    """Name of each key → its type and its help, in pydantic's form. A key that is not given is None."""
     kinds, helps = get_type_hints(SASFTSettings), {one.name: one.metadata["help"] for one in fields(SASFTSettings)}
-    # YAML's `zh ru` is a text, and a list of codes all the same.
+    # YAML reads `zh ru` as a text. SASFT accepts it as a list of codes.
     kinds = {name: list[str] | str if kind == list[str] else kind for name, kind in kinds.items()}
     return {
         key: (kinds[name] | None, Field(default=None, description=helps[name]))
@@ -58,7 +58,7 @@ SASFTArgs = create_model("SASFTArgs", __base__=_Checked, __module__=__name__, **
 class SASFTPlugin(BasePlugin):
     """Adds SASFT's auxiliary losses to Axolotl's supervised fine-tuning.
 
-    A column of language codes, which Axolotl's tokenising would drop, is kept through it.
+    Axolotl drops all columns when it tokenises. The plugin keeps the column of language codes.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class SASFTPlugin(BasePlugin):
         return f"{__name__}.SASFTArgs"
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
-        """Prepare for what Axolotl does next: it loads and tokenises the data sets itself."""
+        """Keep the language column in what follows: Axolotl then loads and tokenises the data sets itself."""
         settings = settings_of(cfg)
         if not preprocess:
             self._arguments = settings.loaded()  # a missing file stops the run here, before the model is loaded
@@ -87,21 +87,21 @@ class SASFTPlugin(BasePlugin):
 
 
 def settings_of(config: Mapping[str, Any]) -> SASFTSettings:
-    """SASFT's settings in a configuration of Axolotl's.
+    """Read SASFT's settings from an Axolotl configuration.
 
     Raises:
-        ValueError: an unknown key that begins with `sasft_`, for which the message names the nearest; or a value of
-            another kind.
+        ValueError: a key begins with `sasft_` but is unknown, and the message names the nearest; or a value has the
+            wrong type.
     """
     given = {key: value for key, value in config.items() if key.startswith(PREFIX) and value is not None}
     return SASFTSettings.from_prefixed(given)
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Refuse what is not a setting of SASFT, and what cannot be trained with it; before anything is loaded.
+    """Check SASFT's settings, and that it can be used with Axolotl's settings, before anything is loaded.
 
     Raises:
-        ValueError: such a setting; the message says what to change.
+        ValueError: a setting is unknown, or cannot be used with SASFT; the message says what to change.
     """
     settings = settings_of(config)
     settings.check_terms()
@@ -115,7 +115,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     for key in ("context_parallel_size", "sequence_parallel_degree"):
         if (config.get(key) or 1) > 1:
             raise ValueError(
-                f"SASFT cannot run with {key}: {config[key]}, since a rank sees only parts of segments. Set it to 1."
+                f"SASFT cannot run with {key}: {config[key]}, because a rank sees only parts of examples. Set it to 1."
             )
     if config.get("streaming") and config.get("sample_packing"):
         raise ValueError(
@@ -125,14 +125,14 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def _settle_columns(trainer: Any, column: str) -> None:
-    """Give the training set's column the name that the callback looks for; evaluation needs no languages.
+    """Rename the training set's column to the name that the callback reads. Evaluation does not need languages.
 
     Raises:
-        ValueError: the column was asked for by name, and no example has it.
+        ValueError: the settings name the column, but no data set has it.
     """
     columns = columns_of(trainer.train_dataset)
     if column != LANGUAGE_COLUMN and LANGUAGE_COLUMN not in columns:
-        if column not in columns:  # a data set that was tokenised before is handed on as it is
+        if column not in columns:  # Axolotl does not change a data set that was tokenised before
             raise ValueError(
                 f"No data set has a column {column!r} (sasft_language_column). Name the column that holds the language "
                 "codes, or leave the key out: the script of the answer then decides."
@@ -151,10 +151,10 @@ def _without_languages(dataset: Any, column: str) -> Any:
 
 
 class _Carrier:
-    """Keeps a column through Axolotl's tokenising, as `language`; installed while the data sets are loaded.
+    """Keeps a column when Axolotl tokenises, as `language`. It is installed while the data sets are loaded.
 
     Args:
-        column: its name in the data sets. Those without it are tokenised as ever.
+        column: its name in the data sets. Data sets without it are tokenised as usual.
     """
 
     def __init__(self, column: str) -> None:
@@ -162,7 +162,7 @@ class _Carrier:
         self._replaced: list[tuple[Any, str, Any]] = []
 
     def install(self) -> None:
-        # Not before: the command loads Axolotl's larger modules only once it has read its configuration.
+        # Imported here, because the command loads Axolotl's larger modules only after it has read the configuration.
         from axolotl.datasets import TokenizedPromptDataset
         from axolotl.utils.data import sft
 
@@ -177,7 +177,7 @@ class _Carrier:
             initialise(self, prompt_tokenizer, dataset, *args, **kwargs)
 
         def hash_with_column(*args: Any, **kwargs: Any) -> str:
-            # A data set that was prepared without the column is not taken for one that has it.
+            # So that a data set that was prepared without the column is not used in place of one with it.
             return f"{hash_of(*args, **kwargs)}-{column}"
 
         self._replace(TokenizedPromptDataset, "__init__", carry)
@@ -193,9 +193,9 @@ class _Carrier:
 
 
 class _CarryingStrategy:
-    """A tokenising strategy of Axolotl's that also hands on each row's language.
+    """Wraps a tokenising strategy of Axolotl, and also returns each row's language.
 
-    A batched strategy is called row by row, since it may drop a row or cut it into several.
+    A batched strategy is called row by row, because it may drop a row or split it into several.
     """
 
     def __init__(self, inner: Any, column: str) -> None:

@@ -1,7 +1,7 @@
 """SASFT in LLaMA-Factory: `python -m sae_posttrain.integrations.llamafactory config.yaml`, with `sasft_…` keys.
 
-The command reads the same file as `llamafactory-cli train`, takes SASFT's keys out of it, and starts the same training.
-On several GPUs start it as LLaMA-Factory starts itself, with torchrun:
+The command reads the same file as `llamafactory-cli train`, removes SASFT's keys, and starts the same training. For
+several GPUs, start it with torchrun, as LLaMA-Factory does:
 
     torchrun --nproc-per-node 8 -m sae_posttrain.integrations.llamafactory config.yaml
 """
@@ -20,8 +20,8 @@ OTHER_TRAINERS = {
     "use_ray": "Ray starts the training in other processes, which callbacks do not reach",
     "use_mca": "Megatron has a trainer of its own",
     "use_hyper_parallel": "HyperParallel has a trainer of its own",
-    "use_kt": "KTransformers computes the experts outside of the model's blocks",
-    "use_asft_loss": "its loss takes each batch's own mean, whatever the number of tokens in the step is",
+    "use_kt": "KTransformers computes the experts outside the model's blocks",
+    "use_asft_loss": "its loss is the mean of each batch, whatever the number of tokens in the step",
     "use_unsloth_gc": "Unsloth's checkpointing computes the blocks without a gradient",
     "mixture_of_depths": "blocks that skip tokens have no residual for each token",
 }
@@ -29,14 +29,17 @@ OTHER_TRAINERS = {
 
 
 def split_config(config: Mapping[str, Any]) -> tuple[SASFTSettings, dict[str, Any]]:
-    """SASFT's settings, and the rest of the file, which is LLaMA-Factory's own.
+    """Split a configuration into SASFT's settings and LLaMA-Factory's.
 
     Args:
-        config: all that the file and the command line hold.
+        config: all keys of the file and of the command line.
+
+    Returns:
+        SASFT's settings, and the other keys.
 
     Raises:
-        ValueError: an unknown key that begins with `sasft_`, for which the message names the nearest; a value of
-            another kind; or a way to train that SASFT does not serve. The message says what to change.
+        ValueError: a key begins with `sasft_` but is unknown, and the message names the nearest; a value has the wrong
+            type; or SASFT does not support this training. The message says what to change.
 
     Example:
         >>> settings, rest = split_config({"stage": "sft", "sasft_suppress": "zh", "sasft_token_weight": 100})
@@ -49,8 +52,8 @@ def split_config(config: Mapping[str, Any]) -> tuple[SASFTSettings, dict[str, An
     settings.check_terms()
     if "sasft_language_column" in ours:
         raise ValueError(
-            "LLaMA-Factory keeps no column of languages through its tokenising. Leave sasft_language_column out: the "
-            "script of the answer then decides."
+            "LLaMA-Factory drops the language column when it tokenises. Leave sasft_language_column out; the language "
+            "is then found from the script of the answer."
         )
     _check_training(rest)
     return settings, rest
@@ -60,8 +63,8 @@ def _check_training(config: Mapping[str, Any]) -> None:
     stage = config.get("stage", STAGE)
     if stage != STAGE:
         raise ValueError(
-            f"SASFT cannot run with stage: {stage}. It adds to a cross-entropy over the answers' labels: use stage: "
-            f"{STAGE}, or llamafactory-cli train, without SASFT."
+            f"SASFT cannot run with stage: {stage}, because it adds to a cross-entropy over the answers' labels. Use "
+            f"stage: {STAGE}, or run llamafactory-cli train without SASFT."
         )
     for key, why in OTHER_TRAINERS.items():
         variable = key.upper()  # LLaMA-Factory reads some of these from the environment
@@ -73,8 +76,8 @@ def run_with_sasft() -> None:
     """Read the configuration as LLaMA-Factory does, and train with SASFT.
 
     Raises:
-        ValueError: settings that are no settings, or that SASFT does not serve.
-        FileNotFoundError: no such feature set or file of token counts.
+        ValueError: a setting is unknown, or SASFT does not support it.
+        FileNotFoundError: there is no such feature set or file of token counts.
     """
     from llamafactory.hparams.parser import read_args
     from llamafactory.train.tuner import run_exp
@@ -82,7 +85,7 @@ def run_with_sasft() -> None:
     config = read_args()
     if not isinstance(config, dict):
         raise ValueError(
-            "Give a configuration file first, then key=value to change what it says: "
+            "Give a configuration file first, and then any key=value that overrides it: "
             "python -m sae_posttrain.integrations.llamafactory config.yaml."
         )
     settings, rest = split_config(config)

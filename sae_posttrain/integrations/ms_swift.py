@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# ms-swift loads this file by its path, outside of its package, so that relative imports would fail.
+# ms-swift loads this file by its path, outside its package, so relative imports would fail.
 from sae_posttrain.training.sasft import SASFTCallback
 from sae_posttrain.training.sasft.segments import language_id, segments_of
 from sae_posttrain.training.sasft.settings import PREFIX, SASFTSettings
 
 CHANNEL = "channel"
-"""The one column besides the messages that ms-swift carries into its batches."""
+"""The only column besides the messages that ms-swift keeps in its batches."""
 
 
 @dataclass
@@ -29,25 +29,25 @@ class SwiftSettings(SASFTSettings):
     language_column: str = field(
         default=CHANNEL,
         metadata={
-            "help": "channel: this column has each example's language code, as ms-swift carries no other column into "
-            "its batches. none: the script of the answer decides."
+            "help": "channel: this column has each example's language code; ms-swift keeps no other column in its "
+            "batches. none: the script of the answer decides."
         },
     )
 
     def __post_init__(self) -> None:
         if self.language_column not in (CHANNEL, "none"):
             raise ValueError(
-                f"sasft_language_column={self.language_column!r}: ms-swift carries no column into its batches but "
+                f"sasft_language_column={self.language_column!r}: ms-swift keeps no column in its batches except "
                 f'{CHANNEL!r}. Rename yours with --columns \'{{"{self.language_column}": "{CHANNEL}"}}\', and leave '
                 "sasft_language_column out."
             )
 
 
 def read_settings(environment: Mapping[str, str]) -> SwiftSettings:
-    """The settings that an environment's variables `SASFT_…` hold.
+    """Read the settings from environment variables `SASFT_…`.
 
     Raises:
-        ValueError: a variable that is no setting, for which the message names the nearest; or a value of another kind.
+        ValueError: a variable is not a setting, and the message names the nearest; or a value has the wrong type.
 
     Example:
         >>> read_settings({"SASFT_SUPPRESS": "zh ru", "SASFT_TOKEN_WEIGHT": "100", "HOME": "/root"}).suppress
@@ -58,15 +58,15 @@ def read_settings(environment: Mapping[str, str]) -> SwiftSettings:
 
 
 class SwiftSASFTCallback(SASFTCallback):
-    """`SASFTCallback` for ms-swift's trainer, which makes its callbacks before it is a trainer itself.
+    """`SASFTCallback` for ms-swift's trainer, which makes its callbacks at the beginning of its own `__init__`.
 
     Args:
-        settings: what `read_settings` gives.
-        trainer: ms-swift's trainer, at the beginning of its `__init__`.
+        settings: as `read_settings` returns them.
+        trainer: ms-swift's trainer, which is not complete yet.
 
     Raises:
-        ValueError: settings out of range, or a trainer that SASFT does not serve.
-        FileNotFoundError: no such feature set or file of token counts.
+        ValueError: a setting is out of range, or SASFT does not support the trainer.
+        FileNotFoundError: there is no such feature set or file of token counts.
     """
 
     def __init__(self, settings: SwiftSettings, trainer: Any) -> None:
@@ -83,47 +83,46 @@ class SwiftSASFTCallback(SASFTCallback):
 
 
 def create_callback(args: Any, trainer: Any) -> SwiftSASFTCallback:
-    """What ms-swift calls for `--callbacks sasft`."""
+    """Make the callback; ms-swift calls this for `--callbacks sasft`."""
     return SwiftSASFTCallback(read_settings(os.environ), trainer)
 
 
 def check_swift_trainer(trainer: Any) -> None:
-    """Refuse, by name, the ways to train in ms-swift whose loss is not a cross-entropy over labels.
+    """Check that the trainer's loss is a cross-entropy over labels.
 
     Raises:
-        ValueError: such a way; the message says what to use instead.
+        ValueError: it is not, or the trainer uses sequence parallelism; the message says what to use instead.
     """
     from swift.trainers import Seq2SeqTrainer
 
     if not isinstance(trainer, Seq2SeqTrainer):
         raise ValueError(
-            f"SASFT does not serve ms-swift's {type(trainer).__name__}: it adds to a cross-entropy over labels, which "
-            "`swift sft` and `swift pt` train with for task_type causal_lm. Use one of these, or leave "
-            "`--callbacks sasft` out."
+            f"SASFT does not support ms-swift's {type(trainer).__name__}, because it adds to a cross-entropy over "
+            "labels. Use `swift sft` or `swift pt` with task_type causal_lm, or leave `--callbacks sasft` out."
         )
     size = trainer.template.sequence_parallel_size
     if size > 1:
         raise ValueError(
-            f"SASFT cannot run under sequence parallelism, since a rank sees only parts of segments: set "
-            f"--sequence_parallel_size 1, not {size}."
+            "SASFT cannot run under sequence parallelism, because a rank sees only parts of examples. Set "
+            f"--sequence_parallel_size to 1, not {size}."
         )
 
 
 def check_channels(dataset: Any) -> None:
-    """Refuse channels that are no languages, before training; of a stream, only its batches show them.
+    """Check, before training, that all channels are language codes. A streamed data set is checked batch by batch.
 
     Raises:
-        ValueError: such a channel.
+        ValueError: a channel is not a language code.
     """
     while dataset is not None and not hasattr(dataset, "column_names"):
-        dataset = getattr(dataset, "dataset", None)  # packed and lazily encoded datasets hold the rows' own
+        dataset = getattr(dataset, "dataset", None)  # packed and lazily encoded datasets wrap the dataset of the rows
     if hasattr(dataset, "unique") and CHANNEL in dataset.column_names:
         for channel in dataset.unique(CHANNEL):
             _code_of(channel)
 
 
 def languages_of_channels(inputs: Mapping[str, Any]) -> Sequence[str | None]:
-    """Each segment's language from a batch's `channel`, one per example; None for all of them without one."""
+    """The language of each segment, from a batch's `channel` of each example; None if there is no channel."""
     segment_BS = segments_of(inputs)
     count, channels = int(segment_BS[-1, -1]) + 1, inputs.get(CHANNEL)
     if channels is None:
@@ -131,7 +130,7 @@ def languages_of_channels(inputs: Mapping[str, Any]) -> Sequence[str | None]:
     codes = [_code_of(channel) for channel in channels]
     if len(codes) == count:
         return codes
-    # A row that is padded on the left counts as several segments.
+    # A row that is padded on the left has several segments.
     if len(codes) != len(segment_BS):
         raise ValueError(f"The batch has {len(codes)} channels for {count} segments in {len(segment_BS)} rows.")
     row_of = {int(number): row for row, numbers in enumerate(segment_BS.tolist()) for number in numbers}
@@ -143,8 +142,8 @@ def _code_of(channel: Any) -> str | None:
         language_id(channel)
     except ValueError as error:
         raise ValueError(
-            f"Column {CHANNEL!r}: {error} SASFT reads the channel as the language of the example. If yours are about "
-            "something else, set SASFT_LANGUAGE_COLUMN to none: the script of the answer then decides."
+            f"Column {CHANNEL!r}: {error} SASFT reads the channel as the language of the example. If your channels "
+            "mean something else, set SASFT_LANGUAGE_COLUMN to none; the script of the answer then decides."
         ) from error
     return channel or None
 
@@ -154,12 +153,12 @@ def register() -> None:
     from swift.callbacks import callbacks_map
 
     callbacks_map["sasft"] = create_callback
-    # ms-swift puts a plugin's folder first in the search path, and our files there are named after other frameworks.
+    # ms-swift puts a plugin's folder first in the import path. It has files with the names of other frameworks.
     folder = str(Path(__file__).resolve().parent)
     sys.path[:] = [entry for entry in sys.path if str(Path(entry or ".").resolve()) != folder]
 
 
 if __name__ == "__main__":
     print(Path(__file__).resolve())
-elif "swift" in sys.modules:  # ms-swift is what loads this file
+elif "swift" in sys.modules:  # ms-swift loads this file
     register()

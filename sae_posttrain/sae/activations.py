@@ -15,15 +15,19 @@ class Activation(Protocol):
     def __call__(self, pre: Tensor) -> Tensor: ...
 
     def to(self, **where: Any) -> Activation:
-        """A copy with its tensors on another `device` or in another `dtype`."""
+        """A copy whose tensors are on another `device` or have another `dtype`."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class TopK:
-    """Keep the `k` largest pre-activations of each token, then ReLU (Gao et al., arXiv:2406.04093).
+    """Keep the `k` largest pre-activations of each token, then apply ReLU.
 
-    With `weight` `(K,)`, pre-activations are multiplied by it before they are compared.
+    Args:
+        k: number of pre-activations that are kept.
+        weight: `(K,)` factors by which pre-activations are multiplied before they are compared. Default: none.
+
+    Source: Gao et al., arXiv:2406.04093.
     """
 
     k: int
@@ -42,7 +46,13 @@ class TopK:
 
 @dataclass(frozen=True, eq=False)
 class JumpReLU:
-    """Keep what is above `threshold`, a `(K,)` or scalar, and above zero (Rajamanoharan et al., arXiv:2407.14435)."""
+    """Keep the pre-activations that are above a threshold and above zero.
+
+    Args:
+        threshold: `(K,)`, or one number for all features.
+
+    Source: Rajamanoharan et al., arXiv:2407.14435.
+    """
 
     threshold: Tensor
 

@@ -15,15 +15,15 @@ class Release:
     """One SAE for each of some layers of a model.
 
     Args:
-        name: what `load_sae` and the commands accept.
-        repository: its hub id.
-        base_model: hub id of the model it was trained on.
-        layers: 0-based decoder blocks whose output residual it has an SAE for.
-        d_model: D.
-        d_sae: K; for Gemma Scope as its folders name it.
-        k: active features per token; None where they vary around an average.
-        folder: inside the repository, with `{layer}` and `{l0}` for what differs.
-        l0: the average of active features per layer, where the folder's name has it.
+        name: the short name that `load_sae` and the commands accept.
+        repository: hub id of the SAEs.
+        base_model: hub id of the model they were trained on.
+        layers: 0-based decoder blocks that have an SAE of their output residual.
+        d_model: D, the model's width.
+        d_sae: K, the number of features; for Gemma Scope as its folders name it.
+        k: active features per token; None if their number varies.
+        folder: a layer's folder in the repository, with the placeholders `{layer}` and `{l0}`.
+        l0: layer → average number of active features, where the folder's name contains it.
     """
 
     name: str
@@ -37,7 +37,11 @@ class Release:
     l0: Mapping[int, int] = field(default_factory=dict)
 
     def source(self, layer: int) -> str:
-        """What `load_sae` reads this layer from. Raises: FileNotFoundError when there is none for this layer."""
+        """The hub id, and the folder in it, from which `load_sae` reads this layer.
+
+        Raises:
+            FileNotFoundError: there is no SAE for this layer.
+        """
         if layer not in self.layers:
             raise FileNotFoundError(f"{self.name} has no SAE for layer {layer}; it has layers {span(self.layers)}.")
         inner = self.folder.format(layer=layer, l0=self.l0.get(layer))
@@ -49,7 +53,7 @@ def span(layers: Sequence[int]) -> str:
 
 
 def resolve(source: str, layer: int) -> tuple[str, str]:
-    """A source without short name and without `{layer}`, and the model its SAEs were trained on, if known."""
+    """Replace a short name and `{layer}` in a source, and find the model that its SAEs were trained on, if known."""
     if source in RELEASES:
         return RELEASES[source].source(layer), RELEASES[source].base_model
     repository = "/".join(source.split("/")[:2])
@@ -80,7 +84,8 @@ def _qwen_scope() -> Iterator[Release]:
             )
 
 
-# Of the several SAEs per layer and width, the one nearest to 100 active features, as sae_lens 6.54 names "canonical".
+# Each layer and width has several SAEs. This is the one nearest to 100 active features, which sae_lens 6.54 calls
+# "canonical".
 _GEMMA_SCOPE = (
     (
         *("2b-pt", 2304, "16k", range(26)),
@@ -108,7 +113,7 @@ _WIDTHS = {"16k": 2**14, "65k": 2**16, "131k": 2**17, "262k": 2**18}
 
 
 def _gemma_scope() -> Iterator[Release]:
-    """Source: google/gemma-scope-*-res, and sae_lens 6.54's list of them."""
+    """Source: google/gemma-scope-*-res, and their list in sae_lens 6.54."""
     for model, d_model, width, layers, l0 in _GEMMA_SCOPE:
         yield Release(
             name=f"gemma-scope-{model}-res-{width}",
@@ -123,7 +128,7 @@ def _gemma_scope() -> Iterator[Release]:
 
 
 def _gemma_scope_2() -> Iterator[Release]:
-    """Source: google/gemma-scope-2-*, and sae_lens 6.54's list of them."""
+    """Source: google/gemma-scope-2-*, and their list in sae_lens 6.54."""
     for size, layers, d_model in (
         ("270m", 18, 640),
         ("1b", 26, 1152),

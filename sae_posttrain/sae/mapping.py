@@ -1,4 +1,4 @@
-"""How the system should read a memory-mapped tensor."""
+"""Advise the operating system how a memory-mapped tensor will be read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 @contextmanager
 def read_without_ahead(tensor: Tensor) -> Iterator[None]:
-    """While a mapped tensor is read in scattered places, have the system fetch the pages touched, none around them.
+    """Switch off read-ahead for a memory-mapped tensor that is read at scattered places inside the block.
 
-    One decoder direction in the Qwen-Scope layout is a column; each of its numbers lies in another row, and
-    read-ahead around every one of them would fetch the whole matrix. For memory that is no file's, and on systems
-    without such advice, nothing changes.
+    A decoder direction in the Qwen-Scope layout is a column. Each of its numbers is in another row, so reading ahead
+    around every number would read the whole matrix. Nothing changes for ordinary memory, and on systems that do not
+    accept this advice.
     """
     if not hasattr(mmap, "MADV_RANDOM") or tensor.device.type != "cpu":
         yield

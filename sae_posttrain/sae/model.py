@@ -1,4 +1,4 @@
-"""A sparse autoencoder as every published format folds into it."""
+"""The sparse autoencoder that every published format is converted to."""
 
 # D model width, K dictionary size, F selected features, ... any leading dimensions
 
@@ -118,13 +118,14 @@ class SparseAutoencoder:
     def decode(self, activations: Tensor) -> Tensor:
         """The residual `(..., D)` that is decoded from activations `(..., K)`.
 
-        Raises: ValueError: the SAE normalises each token, so that the activations do not determine the residual's
-            length. Use `reconstruct`.
+        Raises:
+            ValueError: the SAE normalises each token, so the activations do not determine the residual's length. Use
+                `reconstruct`.
         """
         if self.input_norm != "none":
             raise ValueError(
-                f"{self.source} normalises each token ({self.input_norm}), so activations alone do not say what they "
-                "stand for. Call reconstruct(residual)."
+                f"{self.source} normalises each token ({self.input_norm}), so the residual's length cannot be decoded "
+                "from activations alone. Call reconstruct(residual)."
             )
         return self._decoded(activations)
 
@@ -150,14 +151,15 @@ class SparseAutoencoder:
         return directions_FD[0] if isinstance(feature, int) else directions_FD
 
     def folded(self, features: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Rows `(F, D)` and biases `(F,)` in float64 with which `pre = h @ rows.T + biases`, whatever the format does.
+        """Rows `(F, D)` and biases `(F,)` in float64 with which `pre = h @ rows.T + biases`, for every format.
 
-        Raises: ValueError when each token is normalised on its own, which no such rows can express.
+        Raises:
+            ValueError: the SAE normalises each token, so its pre-activations are not linear in the residual.
         """
         if self.input_norm != "none":
             raise ValueError(
-                f"{self.source} (layer {self.layer}) normalises each token ({self.input_norm}), so its features are no "
-                "linear function of the residual and cannot be written into a feature set. Use another SAE."
+                f"{self.source} (layer {self.layer}) normalises each token ({self.input_norm}), so its features are "
+                "not linear in the residual and cannot be written into a feature set. Use another SAE."
             )
         rows = self._rows(features)
         encoder_FD, bias_F = _gathered(self.encoder, rows).double(), self.bias[rows].double()
@@ -167,7 +169,7 @@ class SparseAutoencoder:
         return encoder_FD * scale_F[:, None] * self.input_scale, bias_F * scale_F
 
     def _normalised(self, residual: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
-        """The residual as `input_norm` has it, and the centre and length that lead back."""
+        """The residual after `input_norm`, and the centre and length that undo the normalisation."""
         if self.input_norm == "layer_norm":
             centre = residual.mean(-1, keepdim=True)
             length = residual.std(-1, keepdim=True)
@@ -199,12 +201,12 @@ class SparseAutoencoder:
 
 
 def _not_zero(scale_K: Tensor) -> Tensor:
-    """Scales that a cast may have made zero, at the least of their dtype: directions are divided by them."""
+    """Replace scales that a cast made zero by the dtype's smallest number, since directions are divided by them."""
     return scale_K.clamp(min=torch.finfo(scale_K.dtype).tiny)
 
 
 def _gathered(matrix_KD: Tensor, rows: Tensor) -> Tensor:
-    if matrix_KD.is_contiguous():  # a row lies in one piece, and reading ahead helps
+    if matrix_KD.is_contiguous():  # each row is in one piece, so reading ahead helps
         return matrix_KD[rows]
     with read_without_ahead(matrix_KD):
         return matrix_KD[rows]

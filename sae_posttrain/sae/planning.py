@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-READ_AHEAD = 2**25  # tokens, kept as 134 MB of integers
-STEPS = 250  # by default the batch is made smaller until there are as many
+READ_AHEAD = 2**25  # tokens, which take 134 MB as integers
+STEPS = 250  # by default the batch is halved until there are at least this many steps
 LARGEST_BATCH = 32
-FIRINGS = 1000  # by default the dictionary is made smaller until a feature fires as often, on average
-PRE_ACTIVATIONS = 2**28  # held at once, in numbers: 1 GB in float32
+FIRINGS = 1000  # by default the dictionary is halved until a feature fires this often, on average
+PRE_ACTIVATIONS = 2**28  # pre-activations held in memory at once: 1 GB in float32
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TrainingPlan:
 
     @property
     def micro_steps(self) -> int:
-        """Parts of a batch that are computed one after the other, so that their pre-activations fit in memory."""
+        """The number of parts that a batch is divided into, so that the pre-activations of a part fit in memory."""
         return math.ceil(self.batch_size * self.max_length * self.d_sae / PRE_ACTIVATIONS)
 
     def __str__(self) -> str:
@@ -63,14 +63,14 @@ def plan_training(
     """Choose settings for the model and the texts. Settings that are given are kept.
 
     Args:
-        width: of the model's residual.
+        width: width of the model's residual.
         layers: 0-based decoder blocks.
-        rows: rows of `max_length` tokens that there are.
+        rows: number of rows of `max_length` tokens in the texts.
         max_length: tokens per row.
-        d_sae: default 16 times the width, halved (not below twice the width) until a feature fires 1,000 times on
-            average.
-        k: default an eighth of the width, between 8 and 50.
-        batch_size: rows per step; default 32, halved until there are 250 steps.
+        d_sae: number of features. Default: 16 times the width, halved (not below twice the width) until a feature
+            fires 1,000 times on average.
+        k: active features per token. Default: an eighth of the width, between 8 and 50.
+        batch_size: rows per step. Default: 32, halved until there are 250 steps.
     """
     k = min(50, max(8, width // 8)) if k is None else k
     if batch_size is None:
@@ -86,11 +86,11 @@ def plan_training(
 
 
 class ReadRows(IterableDataset[dict[str, Tensor]]):
-    """Rows of tokens, read ahead so that their number is known where the texts end soon.
+    """Rows of tokens, of which many are read ahead, so that the number of rows of short texts is known.
 
     Args:
-        rows: an iterator over rows, as of `PackedRows`.
-        most: how many are wanted at most.
+        rows: an iterator over rows, such as `PackedRows`.
+        most: largest number of rows to read.
         max_length: tokens per row.
     """
 
@@ -98,11 +98,11 @@ class ReadRows(IterableDataset[dict[str, Tensor]]):
         ahead = min(most, max(1, READ_AHEAD // max_length))
         self.ahead = [row["input_ids"].int() for row in islice(rows, ahead)]
         self.rest = rows
-        # Where not all could be read ahead, they may still end sooner than this.
+        # If not all rows could be read ahead, the texts may still end before `most`.
         self.exact = len(self.ahead) < ahead or ahead == most
         self.count = len(self.ahead) if self.exact else most
 
-    def __len__(self) -> int:  # sparsify asks, for its progress bar
+    def __len__(self) -> int:  # sparsify needs it for its progress bar
         return self.count
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -112,13 +112,13 @@ class ReadRows(IterableDataset[dict[str, Tensor]]):
 
 
 def seconds_per_step(model: Any, plan: TrainingPlan, rows: Sequence[Tensor], coder: Any) -> float:
-    """How long a step takes, measured on one batch: the model's forward pass, and a coder's forward and backward pass.
+    """Time one training step in seconds: the model's forward pass, and an SAE's forward and backward pass.
 
     Args:
         model: the model whose residuals are read.
-        plan: of the training.
+        plan: the plan of the training.
         rows: token ids of at least one row.
-        coder: one of sparsify's coders, of the plan's size; its gradients are dropped again.
+        coder: one of sparsify's coders, of the plan's size. Its gradients are deleted afterwards.
     """
     device = next(model.parameters()).device
     batch = torch.stack([rows[place % len(rows)].long() for place in range(plan.batch_size)]).to(device)

@@ -26,7 +26,7 @@ from .planning import READ_AHEAD, ReadRows, TrainingPlan, plan_training, seconds
 class PackedRows(IterableDataset[dict[str, Tensor]]):
     """A stream of texts, packed into at most `rows` rows of `length` tokens. Nothing is kept in memory.
 
-    Every row begins with `first`, which takes the attention sink that no SAE should spend itself on.
+    Every row begins with the token `first`. It is the attention sink, and is left out of the SAE's training.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PackedRows(IterableDataset[dict[str, Tensor]]):
     ) -> None:
         self.texts, self.tokenizer, self.first, self.length, self.rows = texts, tokenizer, first, length, rows
 
-    def __len__(self) -> int:  # sparsify asks, for its progress bar
+    def __len__(self) -> int:  # sparsify needs it for its progress bar
         return self.rows
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -68,12 +68,12 @@ def train_saes(
 ) -> Path:
     """Train one SAE on each block's output and save it at `layers.{n}` in `folder`, where `load_sae` reads it.
 
-    Texts are read once, one after the other, until `tokens` have been read or they end; the first 33 million tokens are
-    read before the training, so that its length is known.
+    Texts are read once, in order, until `tokens` tokens have been read or the texts end. The first 33 million tokens
+    are read before the training, so that its length is known.
 
     Args:
-        model: a transformers model, or its decoder alone, which is faster.
-        tokenizer: the model's.
+        model: a transformers model, or only its decoder, which is faster.
+        tokenizer: the model's tokenizer.
         texts: as many as possible, and similar to those that the SAE will be used on.
         folder: where the SAEs are written.
         layers: 0-based decoder blocks.
@@ -82,18 +82,18 @@ def train_saes(
         tokens: largest number of tokens to read.
         batch_size: rows per step. Default: 32, fewer if the texts are too short for 250 steps.
         max_length: tokens per row. Default: 256, or the model's context length if that is smaller.
-        lr: learning rate. Default: sparsify's for that number of features.
+        lr: learning rate. Default: sparsify's default for this number of features.
         seed: random seed of the initial weights.
-        say: function that is called with messages: before the training, what is trained and how long it takes; after
-            it, where the texts ended.
+        say: called with messages: before the training, what is trained and how long it will take; afterwards, whether
+            the texts ended early.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: without the extra `train-sae`, for layers the model lacks, settings out of range, or texts too
-            short for one batch.
-        OSError: nothing can be written.
+        ValueError: the extra `train-sae` is not installed, the model does not have a layer, a setting is out of range,
+            or the texts are too short for one batch.
+        OSError: the folder cannot be written to.
 
     Example:
         >>> train_saes(model, tokenizer, texts, Path("saes"), layers=[2], tokens=100_000, say=print)
@@ -107,10 +107,11 @@ def train_saes(
     first = next((one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id) if one is not None), None)
     if first is None:
         raise ValueError(
-            "The tokenizer has neither a beginning-of-sequence nor an end-of-sequence token; every row begins with one."
+            "The tokenizer has neither a beginning-of-sequence nor an end-of-sequence token, and every row must begin "
+            "with one of them. Set one in the tokenizer."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # there: what cannot be written is found out now
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # fails before the training if nothing can be written
         most = tokens // max_length
         dataset = ReadRows(iter(PackedRows(texts, tokenizer, first, length=max_length, rows=most)), most, max_length)
         plan = plan_training(
@@ -123,9 +124,11 @@ def train_saes(
             batch_size=batch_size,
         )
         if plan.k > plan.d_sae:
-            raise ValueError(f"k={plan.k} is larger than the number of features, {plan.d_sae}.")
+            raise ValueError(f"k={plan.k} is larger than the number of features, {plan.d_sae}. Choose a smaller k.")
         if not plan.steps:
-            raise ValueError(f"The texts are too short for one batch of {plan.batch_size} rows of {max_length} tokens.")
+            raise ValueError(
+                f"The texts are too short for one batch of {plan.batch_size} rows of {max_length} tokens. Give more."
+            )
         dataset.count = plan.steps * plan.batch_size
         say(f"{plan}{_ending(plan, tokens, dataset.exact)}")
         coder = new_coder(model, plan)
@@ -138,7 +141,7 @@ def train_saes(
         trainer = fit_coders(model, dataset, scratch, layers=layers, d_sae=plan.d_sae, k=plan.k, seed=seed, **settings)
         if trainer.global_step < plan.steps:
             say(f"The texts ended after {trainer.global_step:,} of {plan.steps:,} steps.")
-        # The checkpoint, not the object: sparsify averages its weights when it saves them.
+        # Keep the checkpoint, not the trained object: sparsify averages the weights when it saves them.
         for layer in layers:
             _keep(next(Path(scratch, "unnamed").glob(f"*layers.{layer}")), folder / f"layers.{layer}", model)
     return folder
@@ -155,33 +158,44 @@ def check_training(
     max_length: int,
     lr: float | None,
 ) -> None:
-    """Raises: ValueError for layers the model lacks, or a setting out of range."""
+    """Check the settings of `train_saes`.
+
+    Raises:
+        ValueError: the model does not have a layer, or a setting is out of range.
+    """
     depth = config.num_hidden_layers
     outside = [layer for layer in layers if not 0 <= layer < depth]
     if outside or not layers:
-        raise ValueError(f"Layers {list(layers)}: the model has blocks 0 to {depth - 1}.")
+        raise ValueError(f"Layers {list(layers)}: expected at least one of the model's blocks 0 to {depth - 1}.")
     if len(set(layers)) < len(layers):
-        raise ValueError(f"Layers {list(layers)}: name each once.")
+        raise ValueError(f"Layers {list(layers)}: name each layer only once.")
     if lr is not None and not 0 < lr < math.inf:
-        raise ValueError(f"lr={lr}: expected a number above 0, or None for sparsify's own.")
+        raise ValueError(f"lr={lr}: expected a number above 0, or None for sparsify's default.")
     least = 1 if batch_size is None else batch_size
     if max_length < 2 or least < 1 or tokens < least * max_length:
-        raise ValueError(f"tokens={tokens}: expected at least one batch, of {least} rows of {max_length} tokens.")
+        raise ValueError(
+            f"tokens={tokens}, batch_size={least}, max_length={max_length}: expected at least one batch, of rows of at "
+            "least 2 tokens."
+        )
     if (d_sae is not None and (d_sae < 1 or (k is not None and k > d_sae))) or (k is not None and k < 1):
-        raise ValueError(f"k={k} does not fit a dictionary of {d_sae} features.")
+        raise ValueError(f"k={k}, d_sae={d_sae}: expected at least 1, and k no larger than d_sae.")
 
 
 def _ending(plan: TrainingPlan, asked: int, exact: bool) -> str:
-    """Where the texts, and not the number of tokens that were asked for, set the end."""
+    """A sentence for the case that the texts end before the requested number of tokens; else empty."""
     if not exact:
         return f" It ends earlier if the texts end earlier; only the first {READ_AHEAD:,} tokens were read ahead."
     if asked - plan.tokens >= plan.batch_size * plan.max_length:
-        return f" The texts hold no more tokens; {asked:,} were asked for."
+        return f" The texts have no more tokens; {asked:,} were requested."
     return ""
 
 
 def new_coder(model: Any, plan: TrainingPlan) -> Any:
-    """One of sparsify's coders, to time. Raises: ValueError without the extra `train-sae`."""
+    """Make one of sparsify's coders, to measure the time of a step.
+
+    Raises:
+        ValueError: the extra `train-sae` is not installed.
+    """
     SparseCoder, SparseCoderConfig = _sparsify("SparseCoder", "SparseCoderConfig")
     device = next(model.parameters()).device
     with torch.random.fork_rng():
@@ -191,11 +205,13 @@ def new_coder(model: Any, plan: TrainingPlan) -> Any:
 
 
 def _sparsify(*names: str) -> tuple[Any, ...]:
-    with redirect_stdout(io.StringIO()):  # sparsify says on stdout what it finds installed
+    with redirect_stdout(io.StringIO()):  # sparsify prints which libraries it finds
         try:
             import sparsify
         except ImportError as error:
-            raise ValueError("SAEs are trained with sparsify: pip install 'sae-posttrain[train-sae]'.") from error
+            raise ValueError(
+                "Training SAEs needs sparsify, which is not installed: pip install 'sae-posttrain[train-sae]'."
+            ) from error
     return tuple(getattr(sparsify, name) for name in names)
 
 
@@ -210,12 +226,23 @@ def fit_coders(
     seed: int,
     **settings: Any,
 ) -> Any:
-    """sparsify's trainer, when it is done; the model is left as it was found.
+    """Train with sparsify, and return its trainer. The model is not changed.
 
-    Raises: ValueError without the extra `train-sae`.
+    Args:
+        model: a transformers model, or only its decoder.
+        dataset: rows of token ids.
+        scratch: the folder that sparsify saves to.
+        layers: 0-based decoder blocks.
+        d_sae: number of features.
+        k: active features per token.
+        seed: random seed of the initial weights.
+        settings: further settings of sparsify's `TrainConfig`.
+
+    Raises:
+        ValueError: the extra `train-sae` is not installed.
     """
     SparseCoderConfig, TrainConfig, Trainer = _sparsify("SparseCoderConfig", "TrainConfig", "Trainer")
-    with redirect_stdout(io.StringIO()):  # sparsify says on stdout what it does
+    with redirect_stdout(io.StringIO()):  # sparsify prints its progress
         config = TrainConfig(
             SparseCoderConfig(num_latents=d_sae, k=k),
             layers=list(layers),
@@ -231,7 +258,7 @@ def fit_coders(
 
 
 def _keep(trained: Path, target: Path, model: Any) -> None:
-    """Move one SAE to where it stays, with the name of its model among the settings; sparsify reads over that."""
+    """Move one SAE to its final folder, and add the model's name to its settings, which sparsify ignores."""
     settings = json.loads((trained / "cfg.json").read_text(encoding="utf-8"))
     settings["model"] = getattr(model.config, "_name_or_path", "")
     (trained / "cfg.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
@@ -242,7 +269,7 @@ def _keep(trained: Path, target: Path, model: Any) -> None:
 
 @contextmanager
 def _left_as_found(model: nn.Module) -> Iterator[None]:
-    """Restore what sparsify changes: it freezes the model and sets the precision of matrix products."""
+    """Undo two changes of sparsify: it freezes the model, and sets the precision of matrix products."""
     precision = torch.get_float32_matmul_precision()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:

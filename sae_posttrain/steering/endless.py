@@ -24,8 +24,8 @@ def endless_loop(response: Response, tokenizer: PreTrainedTokenizerBase, loop_se
     """Find the endless loop at the end of a response, if there is one, in its token ids.
 
     Args:
-        response: with its token ids.
-        tokenizer: the model's.
+        response: the response, with its token ids.
+        tokenizer: the model's tokenizer.
         loop_settings: what counts as a loop in token ids. With `fold_digits`, a response is also a loop if its text
             repeats except for numbers that count on.
     """

@@ -4,7 +4,7 @@ A steered layer's output becomes `residual + alpha · Σ_f typical_f · directio
 `alpha=1` each feature adds what it writes when it fires at its typical strength.
 """
 
-# B batch, R rows named by the caller, S sequence, D model width
+# B batch, R prompts with an alpha of their own, S sequence, D model width
 
 from __future__ import annotations
 

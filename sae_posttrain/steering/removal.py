@@ -1,6 +1,6 @@
-"""Take features or directions out of the residual, and make random directions as a control."""
+"""Remove features or directions from the residual, and make random directions as a control."""
 
-# B batch, R rows named by the caller, S sequence, F features of one layer, D model width
+# B batch, R prompts with a strength of their own, S sequence, F features of one layer, D model width
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from ..residual import hook_residuals, text_config, unwrap
 def suppress(
     model: nn.Module, features: FeatureSet | str | Path, *, strength: float | Sequence[float] | Tensor = 1.0
 ) -> Iterator[None]:
-    """Take what the features write out of the residual, in every forward inside the block, prompts included.
+    """Subtract from the residual what the features write, in every forward pass inside the block, also for prompts.
 
     After each layer of the features the residual h becomes `h - strength * sum_f act_f(h) * direction_f`, with
-    `act_f(h) = relu(h @ encoder_f + bias_f)`. Where a feature does not fire, nothing changes. With `strength=1` the
-    residual is what the SAE would make of it with these features set to zero; above 1 it is pushed further.
+    `act_f(h) = relu(h @ encoder_f + bias_f)`. A feature that does not fire changes nothing. `strength=1` removes
+    exactly what the features write, as if the SAE's activations were set to zero; above 1 more is subtracted.
 
     Args:
-        model: the model or whatever wraps it.
+        model: the model, which may be wrapped.
         features: the features to suppress: a feature set, or its path.
         strength: one number, or one for each prompt of the batch; 0 changes nothing.
 
     Raises:
-        ValueError: features of a model of another shape; a strength that is not finite; another number of prompts.
+        ValueError: the features belong to a model of another shape, a strength is not finite, or the number of
+            strengths is not the number of prompts.
 
     Example:
         >>> with suppress(model, features):
@@ -58,18 +59,18 @@ def suppress(
 def project_out(
     model: nn.Module, directions: Mapping[int, Tensor], *, strength: float | Sequence[float] | Tensor = 1.0
 ) -> Iterator[None]:
-    """Take the component along a direction out of the residual, in every forward inside the block, prompts included.
+    """Remove the residual's component along a direction, in every forward pass inside the block, also for prompts.
 
     After each layer the residual h becomes `h - strength * (h · d) d`, with d the layer's direction scaled to length 1.
 
     Args:
-        model: the model or whatever wraps it.
+        model: the model, which may be wrapped.
         directions: layer → `(D,)` direction of any length but 0.
         strength: one number, or one for each prompt of the batch; 0 changes nothing.
 
     Raises:
-        ValueError: a direction of another width, of length 0 or not finite; a strength that is not finite; another
-            number of prompts.
+        ValueError: a direction has another width, has length 0 or is not finite; a strength is not finite; or the
+            number of strengths is not the number of prompts.
 
     Example:
         >>> with project_out(model, {14: direction}):
@@ -102,7 +103,7 @@ def with_random_directions(features: FeatureSet, seed: int = 0) -> FeatureSet:
 
     Args:
         features: any feature set.
-        seed: of the random directions, which do not depend on the features.
+        seed: random seed of the directions, which do not depend on the features.
 
     Returns:
         A feature set for steering and suppression. Its provenance says `random directions`.
@@ -145,7 +146,7 @@ def _subtracting(
 
     handles = hook_residuals(model, layers, subtract)
     try:
-        with torch.compiler.set_stance("force_eager"):  # compiled code would leave the hooks out
+        with torch.compiler.set_stance("force_eager"):  # compiled code would skip the hooks
             yield
     finally:
         for handle in handles:

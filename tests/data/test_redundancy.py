@@ -90,9 +90,9 @@ def test_models_rank_on_a_part_as_on_the_whole_when_examples_agree() -> None:
 @pytest.mark.parametrize(
     ("scores", "sizes", "says"),
     [
-        (np.ones((1, 5)), [2], "two models or more"),
+        (np.ones((1, 5)), [2], "at least two models"),
         (np.ones((3, 5)), [2], "no ranking"),
-        (np.arange(15).reshape(3, 5), [6], "6 examples cannot be drawn from 5"),
+        (np.arange(15).reshape(3, 5), [6], "sizes has 6; expected sizes from 1 to 5"),
     ],
 )
 def test_scores_that_rank_nothing_are_refused(scores: np.ndarray, sizes: list[int], says: str) -> None:

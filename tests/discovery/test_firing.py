@@ -121,7 +121,7 @@ def test_a_cache_of_something_else_is_refused(model: Any, tokenizer: Any, tmp_pa
         collect_firing(model, tokenizer, SAES, changed, layers=LAYERS, cache=tmp_path, progress=False)
     broken = sorted(tmp_path.glob("*.safetensors"))[0]
     broken.write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match="delete it and run again"):
+    with pytest.raises(ValueError, match="Delete it and run again"):
         collect_firing(model, tokenizer, SAES, TEXTS, layers=LAYERS, cache=tmp_path, progress=False)
 
 

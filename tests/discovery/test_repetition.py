@@ -312,13 +312,13 @@ def test_the_set_survives_a_file_and_is_no_language(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"texts": ORDINARY}, "None of 2 texts holds a loop"),
+        ({"texts": ORDINARY}, "None of 2 texts has a loop"),
         ({"texts": []}, "None of 0 texts"),
         ({"texts": "one string"}, "expected a list of texts"),
-        ({"texts": [None]}, "texts hold None"),
+        ({"texts": [None]}, "texts contain None"),
         ({"texts": [[1.5, 2.5]]}, "expected texts, or lists of token ids"),
         ({"texts": LOOPING, "prompts": PROMPTS}, "either texts"),
-        ({"texts": LOOPING, "loops": 3}, "loops: of use only with prompts"),
+        ({"texts": LOOPING, "loops": 3}, "loops: only for prompts"),
         ({"prompts": PROMPTS, "loops": 0}, "loops=0"),
         (
             {"prompts": PROMPTS, "sampling": SamplingSettings(temperature=0, max_new_tokens=11)},

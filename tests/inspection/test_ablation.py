@@ -56,7 +56,7 @@ def test_the_direction_is_subtracted_at_the_token_before_the_switch(model: nn.Mo
 
 
 def test_passages_without_a_switch_are_refused(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="None of 1 passages has a switch"):
+    with pytest.raises(ValueError, match="None of the 1 passages has a switch"):
         probability_at_switches(model, PASSAGES[1:2], torch.ones(15, dtype=torch.bool))
 
 

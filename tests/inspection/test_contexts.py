@@ -82,7 +82,7 @@ def test_a_character_of_several_tokens_is_one_piece() -> None:
 
 def test_a_slow_tokenizer_is_refused(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
-    with pytest.raises(ValueError, match="use the model's fast tokenizer"):
+    with pytest.raises(ValueError, match="Use the model's fast tokenizer"):
         top_contexts(model, tokenizer, features_of(), TEXTS)
 
 

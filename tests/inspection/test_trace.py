@@ -103,7 +103,7 @@ def test_the_prompt_is_left_out_but_for_its_last_token(model: Any, tokenizer: An
 
 
 def test_no_switch_is_an_error_that_says_what_to_give(tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match="None of 3 responses switches into zh; give more of them"):
+    with pytest.raises(ValueError, match=r"None of the 3 responses switches into zh\. Give more responses"):
         find_passages(tokenizer, ROWS[2:], "zh")
 
 

@@ -237,8 +237,8 @@ REFUSED: Mapping[str, tuple[Row, Mapping[str, Any], str]] = {
         {},
         "These features were found in",
     ),
-    "DPO": (Row({"rlhf_type": "dpo"}, command="rlhf"), {}, "SASFT does not serve ms-swift's DPOTrainer"),
-    "KTO": (Row({"rlhf_type": "kto"}, command="rlhf"), {}, "SASFT does not serve ms-swift's KTOTrainer"),
+    "DPO": (Row({"rlhf_type": "dpo"}, command="rlhf"), {}, "SASFT does not support ms-swift's DPOTrainer"),
+    "KTO": (Row({"rlhf_type": "kto"}, command="rlhf"), {}, "SASFT does not support ms-swift's KTOTrainer"),
 }
 
 

@@ -104,7 +104,7 @@ def test_the_layer_stands_in_the_settings_too(one: Published, tmp_path: Path) ->
 @pytest.mark.parametrize("one", [o for o in WITH_SETTINGS if o.format != "sparsify"], ids=by_name)
 def test_a_path_that_contradicts_the_settings_is_refused(one: Published, tmp_path: Path) -> None:
     replace(one, folder=at_layer(one, 2).folder).write(tmp_path)
-    with pytest.raises(ValueError, match=f"where layer 2 is expected, but it says layer {LAYER}"):
+    with pytest.raises(ValueError, match=f"in the folder of layer 2, but its settings say layer {LAYER}"):
         load_sae(tmp_path, 2)
 
 
@@ -229,7 +229,7 @@ def test_the_scale_of_a_training_checkpoint_of_saelens(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SAELens jumprelu", "Gemma Scope", "Llama Scope", "dictionary_learning BatchTopK"])
 def test_a_k_where_there_is_none_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no number of active features"):
+    with pytest.raises(ValueError, match="no fixed number of active features"):
         load(PUBLISHED[name], tmp_path, k=3)
 
 
@@ -313,7 +313,7 @@ def test_a_missing_tensor_is_named(one: Published, tmp_path: Path) -> None:
 def test_matrices_of_different_precision_are_refused(tmp_path: Path) -> None:
     one = PUBLISHED["sparsify"]
     replace(one, tensors={**one.tensors, "W_dec": one.tensors["W_dec"].half()}).write(tmp_path)
-    with pytest.raises(ValueError, match=r"encoder is torch\.float32, the decoder torch\.float16"):
+    with pytest.raises(ValueError, match=r"encoder has dtype torch\.float32, and the decoder torch\.float16"):
         load_sae(tmp_path, LAYER)
 
 

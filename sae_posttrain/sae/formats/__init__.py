@@ -1,6 +1,6 @@
-"""Published SAE formats, one file each. `load_sae` picks by looking at the files.
+"""Published SAE formats, one file each. `load_sae` recognises the format by the names of the files.
 
-A format is a module with the members of `Format`, listed in `FORMATS`. docs/extending.md says what else one needs.
+A format is a module with the members of `Format`, listed in `FORMATS`. docs/extending.md says how to add one.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ def load_sae(
 ) -> SparseAutoencoder:
     """Load one layer's SAE from a local folder, a Hugging Face repository or the catalogue.
 
-    Tensors are memory-mapped: using a few features reads a few rows. From the hub only the layer's own files are
-    downloaded.
+    Tensors are memory-mapped, so that using a few features reads a few rows. From the hub, only the layer's own files
+    are downloaded.
 
     Args:
-        source: a folder; a hub id such as `Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50`, perhaps with a folder inside it,
-            as in `google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82`; or a short name that
-            `sae-posttrain sae list` shows. `{layer}` in it stands for the layer's number.
+        source: one of three. A local folder. A hub id such as `Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50`, or a folder in
+            a hub repository such as `google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82`. Or a short name
+            that `sae-posttrain sae list` prints. `{layer}` in it is replaced by the layer's number.
         layer: 0-based decoder block whose output residual the SAE reads.
         k: active features per token. Default: from the SAE's settings, or for Qwen-Scope from the name of `source`.
         revision: branch, tag or commit of a hub repository.
         dtype: convert the weights to this dtype, which reads the whole file. Default: the dtype of the file.
 
     Raises:
-        FileNotFoundError: no such folder or repository, or no SAE for this layer in it.
-        ValueError: several SAEs for this layer; a file that is damaged, of another layout, or asks to execute code; an
-            SAE of something else than the residual stream; an unknown k.
+        FileNotFoundError: there is no such folder or repository, or it has no SAE for this layer.
+        ValueError: there are several SAEs for this layer; the file is damaged, has another layout, or would execute
+            code; the SAE does not read the residual stream; or k is unknown.
 
     Example:
         >>> sae = load_sae("Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50", layer=14)
@@ -59,7 +59,10 @@ def load_sae(
     form, weights, config = locate(resolved, layer, revision, FORMATS)
     sae = form.load(weights, config, layer, resolved, k)
     if sae.layer != layer:
-        raise ValueError(f"{config or weights} lies where layer {layer} is expected, but it says layer {sae.layer}.")
+        raise ValueError(
+            f"{config or weights} is in the folder of layer {layer}, but its settings say layer {sae.layer}. Move it "
+            "to that layer's folder, or download it again."
+        )
     sae = replace(
         _in_one_dtype(sae, weights),
         source=str(source),
@@ -71,9 +74,14 @@ def load_sae(
 
 
 def available_layers(source: str | Path, *, revision: str | None = None) -> list[int]:
-    """The layers for which a source has SAEs, as far as paths and settings say.
+    """The layers for which a source has SAEs, as far as the file paths and settings show.
 
-    Raises: FileNotFoundError when it has none at all.
+    Args:
+        source: as for `load_sae`.
+        revision: branch, tag or commit of a hub repository.
+
+    Raises:
+        FileNotFoundError: the source has no SAE.
     """
     if str(source) in RELEASES:
         return list(RELEASES[str(source)].layers)
@@ -81,8 +89,10 @@ def available_layers(source: str | Path, *, revision: str | None = None) -> list
 
 
 def _in_one_dtype(sae: SparseAutoencoder, weights: Path) -> SparseAutoencoder:
-    """The SAE with its vectors in the dtype of its matrices. Only the matrices stay memory-mapped."""
+    """Convert the vectors to the dtype of the matrices. Only the matrices stay memory-mapped."""
     dtype = sae.encoder.dtype
     if sae.decoder.dtype != dtype:
-        raise ValueError(f"{weights}: the encoder is {dtype}, the decoder {sae.decoder.dtype}; expected the same.")
+        raise ValueError(
+            f"{weights}: the encoder has dtype {dtype}, and the decoder {sae.decoder.dtype}; expected the same."
+        )
     return sae.encoder_to(dtype=dtype)

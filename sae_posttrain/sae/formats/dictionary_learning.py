@@ -1,7 +1,7 @@
 """dictionary_learning: `ae.pt` and `config.json`, whose `dict_class` names one of six layouts.
 
-AutoEncoder subtracts `bias` and is read with its directions brought to unit norm; BatchTopK applies its threshold, as
-its library does at inference. Source: dictionary_learning 0.1.0, `dictionary.py` and `trainers/`.
+AutoEncoder subtracts `bias`, and its directions are scaled to unit norm. BatchTopK applies its threshold, as the
+library does at inference. Source: dictionary_learning 0.1.0, `dictionary.py` and `trainers/`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .tensor_files import Tensors, check_k, no_k, number, one_of, read_config, r
 
 NAME = "dictionary_learning"
 FILES = "config.json beside ae.pt"
-# Their names for our tensors; each means the same in all classes.
+# Our tensors' names in dictionary_learning; a name means the same in all classes.
 OURS = {
     **dict.fromkeys(("encoder.weight", "W_enc"), "encoder"),
     **dict.fromkeys(("decoder.weight", "W_dec"), "decoder"),
@@ -37,7 +37,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "JumpReluAutoEncoder": {**PLAIN, "threshold": "K"},
     "GatedAutoEncoder": {**LINEAR, "mag_bias": "K", "decoder_bias": "D", "gate_bias": "K", "r_mag": "K"},
 }
-KEEP_INPUT = ("AutoEncoderNew", "JumpReluAutoEncoder")  # these do not subtract their decoder's bias
+KEEP_INPUT = ("AutoEncoderNew", "JumpReluAutoEncoder")  # these do not subtract the decoder's bias
 
 
 def find(names: Iterable[str], source: str) -> list[Found]:
@@ -48,12 +48,16 @@ def find(names: Iterable[str], source: str) -> list[Found]:
 
 
 def layer_of(config: Path) -> int:
-    """The layer that the settings name."""
+    """The layer in the settings."""
     return _layer(_trainer(config), config)
 
 
 def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
-    """Raises: ValueError for files that are damaged, or of an SAE of something else than the residual stream."""
+    """Load one SAE.
+
+    Raises:
+        ValueError: a file is damaged, or the SAE does not read the residual stream.
+    """
     assert config is not None
     trainer = _trainer(config)
     kind = one_of(trainer, "dict_class", {name: name for name in LAYOUTS}, config)

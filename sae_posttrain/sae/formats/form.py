@@ -15,11 +15,11 @@ class Format(Protocol):
 
     @property
     def NAME(self) -> str:  # noqa: N802
-        """What the format is called, in messages and as `SparseAutoencoder.format`."""
+        """The format's name, in messages and as `SparseAutoencoder.format`."""
 
     @property
     def FILES(self) -> str:  # noqa: N802
-        """The files that are looked for, for the message that none were found."""
+        """The names of the format's files, for the message that none were found."""
 
     @property
     def layer_of(self) -> Callable[[Path], int] | None:
@@ -30,19 +30,19 @@ class Format(Protocol):
 
         Args:
             names: paths of all files, relative to the source.
-            source: folder, hub id or folder in a hub repository; its name may say the layer.
+            source: folder, hub id or folder in a hub repository. Its name may contain the layer.
         """
 
     def load(self, weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
-        """One SAE. Its `source`, `file` and `format` are filled in by the caller.
+        """Load one SAE. The caller fills in its `source`, `file` and `format`.
 
         Args:
             weights: the file that `Found.weights` names, on this machine.
             config: the file that `Found.config` names; None in formats without one.
-            layer: the layer that was asked for, for formats whose settings do not say it.
-            source: what `find` was given.
+            layer: the requested layer, for formats whose settings do not contain it.
+            source: the source that `find` was given.
             k: the number of active features that the user gave, if any.
 
         Raises:
-            ValueError: files that are damaged, or of an SAE that this library cannot use.
+            ValueError: a file is damaged, or this library cannot use such an SAE.
         """

@@ -1,4 +1,4 @@
-"""What a listing of files may hold: SAEs, each a file of weights and perhaps one of settings."""
+"""Recognise SAEs in a list of file names: each is a file of weights, and perhaps a file of settings."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Found:
     """One SAE in a listing.
 
     Args:
-        weights: file name, relative to what was listed.
-        config: likewise; empty when the format has none.
-        layer: 0-based decoder block, as far as the path says.
-        beside: a third file that loading may look for; empty when there is none.
+        weights: path of the file of weights, relative to the source.
+        config: path of the file of settings; empty if the format has none.
+        layer: 0-based decoder block; None if the path does not show it.
+        beside: path of a third file that loading may need; empty if there is none.
     """
 
     weights: str
@@ -30,7 +30,7 @@ class Found:
 
 
 def pairs(names: Iterable[str], weights: str, config: str) -> list[tuple[str, str, str]]:
-    """Folder, weights and config of every folder in a listing that holds both; `weights` may lie in a subfolder."""
+    """Folder, weights and config of every folder that contains both files; `weights` may be in a subfolder."""
     present = set(names)
     found = []
     for name in sorted(present):
@@ -43,9 +43,10 @@ def pairs(names: Iterable[str], weights: str, config: str) -> list[tuple[str, st
 
 
 def layer_of_hook(hook: object, where: str) -> int:
-    """The block whose output residual a hook reads; the input of block n is the output of block n-1.
+    """The block whose output residual a hook reads. The input of block n is the output of block n-1.
 
-    Raises: ValueError when it reads anything else.
+    Raises:
+        ValueError: the hook reads something other than the residual stream.
     """
     if isinstance(hook, str):
         if match := _POST.fullmatch(hook):
@@ -59,6 +60,6 @@ def layer_of_hook(hook: object, where: str) -> int:
 
 
 def layer_in(path: str, pattern: str) -> int | None:
-    """The number that a pattern's first group finds in a path, the last time it does."""
+    """The number in the first group of a pattern, at the pattern's last match in a path; None if it does not match."""
     found = re.findall(pattern, path)
     return int(found[-1]) if found else None

@@ -1,7 +1,8 @@
 """Gemma Scope 2: `config.json` and `params.safetensors`, Gemma Scope's tensors in lower case; JumpReLU.
 
-A repository holds SAEs of several places, at `resid_post/layer_12_width_16k_l0_small/` and the like; only those of the
-residual stream can be used. Source: the model cards of google/gemma-scope-2-*, and sae_lens 6.54's loader of them.
+A repository has SAEs of several places in the model, in folders such as `resid_post/layer_12_width_16k_l0_small/`. Only
+those of the residual stream can be used. Source: the model cards of google/gemma-scope-2-*, and their loader in
+sae_lens 6.54.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ def find(names: Iterable[str], source: str) -> list[Found]:
 
 
 def layer_of(config: Path) -> int:
-    """The layer that the settings name."""
+    """The layer in the settings."""
     return layer_of_hook(read_config(config).get("hf_hook_point_in"), str(config))
 
 
 def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
-    """Raises: ValueError for files that are damaged, or of an SAE of something else than the residual stream."""
+    """Load one SAE.
+
+    Raises:
+        ValueError: a file is damaged, or the SAE does not read the residual stream.
+    """
     assert config is not None
     no_k(k, NAME)
     settings = read_config(config, ["hf_hook_point_in"])

@@ -1,4 +1,4 @@
-"""How a format's tensors lie in its files: one table per format, which checks them and turns them our way."""
+"""The tensors of a format: one table of names and shapes per format, used to check and transpose them."""
 
 # D model width, K dictionary size
 
@@ -11,9 +11,9 @@ from .tensor_files import Tensors, check_keys, check_shapes, matrix_shape
 
 Layout = Mapping[str, str]
 """A tensor's name in the file → the letters of its shape: `KD` or `DK` for a matrix, `K` or `D` for a vector, empty for
-a single number. The first entry is a matrix: the sizes K and D are read off it."""
+a single number. The first entry is a matrix, which determines the sizes K and D."""
 
-# nn.Linear keeps a row per output, so that an encoder lies as (K, D) and a decoder as (D, K).
+# nn.Linear has one row per output, so an encoder is stored as (K, D) and a decoder as (D, K).
 LINEAR: Layout = {"encoder.weight": "KD", "decoder.weight": "DK"}
 PLAIN: Layout = {"W_enc": "DK", "W_dec": "KD", "b_enc": "K", "b_dec": "D"}
 
@@ -23,12 +23,12 @@ def laid_out(path: Path, tensors: Tensors, layout: Layout, name: str) -> Tensors
 
     Args:
         path: the file that they come from, for messages.
-        tensors: as they lie in the file. Those that the layout does not name are ignored.
+        tensors: as stored in the file. Tensors that the layout does not name are ignored.
         layout: names and shapes.
-        name: of the format, for messages.
+        name: the format's name, for messages.
 
     Raises:
-        ValueError: a tensor is missing, is no plain numbers, or has another shape; a vector is not finite.
+        ValueError: a tensor is missing, does not hold plain numbers, or has another shape; or a vector is not finite.
     """
     check_keys(path, tensors, list(layout), name)
     first = next(iter(layout))

@@ -17,21 +17,25 @@ from ..catalogue import RELEASES
 from .form import Format
 from .found import Found
 
-DEPTH = 4  # folders below the source; no published layout lies deeper
+DEPTH = 4  # levels of folders below the source; no published layout has more
 MAX_NAMES = 200_000
 MAX_CONFIGS = 200
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The names of a source's files, and a function that makes one of them available on this machine."""
+    """The names of a source's files, and a function that downloads one of them if necessary."""
 
     source: str
     names: Sequence[str]
     fetch: Callable[[str], Path]
 
     def present(self, formats: Sequence[Format]) -> list[tuple[Format, Found]]:
-        """Every SAE of a known format. Raises: FileNotFoundError when there is none."""
+        """Every SAE of a known format.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
         found = [(form, one) for form in formats for one in form.find(self.names, self.source)]
         if not found:
             looked_for = "; ".join(f"{form.FILES} ({form.NAME})" for form in formats)
@@ -44,7 +48,9 @@ def locate(
 ) -> tuple[Format, Path, Path | None]:
     """The format, the file of weights and the file of settings of a layer's SAE.
 
-    Raises: FileNotFoundError when there is none; ValueError when there are several.
+    Raises:
+        FileNotFoundError: there is no SAE for the layer.
+        ValueError: there are several.
     """
     listing = _list(source, revision)
     form, found = _choose(listing, layer, formats)
@@ -54,16 +60,21 @@ def locate(
 
 
 def layers_in(source: str, revision: str | None, formats: Sequence[Format]) -> list[int]:
-    """The layers a source has SAEs for, as far as paths and settings say. Raises: FileNotFoundError."""
+    """The layers for which a source has SAEs, as far as the file paths and settings show.
+
+    Raises:
+        FileNotFoundError: the source has no SAE.
+    """
     listing = _list(source, revision)
     present = listing.present(formats)
     return sorted({layer for layer in _layers(listing, present).values() if layer is not None})
 
 
 def layers_of(pattern: str, revision: str | None, formats: Sequence[Format]) -> list[int]:
-    """What `{layer}` in a source may stand for; nothing where it is part of a repository's name.
+    """The layers that `{layer}` in a source may be replaced by; empty if it is part of a repository's name.
 
-    Raises: FileNotFoundError when there is no SAE at all.
+    Raises:
+        FileNotFoundError: the source has no SAE.
     """
     folder, slash, _ = pattern.partition("{layer}")[0].rpartition("/")
     if "/" not in folder and not Path(folder or slash).expanduser().is_dir():
@@ -75,11 +86,11 @@ def layers_of(pattern: str, revision: str | None, formats: Sequence[Format]) -> 
 
 
 def _list(source: str, revision: str | None) -> Listing:
-    folder = Path(os.path.expanduser(source))  # leaves as it is what Path.expanduser refuses: a user unknown here
+    folder = Path(os.path.expanduser(source))  # keeps `~name` of an unknown user, which Path.expanduser rejects
     if folder.is_dir():
         return _list_folder(source, folder)
     if folder.exists():
-        raise FileNotFoundError(f"{source} is a file; pass the folder that holds it.")
+        raise FileNotFoundError(f"{source} is a file; pass the folder that contains it.")
     return _list_hub(source, revision)
 
 
@@ -88,8 +99,8 @@ def _list_folder(source: str, folder: Path) -> Listing:
 
 
 def _names_in(folder: Path) -> Iterator[str]:
-    """Paths of the files in a folder and below, relative to it."""
-    for parent, folders, files in os.walk(folder, followlinks=True):  # DEPTH ends a circle of links
+    """The paths of all files in a folder and its subfolders, relative to it."""
+    for parent, folders, files in os.walk(folder, followlinks=True):  # DEPTH stops a loop of links
         inner = Path(parent).relative_to(folder)
         folders[:] = sorted(folders) if len(inner.parts) < DEPTH else []
         yield from ((inner / name).as_posix() for name in sorted(files))
@@ -102,12 +113,12 @@ def _list_hub(source: str, revision: str | None) -> Listing:
         try:
             return Path(hf_hub_download(repo, f"{inner}/{name}" if inner else name, revision=revision))
         except (HfHubHTTPError, OSError) as error:
-            raise FileNotFoundError(f"{repo} lists {name} but did not give it ({error}); try again.") from error
+            raise FileNotFoundError(f"{repo} lists {name}, but the download failed ({error}); try again.") from error
 
     try:
         names = [file.rfilename for file in HfApi().model_info(repo, revision=revision).siblings or ()]
-    except Exception as error:  # without a network, of a kind that differs between versions of the hub's library
-        if cached := _cached(repo, revision):  # what was downloaded before is there all the same
+    except Exception as error:  # without a network, the error's type depends on the version of huggingface_hub
+        if cached := _cached(repo, revision):  # files that were downloaded before are still available
             return _list_folder(source, cached / inner)
         raise FileNotFoundError(
             f"{source!r} is neither a local folder nor a Hugging Face repository that can be reached, nor a name that "
@@ -138,7 +149,7 @@ def _choose(listing: Listing, layer: int, formats: Sequence[Format]) -> tuple[Fo
         layers = _layers(listing, present)
     fitting = [(form, found) for form, found in present if layers[found] == layer]
     if len(present) == 1 and not _says_layer(*present[0]):
-        fitting = present  # neither path nor settings say the layer: whoever asks for it knows
+        fitting = present  # neither the path nor the settings show the layer, so the user's number is accepted
     if not fitting:
         known = sorted({number for number in layers.values() if number is not None})
         raise FileNotFoundError(
@@ -147,14 +158,14 @@ def _choose(listing: Listing, layer: int, formats: Sequence[Format]) -> tuple[Fo
     if len(fitting) > 1:
         listed = ", ".join(f"{found.weights} ({form.NAME})" for form, found in fitting[:12])
         raise ValueError(
-            f"{listing.source} holds {len(fitting)} SAEs for layer {layer}; add the folder of one of them to the "
-            f"source: {listed}{', …' if len(fitting) > 12 else ''}"
+            f"{listing.source} has {len(fitting)} SAEs for layer {layer}; add the folder of one of them to the "
+            f"source: {listed}{', …' if len(fitting) > 12 else ''}."
         )
     return fitting[0]
 
 
 def _layers(listing: Listing, present: Sequence[tuple[Format, Found]]) -> dict[Found, int | None]:
-    """The layer of each SAE by its path or, of some, by its settings, which are fetched for that."""
+    """The layer of each SAE, from its path, or else from its settings, which are downloaded for this."""
     unsaid = [(form, found) for form, found in present if found.layer is None][:MAX_CONFIGS]
     said: dict[Found, int | None] = {found: found.layer for _, found in present}
     return said | {found: _layer_in_config(form, found, listing.fetch, len(present) == 1) for form, found in unsaid}
@@ -165,7 +176,7 @@ def _says_layer(form: Format, found: Found) -> bool:
 
 
 def _layer_in_config(form: Format, found: Found, fetch: Callable[[str], Path], alone: bool) -> int | None:
-    """What the settings say; of one SAE among many that reads something else, nothing."""
+    """The layer in the settings; None if there is none, or if one of several SAEs does not read the residual."""
     if form.layer_of is None or not found.config:
         return None
     try:

@@ -1,8 +1,8 @@
 """Llama Scope, first release: `hyperparams.json` and `checkpoints/final.safetensors`; JumpReLU with one threshold.
 
-`encoder.weight (K, D)`, `decoder.weight (D, K)` and biases are those of training, on residuals scaled to the length
-sqrt(D); the threshold is one of unscaled residuals and of directions of unit norm. So biases are divided by the
-scale, and every feature is multiplied by its direction's norm. Source: lm-saes of November 2024,
+`encoder.weight (K, D)`, `decoder.weight (D, K)` and biases are stored as in training, for residuals scaled to the
+length sqrt(D). The threshold is for unscaled residuals and directions of unit norm. Loading therefore divides biases by
+the scale, and multiplies every feature by its direction's norm. Source: lm-saes of November 2024,
 `SparseAutoEncoder.from_config`; He et al., arXiv:2410.20526.
 """
 
@@ -34,12 +34,16 @@ def find(names: Iterable[str], source: str) -> list[Found]:
 
 
 def layer_of(config: Path) -> int:
-    """The layer that the settings name."""
+    """The layer in the settings."""
     return layer_of_hook(read_config(config).get("hook_point_in"), str(config))
 
 
 def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
-    """Raises: ValueError for files that are damaged, or of an SAE this library has no place for."""
+    """Load one SAE.
+
+    Raises:
+        ValueError: a file is damaged, or this library cannot use such an SAE.
+    """
     assert config is not None
     settings = read_config(config, ["hook_point_in", "hook_point_out"])
     if settings["hook_point_in"] != settings["hook_point_out"] or settings.get("use_glu_encoder"):

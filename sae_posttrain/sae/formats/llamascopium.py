@@ -1,8 +1,8 @@
 """Llama Scope since llamascopium: `config.json` and `sae_weights.safetensors`; ReLU, JumpReLU or top-k.
 
 `W_E (D, K)`, `b_E`, `W_D (K, D)`, `b_D`, or in Llama-Scope-R1-Distill `encoder.weight (K, D)`, `decoder.weight (D, K)`
-and biases. Residuals are scaled to the length sqrt(D); an activation function sees pre-activations times their
-directions' norms, and its result is divided by them again. Source: llamascopium 2.0.0b34, `models/sae.py`.
+and biases. Residuals are scaled to the length sqrt(D). Pre-activations are multiplied by their directions' norms before
+the activation function, and its result is divided by them. Source: llamascopium 2.0.0b34, `models/sae.py`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ def find(names: Iterable[str], source: str) -> list[Found]:
 
 
 def layer_of(config: Path) -> int:
-    """The layer that the settings name."""
+    """The layer in the settings."""
     return layer_of_hook(read_config(config).get("hook_point_in"), str(config))
 
 
 def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
-    """Raises: ValueError for files that are damaged, or of an SAE this library has no place for."""
+    """Load one SAE.
+
+    Raises:
+        ValueError: a file is damaged, or this library cannot use such an SAE.
+    """
     assert config is not None
     settings = read_config(config, ["hook_point_in", "hook_point_out"])
     one_of(settings, "sae_type", {"sae": "sae"}, config, "sae")
@@ -66,7 +70,7 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
 
 
 def _renamed(tensors: Tensors) -> Tensors:
-    """Tensors under their present names, in their present orientation."""
+    """Tensors with the names and the orientation of the newest layout."""
     turned = {
         new: tensors[old].mT if tensors[old].dim() == 2 else tensors[old]
         for old, new in OLDER.items()

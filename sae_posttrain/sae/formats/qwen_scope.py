@@ -1,7 +1,7 @@
 """Qwen-Scope: `layer{n}.sae.pt`, a dict of `W_enc (K, D)`, `W_dec (D, K)`, `b_enc (K,)`, `b_dec (D,)`; top-k.
 
-`pre = h @ W_enc.T + b_enc`, without subtracting `b_dec` and without scaling. k stands only in the repository's
-name, as `…-L0_50`. Source: Qwen-Scope, arXiv:2605.11887, and the model cards of its repositories.
+`pre = h @ W_enc.T + b_enc`, without subtracting `b_dec` and without scaling. Only the repository's name says k, as
+`…-L0_50`. Source: Qwen-Scope, arXiv:2605.11887, and the model cards of its repositories.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def find(names: Iterable[str], source: str) -> list[Found]:
 
 
 def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
-    """Map one layer's file into memory; nothing is read before it is used.
+    """Load one SAE. The file is memory-mapped, and read only where it is used.
 
     Raises:
-        ValueError: the file is truncated, holds other keys or shapes, or asks to execute code; or k is unknown.
+        ValueError: the file is truncated, has other keys or shapes, or would execute code; or k is unknown.
     """
     k = k if k is not None else _k_from_name(source)
     tensors = laid_out(weights, read_pickle(weights, list(LAYOUT), NAME), LAYOUT, NAME)

@@ -1,8 +1,8 @@
 """SAELens: `cfg.json` and `sae_weights.safetensors` with `W_enc (D, K)`, `W_dec (K, D)`, `b_enc`, `b_dec`; five kinds.
 
-What is done to the residual, in this order, as the settings say: normalisation per token, a scale, `b_dec` subtracted;
-top-k SAEs may multiply pre-activations by the norm of their directions and divide by it when decoding. A BatchTopK SAE
-is saved as a JumpReLU one. Source: sae_lens 6.54, `sae_lens.saes` and `handle_pre_6_0_config`.
+The settings say which steps are applied to the residual, in this order: normalisation per token, a scale, subtracting
+`b_dec`. Top-k SAEs may multiply pre-activations by the norm of their directions, and divide by it when decoding. A
+BatchTopK SAE is saved as a JumpReLU one. Source: sae_lens 6.54, `sae_lens.saes` and `handle_pre_6_0_config`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NORMS: Mapping[Any, InputNorm] = {
     "layer_norm": "layer_norm",
     "constant_norm_rescale": "constant_norm",
 }
-# Activation functions by the name that the settings give; `topk` is a kind of its own.
+# Activation functions by their names in the settings; `topk` is a separate kind of SAE.
 FUNCTIONS: Mapping[Any, str] = {None: "relu", "relu": "relu", "topk": "topk"}
 SCALED = (True, "expected_average_only_in")
 SCALER = "activation_scaler.json"
@@ -50,12 +50,16 @@ def find(names: Iterable[str], source: str) -> list[Found]:
 
 
 def layer_of(config: Path) -> int:
-    """The layer that the settings name."""
+    """The layer in the settings."""
     return layer_of_hook(_metadata(read_config(config)).get("hook_name"), str(config))
 
 
 def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
-    """Raises: ValueError for files that are damaged, or of an SAE this library has no place for."""
+    """Load one SAE.
+
+    Raises:
+        ValueError: a file is damaged, or this library cannot use such an SAE.
+    """
     assert config is not None
     settings = _current(read_config(config, ["d_in", "d_sae"]), config)
     kind = one_of(settings, "architecture", {kind: kind for kind in LAYOUTS}, config, "standard")
@@ -63,9 +67,9 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
         raise ValueError(f"{config}: this SAE reads attention heads; only SAEs of the residual stream can be used.")
     if _metadata(settings).get("finetuning_scaling_factor"):
         raise ValueError(
-            f"{config}: finetuning_scaling_factor is set, so that activations are multiplied by learnt factors. This "
-            "library does not do so. Use a release of this SAE without finetuning, or fold the factors into W_dec and "
-            "save the SAE again without the setting."
+            f"{config}: finetuning_scaling_factor is set, so activations are multiplied by learnt factors, which this "
+            "library does not support. Use a release of this SAE without fine-tuning, or fold the factors into W_dec "
+            "and save the SAE again without the setting."
         )
     tensors = laid_out(weights, read_safetensors(weights), LAYOUTS[kind], f"{NAME} {kind}")
     d_sae, d_model = tensors["W_enc"].shape
@@ -100,7 +104,7 @@ def _encoder(
         return encoder_KD, tensors["b_enc"], TopK(check_k(k, len(encoder_KD)))
     no_k(k, f"SAELens {kind}")
     if kind == "gated":
-        # Gate and magnitude share a product: the gate opens where the magnitude's pre-activation passes a threshold.
+        # Gate and magnitude share a matrix product: the gate opens where the pre-activation exceeds a threshold.
         magnitude_K = tensors["r_mag"].exp()
         threshold_K = tensors["b_mag"] - magnitude_K * tensors["b_gate"]
         return encoder_KD * magnitude_K[:, None], tensors["b_mag"], JumpReLU(threshold_K)
@@ -109,7 +113,11 @@ def _encoder(
 
 
 def _current(settings: dict[str, Any], config: Path) -> dict[str, Any]:
-    """Settings under the names that SAELens 6 gives them. Raises: ValueError for an unknown activation function."""
+    """Settings under the names that SAELens 6 uses.
+
+    Raises:
+        ValueError: the activation function is not known.
+    """
     for name in ("activation_fn_str", "activation_fn"):
         function = one_of(settings, name, FUNCTIONS, config)
         if function == "topk" and isinstance(settings.get("activation_fn_kwargs"), dict):
@@ -118,7 +126,7 @@ def _current(settings: dict[str, Any], config: Path) -> dict[str, Any]:
 
 
 def _metadata(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the SAE was trained on; before SAELens 6 it stood among the settings."""
+    """What the SAE was trained on. Before SAELens 6 this was part of the settings."""
     inner = settings.get("metadata")
     found = {**settings, **inner} if isinstance(inner, dict) else dict(settings)
     return {**found, "hook_name": found.get("hook_name", found.get("hook_point"))}
@@ -127,7 +135,7 @@ def _metadata(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _scale(path: Path) -> float:
     if not path.exists():
         raise ValueError(
-            f"This SAE reads activations scaled to an expected norm, but the scale is not there: looked for {path}. "
-            "Fold it in with SAELens (fold_activation_norm_scaling_factor) and save the SAE again."
+            f"This SAE reads scaled activations, but the file of the scale, {path}, is missing. "
+            "Fold the scale in with SAELens (fold_activation_norm_scaling_factor), and save the SAE again."
         )
     return float(number(read_config(path), "scaling_factor", path, float, 1e-9))

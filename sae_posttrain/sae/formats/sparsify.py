@@ -1,7 +1,7 @@
 """EleutherAI's sparsify: `layers.{n}/cfg.json` and `sae.safetensors`; `b_dec` is subtracted; top-k.
 
-`encoder.weight (K, D)`, `encoder.bias`, `W_dec (K, D)`, `b_dec`. The folder is named after the hookpoint, which is
-written nowhere else. Source: eai-sparsify 1.3.3, `sparse_coder.py`.
+`encoder.weight (K, D)`, `encoder.bias`, `W_dec (K, D)`, `b_dec`. Only the folder's name says which hookpoint the SAE
+reads. Source: eai-sparsify 1.3.3, `sparse_coder.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ def find(names: Iterable[str], source: str) -> list[Found]:
 
 
 def load(weights: Path, config: Path | None, layer: int, source: str, k: int | None) -> SparseAutoencoder:
-    """Raises: ValueError for files that are damaged, or of a coder this library has no place for."""
+    """Load one SAE.
+
+    Raises:
+        ValueError: a file is damaged, or this library cannot use such an SAE.
+    """
     assert config is not None
     settings = read_config(config, ["k", "d_in"])
     unfit = [name for name in ("transcode", "skip_connection", "signed") if settings.get(name)]
@@ -56,7 +60,7 @@ def load(weights: Path, config: Path | None, layer: int, source: str, k: int | N
 
 
 def _layer(hookpoint: str) -> int | None:
-    """The block that a folder's name says, if it does; `layers.3.mlp` is not the residual stream."""
+    """The block in a folder's name, if there is one; `layers.3.mlp` is not the residual stream."""
     try:
         return layer_of_hook(hookpoint, hookpoint)
     except ValueError:

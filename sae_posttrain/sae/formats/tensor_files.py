@@ -22,7 +22,11 @@ INFLATION = 16  # weights hardly compress, so a higher ratio indicates a decompr
 
 
 def read_config(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
-    """A JSON object. Raises: ValueError when it is none, is huge, or lacks a required key."""
+    """Read a JSON object.
+
+    Raises:
+        ValueError: the file is not a JSON object, is too large, or lacks a required key.
+    """
     try:
         if path.stat().st_size > CONFIG_BYTES:
             raise ValueError(f"{path} is {path.stat().st_size} bytes; a configuration has a few hundred")
@@ -30,7 +34,7 @@ def read_config(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ValueError(f"{path} is not a JSON file ({error}); download it again.") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} holds a JSON {type(config).__name__}; expected an object of settings.")
+        raise ValueError(f"{path} contains a JSON {type(config).__name__}; expected an object of settings.")
     missing = [key for key in required if key not in config]
     if missing:
         raise ValueError(f"{path} lacks {missing}; it has {sorted(config)}.")
@@ -38,7 +42,7 @@ def read_config(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def number(config: Mapping[str, Any], key: str, path: Path, kind: type = int, least: float = 0) -> Any:
-    """A setting that must be a number of at least so much, and a whole one where `kind` is int."""
+    """Read a setting that must be a number of at least `least`, and a whole number if `kind` is int."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 2**53:
         raise ValueError(f"{path}: {key} is {value!r}; expected a number of at least {least}.")
@@ -48,7 +52,7 @@ def number(config: Mapping[str, Any], key: str, path: Path, kind: type = int, le
 
 
 def one_of(config: Mapping[str, Any], key: str, allowed: Mapping[Any, Any], path: Path, default: Any = None) -> Any:
-    """What a setting stands for, of those this library knows."""
+    """Translate a setting by a table of the values that this library knows."""
     value = config.get(key, default)
     try:
         return allowed[value]
@@ -57,7 +61,7 @@ def one_of(config: Mapping[str, Any], key: str, allowed: Mapping[Any, Any], path
 
 
 def read_safetensors(path: Path, keys: Sequence[str] | None = None) -> Tensors:
-    """Memory-mapped tensors by name, which are read on use: all of them, or those of `keys` that exist."""
+    """Name → memory-mapped tensor, which is read on use: all tensors, or those of `keys` that exist."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys() if keys is None or key in keys}  # noqa: SIM118
@@ -71,20 +75,20 @@ def read_pickle(path: Path, keys: Sequence[str], format_name: str) -> Tensors:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} was not loaded: it holds something other than tensors, and loading it could run code. "
-            f"Get the file again from its publisher. ({_first_line(error)})"
+            f"{path} was not loaded: it contains something other than tensors, and loading it could run code. "
+            f"Download the file again from its publisher. ({_first_line(error)})"
         ) from error
-    except Exception as error:  # whatever a damaged pickle makes its reader stumble over
+    except Exception as error:  # a damaged pickle can cause an error of any type
         raise damaged(path, "PyTorch", error) from error
     if not isinstance(tensors, dict):
         raise ValueError(
-            f"{path} holds a {type(tensors).__name__}, but a {format_name} file holds the tensors {list(keys)}."
+            f"{path} contains a {type(tensors).__name__}, but a {format_name} file contains the tensors {list(keys)}."
         )
     return {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)}
 
 
 def read_npz(path: Path, keys: Sequence[str]) -> Tensors:
-    """The named arrays of an .npz file, mapped when they are stored uncompressed, as `numpy.savez` stores them."""
+    """The named arrays of an .npz file, memory-mapped if they are not compressed, as from `numpy.savez`."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = path.stat().st_size
@@ -111,24 +115,25 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
         raw.seek(member.header_offset + 26)
         lengths = raw.read(4)
     start = member.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-    # Copy on write: torch wants memory it could write to, and the file stays as it is.
+    # Copy on write: torch needs writable memory, and the file is not changed.
     return np.memmap(path, dtype, "c", start + length, shape, "F" if fortran else "C")
 
 
 def check_keys(path: Path, tensors: Tensors, keys: Sequence[str], format_name: str) -> None:
-    """Every key is there, and is real numbers in the file, none of them claimed twice.
+    """Check that every tensor is there, and holds plain numbers that are all stored in the file.
 
-    Raises: ValueError.
+    Raises:
+        ValueError: a tensor is missing, or is something else.
     """
     missing = [key for key in keys if key not in tensors]
     if missing:
         raise ValueError(
-            f"{path} holds {sorted(tensors)}, but a {format_name} file holds the tensors {list(keys)}: "
+            f"{path} contains {sorted(tensors)}, but a {format_name} file contains the tensors {list(keys)}: "
             f"{', '.join(missing)} not found."
         )
     for key in keys:
         tensor = tensors[key]
-        # A stride of zero would make a few bytes look like any number of rows.
+        # With a stride of zero, a few bytes could claim to be any number of rows.
         if (
             tensor.layout != torch.strided
             or tensor.device.type != "cpu"
@@ -143,7 +148,11 @@ def check_keys(path: Path, tensors: Tensors, keys: Sequence[str], format_name: s
 
 
 def check_shapes(path: Path, tensors: Tensors, first: str, expected: Mapping[str, tuple[int, ...]], name: str) -> None:
-    """The shapes agree with each other, and the small tensors are finite. Raises: ValueError."""
+    """Check that the shapes agree with each other, and that the small tensors are finite.
+
+    Raises:
+        ValueError: they do not, or are not.
+    """
     for key, shape in expected.items():
         if tuple(tensors[key].shape) != shape:
             raise ValueError(
@@ -151,19 +160,23 @@ def check_shapes(path: Path, tensors: Tensors, first: str, expected: Mapping[str
                 f"{tuple(tensors[first].shape)}. The file is not in the {name} layout."
             )
         if len(shape) < 2 and not torch.isfinite(tensors[key]).all():
-            raise ValueError(f"{path}: {key} holds numbers that are not finite. Get the file again.")
+            raise ValueError(f"{path}: {key} contains numbers that are not finite. Download the file again.")
 
 
 def matrix_shape(path: Path, tensors: Tensors, key: str) -> tuple[int, int]:
-    """The two sizes of a matrix. Raises: ValueError when it is none, or is empty."""
+    """The two sizes of a matrix.
+
+    Raises:
+        ValueError: the tensor is not a matrix, or is empty.
+    """
     shape = tuple(tensors[key].shape)
     if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"{path}: {key} has shape {shape}; expected dictionary and width.")
+        raise ValueError(f"{path}: {key} has shape {shape}; expected a matrix of dictionary size by model width.")
     return shape
 
 
 def row_norms(matrix_KD: Tensor) -> Tensor:
-    """`(K,)` lengths, none of them zero, in float32 at least: float16 has no number as small as their least."""
+    """`(K,)` lengths that are never zero, in at least float32: float16 cannot represent the smallest of them."""
     exact = torch.promote_types(matrix_KD.dtype, torch.float32)
     norms_K: Tensor = torch.linalg.vector_norm(matrix_KD, dim=1, dtype=exact).clamp(min=1e-8)
     return norms_K
@@ -171,14 +184,16 @@ def row_norms(matrix_KD: Tensor) -> Tensor:
 
 def check_k(k: int, d_sae: int) -> int:
     if not 1 <= k <= d_sae:
-        raise ValueError(f"k={k} does not fit a dictionary of {d_sae} features; pass the k the SAE was trained with.")
+        raise ValueError(
+            f"k={k} does not fit a dictionary of {d_sae} features; pass the k that the SAE was trained with."
+        )
     return k
 
 
 def no_k(k: int | None, format_name: str) -> None:
     if k is not None:
         raise ValueError(
-            f"k={k} was passed, but this {format_name} SAE has no number of active features; leave it out."
+            f"k={k} was passed, but a {format_name} SAE has no fixed number of active features; leave k out."
         )
 
 

@@ -52,16 +52,16 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
     off_policy: Literal["on_policy", "truncated_is", "shaped"] = field(
         default="on_policy",
         metadata={
-            "help": "How the loss weighs steered tokens, which another policy sampled. on_policy: like all others, as "
-            "published. truncated_is: by min(1, pi / pi_steered), which costs one more forward of the steered rows. "
-            "shaped: by the gradient of pi / (pi + 0.1), as in LUFFY."
+            "help": "How the loss weights steered tokens, which were sampled from the steered policy. on_policy: like "
+            "all other tokens, as published. truncated_is: by min(1, pi / pi_steered), which takes one more forward "
+            "pass over the steered rows. shaped: by the gradient of pi / (pi + 0.1), as in LUFFY."
         },
     )
     max_steered_token_share: float = field(
         default=1.0,
         metadata={
-            "help": "Largest share of the loss's tokens that steered tokens may make up; they are down-weighted to it. "
-            "The KL term is not affected. For the losses that divide by all tokens: dapo, cispo, vespo."
+            "help": "Steered tokens are down-weighted so that they make up at most this share of the loss's tokens. "
+            "The KL term is not affected. Only for the losses that divide by all tokens: dapo, cispo, vespo."
         },
     )
 
@@ -77,7 +77,7 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
         if self.max_steered_token_share < 1 and self.loss_type not in DILUTED:
             raise ValueError(
                 f"max_steered_token_share is for losses that divide by all tokens of the batch ({', '.join(DILUTED)}); "
-                f"with loss_type={self.loss_type!r} a long row takes no weight from the others. Leave it at 1."
+                f"with loss_type={self.loss_type!r} a long row does not lower the weight of the others. Leave it at 1."
             )
         if self.off_policy != "on_policy" and self.importance_sampling_level != "token":
             raise ValueError(

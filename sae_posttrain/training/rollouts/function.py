@@ -40,11 +40,11 @@ def steered_rollout_func(
         greedy_rollout_temperature: temperature of the rollout with `control="greedy_rollout"`; 0 is greedy.
 
     Returns:
-        a callable that can be pickled. It takes the prompts and the trainer, as TRL calls it.
+        A callable that can be pickled. It takes the prompts and the trainer, as TRL calls it.
 
     Raises:
-        ValueError: no features, no strength, or a setting out of range. At the first call: features of another model,
-            or settings of the trainer that would cancel the steered rollout.
+        ValueError: there are no features, there is no strength, or a setting is out of range. At the first call: the
+            features belong to another model, or a setting of the trainer would cancel the steered rollout.
 
     Example:
         >>> trainer = GRPOTrainer(model, rewards, rollout_func=steered_rollout_func("loops.safetensors"))

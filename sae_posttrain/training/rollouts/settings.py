@@ -18,33 +18,39 @@ UNSTEERED: tuple[Control, ...] = ("extra_plain", "greedy_rollout")
 
 @dataclass
 class SteeringSettings:
-    """Which rollouts of a group are steered, by which features, and what counts as a loop in the logged rates."""
+    """Which rollouts of a group are steered, along which features, and what counts as a loop in the logged rates."""
 
     features: str | None = field(
         default=None, metadata={"help": "Feature set: a .safetensors file, or a hub repository that holds one."}
     )
     steering_alpha: float | None = field(
         default=None,
-        metadata={"help": "Strength, in units of the features' typical activation; default: the set's calibrated one."},
+        metadata={
+            "help": "Steering strength (alpha), in units of typical strength. Without it, the feature set's calibrated "
+            "alpha is used."
+        },
     )
     steered_per_group: int = field(
-        default=1, metadata={"help": "Steered rollouts in each group of num_generations; 0 is the plain trainer."}
+        default=1,
+        metadata={
+            "help": "Number of steered rollouts in each group of num_generations rollouts; 0 gives TRL's own trainer."
+        },
     )
     steer_after_step: int = field(default=0, metadata={"help": "Optimizer steps before the first steered rollout."})
     steer_probability: float = field(default=1.0, metadata={"help": "Share of the groups that get a steered rollout."})
     steering_control: Control = field(
         default="features",
         metadata={
-            "help": "What the chosen rollout is steered with: features, or one of three controls. random_direction "
-            "steers along random directions of the same norm. extra_plain does not steer. greedy_rollout does not "
-            "steer either, and samples the rollout at greedy_rollout_temperature."
+            "help": "How the steered rollout of a group is made. features: steered along the features. The other three "
+            "are controls. random_direction: steered along random directions of the same norm. extra_plain: not "
+            "steered. greedy_rollout: not steered, but sampled at greedy_rollout_temperature."
         },
     )
     greedy_rollout_temperature: float = field(
         default=0.0,
         metadata={
-            "help": "Temperature of the chosen rollout with steering_control=greedy_rollout. It must be below "
-            "temperature; 0 is greedy."
+            "help": "Temperature of that rollout with steering_control=greedy_rollout; 0 is greedy decoding. It must "
+            "be below temperature, at which the other rollouts are sampled."
         },
     )
     steered_in_baseline: bool = field(

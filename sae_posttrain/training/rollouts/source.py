@@ -1,4 +1,4 @@
-"""What the chosen rollouts are steered with: the features, or one of the controls."""
+"""How the chosen rollouts are generated: steered along features, or by one of the controls."""
 
 # D model width, R rows, S positions
 
@@ -71,7 +71,7 @@ def features_for(settings: SteeringSettings, features: FeatureSet | str | Path |
 def source_of(
     settings: SteeringSettings, features: FeatureSet | None, model: nn.Module, name: str | None, seed: int
 ) -> Source:
-    """The source that the settings ask for.
+    """Make the source that the settings choose.
 
     Args:
         settings: the settings of the run.
@@ -81,7 +81,7 @@ def source_of(
         seed: seed of the random directions; the same on every process.
 
     Raises:
-        ValueError: features of another model.
+        ValueError: the features belong to another model.
     """
     if features is None:
         greedy = settings.steering_control == "greedy_rollout" and settings.steered_per_group > 0

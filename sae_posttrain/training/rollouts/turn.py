@@ -13,7 +13,7 @@ from .source import Source
 
 
 def steers_in_place(trainer: Any) -> bool:
-    """Whether one batched `generate` call of transformers makes the rollouts, so that hooks can steer them there."""
+    """Whether transformers generates the rollouts in one batched `generate` call, which hooks can steer."""
     return not (trainer.use_vllm or trainer.use_transformers_continuous_batching)
 
 
@@ -41,7 +41,7 @@ def steered_turn(
         prompt_ids, images, fields: the arguments of `turn`.
 
     Returns:
-        what `turn` returns.
+        The same as `turn`.
 
     Raises:
         ValueError: the prompts have images, and transformers' plain `generate` does not make the rollouts.

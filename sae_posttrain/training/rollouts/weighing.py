@@ -24,7 +24,7 @@ def advantages_outside_baseline(rewards_N: Tensor, steered_N: Tensor, group: int
         scale: TRL's `scale_rewards`: `group`, `batch` or `none`.
 
     Returns:
-        advantages `(N,)`; 0 where the reward is NaN.
+        Advantages `(N,)`; 0 where the reward is NaN.
     """
     whole_GN = rewards_N.view(-1, group)
     steered_GN = steered_N.view(-1, group)
@@ -47,7 +47,7 @@ def leave_one_out_outside_baseline(advantages_N: Tensor, scored_N: Tensor, steer
         group: rows in a group.
 
     Returns:
-        advantages `(N,)`; 0 where a row has no reward.
+        Advantages `(N,)`; 0 where a row has no reward.
     """
     scored, plain = scored_N.view(-1, group), (scored_N & ~steered_N).view(-1, group)
     count, count_plain = scored.sum(dim=1, keepdim=True), plain.sum(dim=1, keepdim=True)

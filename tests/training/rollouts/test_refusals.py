@@ -50,7 +50,7 @@ from .world import (
         ({"loop_min_repeats": 2}, "loop_min_repeats=2, loop_min_tokens=50: expected at least 3 and 1"),
         ({"loop_min_tokens": 0}, "loop_min_repeats=4, loop_min_tokens=0: expected"),
         ({"max_steered_token_share": 0.0}, "above 0 and at most 1, got 0.0"),
-        ({"max_steered_token_share": 0.2, "loss_type": "grpo"}, "takes no weight from the others"),
+        ({"max_steered_token_share": 0.2, "loss_type": "grpo"}, "does not lower the weight of the others"),
         ({"off_policy": "shaped", "importance_sampling_level": "sequence"}, "importance_sampling_level='token'"),
         (
             {"steered_in_baseline": False, "multi_objective_aggregation": "normalize_then_sum"},

@@ -126,7 +126,7 @@ def test_the_documented_example(world: World, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     world.make_model().save_pretrained("Qwen/Qwen3-1.7B-Base")
     world.tokenizer.save_pretrained("Qwen/Qwen3-1.7B-Base")
-    world.features.save("qwen3-1.7b-zh.safetensors")
+    world.features.save("features/qwen3-1.7b-base.safetensors")
     rows = [{"prompt": r["prompt"], "answer": r["completion"], "language": r["language"]} for r in world.dataset]
     names: dict[str, Any] = {"rows": rows, "settings": world.arguments()}
     exec(code, names)
