@@ -10,6 +10,7 @@ import pytest
 import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser
 
+from sae_posttrain.sae.catalogue import RELEASES
 from sae_posttrain.training.sasft.trainer import SASFTConfig
 
 ROOT = Path(__file__).parent.parent
@@ -17,9 +18,9 @@ CONFIGS = sorted((ROOT / "configs" / "sasft").glob("*.yaml"))
 
 # Source: the model cards; decoder blocks, then the dictionaries published for it.
 MODELS = {
-    "google/gemma-2-2b": (26, ["google/gemma-scope-2b-pt-res"]),
-    "google/gemma-2-9b": (42, ["google/gemma-scope-9b-pt-res"]),
-    "meta-llama/Llama-3.1-8B": (32, ["fnlp/Llama3_1-8B-Base-LXR-8x"]),
+    "google/gemma-2-2b": (26, ["gemma-scope-2b-pt-res-16k"]),
+    "google/gemma-2-9b": (42, ["gemma-scope-9b-pt-res-16k"]),
+    "meta-llama/Llama-3.1-8B": (32, ["llama-scope-8b-base-res-8x"]),
     "Qwen/Qwen3-1.7B-Base": (28, ["W32K-L0_50", "W32K-L0_100"]),
     "Qwen/Qwen3-8B-Base": (36, ["W64K-L0_50", "W64K-L0_100"]),
     "Qwen/Qwen3-30B-A3B-Base": (48, ["W32K-L0_50", "W128K-L0_100"]),
@@ -97,6 +98,9 @@ def test_discovery_fits_the_model(path: Path) -> None:
     blocks = MODELS[model][0]
     assert command["--model"] == [model]
     assert command["--sae"][0] in saes_of(model)
+    if release := RELEASES.get(command["--sae"][0]):
+        assert release.base_model == model
+        assert {int(layer) for layer in command["--layers"]} <= set(release.layers)
     assert command["--layers"] == [str(blocks - 2), str(blocks - 1)]
     assert command["--output"] == [written["features"]]
     assert any(text.startswith("zh=") for text in command["--texts"])
