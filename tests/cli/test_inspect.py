@@ -77,7 +77,7 @@ def test_the_report_finds_what_is_written(place: Path, tmp_path: Path, capsys: p
     [
         (switches, ["--output", "trace.txt"], "ending in .json"),
         (switches, ["--output", "."], "ending in .json"),
-        (switches, ["--target", "ko"], "None of 3 responses switches into ko"),
+        (switches, ["--target", "ko"], "None of the 3 responses switches into ko"),
         (switches, ["--target", "klingon"], "klingon"),
         (switches, ["--features", "nowhere.safetensors"], "no feature set at nowhere.safetensors"),
         (contexts, ["--texts", "zh.txt"], "expected NAME=SOURCE"),

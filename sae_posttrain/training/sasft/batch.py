@@ -82,6 +82,8 @@ def whole_labels(inputs: Mapping[str, Any]) -> Tensor:
     Raises:
         ValueError: the labels do not fit the tokens.
     """
+    if "labels" not in inputs:
+        raise ValueError(f"The batch has {sorted(inputs)}, but no labels: SASFT penalises labelled tokens only.")
     labels: Tensor = inputs["labels"]
     rows, length = inputs["input_ids"].shape
     kept, shifted_BS = inputs.get("logits_to_keep"), inputs.get("shift_labels")

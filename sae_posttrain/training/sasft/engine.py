@@ -138,8 +138,6 @@ class SASFTEngine:
         if not self._measures(trainer):
             inputs.pop(LANGUAGE_IDS, None)
             return original(model, inputs, **kwargs)
-        if "labels" not in inputs:
-            raise ValueError(f"The batch has {sorted(inputs)}, but no labels: SASFT penalises labelled tokens only.")
         batch = self._reader.read(trainer, inputs, kwargs.get("num_items_in_batch"))
         try:
             for term in self.terms.values():
