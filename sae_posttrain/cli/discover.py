@@ -21,7 +21,7 @@ from .wording import option
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("discover", help="find features, or count tokens, for the training")
+    parser = commands.add_parser("discover", help="find features for training and steering, or count tokens")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     language = kinds.add_parser("language", help="find features that are active in one language only")
     language.add_argument(
@@ -32,18 +32,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="texts per language, such as zh=zh.txt en=en.jsonl.gz ru=owner/dataset; about 100 each",
     )
     language.add_argument("--targets", nargs="+", help="languages to find features for (default: all)")
-    _add_common(language, select="monolinguality", per="language and layer", max_length=512)
+    by = "by the mean activation in the language minus that in the others"
+    _add_common(language, select="monolinguality", by=by, per="language and layer", max_length=512)
     language.add_argument(
         "--max-elsewhere",
         type=float,
         metavar="SHARE",
-        help="leave out features that fire at more than this share of the tokens of any other language, such as 0.02 "
+        help="leave out features that fire on more than this share of the tokens of any other language, such as 0.02 "
         "(default: no limit)",
     )
     language.set_defaults(run=run_language)
     classify.add_discover_class(kinds)
     _add_tokens(
-        kinds.add_parser("tokens", help="count tokens in languages that share a script, for SASFT's token term; no SAE")
+        kinds.add_parser("tokens", help="count the tokens of languages that share a script, for SASFT's token term")
     )
     repetition = kinds.add_parser("repetition", help="find features whose activation grows while a text repeats itself")
     source = repetition.add_mutually_exclusive_group(required=True)
@@ -55,10 +56,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     source.add_argument(
         "--texts",
         metavar="SOURCE",
-        help="instead of --prompts: texts in which the model fell into a loop, such as the .loops.jsonl of an "
-        "earlier call",
+        help="instead of --prompts: texts in which the model loops, such as the .loops.jsonl of an earlier call",
     )
-    _add_common(repetition, select="contrast", per="layer", max_length=2048, dense=True)
+    by = "by how much the mean activation grows from a loop's first period to its last"
+    _add_common(repetition, select="contrast", by=by, per="layer", max_length=2048, dense=True)
     _add_loops(repetition.add_argument_group("loops"))
     repetition.set_defaults(run=run_repetition)
 
@@ -79,7 +80,7 @@ def _add_tokens(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(
-    parser: argparse.ArgumentParser, *, select: str, per: str, max_length: int, dense: bool = False
+    parser: argparse.ArgumentParser, *, select: str, by: str, per: str, max_length: int, dense: bool = False
 ) -> None:
     parser.add_argument("--model", required=True, help="folder or hub id of the model")
     without = "; not for --select dense" if dense else ""
@@ -96,7 +97,7 @@ def _add_common(
         "--select",
         choices=(select, "random", *(["dense"] if dense else [])),
         default=select,
-        help="how features are chosen. random: a control that draws among the features that fire at all"
+        help=f"how features are chosen. {select}: {by}. random: a control, drawn among the features that fire at all"
         + (
             ". dense: without an SAE, the mean residual in a loop's last period minus that in its first"
             if dense

@@ -14,11 +14,11 @@ from .wording import option
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("inspect", help="examine the features of a set; the report shows the results")
-    kinds = parser.add_subparsers(required=True, metavar="kind")
-    contexts = kinds.add_parser(
-        "contexts", help="find the passages of texts with the highest activation of each feature"
+    parser = commands.add_parser(
+        "inspect", help="find where features fire, and what they do around a switch of language"
     )
+    kinds = parser.add_subparsers(required=True, metavar="kind")
+    contexts = kinds.add_parser("contexts", help="find the passages of texts in which each feature is most active")
     contexts.add_argument("--model", required=True, help="folder or hub id of the model")
     contexts.add_argument(
         "--texts",
@@ -49,7 +49,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         required=True,
         help="file whose rows have a response and its language, sampled before training",
     )
-    switches.add_argument("--target", metavar="CODE", help="language switched into (default: the features' only one)")
+    switches.add_argument(
+        "--target", metavar="CODE", help="language that is switched to (default: the only one of the features)"
+    )
     switches.add_argument("--switches", type=int, default=500, help="maximum number of switches to use (default: 500)")
     switches.add_argument(
         "--before", type=int, default=10, help="number of tokens before the foreign word (default: 10)"

@@ -17,7 +17,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--features", required=True, help="feature set: a file, a folder or a hub id")
     parser.add_argument("--layers", type=int, nargs="+", help="layers of the feature set to steer in (default: all)")
     parser.add_argument(
-        "--targets", nargs="+", metavar="NAME", help="targets whose features to steer along (default: all)"
+        "--targets",
+        nargs="+",
+        metavar="NAME",
+        help="steer along the features of these targets only: languages, or repetition (default: all)",
     )
     parser.add_argument(
         "--alpha",
@@ -28,8 +31,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--prompt", nargs="+", required=True, metavar="TEXT", help="one or several prompts")
     parser.add_argument("--temperature", type=float, default=0.0, help="temperature (default: 0, which is greedy)")
-    parser.add_argument("--top-p", type=float, default=0.8, help="top-p (default: 0.8)")
-    parser.add_argument("--max-new-tokens", type=int, default=200, help="token limit (default: 200)")
+    parser.add_argument("--top-p", type=float, default=0.8, help="top-p of the sampling (default: 0.8)")
+    parser.add_argument("--max-new-tokens", type=int, default=200, help="token limit of an answer (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the sampling (default: 0)")
     add_dtype(parser)
     add_chat(parser)
