@@ -104,7 +104,7 @@ def test_a_file_that_is_listed_but_not_given_is_named(hub: Path, asked: Asked, m
         raise RemoteEntryNotFoundError("404", response=MagicMock())
 
     monkeypatch.setattr(listing, "hf_hub_download", refuse)
-    with pytest.raises(FileNotFoundError, match=r"lists layer3\.sae\.pt but the download failed"):
+    with pytest.raises(FileNotFoundError, match=r"lists layer3\.sae\.pt, but the download failed"):
         load_sae(REPO, LAYER)
 
 
