@@ -49,13 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
 
 
 def read_rows(path: Path) -> Rows:
-    """Raises: ValueError for a row without a commit."""
+    """Raises: ValueError for a row without a commit, or for two rows that say the same."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     without = [row for row in rows if not row["commit"]]
     if without:
         raise ValueError(f"{len(without)} rows of {path} have no commit, such as {without[0]}.")
-    return {tuple(row[name] for name in ("recipe", "arm", "seed", "metric", "setting")): row for row in rows}  # type: ignore[misc]
+    found: dict[tuple[str, str, str, str, str], dict[str, str]] = {}
+    for row in rows:
+        key = (row["recipe"], row["arm"], row["seed"], row["metric"], row["setting"])
+        if key in found:
+            raise ValueError(f"{path} has two rows of {key}; keep one.")
+        found[key] = row
+    return found
 
 
 def marked(name: str, described: Mapping[str, Any], rows: Rows) -> str:

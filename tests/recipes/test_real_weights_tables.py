@@ -22,7 +22,7 @@ def test_the_tables_of_this_repository_are_those_of_the_results(tables: ModuleTy
 
 def test_a_table_shows_the_seeds_together_and_nothing_where_there_is_no_row(tables: ModuleType, tmp_path: Path) -> None:
     rows = CHANGE + '"into Hani, top_p 1",-0.354,-0.39,-0.31,75,abc\n' + "switching,m,sft,0,loss,all,3.5,,,9,abc\n"
-    one_seed = rows.replace("0+1+2", "1").replace("-0.354", "-0.1")
+    one_seed = rows.splitlines(keepends=True)[0].replace("0+1+2", "1").replace("-0.354", "-0.1")
     (tmp_path / "r.csv").write_text(HEADER + one_seed + rows, encoding="utf-8")
     change = {"title": "into zh", "metric": "change of leaving against sft", "setting": "into Hani, top_p 1"}
     loss = {"title": "loss", "metric": "loss", "setting": "all", "style": "number", "digits": 3}
@@ -43,6 +43,9 @@ def test_a_table_shows_the_seeds_together_and_nothing_where_there_is_no_row(tabl
         tables.lines_of({**table, "arms": {"orpo": "ORPO"}}, tables.read_rows(tmp_path / "r.csv"))
     (tmp_path / "r.csv").write_text(HEADER + rows.replace(",abc", ","), encoding="utf-8")
     with pytest.raises(ValueError, match="have no commit"):
+        tables.read_rows(tmp_path / "r.csv")
+    (tmp_path / "r.csv").write_text(HEADER + rows + one_seed + one_seed, encoding="utf-8")
+    with pytest.raises(ValueError, match="has two rows of .'switching', 'sasft zh', '1'"):
         tables.read_rows(tmp_path / "r.csv")
     with pytest.raises(ValueError, match="describes no table 'other'"):
         tables.marked("other", {"switching": table}, {})
