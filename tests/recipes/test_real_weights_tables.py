@@ -45,7 +45,7 @@ def test_a_table_shows_the_seeds_together_and_nothing_where_there_is_no_row(tabl
     with pytest.raises(ValueError, match="have no commit"):
         tables.read_rows(tmp_path / "r.csv")
     (tmp_path / "r.csv").write_text(HEADER + rows + one_seed + one_seed, encoding="utf-8")
-    with pytest.raises(ValueError, match="has two rows of .'switching', 'sasft zh', '1'"):
+    with pytest.raises(ValueError, match=r"has two rows of .'switching', 'sasft zh', '1'"):
         tables.read_rows(tmp_path / "r.csv")
     with pytest.raises(ValueError, match="describes no table 'other'"):
         tables.marked("other", {"switching": table}, {})
