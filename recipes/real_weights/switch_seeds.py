@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from result_rows import Arm, load_run, read_arm  # type: ignore[import-not-found]
+from result_rows import Arm, commit, load_run, read_arm  # type: ignore[import-not-found]
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.inspection import SwitchPassage, find_passages
@@ -96,8 +96,8 @@ def same_place(switch: SwitchPassage, ordinary: SwitchPassage) -> SwitchPassage:
 
 
 def named(seed: Seed, name: str) -> Arm:
-    """The seed's columns of the results, with this arm."""
-    return replace(seed.arm, arm=name)
+    """The seed's columns of the results, with this arm and the commit that measures it."""
+    return replace(seed.arm, arm=name, commit=commit())
 
 
 def together(arms: Sequence[Arm]) -> Arm:
