@@ -204,7 +204,7 @@ def test_an_unknown_language_names_the_nearest_where_nothing_else_can_be_meant(w
         ("kr", "Kanuri, which is 'knc' here; Korean is 'ko'"),
         ("und", "leave the value empty"),
         ("zh-classical", "its part 'classical'"),
-        ("sr-Lath", "'Lath' is not a script"),
+        ("sr-Lath", "'Lath' is not an ISO 15924 code"),
         ("zhh", "expected an ISO 639 code"),
         ("Ladein", "expected an ISO 639 code"),
         ("Klingon", "expected an ISO 639 code"),

@@ -16,9 +16,8 @@ def add_chat(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
-        help="apply the chat template to text prompts (default: if the tokenizer has one). `sft` and `grpo` train "
-        "on text "
-        "prompts unchanged, which is --no-chat",
+        help="apply the chat template to text prompts (default: if the tokenizer has one). Use --no-chat for a model "
+        "that `sft` or `grpo` trained on text prompts, which they leave unchanged",
     )
 
 
@@ -37,16 +36,17 @@ def add_loops(parser: argparse._ActionsContainer, *, tokens: bool) -> None:
         "--min-repeats",
         type=int,
         default=MIN_REPEATS,
-        help="whole periods that a loop has at least; twice as many if its numbers count on (default: %(default)s)",
+        help="smallest number of whole periods of a loop; twice as many if its numbers count up or down "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--min-length",
         type=int,
         default=MIN_TOKENS if tokens else MIN_LENGTH,
         help=(
-            "tokens that a loop has at least"
+            "smallest number of tokens of a loop"
             if tokens
-            else "letters that a loop has at least; a Chinese character counts as 3, a kana or a Korean syllable as 2"
+            else "smallest length of a loop in letters; a Chinese character counts as 3, a kana or Korean syllable as 2"
         )
         + " (default: %(default)s)",
     )
@@ -54,7 +54,7 @@ def add_loops(parser: argparse._ActionsContainer, *, tokens: bool) -> None:
         "--fold-digits",
         action=argparse.BooleanOptionalAction,
         default=not tokens,
-        help="whether a text that repeats except for numbers that count on is a loop"
+        help="whether a text that repeats except for numbers that count up or down is a loop"
         + (", as in `measure repetition`. Without it, only token ids that repeat exactly are a loop" if tokens else "")
         + " (default: %(default)s)",
     )
@@ -86,21 +86,21 @@ def add_columns(parser: argparse._ActionsContainer) -> None:
 
 
 def column_names_of(args: argparse.Namespace) -> ColumnNames:
-    """The columns that `add_columns` asks for, and the tags of `--thinking-tags` where a command has them."""
+    """The values of the options of `add_columns`, and of `--thinking-tags` if the command has it."""
     tags = tuple(getattr(args, "thinking_tags", TAGS))
     return ColumnNames(args.response_column, args.prompt_column, args.language_column, (tags[0], tags[1]))
 
 
 def read_rows(source: str, column: str, limit: int | None, columns: ColumnNames | None = None) -> list[Row]:
-    """Read rows and make sure that each has the column `response` or `prompt`, whatever its name is in the file.
+    """Read rows, and convert the file's columns so that each row has a `response` or a `prompt`.
 
     Args:
         source: a file, a folder or a hub id.
         column: `response`, a text, or `prompt`, a text or messages.
-        limit: rows to read; None: all.
+        limit: number of rows to read; None: all.
         columns: the file's column names; default: the usual names.
 
-    Raises: ValueError: a row without it; the message says what the row holds and what to do.
+    Raises: ValueError: a row lacks this column. The message lists the row's columns and says what to do.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1, got {limit}.")
@@ -136,7 +136,7 @@ def _prompt_row(row: Row, where: str, columns: ColumnNames) -> Row:
 
 
 def load_model(name: str, *, dtype: str, device: Any, adapter: str | None = None) -> Any:
-    """A model, perhaps with a PEFT adapter, and its tokenizer."""
+    """Load a model, optionally with a PEFT adapter, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:

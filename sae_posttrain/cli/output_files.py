@@ -1,4 +1,4 @@
-"""What several commands write: checked before the work starts, so that a mistake in a path costs nothing."""
+"""Write output files of several commands. Paths are checked before the work starts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import IO
 
 
 def check_file(output: str | Path) -> Path:
-    """A path that a file can be written to; its folder is made.
+    """Check that a file can be written to a path, and create its folder.
 
-    Raises: ValueError for a folder; OSError where nothing can be written.
+    Raises: ValueError: the path is a folder. OSError: nothing can be written there.
     """
     path = Path(output)
     if path.is_dir():
@@ -26,15 +26,15 @@ def check_file(output: str | Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file to write; what is at `path` stays as it was unless all of it was written.
+    """Open a text file for writing. The file at `path` is replaced only after everything was written.
 
-    A lone surrogate, which UTF-8 lacks, is written as JSON's own escape.
+    A lone surrogate, which UTF-8 cannot encode, is written as a JSON escape.
     """
     if _is_device(path):
         with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
             yield file
         return
-    path = path.resolve()  # a link stays a link
+    path = path.resolve()  # so that a symbolic link is not replaced by a file
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -45,5 +45,5 @@ def replacing(path: Path) -> Iterator[IO[str]]:
 
 
 def _is_device(path: Path) -> bool:
-    """Such as /dev/stdout, which must not be replaced."""
+    """Whether the path is a device such as /dev/stdout, which must not be replaced."""
     return path.exists() and not path.is_file()

@@ -12,10 +12,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "runs",
         nargs="+",
         metavar="RUN",
-        help="folder that sft, grpo or demo wrote, with what measure, inspect, discover and calibrate put there, or "
-        "one such file",
+        help="output folder of sft, grpo or demo; it may also contain files of measure, inspect, discover and "
+        "calibrate. Or one such file",
     )
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write (report.html)")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write (default: report.html)")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""Which tokens count as leaving the script: a matrix from the vocabulary to the requested scripts."""
+"""The tokens that count as a switch: a matrix from the vocabulary to the requested scripts."""
 
 # V vocabulary, G columns
 
@@ -17,7 +17,7 @@ _NOBODYS = frozenset({"Zyyy", "Zinh"})
 
 
 def scripts_named(entries: Iterable[str]) -> frozenset[str]:
-    """Scripts of languages ('zh'), and scripts by their own names ('Hani').
+    """The scripts of languages ('zh') and scripts given by their own codes ('Hani').
 
     Raises:
         ValueError: an unknown language.
@@ -29,7 +29,7 @@ def scripts_named(entries: Iterable[str]) -> frozenset[str]:
 
 
 def unexpected_in(language: str, allowed: Iterable[str] = (), *, latin: bool = False) -> frozenset[str]:
-    """The scripts that an answer in this language is not expected to use; Latin among them only with `latin`."""
+    """The scripts that an answer in this language is not expected to use. Latin is included only with `latin`."""
     expected = {*get_language(language).scripts, *scripts_named(allowed), *([] if latin else ["Latn"])}
     return frozenset(SCRIPTS) - _NOBODYS - expected
 
@@ -40,8 +40,8 @@ class ScriptColumns:
     Args:
         tokenizer: a transformers tokenizer.
         sets: sets of scripts.
-        size: number of the model's logits.
-        device: where the matrix is put.
+        size: number of logits of the model.
+        device: device of the matrix.
     """
 
     def __init__(
@@ -63,21 +63,21 @@ class ScriptColumns:
         self.matrix_VG: Tensor = torch.stack(columns, dim=1).float().to(device)
 
     def any(self, scripts: frozenset[str]) -> int:
-        """Column of the tokens that hold or begin a letter of any of these scripts, one of the `sets`."""
+        """Column of the tokens that contain or begin a letter of one of these scripts, which are one of the `sets`."""
         return self._column[scripts, "any"]
 
     def whole(self, scripts: frozenset[str]) -> int:
-        """Column of the tokens that hold a whole letter of any of these scripts, one of the `sets`."""
+        """Column of the tokens that contain a whole letter of one of these scripts, which are one of the `sets`."""
         return self._column[scripts, "whole"]
 
     def of(self, scripts: frozenset[str]) -> dict[str, int]:
-        """Columns of those of the scripts that the vocabulary can write."""
+        """The column of each of these scripts for which the vocabulary has tokens."""
         return {script: self._column[script] for script in self.scripts if script in scripts}
 
     def masses(self, probabilities_NV: Tensor) -> Tensor:
-        """Probability `(N, G)` of the tokens of each column."""
+        """The total probability `(N, G)` of the tokens of each column."""
         return (probabilities_NV @ self.matrix_VG).clamp(0, 1)
 
     def held(self, ids: Sequence[int]) -> Tensor:
-        """Whether each token is of each column `(S, G)`, on the CPU."""
+        """Whether each token belongs to each column, `(S, G)`, on the CPU."""
         return self.matrix_VG[torch.tensor(ids, device=self.matrix_VG.device, dtype=torch.long)].cpu() > 0

@@ -1,6 +1,7 @@
 """A model's next-token logits for given texts, a few positions at a time.
 
-Tokens × vocabulary is never held for a whole batch: the decoder runs once, and the head on chunks of its output.
+A tensor of tokens × vocabulary is never in memory for a whole batch: the decoder runs once, and the head runs on chunks
+of its output.
 """
 
 # B batch, S sequence, D model width, N positions, V vocabulary

@@ -1,4 +1,4 @@
-"""The probability that an answer leaves its language's script, from the model's own next-token probabilities."""
+"""Compute the probability that an answer leaves its language's script, from the model's next-token probabilities."""
 
 # S tokens of an answer, N positions of a batch, V vocabulary, G columns
 
@@ -29,7 +29,7 @@ SYMBOLS = frozenset({"Grek"})
 
 @dataclass(frozen=True)
 class Setting:
-    """Sampling settings for which probabilities are computed.
+    """The sampling settings for which probabilities are computed.
 
     Args:
         temperature: the logits are divided by it; 0 is greedy.
@@ -58,12 +58,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class _Answer:
-    prompt_ids: list[int]  # at least one token, on which the first probability depends
+    prompt_ids: list[int]  # at least one token, because the first probability needs a preceding token
     ids: list[int]
     language: str
     cluster: Hashable
     unexpected: frozenset[str]
-    targets: frozenset[str]  # of those, the scripts that are asked for
+    targets: frozenset[str]  # the requested ones among the unexpected scripts
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.ids)
@@ -148,26 +148,26 @@ def switch_probabilities(
             itself is never measured.
         responses: texts, which are tokenised by themselves, or token ids as they were sampled.
         languages: code of each answer's language, or one code for all.
-        settings: temperatures and top_p, all read from the same forward pass.
-        sampled: whether the model gave these answers itself, at the one setting.
-        ended: whether the model ended each answer by itself. The position of its end is then measured too, since the
-            model could have left there. For token ids it need not be given.
-        to: languages or scripts; only leaving for these is measured. Default: every script but Greek, whose letters
-            are mostly symbols.
+        settings: temperatures and top_p. One forward pass serves all settings.
+        sampled: whether the answers were sampled from this model, at the one setting in `settings`.
+        ended: whether the model ended each answer by itself. If it did, the position of the end is measured too,
+            because the model could have switched there. Token ids do not need it.
+        to: languages or scripts; only switches into these are measured. Default: every script except Greek, whose
+            letters are mostly used as symbols.
         allowed: for each answer, languages or scripts that it may use besides its own.
         count_latin: whether Latin letters in other scripts count; always on if `to` names a language written in them.
         chat: whether the chat template is applied to text prompts too.
-        max_tokens: number of tokens of an answer that are read, from its start. Default: all.
+        max_tokens: number of tokens to read from the start of each answer. Default: all.
         batch_size: answers per forward pass. The head always computes a few positions at a time.
         progress: whether a progress bar is shown.
 
     Returns:
-        For each setting a value for each answer; None for one whose own language is written in every target script. An
-        answer without any measured position, such as an empty one whose end is not known, has the probability 0.
+        For each setting, one value per answer. It is None if the answer's own language is written in every target
+        script. An answer without a measured position, such as an empty one whose end is not known, has probability 0.
 
     Raises:
-        ValueError: lengths differ, a language is unknown, a setting is out of range, or several settings of answers
-            that are sampled at one.
+        ValueError: lengths differ, a language is unknown, a setting is out of range, or `sampled` is given with several
+            settings.
 
     Source: the probabilities are those of "teacher forcing"; the sum for sampled answers is the compensator of the
         counting process of switches (Doob's decomposition), whose mean is that of the count.
@@ -239,7 +239,7 @@ def _answers(
                 ids = [*ids, tokenizer.eos_token_id]
         else:
             ids = list(response)
-        if not prompt_ids:  # nothing comes before the first token, so that it has no probability
+        if not prompt_ids:  # the first token has no probability, because no token precedes it
             prompt_ids, ids = ids[:1], ids[1:]
         unexpected = unexpected_in(code, () if allowed is None else allowed[index], latin=latin)
         answers.append(
@@ -260,7 +260,7 @@ def _masses(
 ) -> dict[Setting, list[Tensor]]:
     """For each setting and answer, the probability `(S, G)` of the tokens of each column at each of its positions."""
     hidden_BSD = hidden_states(model, [[*one.prompt_ids, *one.ids[:-1]] for one in batch])
-    places = [slice(len(one.prompt_ids) - 1, len(one) - 1) for one in batch]  # position t speaks of token t + 1
+    places = [slice(len(one.prompt_ids) - 1, len(one) - 1) for one in batch]  # position t predicts token t + 1
     hidden_ND = torch.cat([hidden_SD[place] for hidden_SD, place in zip(hidden_BSD, places, strict=True)])
     del hidden_BSD
     found: dict[Setting, list[Tensor]] = {setting: [] for setting in settings}
@@ -274,11 +274,11 @@ def _masses(
 def _leaving(answer: _Answer, mass_SG: Tensor, columns: ScriptColumns, sampled: bool) -> ExpectedSwitch:
     held_SG = columns.held(answer.ids)
     if sampled:
-        before_SG = held_SG.cumsum(0) - held_SG.long() == 0  # up to and with the first token that leaves
+        before_SG = held_SG.cumsum(0) - held_SG.long() == 0  # up to and including the first token that leaves
         leave_G = (mass_SG * before_SG).sum(0)
     else:
         own_S = ~held_SG[:, columns.any(answer.unexpected)]
-        leave_G = torch.expm1(torch.log1p(-mass_SG[own_S]).sum(0)).abs()  # 0, not -0
+        leave_G = torch.expm1(torch.log1p(-mass_SG[own_S]).sum(0)).abs()  # abs turns -0 into 0
     into = {script: float(leave_G[column]) for script, column in columns.of(answer.targets).items()}
     whole, any_ = float(leave_G[columns.whole(answer.targets)]), float(leave_G[columns.any(answer.targets)])
     return ExpectedSwitch(answer.language, answer.cluster, any_, into, begun=any_ - whole)

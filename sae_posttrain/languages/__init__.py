@@ -1,4 +1,4 @@
-"""One table of languages: code, name, the scripts they are written in, and whose baseline may stand in for theirs."""
+"""The table of languages: code, name, scripts, and the language whose baseline may replace a missing one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .tags import read_tag
 
 @dataclass(frozen=True)
 class Language:
-    """A language as the package knows it; scripts are ISO 15924 codes, the main one first."""
+    """A language of the table. Scripts are ISO 15924 codes, the main script first."""
 
     code: str
     name: str
     scripts: tuple[str, ...]
-    family: str | None  # code of the language whose baseline may stand in when this one has none
+    family: str | None  # code of the language whose baseline is used if this language has none
 
 
-# scripts | family | languages written so, as code and name
+# scripts | family | languages with these scripts and this family, as code and name
 _TABLE = """
 Latn | - | en English, es Spanish, fr French, vi Vietnamese
 Latn | ca | oc Occitan
@@ -95,7 +95,7 @@ Thai | - | th Thai
 Tibt | - | bo Tibetan
 """
 
-# The values of Unicode's Script property, as ISO 15924 codes; Zyyy (Common) and Zinh (Inherited) are nobody's own.
+# The values of Unicode's Script property, as ISO 15924 codes. Zyyy (Common) and Zinh (Inherited) belong to no language.
 _SCRIPT_CODES = """
 Adlm Aghb Ahom Arab Armi Armn Avst Bali Bamu Bass Batk Beng Berf Bhks Bopo Brah Brai Bugi Buhd Cakm Cans Cari Cham
 Cher Chrs Copt Cpmn Cprt Cyrl Deva Diak Dogr Dsrt Dupl Egyp Elba Elym Ethi Gara Geor Glag Gong Gonm Goth Gran Grek
@@ -108,7 +108,7 @@ Todr Tols Toto Tutg Ugar Vaii Vith Wara Wcho Xpeo Xsux Yezi Yiii Zanb Zinh Zyyy
 """
 SCRIPTS: tuple[str, ...] = tuple(_SCRIPT_CODES.split())
 _SHARED_SCRIPTS = ("Zinh", "Zyyy")
-# Filipino is the standard form of Tagalog. Some data say 'tl' and some 'fil', for the same texts.
+# Filipino is the standard form of Tagalog. Some data sets use 'tl' and some 'fil' for the same texts.
 _TWINS = {"fil": "tl", "tl": "fil"}
 UNSPACED_SCRIPTS = ("Hani", "Hira", "Kana", "Khmr", "Laoo", "Mymr", "Thai", "Tibt")  # no spaces between words
 
@@ -128,7 +128,7 @@ LANGUAGES: Mapping[str, Language] = _parse_table()
 
 @lru_cache(maxsize=4096)
 def get_language(code: str) -> Language:
-    """The language of a code, a tag or an English name; case does not matter.
+    """The language for a code, a tag or an English name. Case is ignored.
 
     A script in the tag replaces the usual ones: 'sr-Latn', 'arb_Latn'.
 
@@ -136,7 +136,7 @@ def get_language(code: str) -> Language:
         code: ISO 639-1 ('zh') or 639-3 ('zho', 'cmn'); a tag of FLORES or FineWeb-2 ('zho_Hans'), of BCP-47
             ('pt-BR', 'zh-Hant-TW', 'zh-yue') or of POSIX ('zh_CN.UTF-8'); or a name ('Simplified Chinese').
 
-    Raises: ValueError: no such language is known. A suggestion is made only where nothing else can be meant.
+    Raises: ValueError: the language is unknown. The message suggests a language only if no other can be meant.
 
     Example:
         >>> get_language("cmn_Hani").code
@@ -149,7 +149,7 @@ def get_language(code: str) -> Language:
 
 
 def script_counts(text: str) -> dict[str, int]:
-    """Characters of `text` by script; Common and Inherited (digits, punctuation, emoji, most marks) are nobody's."""
+    """Number of characters of `text` by script. Common and Inherited (digits, punctuation, emoji) are not counted."""
     counts: dict[str, int] = {}
     for char, count in Counter(text).items():
         script = _script_of(char)
@@ -159,7 +159,7 @@ def script_counts(text: str) -> dict[str, int]:
 
 
 def stand_ins(code: str) -> tuple[str, ...]:
-    """The languages whose baseline may stand in for this one's, nearest first."""
+    """The languages whose baseline may be used if this language has none, the closest first."""
     found = [get_language(code).code]
     while (family := LANGUAGES[found[-1]].family) is not None and family not in found:
         found.append(family)
@@ -168,26 +168,27 @@ def stand_ins(code: str) -> tuple[str, ...]:
 
 
 def is_same_language(one: str, other: str) -> bool:
-    """Whether two codes of the table mean the same language, as 'tl' and 'fil' do."""
+    """Whether two codes of the table mean the same language, such as 'tl' and 'fil'."""
     return one == other or _TWINS.get(one) == other
 
 
 class Letters(NamedTuple):
-    """What the bytes of a token hold of letters."""
+    """The letters in the bytes of a token."""
 
     scripts: frozenset[str]
-    """Scripts of the letters that are there in full."""
+    """Scripts of the complete letters."""
     begun: str | None
-    """Script of the letter that the last bytes begin; None without one, and where the script cannot be told."""
+    """Script of the letter that the last bytes begin; None if they begin none, or if the script is ambiguous."""
     cut: bytes
-    """The last bytes, where they begin a character that they do not end."""
+    """The last bytes, if they are the beginning of a character that is not complete."""
 
 
 def letters_in(raw: bytes) -> Letters:
-    """Scripts of the letters in a token's bytes, which may begin and end inside a character.
+    """The scripts of the letters in a token's bytes, which may begin and end inside a character.
 
-    Byte-level BPE cuts inside characters. A cut-off start (b'\\xe4\\xbd') has the script of the characters it can
-    become, when they are mostly letters of one script. A cut-off end says nothing and is passed over.
+    Byte-level BPE splits characters. The first bytes of a character (b'\\xe4\\xbd') have the script of the characters
+    that begin with them, if these are mostly letters of one script. The last bytes of a character, at the start of the
+    token, are ignored.
 
     Example:
         >>> letters_in("a ".encode() + b"\\xe4\\xbd")
@@ -198,9 +199,9 @@ def letters_in(raw: bytes) -> Letters:
 
 
 def token_script(raw: bytes) -> str | None:
-    """The one script of a token's letters, whole or begun (see `letters_in`); None when it has none or mixes several.
+    """The script of a token's letters, complete or begun (see `letters_in`); None if it has none or several.
 
-    A token whose last bytes begin a character that may be of several scripts has none.
+    The result is also None if the last bytes begin a character that can be of several scripts.
     """
     letters = letters_in(raw)
     if letters.cut and letters.begun is None:
@@ -210,14 +211,14 @@ def token_script(raw: bytes) -> str | None:
 
 
 def _decode(raw: bytes) -> tuple[str, bytes]:
-    """The whole characters of `raw` and the cut-off character at its end."""
+    """The complete characters of `raw`, and the bytes of an incomplete character at its end."""
     decoder = getincrementaldecoder("utf-8")("ignore")
     return decoder.decode(raw), decoder.getstate()[0]
 
 
 @lru_cache(maxsize=4096)
 def _completion_script(prefix: bytes) -> str | None:
-    """The script of most characters whose UTF-8 starts with `prefix`, if all their letters share it."""
+    """The script of most characters whose UTF-8 starts with `prefix`, if all letters among them have this script."""
     missing = _encoded_length(prefix[0]) - len(prefix)
     bits = int.from_bytes(prefix[:1], "big") & (0xFF >> (_encoded_length(prefix[0]) + 1))
     for byte in prefix[1:]:
@@ -237,7 +238,7 @@ def _encoded_length(lead: int) -> int:
     return 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
 
 
-# Inherited marks go with any script, so that they are no evidence against one either.
+# Inherited marks occur in any script, so they are no evidence against one.
 _UNASSIGNED = regex.compile(r"[\p{Cn}\p{Cs}\p{Co}\p{Script=Zinh}]")
 
 
@@ -250,7 +251,7 @@ def _script_of(char: str) -> str | None:
 
 @cache
 def _script_pattern() -> regex.Pattern[str]:
-    """One character, in the group named after its script; scripts newer than the installed `regex` are left out."""
+    """A pattern for one character, in a group named after its script. Scripts unknown to `regex` are left out."""
     groups = []
     for script in SCRIPTS:
         if script not in _SHARED_SCRIPTS:

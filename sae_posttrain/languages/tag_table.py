@@ -1,6 +1,6 @@
-"""Codes and names by which our languages go elsewhere, and those of languages that are not in our table."""
+"""Other codes and names of the languages in our table, and codes and names of languages that are not in it."""
 
-# ISO 639-3 codes (and ISO 639-2/B ones, retired ones, those of the standard form of a macrolanguage) | our code.
+# Our code, then other codes: ISO 639-3, ISO 639-2/B, retired codes, and the code of a macrolanguage's standard form.
 CODES = """
 af afr | am amh | ar ara arb | as asm | az aze azj | ba bak | be bel | bg bul | bn ben | bo bod tib | bs bos | ca cat
 cs ces cze | cy cym wel | da dan | de deu ger | dv div | el ell gre | en eng | eo epo | es spa | et est ekk
@@ -15,7 +15,7 @@ sw swa swh | ta tam | te tel | tg tgk | th tha | ti tir | tk tuk | tl tgl | tr t
 uz uzb uzn | vi vie | xh xho | yi yid ydd ji | yo yor | zh zho chi cmn | zu zul | apc ajp
 """
 
-# Other English names | our code; those of ISO 639-3, FLORES, Whisper and everyday use.
+# Our code: other English names, from ISO 639-3, FLORES, Whisper and everyday use.
 NAMES = """
 ace: achinese | apc: north levantine arabic, south levantine arabic
 ar: standard arabic, modern standard arabic, literary arabic | az: north azerbaijani, azeri
@@ -40,7 +40,7 @@ zh: mandarin, mandarin chinese, simplified chinese, traditional chinese, standar
 zh: simplified mandarin, traditional mandarin | zu: isizulu | yue: traditional cantonese
 """
 
-# Languages that are not in our table, so that they are called by their name and are not taken for one that is.
+# Languages that are not in our table. The error message names them, so that they are not confused with one that is.
 ABSENT = """
 aa aar Afar, ab abk Abkhazian, ak aka Akan, an arg Aragonese, av ava Avaric, ay aym Aymara, bm bam Bambara
 bi bis Bislama, br bre Breton, ch cha Chamorro, ce che Chechen, cu chu Church Slavic, cv chv Chuvash, kw cor Cornish
@@ -61,13 +61,13 @@ pcm Nigerian Pidgin, pnb Western Panjabi, quy Ayacucho Quechua, rom Romany, sco 
 taq Tamasheq, tum Tumbuka, tzm Central Atlas Tamazight, umb Umbundu, wuu Wu Chinese, gan Gan Chinese, aln Gheg Albanian
 uzs Southern Uzbek, grc Ancient Greek, ang Old English, lad Ladino, lld Ladin, tet Tetum, sah Yakut, tyv Tuvinian
 """
-ABSENT_NAMES = (  # other names of such languages, and of groups of languages
+ABSENT_NAMES = (  # other names of absent languages, and names of language groups
     "Sorbian, Sami, Romani, Hakka, Hokkien, Shanghainese, Teochew, Taiwanese, Sudanese, Luganda, Kirundi, Sepedi, "
     "Northern Sotho, Setswana, Twi, Kikongo, Bihari, Berber, Tamazight, Mongo, Mongol, "
     "Prussian, Bangala, Mandar, Mandari, Malayo, Benga, Odiai, Darai, Kodia, Magori, Waray Australia"
 )
 
-# Codes that need more to be said.
+# Codes whose error message needs an explanation.
 SPECIAL = {
     **dict.fromkeys(("kr", "kau"), "it means Kanuri, which is 'knc' here; Korean is 'ko'"),
     "mis": "it means a language without a code",
@@ -76,8 +76,8 @@ SPECIAL = {
     "zxx": "it means no language; leave the value empty",
 }
 
-# Of ISO 15924, beside Unicode's own scripts: variants, and several scripts at once. "Jpan" and "Kore" are what Japanese
-# and Korean are usually written in, and say no more than the language.
+# Codes of ISO 15924 that are not Unicode scripts: variants and combinations of scripts. "Jpan" and "Kore" are the usual
+# scripts of Japanese and Korean, so they add nothing to the language.
 WRITTEN: dict[str, tuple[str, ...]] = {
     **{"Hans": ("Hani",), "Hant": ("Hani",), "Hanb": ("Hani", "Bopo"), "Hrkt": ("Hira", "Kana"), "Jamo": ("Hang",)},
     **{"Aran": ("Arab",), "Cyrs": ("Cyrl",), "Latf": ("Latn",), "Latg": ("Latn",), "Geok": ("Geor",)},
@@ -85,7 +85,7 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("Jpan", "Kore", "Zyyy", "Zinh", "Zzzz"), ()),
 }
 SCRIPT_NAMES = {
-    **{"chs": "Hans", "cht": "Hant"},  # zh-CHS, zh-CHT: once Windows' tags
+    **{"chs": "Hans", "cht": "Hant"},  # zh-CHS and zh-CHT are old tags of Windows
     **{"arabic": "Arab", "cyrillic": "Cyrl", "devanagari": "Deva", "gurmukhi": "Guru", "latin": "Latn"},
     **{"simplified": "Hans", "traditional": "Hant", "han": "Hani", "hangul": "Hang", "mongolian": "Mong"},
 }
@@ -97,7 +97,7 @@ south korea, russia, ukraine, iran, turkey, vietnam, thailand, indonesia, pakist
 poland, sweden, finland
 """
 REGIONS = frozenset(region for line in _REGIONS.strip().splitlines() for region in line.split(", "))
-# Regions and variants leave the language what it is; any other word after it may not (War-Jaintia, zh-classical).
+# Regions and variants do not change the language. Any other word after it may change it (War-Jaintia, zh-classical).
 NARROWING = """
 usa gbr can aus ind bra prt esp mex arg fra bel che deu aut ita nld chn twn hkg sgp mac jpn kor rus ukr irn tur vnm tha
 idn pak bgd egy sau pol swe fin nor dnk grc cze rou hun isr valencia tarask rozaj polyton monoton fonipa ekavsk ijekavsk
@@ -107,5 +107,5 @@ _EXTENDED = """
 acm acq aeb afb ajp apc apd arb arq ars ary arz ayl cmn gan hak ltg lvs lzh nan swh uzn uzs wuu yue zsm
 """
 EXTENDED = frozenset(_EXTENDED.split())
-# Codes of countries that are no language's, and whose language is not in doubt.
+# Country codes that are not language codes, for countries with one obvious language.
 COUNTRIES = {"cn": "zh", "cz": "cs", "dk": "da", "gr": "el", "jp": "ja", "ua": "uk", "vn": "vi"}

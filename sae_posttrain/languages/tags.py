@@ -1,4 +1,4 @@
-"""What a column of languages may hold, read as our code: ISO 639 codes, FLORES and BCP-47 tags, English names."""
+"""Convert values of a language column to our codes: ISO 639 codes, FLORES and BCP-47 tags, English names."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .tag_table import (
     WRITTEN,
 )
 
-# zh-yue: after these languages a second subtag may name a language of its own, which the first only groups.
+# zh-yue: these are macrolanguages, so a second subtag may name an individual language.
 _EXTENDED = ("ar", "lv", "ms", "sw", "uz", "zh")
 _SHORTEST_NAME = 5  # letters; shorter ones resemble too many others
 _NARROWING = re.compile(rf"[a-z]{{2}}|\d{{3}}|\d\w{{3}}|(?=\D*\d)\w{{5,8}}|{'|'.join(NARROWING.split())}")
 
 Read = tuple[str, tuple[str, ...] | None]
-"""A language's code, and the scripts that its tag asks for; None for the usual ones."""
+"""A language's code, and the scripts that its tag names; None means the usual scripts."""
 
 
 def read_tag(tag: str, names: Mapping[str, str], scripts: Collection[str]) -> Read:
-    """The code of a tag or a name, and the scripts that it asks for; None for the usual ones.
+    """The code for a tag or a name, and the scripts that it names; None means the usual scripts.
 
     Args:
-        tag: 'zh', 'zho', 'zho_Hans', 'zh-Hans-CN', 'zh_CN.UTF-8' or 'Simplified Chinese'; case does not matter.
+        tag: 'zh', 'zho', 'zho_Hans', 'zh-Hans-CN', 'zh_CN.UTF-8' or 'Simplified Chinese'. Case is ignored.
         names: the English name of each language of the table, by code.
         scripts: the ISO 15924 codes of Unicode's scripts.
 
-    Raises: ValueError: it is none of these, or a language that is not in the table; the message says which.
+    Raises: ValueError: it is none of these, or a language that is not in the table. The message says which.
     """
     base, *subtags = re.split("[-_@]", re.sub(r"\.[\w-]+(?=@|$)", "", tag.strip().lower()))  # zh_CN.UTF-8
     code = _codes().get(base, base)
@@ -50,14 +50,14 @@ def read_tag(tag: str, names: Mapping[str, str], scripts: Collection[str]) -> Re
 
 
 class _UnknownError(Exception):
-    """Says what is known of a tag that is no language of the table, as the rest of a sentence."""
+    """A tag names no language of the table. The message is the second half of a sentence that explains why."""
 
 
 def _with_subtags(code: str, subtags: list[str], names: Mapping[str, str], scripts: Collection[str]) -> Read:
     written: tuple[str, ...] | None = None
     for place, subtag in enumerate(subtags):
         if len(subtag) == 1:
-            break  # an extension or private use, which says nothing of the language
+            break  # extensions and private-use subtags do not change the language
         if place == 0 and code in _EXTENDED and subtag in EXTENDED:
             return _with_subtags(_extended(subtag, names), subtags[1:], names, scripts)
         subtag = SCRIPT_NAMES.get(subtag, subtag)
@@ -79,7 +79,7 @@ def _scripts(script: str, scripts: Collection[str]) -> tuple[str, ...] | None:
     if script in WRITTEN:
         return WRITTEN[script] or None
     if script not in scripts:
-        raise _UnknownError(f"{script!r} is not a script of ISO 15924 that Unicode has")
+        raise _UnknownError(f"{script!r} is not an ISO 15924 code of a Unicode script")
     return (script,)
 
 
@@ -104,7 +104,7 @@ def _named(tag: str, names: Mapping[str, str]) -> Read:
 
 
 def _qualified(tag: str, phrase: str) -> list[tuple[str, str]]:
-    """A name and what narrows it: 'Portuguese (Brazil)', 'Chinese, Simplified', 'Serbian Latin', 'Cyrillic Uzbek'."""
+    """Split a name from its qualifier: 'Portuguese (Brazil)', 'Chinese, Simplified', 'Serbian Latin'."""
     found = []
     if match := re.fullmatch(r"([^(),]+?)\s*[,(]\s*([^()]+?)\s*\)?", tag):
         found.append((_words(match[1]), _words(match[2])))
@@ -130,7 +130,7 @@ def _is_absent(name: str) -> str:
 
 
 def _misspelt(phrase: str, names: Mapping[str, str]) -> str | None:
-    """The one language whose name is this but for one letter too many or too few, two swapped, or a missing end."""
+    """The only language whose name differs by one added or missing letter, two swapped letters, or a missing end."""
     if len(phrase) < _SHORTEST_NAME:
         return None
     close = {code for name, code in _codes_of_names(tuple(names.items())).items() if _nearly(phrase, name)}

@@ -1,4 +1,4 @@
-"""Measures on plain text; no torch."""
+"""Measures on plain text. They do not need torch."""
 
 from .code_switching import CodeSwitchingReport, code_switching_rate
 from .comparison import Difference, compare_rates

@@ -20,11 +20,11 @@ from .prose import blank
 from .thinking import split_thinking
 
 OTHER_WINS, LATIN_WINS, LATIN_WINS_OVER_LITTLE = 0.45, 0.85, 0.75
-"""Shares of the words that a script needs. Latin needs more: English terms, names and unfenced code are ordinary in
-answers in other scripts. The last one is for answers with less than a word in other scripts. Between the shares,
-nothing is told."""
+"""The share of the words that a script must have for the answer to count as written in it. Latin needs a larger share,
+because English terms, names and unfenced code are common in answers in other scripts. The last value applies to answers
+with less than one word in other scripts. If no script reaches its share, the language is unknown."""
 LEAD_OF_OTHER = 2 / 3
-"""Share that a script needs of the words that are not in Latin."""
+"""The share of the non-Latin words that a script must have."""
 LOOSE = 0.25
 """Weight of a Latin word in a sentence without running Latin text, such as a term, a name or a table cell."""
 QUOTED = 0.5
@@ -36,13 +36,13 @@ CHINESE_HAN = 8
 MUCH_HAN = 12
 """Han characters of an answer without any kana that is Chinese, however short its sentences are."""
 LITTLE_WORDS, LITTLE_TEXT = 1.0, 100
-"""An answer longer than so many characters with fewer words of Latin prose is code with a heading."""
+"""An answer with more characters than this, and with fewer words of Latin prose than this, is code with a heading."""
 
 _LETTERS_PER_WORD = {"Hani": 1.7, "Jpan": 2.0, "Hang": 2.7, "Thai": 4.0, "Laoo": 4.0, "Khmr": 4.0, "Mymr": 4.0}
 _LETTERS_PER_SPACED_WORD = 5.5
 
 
-# Of classes of characters, see `character_classes`.
+# These patterns run on character classes; see `character_classes`.
 _WORD = rb"(?:U?l[lm]*(?:'[lU]+)*|U)"
 _LATIN = re.compile(rb"[lU][lUm]*")
 _CLEAN = re.compile(rb"(?<![lUd#'.])(?:" + _WORD + rb"|U+)(?![lUdm#'])")
@@ -55,14 +55,14 @@ _OTHER = re.compile(rb"[\x80-\xff][\x80-\xffm]+")
 
 @dataclass(frozen=True)
 class AnswerLanguage:
-    """What an answer tells of its language.
+    """The language and writing system that were identified for an answer.
 
     Attributes:
-        language: a code, of the candidates; None where the answer does not tell.
-        writing: ISO 15924 code of the script that most of the prose is in, Jpan for Japanese, `Hani?` for a few Han
-            characters that may be Chinese or Japanese; None where there is no prose, or no script leads.
-        share: of the words of prose, the share in that writing; 0 where there is none.
-        words: about how many words of prose there are. A Latin word by itself among other scripts counts a quarter.
+        language: code of one of the candidates; None if the language cannot be identified.
+        writing: ISO 15924 code of the script of most of the prose. `Jpan` stands for Japanese, and `Hani?` for a few
+            Han characters that may be Chinese or Japanese. None if there is no prose or no script has a majority.
+        share: share of the prose's words that are in `writing`; 0 if `writing` is None.
+        words: estimated number of words of prose. A single Latin word among other scripts counts as a quarter.
     """
 
     language: str | None
@@ -76,10 +76,11 @@ def answer_language(answer: str, candidates: Sequence[str]) -> AnswerLanguage:
 
     Args:
         answer: Markdown, HTML, LaTeX or plain text, perhaps with code.
-        candidates: codes of the languages that it may be in.
+        candidates: codes of the languages that the answer may be in.
 
     Returns:
-        The one candidate that is written as most of the prose is. None where no candidate is, or several are.
+        The one candidate whose writing system is that of most of the prose. The language is None if no candidate, or
+        more than one, has this writing system.
 
     Raises:
         ValueError: an unknown code.
@@ -93,7 +94,7 @@ def answer_language(answer: str, candidates: Sequence[str]) -> AnswerLanguage:
 
 
 def _of_both_parts(answer: str) -> tuple[str | None, float, float]:
-    """Thinking in one writing and an answer in another have none in common."""
+    """Writing of thinking and answer together. If the two differ, they have no writing in common."""
     parts = split_thinking(answer)
     thinking, said = _of_prose(parts.thinking.text), _of_prose(parts.answer.text)
     words = thinking[2] + said[2]
@@ -102,7 +103,7 @@ def _of_both_parts(answer: str) -> tuple[str | None, float, float]:
         return found[0], found[1], words
     writings = {thinking[0], said[0]}
     if len(writings) == 2:
-        writings -= {"Hani?"}  # as the other part tells
+        writings -= {"Hani?"}  # the other part decides
     if len(writings) == 2:
         return None, 0.0, words
     return writings.pop(), (thinking[1] * thinking[2] + said[1] * said[2]) / words, words
@@ -112,7 +113,7 @@ def _of_prose(answer: str) -> tuple[str | None, float, float]:
     found = _of_lines(answer)
     if found[0] not in (None, "Latn") or answer.isascii() or not ("```" in answer or "~~~" in answer):
         return found
-    # Whatever its fences hold, an answer is in the other script that is written around them.
+    # If the prose around the fences is in a non-Latin script, that script decides, whatever the fences contain.
     around = _of_lines(without(answer, code_in_fences(answer, whole=True)))
     return found if around[0] in (None, "Latn") else around
 
@@ -132,7 +133,7 @@ def _of_lines(answer: str) -> tuple[str | None, float, float]:
 
 @lru_cache(maxsize=1024)
 def language_of_writing(writing: str | None, candidates: tuple[str, ...]) -> str | None:
-    """The one candidate that is written so; None where there is none, or several.
+    """The one candidate with this writing system; None if no candidate, or more than one, has it.
 
     Raises:
         ValueError: an unknown code.
@@ -148,9 +149,9 @@ def language_of_writing(writing: str | None, candidates: tuple[str, ...]) -> str
 
 
 def main_writing(prose: str) -> tuple[str | None, float, float]:
-    """The writing that most of a text is in, as `AnswerLanguage` gives it, its share of the words, and their number.
+    """The main writing system of a text (as in `AnswerLanguage`), its share of the words, and the number of words.
 
-    Each sentence belongs to Latin or to the other scripts, by which of them has more words in running text.
+    Each sentence is assigned to Latin or to the other scripts, whichever has more words in running text.
     """
     classes = classes_of(prose)
     words: dict[str, float] = {}
@@ -168,12 +169,12 @@ def main_writing(prose: str) -> tuple[str | None, float, float]:
         for writing, count in found.items():
             words[writing] = words.get(writing, 0.0) + (QUOTED * count if running > others else count)
     if loose and not latin and not words and 2 * loose < len(_LATIN.findall(classes)):
-        loose = 0  # identifiers and capitals: no text
+        loose = 0  # identifiers and capitalised words are not running text
     return _leading(words, latin + LOOSE * loose)
 
 
 def _leading(words: dict[str, float], latin: float) -> tuple[str | None, float, float]:
-    """The writing with most words, its share, and the number of words."""
+    """The writing system with the most words, its share, and the number of words."""
     unsure = words.pop("Hani?", 0.0)
     if unsure:
         same = max(("Jpan", "Hani"), key=lambda writing: words.get(writing, 0.0))
@@ -191,7 +192,7 @@ def _leading(words: dict[str, float], latin: float) -> tuple[str | None, float, 
 
 
 def _other_words(sentence: bytes, letters: bytes) -> dict[str, float]:
-    """About how many words of a sentence are in each writing other than Latin."""
+    """Estimated number of words of a sentence in each writing system other than Latin."""
     found: dict[str, float] = {}
     chinese, japanese, copula = letters.count(b"C"), letters.count(b"J"), letters.count(b"S")
     han, kana = letters.count(b"H") + chinese + japanese + copula, letters.count(b"K")
@@ -207,7 +208,7 @@ def _other_words(sentence: bytes, letters: bytes) -> dict[str, float]:
         found[writing] = (han + kana) / _LETTERS_PER_WORD["Jpan" if kana else "Hani"]
     hangul = letters.count(b"G")
     if hangul:
-        own = hangul + han if hangul >= han else hangul  # Korean glosses words in Han
+        own = hangul + han if hangul >= han else hangul  # Korean text often explains words in Han characters
         found = {"Hang": own / _LETTERS_PER_WORD["Hang"]} | (found if hangul < han or kana else {})
     if not letters.isascii():
         for run in _OTHER.findall(sentence):
@@ -218,7 +219,7 @@ def _other_words(sentence: bytes, letters: bytes) -> dict[str, float]:
 
 
 def _running(sentence: bytes) -> int:
-    """Latin words in running text: at least four in a row, of which two or more are not capitalised."""
+    """Count Latin words in running text: at least four in a row, two or more of them not capitalised."""
     runs = _RUNNING.findall(sentence)
     return sum(len(_LATIN.findall(run)) for run in runs if len(_LOWER.findall(run)) >= 2)
 
@@ -228,7 +229,7 @@ def _without_expression(match: regex.Match[str]) -> str:
 
 
 def _without_html_lines(answer: str, prose: str) -> str:
-    """What a page of HTML says in plain ASCII is no text of the answer; what an answer says in HTML alone is."""
+    """Remove ASCII-only lines of HTML, which are page source. If the answer has no other prose, they are kept."""
     kept, last = [], 0
     for line in _HTML_LINE.finditer(answer):
         kept.append(prose[last : line.start()])
@@ -236,8 +237,8 @@ def _without_html_lines(answer: str, prose: str) -> str:
     return "".join([*kept, prose[last:]])
 
 
-# Lines of plain ASCII that are code outside a fence: a command, SQL, an import, a call, a comment, JSON, a log, a line
-# ending in ; or {.
+# Lines of plain ASCII that are code outside a fence: a command, SQL, an import, a call, a comment, JSON, a log entry,
+# or a line that ends in ; or {.
 _CODE_LINE = regex.compile(
     r"(?m)^[ \t]*+(?:(?!# )[\w.@~:/-]*+[$#] (?=[a-z./~])[\x20-\x7e]*+"
     r"|(?:>>>|\.\.\.) [\x20-\x7e]*+"
@@ -260,13 +261,13 @@ _CODE_LINE = regex.compile(
 
 
 _PLAIN = r"[\x20-'*-Z\\^-~]*+"
-# In brackets; an expression where there is an operator: [x for x in range(9) if x > 0].
+# Text in brackets is an expression if it contains an operator: [x for x in range(9) if x > 0].
 _BRACKETS = regex.compile(rf"[\[(]{_PLAIN}(?:[\[(]{_PLAIN}[\])]{_PLAIN})*+[\])]")
 _OPERATOR = re.compile(r"[=<>]=|[\w)] ?[=<>%*+] ?[\w(]|\bin range\b")
 _HTML_LINE = regex.compile(r"(?m)^[ \t]*+(?=<[A-Za-z!/])[\x20-\x7e\t]*+(?<=>)[ \t\r]*+$")
 
 
 def _sentences(classes: bytes) -> list[bytes]:
-    """Stretches between sentence ends and line breaks; those without a letter are left out."""
+    """Split at sentence ends and line breaks. Parts without a letter are left out."""
     ends = classes.replace(b". ", b"\n").replace(b".\n", b"\n").replace(b"E", b"E\n")
     return [sentence for sentence in ends.split(b"\n") if sentence and not sentence.isspace()]

@@ -1,10 +1,10 @@
-"""Text as a string of one byte per character, which says what kind of character it is: short patterns run fast on it.
+"""Map each character of a text to one byte that names its class, so that short regular expressions run fast.
 
 l and U  Latin letters, small and capital      m  marks
 H        Han                                   C  Han that Japanese does not write
 J        Han that Chinese does not write       S  the Chinese copula
 K        kana                                  G  Hangul
-d        digits                                space, newline
+d        digits                                space, newline: themselves
 E and .  ends of sentences, CJK and others     c  the Chinese comma
 '        joints of words                       ,  other soft punctuation
 #        everything else                       from 0x80 on: letters of further scripts
@@ -26,7 +26,7 @@ _OWN_CLASS = {"Hani": "H", "Hira": "K", "Kana": "K", "Hang": "G"}
 _LIVING = {script for language in LANGUAGES.values() for script in language.scripts}
 _OTHERS = sorted({*SCRIPTS} - {"Latn", "Zyyy", "Zinh", *_OWN_CLASS}, key=lambda script: (script not in _LIVING, script))
 SCRIPT_OF_BYTE = dict(zip(range(0x80, 0x100), _OTHERS, strict=False))
-"""The scripts of our languages, then as many others as there are bytes."""
+"""The scripts of the languages in our table, then other scripts until all byte values are used."""
 NO_LETTERS = b"d \nE.',c#"
 _PUNCTUATION = {
     r"\p{Nd}": "d",
@@ -42,14 +42,14 @@ _PUNCTUATION = {
 
 
 def classes_of(text: str) -> bytes:
-    """The class of each character."""
+    """The class of each character of the text, as bytes."""
     classes: bytes = _table()[code_points(text)].tobytes()
     return classes
 
 
 @cache
 def _table() -> np.ndarray:
-    """The class of every character."""
+    """The class of every Unicode character, as an array that is indexed by code point."""
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
     table = np.full(sys.maxunicode + 1, ord("#"), dtype=np.uint8)
     classes = {r"\p{Script=Latn}": ord("l"), r"[\p{Script=Latn}&&\p{Lu}]": ord("U")}
@@ -60,7 +60,7 @@ def _table() -> np.ndarray:
         try:
             matches = regex.finditer(f"{pattern}+", everything, regex.V1)
         except regex.error:
-            continue  # a script newer than the installed `regex`
+            continue  # the installed `regex` does not know this script yet
         for match in matches:
             table[match.start() : match.end()] = byte
     for forms, char in ((chinese_forms(), "C"), (japanese_forms(), "J"), ("是", "S")):

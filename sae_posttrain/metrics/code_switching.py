@@ -34,10 +34,10 @@ class CodeSwitchingReport:
     overall: Share
     languages: Mapping[str, Share]
     pairs: Mapping[tuple[str, str], Share]
-    skipped: int  # responses left out because their own language is written in every target script
+    skipped: int  # number of responses left out because their own language is written in every target script
     confidence: float
     published: Share | None = None  # the paper's definition: any character of another script counts
-    outcomes: tuple[ClusteredOutcome, ...] = field(default=(), repr=False)  # of each response, for `compare_rates`
+    outcomes: tuple[ClusteredOutcome, ...] = field(default=(), repr=False)  # one per response, for `compare_rates`
 
     @property
     def rate(self) -> float:
@@ -95,7 +95,7 @@ class CodeSwitchingReport:
 class _Judged(NamedTuple):
     language: str
     cluster: Hashable
-    words: Mapping[str, float]  # what it switched into, of what is asked for, and the share of its words
+    words: Mapping[str, float]  # for each requested target that it switched into, the share of its words
     published: bool
 
 
@@ -134,11 +134,11 @@ def code_switching_rate(
             whole clusters, so that eight samples of one prompt do not count as eight independent ones.
         confidence, resamples, seed: confidence level, number of draws and random seed of the intervals.
         ignore_code, ignore_urls, ignore_glosses, count_latin, han_without_kana, allowed: as in `unexpected_spans`.
-        allowed_languages: for each response, the languages that it may use besides its own, as in the column `allowed`
-            of a row: a list, a text such as "zh, ja", or None.
+        allowed_languages: for each response, the languages that it may use besides its own: a list, a text such as
+            "zh, ja", or None. The column `allowed` of a row has the same form.
 
     Returns:
-        Rates over all responses, by language and by pair; each with the mean share of words that the switches hold.
+        Rates over all responses, by language and by pair. Each has the mean share of words that belong to switches.
 
     Raises:
         ValueError: lengths differ, a code is unknown, or nothing is left to measure.
@@ -202,7 +202,7 @@ def code_switching_rate(
 
 
 def _pairs_looked_for(code: str, criteria: SwitchCriteria) -> set[str]:
-    """The targets that get a row for a language even if there is no switch into them."""
+    """The targets that get a row for this language even if there is no switch into them."""
     if criteria.targets is None:
         return set()
     others = criteria.phrases.others(code) if criteria.phrases else ()

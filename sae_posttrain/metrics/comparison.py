@@ -20,11 +20,11 @@ C = TypeVar("C", bound=Countable)
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference between a run's rate and the rate of the run it is compared with; negative is better."""
+    """The difference between a run's rate and the rate of the run it is compared with. Negative is better."""
 
     rate: float
     against: float
-    low: float  # of the difference
+    low: float  # low and high are the confidence interval of the difference
     high: float
     p_value: float  # two-sided: probability of a difference at least this large if the runs were equal
     prompts: int
@@ -134,7 +134,7 @@ def _correlation(hits_2P: np.ndarray, sizes_2P: np.ndarray, rates: np.ndarray) -
 
 
 def _swapping(hits_2P: np.ndarray, sizes_2P: np.ndarray, rng: np.random.Generator) -> float:
-    """The p-value of the permutation test. Prompts with equal counts are drawn together, which is exact and fast."""
+    """The p-value of the permutation test. Prompts with equal counts are sampled together, which is exact and fast."""
     kinds, numbers = np.unique(np.concatenate([hits_2P, sizes_2P]).T, axis=0, return_counts=True)
     hits_K2, sizes_K2 = kinds[:, :2], kinds[:, 2:]
     swapped_RK = rng.binomial(numbers, 0.5, size=(RESAMPLES, len(kinds)))

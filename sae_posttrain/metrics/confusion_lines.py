@@ -15,19 +15,19 @@ from .prose import blank
 from .scripts import Span
 from .words import count_words
 
-MIN_WORDS = 5  # of a line that is looked at, as published
-# In scripts without spaces, where the published code has a tokeniser for zh and one for ja. It agrees with them on 96
-# to 99% of the benchmark's lines.
+MIN_WORDS = 5  # shorter lines are not checked, as in the published code
+# Characters per word in scripts without spaces. The published code uses a tokeniser for zh and one for ja; this
+# estimate agrees with them on 96 to 99% of the benchmark's lines.
 _CHARACTERS_PER_TOKEN = 1.6
 _MARK = regex.compile(r"[\p{P}\p{S}]")
 _LINE = regex.compile(r"\S(?:[^\n]*\S)?")
 _TOKEN = regex.compile(r"\S+")
-_TRANSCRIPT = "\nQ:"  # where a base model begins the next question by itself
+_TRANSCRIPT = "\nQ:"  # here a base model starts to generate the next question
 _DELETED = str.maketrans({**dict.fromkeys(string.punctuation + "،", ""), "—": " "})
 _UNSPACED = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
 
 Wrong = tuple[int, int, str]
-"""Start, end, and the code of its language, if that could be told."""
+"""Start, end, and the code of the language; None if the language was not identified."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class LineReader:
     Args:
         identify: function from a line to the code of its language, or None, which counts as wrong.
         english: the words that count as wrong; None: any word of at least four small Latin letters.
-        ignore_code, ignore_urls: what is left out of what is read.
-        published: read as the published code does: all that stands before a line that begins with "Q:", code and
-            addresses too; ASCII punctuation is deleted before words are counted and lines are identified; a word is
-            what stands between spaces.
+        ignore_code, ignore_urls: whether code and URLs are left out.
+        published: read the response as the published code does. The text up to a line that begins with "Q:" is read,
+            with code and URLs. ASCII punctuation is deleted before words are counted and lines are identified. Words
+            are separated by spaces.
     """
 
     identify: Identifier
@@ -56,7 +56,7 @@ class LineReader:
         return blank(response, code=self.ignore_code, urls=self.ignore_urls, markup=self.ignore_code)
 
     def lines(self, text: str, language: Language) -> list[tuple[int, int]]:
-        """Where the lines of at least five words are."""
+        """Start and end of each line with at least five words."""
         spans = (match.span() for match in _LINE.finditer(text))
         return [(start, end) for start, end in spans if self._words(text[start:end], language) >= MIN_WORDS]
 
@@ -68,7 +68,7 @@ class LineReader:
                 yield start, end, found or ""
 
     def wrong_words(self, text: str, language: Language, lines: list[tuple[int, int]]) -> Iterator[Wrong]:
-        """English words; nothing where the language is itself written in Latin letters."""
+        """Find the English words. If the language is written in Latin letters, there are none."""
         if "Latn" in language.scripts:
             return
         for start, end in lines:
@@ -90,7 +90,7 @@ class LineReader:
             line = line.translate(_DELETED)
             if not _is_unspaced(language):
                 return len(line.split())
-            marks = len(_MARK.findall(line)) + (line.count(" ") if language.code == "zh" else 0)  # as jieba counts
+            marks = len(_MARK.findall(line)) + (line.count(" ") if language.code == "zh" else 0)  # like jieba
             words = _unspaced().sub(" ", _MARK.sub(" ", line)).split()
             return len(words) + marks + len(_unspaced().findall(line)) / _CHARACTERS_PER_TOKEN
         return count_words(line)
@@ -106,10 +106,11 @@ def confused_spans(
     ignore_urls: bool = True,
     published: bool = False,
 ) -> list[Span]:
-    """What makes a response fail: its lines in a wrong language, or, if there are none, its wrong words.
+    """The spans that make a response fail: its lines in a wrong language, or, if there are none, its wrong words.
 
     Args:
-        response, language: the text, and the code of the language that it should be in.
+        response: the text.
+        language: code of the language that the response should be in.
         identify, english, ignore_code, ignore_urls, published: as in `language_confusion`.
 
     Raises: ValueError for an unknown language.
@@ -123,7 +124,7 @@ def confused_spans(
 
 
 def _is_unspaced(language: Language) -> bool:
-    """Chinese and Japanese, as in the published code."""
+    """Whether the language is Chinese or Japanese, the unspaced languages of the published code."""
     return "Hani" in language.scripts
 
 
@@ -134,7 +135,7 @@ def _script(text: str) -> str:
 
 @cache
 def _latin_word() -> regex.Pattern[str]:
-    """At least four small Latin letters; characters of a script without spaces may stand right beside them."""
+    """At least four lower-case Latin letters. Characters of a script without spaces may adjoin them."""
     letter = rf"(?![{_UNSPACED}])[\p{{L}}\p{{N}}_]"
     return regex.compile(rf"(?<!(?:{letter}))[a-z]{{4,}}(?!{letter})")
 

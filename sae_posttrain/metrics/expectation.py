@@ -1,4 +1,4 @@
-"""Expected switch rates: reports on the probability of leaving a script, instead of counts of answers that left it."""
+"""Reports on expected switch rates: the mean probability that an answer leaves its language's script."""
 
 # A answers, C clusters, M means
 
@@ -13,9 +13,9 @@ import numpy as np
 from ..languages import get_language
 
 RESAMPLES = 2_000
-MAX_CELLS = 1 << 22  # of resampled counts held at once: 32 MiB
+MAX_CELLS = 1 << 22  # number of resampled counts in memory at once: 32 MiB
 ANY, BEGUN = "any", "any, only begun"
-SHOWN = 5  # scripts of a language in a table
+SHOWN = 5  # number of scripts that a table shows for each language
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class ExpectedSwitch:
     Args:
         language: code of the answer's language.
         cluster: the prompt, or another value that dependent answers share.
-        any: probability of leaving for any unexpected script.
-        into: the same by script, 0 for scripts that are not named. They may add up to more than `any`, since an answer
-            can leave twice.
-        begun: the part of `any` on tokens that only begin a letter, which may never be completed.
+        any: probability of switching into any unexpected script.
+        into: probability of switching into each script; 0 for scripts that are not in the mapping. The sum may exceed
+            `any`, because one answer can switch into several scripts.
+        begun: the part of `any` that is on tokens that contain only the first bytes of a letter. The letter may never
+            be completed.
     """
 
     language: str
@@ -40,7 +41,7 @@ class ExpectedSwitch:
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean probability of `total` answers, with a bootstrap interval over prompts."""
+    """The mean probability over `total` answers, with a bootstrap interval over prompts."""
 
     rate: float
     total: int
@@ -50,16 +51,16 @@ class Mean:
 
 @dataclass(frozen=True)
 class ExpectedSwitchReport:
-    """Mean probability of leaving: over all answers, by their language, and by the script they leave for.
+    """Mean probability of a switch: over all answers, by their language, and by the script that they switch into.
 
-    Pairs are (language, script); the language "all" is all languages together.
+    Pairs are (language, script). The language "all" stands for all languages together.
     """
 
     overall: Mean
     languages: Mapping[str, Mean]
     pairs: Mapping[tuple[str, str], Mean]
     begun: Mean
-    skipped: int  # answers left out because their own language is written in every target script
+    skipped: int  # number of answers left out because their own language is written in every target script
     confidence: float
     answers: tuple[ExpectedSwitch, ...] = field(repr=False)
 
@@ -86,7 +87,7 @@ class ExpectedSwitchReport:
         }
 
     def table(self) -> str:
-        """One line per mean, in percent; of each language the scripts that it leaves for most."""
+        """One line per mean, in percent. For each language, the scripts with the highest probability are shown."""
         shown: dict[str, int] = {}
         hidden = 0
         lines = [f"language  {'into':<15}     total  expected %   {self.confidence:.0%} interval"]
@@ -115,11 +116,11 @@ def expected_switch_report(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> ExpectedSwitchReport:
-    """Means over answers and their bootstrap intervals, drawing whole clusters.
+    """Compute means over answers, with bootstrap intervals that draw whole clusters.
 
     Args:
-        answers: of `switch_probabilities`, or read from a file.
-        skipped: answers that were left out before.
+        answers: results of `switch_probabilities`, or the same read from a file.
+        skipped: number of answers that were already left out.
         confidence: confidence level of the intervals.
         resamples: number of bootstrap draws.
         seed: random seed of the draws.
@@ -151,7 +152,7 @@ def expected_switch_report(
 
 
 def cluster_order(answers: Sequence[ExpectedSwitch]) -> dict[Hashable, int]:
-    """A place for each cluster, in the order that they come."""
+    """The index of each cluster, in order of first occurrence."""
     return {cluster: place for place, cluster in enumerate(dict.fromkeys(answer.cluster for answer in answers))}
 
 
@@ -166,7 +167,7 @@ def by_cluster(
     for answer in answers:
         row, own = order[answer.cluster], get_language(answer.language).scripts
         for place, into in [*place_of.get("all", ()), *place_of.get(answer.language, ())]:
-            if into in own:  # nothing that this answer could leave for
+            if into in own:  # the answer's own script is not a switch
                 continue
             sums_CM[row, place] += (
                 answer.any if into == ANY else answer.begun if into == BEGUN else answer.into.get(into, 0)
@@ -178,7 +179,7 @@ def by_cluster(
 def _means(
     sums_CM: np.ndarray, sizes_CM: np.ndarray, confidence: float, resamples: int, seed: int
 ) -> list[Mean | None]:
-    """A mean and its interval for each column; None for a column without answers."""
+    """The mean and interval of each column; None for a column without answers."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
     drawn_R2M = resampled(np.stack([sums_CM, sizes_CM]), resamples, np.random.default_rng(seed))
@@ -190,14 +191,14 @@ def _means(
             continue
         drawn_R2 = drawn_R2M[drawn_R2M[:, 1, place] > 0, :, place]
         low, high = np.quantile(drawn_R2[:, 0] / drawn_R2[:, 1], [tail, 1 - tail])
-        if np.count_nonzero(sizes_CM[:, place]) == 1:  # one prompt says nothing about others
+        if np.count_nonzero(sizes_CM[:, place]) == 1:  # a single prompt allows no conclusion about others
             low, high = 0.0, 1.0
         found.append(Mean(float(sums_CM[:, place].sum() / total), total, float(low), float(high)))
     return found
 
 
 def resampled(values_XCM: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """`(R, X, M)` sums over clusters that are drawn with replacement, the same ones for every column."""
+    """`(R, X, M)` sums over clusters drawn with replacement. All columns use the same draws."""
     clusters = values_XCM.shape[1]
     chunk = max(1, MAX_CELLS // clusters)
     found = []

@@ -1,6 +1,6 @@
 """Compare two runs' expected switch rates on the same prompts: differences by script, with intervals and p-values."""
 
-# C clusters, M means, R resamples, 4: sums and sizes of the run, sums and sizes of the other
+# C clusters, M means, R resamples; 4: sums and sizes of the run, then sums and sizes of the other run
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .expectation import ANY, MAX_CELLS, RESAMPLES, SHOWN, ExpectedSwitchReport,
 
 @dataclass(frozen=True)
 class ExpectedDifference:
-    """A run's mean probability beside that of the run it is compared with, on the same answers or prompts.
+    """The difference of the mean probabilities of two runs, on the same answers or prompts.
 
     Args:
-        difference: rate less `against`; negative is better.
-        low, high: of the difference.
-        change: the difference as a share of `against`; -0.4 is 40% less. None where `against` is 0.
-        change_low, change_high: of the change. None where too few prompts decide `against`.
+        difference: rate minus `against`. Negative is better.
+        low, high: confidence interval of the difference.
+        change: the difference as a share of `against`; -0.4 means 40% less. None if `against` is 0.
+        change_low, change_high: confidence interval of the change. None if too few prompts contribute to `against`.
         p_value: two-sided probability of a difference at least this large if the runs were equal.
     """
 
@@ -40,7 +40,7 @@ class ExpectedDifference:
 
 @dataclass(frozen=True)
 class ExpectedComparison:
-    """The differences between two runs: into any script, and into each."""
+    """The differences between two runs: for any script, and for each script."""
 
     differences: tuple[ExpectedDifference, ...]
 
@@ -49,7 +49,7 @@ class ExpectedComparison:
         return {**asdict(self.differences[0]), "scripts": [asdict(one) for one in self.differences[1:]]}
 
     def table(self) -> str:
-        """A line for each script, in percent: both means, and the change with its interval."""
+        """One line per script, in percent: both means, and the change with its interval."""
         first = self.differences[0]
         lines = [
             f"against    {'into':<9} {'against %':>11} {'expected %':>11}      change   {first.confidence:.0%} interval"
@@ -68,17 +68,17 @@ class ExpectedComparison:
 def compare_expected(
     report: ExpectedSwitchReport, against: ExpectedSwitchReport, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> ExpectedComparison:
-    """The differences between two reports on the same prompts, told by their `cluster`: into any script, and into each.
+    """Compare two reports on the same prompts, for any script and for each script. `cluster` identifies the prompts.
 
     Args:
-        report: of the run in question.
-        against: of the run that it is compared with.
-        resamples: number of bootstrap draws and of swaps.
-        seed: of both.
+        report: report of the run to judge.
+        against: report of the run that it is compared with.
+        resamples: number of bootstrap draws, and of random swaps for the p-value.
+        seed: random seed of both.
 
     Returns:
-        Differences with bootstrap intervals, which draw whole prompts with both runs' answers to them. The p-value
-        swaps the runs' answers to each prompt at random, and counts how often that makes as large a difference.
+        Differences with bootstrap intervals, which draw whole prompts with both runs' answers to them. The p-value is
+        that of a permutation test, which swaps the runs' answers to each prompt at random.
 
     Raises:
         ValueError: the prompts differ.
@@ -111,14 +111,14 @@ def _check_prompts(prompts: set[Any], others: set[Any]) -> None:
     only, missing = prompts - others, others - prompts
     if only or missing:
         raise ValueError(
-            f"The runs must have been asked about the same prompts: {len(only)} are in the first only (such as "
+            f"The runs must have answered the same prompts: {len(only)} are in the first only (such as "
             f"{next(iter(only), None)!r:.80}), {len(missing)} in the second only (such as "
             f"{next(iter(missing), None)!r:.80})."
         )
 
 
 def _estimates(whole_4: np.ndarray, drawn_R4: np.ndarray, confidence: float) -> dict[str, Any]:
-    """Both rates, their difference and their relative change, with intervals."""
+    """The two rates, their difference and their relative change, with intervals."""
     quantiles = [(1 - confidence) / 2, (1 + confidence) / 2]
     rate, other = float(whole_4[0] / whole_4[1]), float(whole_4[2] / whole_4[3])
     drawn_R4 = drawn_R4[(drawn_R4[:, 1] > 0) & (drawn_R4[:, 3] > 0)]
@@ -135,7 +135,7 @@ def _estimates(whole_4: np.ndarray, drawn_R4: np.ndarray, confidence: float) -> 
 
 
 def _swapping(totals_4CM: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """`(M,)` share of random swaps of the runs, prompt by prompt, that make as large a difference as there is."""
+    """`(M,)` share of random swaps, prompt by prompt, whose difference is at least as large as the observed one."""
     turned_4CM = totals_4CM[[2, 3, 0, 1]] - totals_4CM
     whole_4M = totals_4CM.sum(axis=1)
     seen_M = np.abs(whole_4M[0] / whole_4M[1] - whole_4M[2] / whole_4M[3])

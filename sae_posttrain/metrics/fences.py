@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import regex
 
 _MARK = regex.compile(r"`{3,}+|~{3,}+")
-# A fence stands on a line of its own, perhaps in a list or a quotation. Models also open one behind "Run this:", and
-# close one behind the last line of code.
+# A fence has a line of its own, which may be in a list or a quotation. Models also open a fence after text such as
+# "Run this:" and close one at the end of the last line of code.
 _LEAD = regex.compile(r"[ \t>]*+(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?")
 _LABEL = regex.compile(r"[\w+#-]*+[ \t]*+")
-_LONGEST = 200  # characters of what stands before or behind a fence on its line
+_LONGEST = 200  # maximum number of characters before or after a fence on its line
 _MARKDOWN = frozenset({"markdown", "md", "mdx", "mkd"})
 _TEXT = frozenset({"text", "txt", "plaintext", "plain", "none", "quote"})
 _JSON = frozenset({"json", "json5", "jsonc", "jsonl", "ndjson"})
-# What a line of code holds and a line of prose does not.
+# Matches what occurs in lines of code but not in lines of prose.
 _CODE_SIGN = regex.compile(
     r"[={}|\\$\[\]]|;$|[\w.]\(|\w_\w|\w::\w|->|^\s*+(?:#|//|/\*|>>>|<|(?:[-+]\s)?--?\w|(?:@|\.{1,2}/)\w)"
     r"|^\s*+(?:import|from|def|class|return|pip|npm|npx|yarn|git|cd|sudo|export|curl|docker|python3?|const|let|var|function)\s"
@@ -32,12 +32,12 @@ _ITEM = regex.compile(r'"(?P<string>(?:[^"\\\n]|\\.)*+)"(?P<colon>[ \t]*+:)?')
 _ESCAPE = regex.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
 _JSON_START = regex.compile(r'\s*+[\[{]\s*+(?:[\[{]\s*+)*+"')
 _JSON_PROSE = regex.compile(r"^(?!.*(?:--|[=/@{}<>|\\])).*[A-Za-z]+[ ,]+[A-Za-z]+[ ,]+[A-Za-z]+")
-_MIN_WORDS, _MIN_WORDS_UNENDED = 3, 5  # of a line that is a sentence and no code, with an end and without
+_MIN_WORDS, _MIN_WORDS_UNENDED = 3, 5  # minimum words of a sentence, with and without an end mark
 
 
 @dataclass(frozen=True)
 class _Fence:
-    """An opened fence: its line begins at `start`, what it holds at `body`."""
+    """An open fence. Its line begins at `start` and its content at `body`."""
 
     start: int
     body: int
@@ -52,25 +52,25 @@ class _Fence:
         return not info and mark[0] == self.mark[0] and len(mark) >= len(self.mark)
 
     def may_hold(self, mark: str, info: str) -> bool:
-        """Whether this line opens a fence inside: any in Markdown, in code one with a label of its own."""
+        """Whether this line opens a nested fence. In Markdown any fence does; in code only one with a label."""
         if self.label in _MARKDOWN:
             return True
         return bool(info) and mark[0] == self.mark[0] and len(mark) <= len(self.mark)
 
 
 def code_in_fences(text: str, *, whole: bool = False) -> Iterator[tuple[int, int]]:
-    """Start and end of what is code in the fenced blocks of `text`, in no order; stretches may overlap.
+    """Start and end of each piece of code in the fenced blocks of `text`, unordered. Pieces may overlap.
 
-    A fence labelled as Markdown or text is no code, nor are the strings of one labelled as JSON. One without a label is
-    code if most of its lines look so. A fence that is never closed is code up to the first sentence in it. With
-    `whole`, everything in a closed fence is code unless its label is Markdown.
+    A fence labelled as Markdown or text is not code, and neither are the strings in a fence labelled as JSON. A fence
+    without a label is code if most of its lines look like code. A fence that is never closed is code up to its first
+    sentence. With `whole`, everything in a closed fence is code unless its label is Markdown.
     """
     opened: list[_Fence] = []
     for mark, info, alone, start, end in _lines(text):
         if opened and opened[-1].closed_by(mark, info):
             yield from _code_in(text, opened.pop(), start, end, whole)
         elif not alone and not info:
-            continue  # three backticks behind a word open nothing
+            continue  # three backticks directly after a word do not open a fence
         elif not opened or opened[-1].may_hold(mark, info):
             opened.append(_Fence(start, end, mark, _label(info)))
     ends = [*(fence.start for fence in opened), len(text)][1:]
@@ -79,7 +79,7 @@ def code_in_fences(text: str, *, whole: bool = False) -> Iterator[tuple[int, int
 
 
 def _lines(text: str) -> Iterator[tuple[str, str, bool, int, int]]:
-    """Of each fence its mark, what follows on its line, whether it begins the line, and where it starts and ends."""
+    """For each fence: its mark, the rest of its line, whether it begins the line, and its start and end."""
     for match in _MARK.finditer(text):
         start, end = match.start(), text.find("\n", match.end(), match.end() + _LONGEST)
         if end < 0:
@@ -100,7 +100,7 @@ def _label(info: str) -> str:
 
 
 def _code_in(text: str, fence: _Fence, body_end: int, end: int, whole: bool) -> Iterator[tuple[int, int]]:
-    """Of a closed fence; its lines of backticks are no prose either."""
+    """The code in a closed fence. The two lines with backticks count as code too."""
     body = text[fence.body : body_end]
     if whole and fence.label not in _MARKDOWN:
         yield fence.start, end
@@ -137,11 +137,11 @@ def _is_sentence(line: str) -> bool:
     words = len(_WORD.findall(line))
     if _ENDS_SENTENCE.search(line):
         return words >= _MIN_WORDS
-    return words >= _MIN_WORDS_UNENDED and _BEGINS_SENTENCE.match(line) is not None  # cut off, perhaps
+    return words >= _MIN_WORDS_UNENDED and _BEGINS_SENTENCE.match(line) is not None  # the sentence may be cut off
 
 
 def _outside_strings(text: str, start: int, body: int, body_end: int, end: int) -> Iterator[tuple[int, int]]:
-    """All of a JSON block but its strings; keys that are identifiers, and escapes, are code as well."""
+    """All of a JSON block except its strings. Escapes, and keys that are identifiers, are code too."""
     place = start
     for item in _ITEM.finditer(text, body, body_end):
         if item["string"].isascii() and (item["colon"] or not _JSON_PROSE.search(item["string"])):

@@ -8,27 +8,27 @@ import regex
 
 from ..languages import script_counts
 
-# Korean spells out what a word is in Hanja, and reads one syllable for each of them: 한국(韓國), 주(Major, 主), with
-# brackets or in <sup>, of whose tags spaces are left. A run of Hanja is tried once, from its start, and not from each
-# of its characters.
+# Korean texts add the Hanja of a word after it, one for each Hangul syllable: 한국(韓國), 주(Major, 主). They are in
+# brackets or in <sup>, whose tags have already been replaced by spaces. The possessive quantifiers make the pattern try
+# a run of Hanja once, and not again from each of its characters.
 _HANJA = regex.compile(
     r"(?<=(?P<hangul>\p{Hang}+)[》〉」』”’\"']?)[(（](?:\p{Latn}{1,30}+, )?+(?P<hanja>\p{Hani}++)[)）]"
     r"|(?<!\p{Hani})(?P<hanja>\p{Hani}++)[(（](?P<hangul>\p{Hang}+)[)）]"
 )
-# As the second, but where the tags were taken out before: 주Major, 主.
+# The second example after its tags were removed: 주Major, 主.
 _GLUED = regex.compile(r"(?<=(?P<hangul>\p{Hang}+))\p{Latn}{1,30}+, (?P<hanja>\p{Hani}++)(?!\p{Hang})")
 _RAISED = regex.compile(r"(?<=(?P<hangul>\p{Hang}+)) {5}(?:\p{Latn}{1,30}+, )?+(?P<hanja>\p{Hani}++) {6}")
-_BETWEEN = regex.compile(r"[ \u3000·・‧•.,'’\-‐=＝]{1,3}")  # of the words of one name
-_MOST = 30  # characters of a name or a term
+_BETWEEN = regex.compile(r"[ \u3000·・‧•.,'’\-‐=＝]{1,3}")  # separators between the words of one name
+_MOST = 30  # maximum number of characters of a name or a term
 _MOST_WORDS = 5
-_LOOK = 60  # characters in which brackets are looked for
+_LOOK = 60  # number of characters that are searched for brackets
 _OPENED = regex.compile(r"(?P<word>\p{L}[\p{M}\p{N}]*+)[\])*_”\"'’>」]{0,3} ?[*_]{0,3}[(（\[][^()（）\n]*+(?=\Z)")
 _CLOSED = regex.compile(r"[^()（）\n]*+[)）\]]")
 _READING = regex.compile(r"[\"'”’»」』*_]{0,3} ?[(（\[](?P<reading>[^()（）\[\]\n]*+)[)）\]]")
 
 
 def without_hanja(text: str) -> str:
-    """Korean without the Hanja that stand beside their reading, as 한국(韓國)."""
+    """Blank the Hanja that follow their Korean reading, as in 한국(韓國)."""
     if " " * 5 in text:
         text = _RAISED.sub(_without_reading, text)
     return str(_HANJA.sub(_without_reading, _GLUED.sub(_without_reading, text)))
@@ -39,10 +39,10 @@ def _without_reading(match: regex.Match[str]) -> str:
 
 
 def glossed(text: str, words: Sequence[tuple[int, int]]) -> Iterator[bool]:
-    """Of each word, by start and end and in order, whether it belongs to a name or a term that is glossed.
+    """For each word, whether it belongs to a name or a term that is glossed. Words are (start, end), in order.
 
-    That is a short stretch of such words in brackets behind another word, Miyazaki (宮崎 駿), or before brackets with
-    other words, 宮崎 駿 (Miyazaki).
+    A gloss is a short run of such words in brackets after a word in another script, as in Miyazaki (宮崎 駿), or before
+    brackets with words in another script, as in 宮崎 駿 (Miyazaki).
     """
     for first, last in _stretches(text, words):
         start, end = words[first][0], words[last - 1][1]
@@ -52,7 +52,7 @@ def glossed(text: str, words: Sequence[tuple[int, int]]) -> Iterator[bool]:
 
 
 def _stretches(text: str, words: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Words that only spaces or dots part, as numbers of the first one and behind the last one."""
+    """Runs of words that are separated by spaces or dots only, as (index of the first word, index after the last)."""
     first = 0
     for number in range(1, len(words) + 1):
         parted = number == len(words) or not _joined(text, words[number - 1][1], words[number][0])
@@ -66,14 +66,14 @@ def _joined(text: str, end: int, start: int) -> bool:
 
 
 def _in_brackets(text: str, start: int, end: int) -> bool:
-    """Whether the words stand in brackets behind a word in another script."""
+    """Whether the words are in brackets after a word in another script."""
     closed = _CLOSED.match(text, end, end + _LOOK)
     opened = _OPENED.search(text[max(0, start - _LOOK) : start])
     return closed is not None and opened is not None and _other_script(opened["word"], text[start:end])
 
 
 def _before_reading(text: str, start: int, end: int) -> bool:
-    """Whether brackets with words in another script follow."""
+    """Whether brackets with words in another script follow the words."""
     reading = _READING.match(text, end, end + _LOOK)
     return reading is not None and _other_script(reading["reading"], text[start:end])
 

@@ -18,19 +18,19 @@ Scorer: TypeAlias = Callable[[str], Mapping[str, float]]
 """A function from a text to the log-probability of each language, up to a constant."""
 
 BENCHMARK_LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "id", "it", "ja", "ko", "pt", "ru", "tr", "vi", "zh")
-"""Those of the Language Confusion Benchmark, arXiv:2406.20052."""
+"""The languages of the Language Confusion Benchmark, arXiv:2406.20052."""
 
 LINE_LANGUAGES = (*BENCHMARK_LANGUAGES, "ca", "fa", "ms", "nl", "ro", "uk")
-"""What lines are told apart from by default: the benchmark's languages, and near relatives that fastText, too, takes
-some of their lines for. Chosen with `_MOSTLY` on the benchmark's own outputs (benchmarks/language_confusion.py)."""
+"""The default languages for identifying lines: the benchmark's languages, and close relatives that fastText also
+confuses with them. Chosen together with `_MOSTLY` on the benchmark's own outputs (benchmarks/language_confusion.py)."""
 
-_MOSTLY = 0.6  # of a line's words in Latin letters: then it is in a language of Latin letters, whatever else is in it
+_MOSTLY = 0.6  # a line with a larger share of words in Latin letters is in a language that is written in Latin letters
 
 
 def langid_scorer(languages: Iterable[str] = BENCHMARK_LANGUAGES) -> Scorer:
-    """py3langid's log-probabilities of these languages; 0 for each where a text holds nothing that it knows.
+    """A scorer that returns py3langid's log-probability of each language; 0 for each if it knows nothing in the text.
 
-    Raises: ValueError for fewer than two languages, or one that it does not know; ImportError when not installed.
+    Raises: ValueError: fewer than two languages, or one that py3langid does not know. ImportError: it is not installed.
     """
     codes = sorted({get_language(code).code for code in languages})
     identifier = _restricted({_LABELS.get(code, code) for code in codes})
@@ -44,10 +44,11 @@ def langid_scorer(languages: Iterable[str] = BENCHMARK_LANGUAGES) -> Scorer:
 
 
 def langid_identifier(languages: Iterable[str] = BENCHMARK_LANGUAGES) -> Identifier:
-    """py3langid's choice among these languages; None for a text without anything that it knows.
+    """An identifier that returns py3langid's choice among these languages; None if it knows nothing in the text.
 
-    A text with more than 60% of its words in Latin letters is in a language of Latin letters, if there is one among
-    them: py3langid reads bytes, of which a Chinese character has three, so that a few would outweigh a sentence.
+    If more than 60% of a text's words are in Latin letters, only languages written in Latin letters are considered, if
+    there are any. Without this rule, a few Chinese characters would outweigh a Latin sentence, because py3langid reads
+    bytes and a Chinese character has three.
 
     Raises: as `langid_scorer`.
     """
@@ -69,7 +70,7 @@ def _code_of(language: str) -> str:
 
 
 def _latin_share(text: str) -> float:
-    """The share of words in Latin letters; of a script without spaces two characters are a word."""
+    """The share of words in Latin letters. In a script without spaces, two characters count as a word."""
     if text.isascii():
         return 1.0
     latin, unspaced, other = (len(pattern.findall(text)) for pattern in _word_patterns())
@@ -89,20 +90,18 @@ def _word_patterns() -> tuple[regex.Pattern[str], ...]:
     )
 
 
-_FLOOR = -1e30  # py3langid's score of a text without features lies below
-_LABELS = {"fil": "tl"}  # what py3langid calls a language of ours
+_FLOOR = -1e30  # for a text without features, py3langid's score is below this
+_LABELS = {"fil": "tl"}  # our code: the code that py3langid uses for the same language
 
 
 def _restricted(languages: Iterable[str]) -> Any:
     codes = sorted(languages)
     if len(codes) < 2:
-        raise ValueError(f"got {codes} to tell apart; name at least two languages.")
-    identifier = copy(_whole())  # restricting one must not restrict the others
+        raise ValueError(f"got the languages {codes} to choose from; name at least two.")
+    identifier = copy(_whole())  # a copy, because restricting it must not affect other identifiers
     unknown = sorted(set(codes) - set(identifier.labels))
     if unknown:
-        raise ValueError(
-            f"py3langid does not know {', '.join(unknown)}; leave them out, or bring an identifier of your own."
-        )
+        raise ValueError(f"py3langid does not know {', '.join(unknown)}; leave them out, or pass your own identifier.")
     identifier.set_languages(codes)
     return identifier
 
@@ -114,6 +113,6 @@ def _whole() -> Any:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:
         raise ImportError(
-            'telling languages of one script apart needs py3langid: pip install "sae-posttrain[langid]".'
+            'identifying languages that share a script needs py3langid: pip install "sae-posttrain[langid]".'
         ) from error
     return LanguageIdentifier.from_model_file(MODEL_FILE)

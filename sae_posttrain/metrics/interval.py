@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 ClusteredOutcome: TypeAlias = tuple[Hashable, bool]
-"""Of a response: what it shares with others, usually its prompt, and whether it went wrong."""
+"""The result of one response: its cluster (usually its prompt), and whether it failed."""
 
-_MAX_CELLS = 1 << 22  # of resampled counts held at once: 32 MiB
+_MAX_CELLS = 1 << 22  # number of resampled counts in memory at once: 32 MiB
 
 
 def share_interval(
@@ -21,11 +21,15 @@ def share_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of sum(hits) / sum(sizes), drawing whole clusters with replacement.
 
-    hits, sizes: (clusters,) counts; independent responses are clusters of size 1. The bootstrap interval is too narrow
-    when there are few hits, so it is widened to contain Wilson's interval. Wilson's number of draws is the number of
-    responses divided by the bootstrap's design effect. If no response or every response is a hit, the bootstrap
-    interval has length 0. The bound is then the exact (Clopper-Pearson) one, with each response as one draw, since
-    nothing shows dependence. A single cluster with hits and misses gives (0, 1), as it says nothing about others.
+    The bootstrap interval is too narrow when there are few hits, so it is widened to contain Wilson's interval.
+    Wilson's number of draws is the number of responses divided by the bootstrap's design effect. If no response or
+    every response is a hit, the bootstrap interval has length 0. The exact (Clopper-Pearson) bound is then used, with
+    each response as one draw, because the data show no dependence. A single cluster with hits and misses gives (0, 1),
+    because it allows no conclusion about other clusters.
+
+    Args:
+        hits, sizes: `(clusters,)` counts. Independent responses are clusters of size 1.
+        confidence, resamples, seed: confidence level, number of draws and random seed.
     """
     hits_C, sizes_C = np.asarray(hits, dtype=np.int64), np.asarray(sizes, dtype=np.int64)
     if not 0 < confidence < 1:
@@ -52,7 +56,7 @@ def share_interval(
 def clustered_interval(
     hits: Sequence[bool], clusters: Sequence[Hashable] | None = None, **options: Any
 ) -> tuple[float, float]:
-    """`share_interval` from whether each response is a hit, and what cluster it belongs to (default: its own)."""
+    """`share_interval` of one hit or miss per response. By default each response is a cluster of its own."""
     clusters = range(len(hits)) if clusters is None else clusters
     if len(clusters) != len(hits):
         raise ValueError(f"{len(hits)} responses but {len(clusters)} clusters; give one for each response.")
@@ -73,13 +77,12 @@ def mean_share_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a weighted mean of shares, drawing whole clusters within each cell.
 
-    Where all responses of all cells agree, the bootstrap would claim certainty; the bound is then that of
+    If all responses of all cells agree, the bootstrap interval has length 0. The bound is then that of
     `share_interval` on the pooled responses.
 
     Args:
         cells: weight and outcomes of each share.
-        confidence: of the interval.
-        resamples, seed: of the bootstrap.
+        confidence, resamples, seed: confidence level, number of draws and random seed.
     """
     outcomes = [outcome for _, cell in cells for outcome in cell]
     clusters, hits = zip(*outcomes, strict=True)
@@ -109,7 +112,7 @@ def _wilson(share: float, draws: float, tail: float) -> tuple[float, float]:
 
 
 def _resampled_shares(hits_C: np.ndarray, sizes_C: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Drawing clusters is drawing a count for each distinct (hits, size): exact, and small whatever the number is."""
+    """Bootstrap shares. One count is drawn per distinct (hits, size), which is exact and needs little memory."""
     kinds, counts = np.unique(np.stack([hits_C, sizes_C], axis=1), axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     chunk = max(1, _MAX_CELLS // len(kinds))

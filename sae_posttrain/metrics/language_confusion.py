@@ -23,21 +23,24 @@ class AverageRate:
     rate: float
     low: float
     high: float
-    cells: int  # pairs of a source and a language that it is the mean of
+    cells: int  # number of pairs of source and language in the mean
 
 
 @dataclass(frozen=True)
 class LanguageConfusionReport:
-    """Line pass rate: responses without a line in a wrong language, of those with a line long enough. Word pass rate:
-    those without a wrong word, of those that passed by line and whose language is not written in Latin letters.
+    """Line and word pass rates.
+
+    The line pass rate (LPR) is the share of responses without a line in a wrong language. Responses without a line of
+    at least five words are left out. The word pass rate (WPR) is the share without a wrong word among the responses
+    that passed by line and whose language is not written in Latin letters.
 
     Args:
-        lpr, wpr: the published averages, by source and language. wpr is None where no response was judged by word.
-        lines, words: the shares that passed, pooled over all responses. words is None where wpr is.
-        by_language: (lines, words) of each language, pooled.
+        lpr, wpr: averages over sources and languages, as published. wpr is None if no response was judged by word.
+        lines, words: the shares that passed, pooled over all responses. words is None if wpr is None.
+        by_language: (lines, words) of each language, pooled over its responses.
         skipped: number of responses without a line that is long enough.
         confidence: confidence level of the intervals.
-        outcomes: of each response, for `compare_rates`.
+        outcomes: the cluster and result of each response; used by `compare_rates`.
     """
 
     lpr: AverageRate
@@ -104,7 +107,7 @@ class _Judged(NamedTuple):
     source: Hashable
     cluster: Hashable
     line: bool  # whether every line passed
-    word: bool | None  # whether every word did; None where words are not looked at
+    word: bool | None  # whether every word passed; None if words are not checked
 
 
 def language_confusion(
@@ -129,10 +132,10 @@ def language_confusion(
 
     - Lines are identified by py3langid among 21 languages; the published code uses fastText among 176. fastText's
       "unknown" (probability below 0.3) has no counterpart. A line with more than 60% of its words in Latin letters gets
-      a language of Latin letters, since fastText weighs words and py3langid bytes. `identify` takes any other
-      identifier.
-    - In Chinese and Japanese 1.6 characters, or a punctuation mark, count as a word; the published code splits words
-      with jieba and fugashi. A Latin word in them ends where their characters begin.
+      a language that is written in Latin letters, because fastText weighs words and py3langid weighs bytes. `identify`
+      replaces the identifier.
+    - In Chinese and Japanese, 1.6 characters or a punctuation mark count as a word; the published code splits words
+      with jieba and fugashi. A Latin word ends where Chinese or Japanese characters begin.
     - English words are those of `english`, which is not part of the package. Without it, any word of at least four
       lower-case Latin letters counts, so names in lower case count too. Of the published list, words of at least four
       lower-case letters are used, as in the published code.
@@ -149,9 +152,9 @@ def language_confusion(
 
     Args:
         responses: texts.
-        languages: of each response, or one for all.
+        languages: code of the language of each response, or one code for all.
         sources: the source of each response, such as the data set of its prompt. Default: one source for all.
-        among: languages that lines are identified among, beside those of the responses.
+        among: languages that a line can be identified as, besides those of the responses.
         identify: function from a line to the code of its language, or None, which counts as wrong. Default: py3langid.
         english: the words that count as wrong.
         clusters: as in `code_switching_rate`.
@@ -215,7 +218,7 @@ def language_confusion(
 
 
 def _average(rows: Sequence[_Judged], by_word: bool, published: bool, options: Mapping[str, Any]) -> AverageRate | None:
-    """Average over sources, then over languages, so that each has the same weight whatever its size."""
+    """Average over sources, then over languages. Each has the same weight, whatever its number of responses."""
     cells: dict[str, dict[Hashable, list[ClusteredOutcome]]] = {}
     for row in rows:
         passed = row.word if by_word else row.line
@@ -230,7 +233,7 @@ def _average(rows: Sequence[_Judged], by_word: bool, published: bool, options: M
     if not judged:
         return None
     share = sum(weight * sum(passed for _, passed in outcomes) / len(outcomes) for weight, outcomes in judged)
-    unjudged = sum(weight for weight, outcomes in weighted if not outcomes)  # nothing failed: 1, as published
+    unjudged = sum(weight for weight, outcomes in weighted if not outcomes)  # the published code counts these as 1
     low, high = mean_share_interval(judged, **options)
     return AverageRate(share + unjudged, low + unjudged, min(1.0, high + unjudged), len(weighted))
 

@@ -1,4 +1,4 @@
-"""LaTeX inside a text: formulas and commands are notation, what stands in `\\text{…}` is prose."""
+"""Blank the LaTeX in a text. Formulas and commands are notation; the content of `\\text{…}` is prose."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import regex
 
 from .offsets import as_spaces, spaces, without
 
-# A double backslash breaks a line; what follows it opens nothing.
+# A double backslash is a line break, so the character after it does not open a formula.
 _DELIMITER = regex.compile(
     r"\\\\|\\(?P<open>[(\[])|\\(?P<close>[)\]])|(?<!\\)(?P<both>\$\$)"
     r"|\\begin\{(?P<open>[a-zA-Z]+\*?)\}|\\end\{(?P<close>[a-zA-Z]+\*?)\}"
 )
 _CLOSED_BY = {"(": ")", "[": "]"}
-# As in pandoc, so that prices are none: no space within the dollars, no letter or digit around them.
+# The rule of pandoc, so that prices are not formulas: no space inside the dollar signs, no letter or digit around them.
 _DOLLARS = regex.compile(
     r"(?<![\\$A-Za-z0-9])\$(?![\s$])(?P<body>(?:[^$\n\\]|\\[^\n]|\n(?!\s*\n)){1,400}?)(?<![\s\\])\$(?![A-Za-z0-9$])"
 )
@@ -28,7 +28,7 @@ _NOTATION = regex.compile(
 )
 _COMMAND = regex.compile(r"\\[A-Za-z]++\*?+(?:\{(?P<prose>[^{}]*+)\})?+")
 _SCRIPT = regex.compile(rf"(?<=[\w)}}])[_^](?:{_BRACES})")
-# Of notation: the arguments of these, and words in scripts that are not those of formulas.
+# Prose inside notation: the arguments of these commands, and words in scripts that formulas do not use.
 _PROSE = regex.compile(
     r"\\(?:text(?:bf|it|md|normal|rm|sf|sl|tt|up)?|mbox|intertext)\s*+\{(?P<prose>[^{}]*+)\}"
     r"|(?P<prose>[[\p{L}\p{M}]--[\p{Latn}\p{Grek}\p{Zyyy}\p{Zinh}]]{2,}+)",
@@ -37,7 +37,7 @@ _PROSE = regex.compile(
 
 
 def blank_latex(text: str) -> str:
-    """The text with formulas, arguments of commands such as `\\frac`, and names of commands as spaces."""
+    """Replace formulas, the arguments of commands such as `\\frac`, and the names of commands by spaces."""
     if "$$" in text or "\\" in text:
         text = without(text, _environments(text), _notation)
     if "$" in text:
@@ -51,7 +51,7 @@ def blank_latex(text: str) -> str:
 
 
 def _environments(text: str) -> Iterator[tuple[int, int]]:
-    """Of two that open alike the later one counts, so that one that is never closed swallows nothing."""
+    """Find environments. If one is opened twice, the later opening counts, so that an unclosed one removes no text."""
     opened: dict[str, int] = {}
     for match in _DELIMITER.finditer(text):
         key, closes, both = match["open"], match["close"], match["both"]
@@ -70,18 +70,18 @@ def _without_formula(match: regex.Match[str]) -> str:
 
 
 def _without_command(match: regex.Match[str]) -> str:
-    """Any other command's argument is prose: \\textbf{…}, \\section{…}."""
+    """Blank the name of a command. The argument of most commands is prose: \\textbf{…}, \\section{…}."""
     prose = match["prose"]
     return spaces(match) if prose is None else f"{' ' * (len(match[0]) - len(prose) - 1)}{prose} "
 
 
 def _is_formula(body: str) -> bool:
-    """Not what somebody put between two prices, or in escaped brackets."""
+    """Whether this is a formula, and not text between two prices or in escaped brackets."""
     return "\n\n" not in body and (_MATH_SIGN.search(body) is not None or not _WORD.search(body))
 
 
 def _notation(text: str) -> str:
-    """Spaces, but for the prose in it."""
+    """Replace notation by spaces and keep the prose in it."""
     parts, place = [], 0
     for match in _PROSE.finditer(text):
         parts += [as_spaces(text[place : match.start("prose")]), match["prose"]]

@@ -11,7 +11,7 @@ import regex
 
 from .scripts import code_points, every_character
 
-# A Chinese character says about as much as three Latin letters, a kana or a Korean syllable as two.
+# A Chinese character carries about as much information as three Latin letters, a kana or a Korean syllable as two.
 WEIGHTS = {"Hani": 3, "Hira": 2, "Kana": 2, "Hang": 2}
 
 _MARKER = regex.compile(
@@ -20,7 +20,7 @@ _MARKER = regex.compile(
     r"|<[|｜][^<>|｜\s]{0,40})\Z"  # the last one is a marker that was cut
 )
 _LONGEST_MARKER = 48
-_MARKS = 16  # of punctuation that a tail may hold
+_MARKS = 16  # maximum number of punctuation marks in a tail
 
 
 def weight(text: str) -> int:
@@ -45,7 +45,7 @@ def without_cut(text: str) -> str:
 
 
 def without_tail(text: str) -> str:
-    """The text without what `without_cut` takes off, and without the last few punctuation marks before it."""
+    """The text without what `without_cut` removes, and without the last few punctuation marks before that."""
     text = without_cut(text)
     end = len(text)
     while end > max(0, len(text) - _MARKS) and is_mark(text[end - 1]):
@@ -54,13 +54,13 @@ def without_tail(text: str) -> str:
 
 
 def is_mark(character: str) -> bool:
-    """Whether a character is white space, punctuation or a sign that tables are drawn with."""
+    """Whether a character is white space, punctuation or a box-drawing character."""
     return character.isspace() or character in "\ufffd|~`^+<>=$" or unicodedata.category(character).startswith("P")
 
 
 @cache
 def _weights() -> np.ndarray:
-    """For every character, how much it counts."""
+    """The weight of every Unicode character, as an array that is indexed by code point."""
     weights = np.ones(sys.maxunicode + 1, dtype=np.uint8)
     for script, value in WEIGHTS.items():
         for match in regex.finditer(rf"\p{{Script={script}}}+", every_character()):

@@ -1,4 +1,4 @@
-"""Loops: where a text, or a sequence of token ids, repeats itself, at its end or anywhere."""
+"""Find loops: places where a text, or a sequence of token ids, repeats itself, at its end or anywhere."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ MIN_TOKENS = 50
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What counts as a loop; the metric, the rewards, the callback, calibration and discovery all take it.
+    """What counts as a loop. The metric, the rewards, the callback, calibration and discovery use this setting.
 
     Args:
-        min_repeats: smallest number of whole periods of a loop; twice as many if its numbers count on.
+        min_repeats: smallest number of whole periods of a loop; twice as many if the numbers in it count up or down.
         min_length: smallest length of a loop in a text, in letters: a Chinese character counts as 3, a kana or a Korean
             syllable as 2, every other character as 1.
         min_tokens: smallest length of a loop in token ids.
-        fold_digits: whether a text that repeats except for numbers that count on is a loop ("step 99, step 100, …").
+        fold_digits: whether a text is a loop if it repeats except for numbers that count up or down ("step 99, step
+            100, …").
 
     Raises: ValueError for fewer than 3 repeats, since text that occurs twice may be a quotation, or a length below 1.
 
@@ -54,18 +55,18 @@ class LoopSettings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
     def length_of(self, sequence: Sequence[Hashable]) -> int:
-        """The minimum length that applies to a sequence: of letters for a text, of tokens for ids."""
+        """The minimum length that applies to a sequence: in letters for a text, in tokens for ids."""
         return self.min_length if isinstance(sequence, str) else self.min_tokens
 
     @property
     def counting_repeats(self) -> int:
-        """Whole periods that a loop has whose numbers count."""
+        """Smallest number of whole periods of a loop whose numbers count up or down."""
         return 2 * self.min_repeats
 
 
 DEFAULT_LOOPS = LoopSettings()
 EXACT_LOOPS = LoopSettings(fold_digits=False)
-"""What counts where token ids are looked at, as in training: they repeat exactly."""
+"""The default for token ids, as in training. Token ids have to repeat exactly."""
 
 
 def find_loop(
@@ -73,16 +74,17 @@ def find_loop(
 ) -> Loop | None:
     """The longest endless loop that `sequence` ends in, if any. It may have any period and be cut off anywhere.
 
-    The text of a loop repeats exactly, except for numbers that count on (see `LoopSettings.fold_digits`). Characters
-    after it are ignored if they are not text: white space, punctuation, U+FFFD in place of a cut character, and end
-    markers such as <|im_end|>. Takes linear time.
+    The text of a loop repeats exactly, except for numbers that count up or down (see `LoopSettings.fold_digits`).
+    Characters after it are ignored if they are not text: white space, punctuation, U+FFFD in place of a cut character,
+    and end markers such as <|im_end|>. Takes linear time.
 
     Args:
-        sequence: a text, read by characters, so that languages without spaces are served; or token ids, without
-            padding, which repeat exactly. Ids that keep their end-of-sequence token do not end in a loop.
+        sequence: a text, or token ids without padding. A text is compared by characters, so languages without spaces
+            are supported. Token ids have to repeat exactly. Ids that keep their end-of-sequence token do not end in a
+            loop.
         settings: what counts as a loop.
-        ended: whether the model ended the response by itself. Then its repetition is no endless loop. None means not
-            known; the response is then taken for one that was cut at the token limit.
+        ended: whether the model ended the response by itself. If it did, the repetition is not an endless loop. None
+            means not known; the response is then treated as cut at the token limit.
 
     Returns: the start, end and period of the loop, in characters or tokens; None if there is no loop.
 
@@ -99,16 +101,16 @@ def find_loop(
     cut, short = without_cut(sequence), without_tail(sequence)
     for text in dict.fromkeys((sequence, cut, short)):
         found = _at_end(text, settings)
-        # White space or dashes with a full stop behind them are layout.
+        # White space or dashes before a full stop are layout.
         if found is not None and not (text is short and len(short) < len(cut) and is_layout(text, found)):
             return found
     return None
 
 
 def find_loops(sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LOOPS) -> list[Loop]:
-    """All loops of `sequence`, each as far as it goes to both sides, by place; loops of unlike periods may overlap.
+    """All loops of `sequence`, in order. Each is extended as far as possible. Loops of different periods may overlap.
 
-    What counts is as in `find_loop`. Takes n log n time.
+    What counts as a loop is the same as in `find_loop`. Takes n log n time.
     """
     if not isinstance(sequence, str):
         return all_loops(as_text(as_sequence(sequence)), settings.min_repeats, settings.min_tokens)
@@ -130,9 +132,10 @@ def find_loops(sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LO
 def looped_share(
     sequence: Sequence[Hashable], settings: LoopSettings = DEFAULT_LOOPS, *, ended: bool | None = None
 ) -> float:
-    """The share of `sequence` that lies inside loops, at its end or not, layout left out; 0 when it is empty.
+    """The share of `sequence` that is inside loops, at its end or elsewhere, without layout; 0 if it is empty.
 
-    A loop that the model ended by itself (see `find_loop`) does not count; one that it left and went on after does.
+    A loop at the end of a response that the model ended by itself (see `find_loop`) does not count. A loop that the
+    model left before it continued does count.
     """
     at_end, left = split_loops(sequence, find_loops(sequence, settings))
     loops = left if ended else sorted([*at_end, *left], key=lambda loop: loop.start)
@@ -140,9 +143,9 @@ def looped_share(
 
 
 def split_loops(sequence: Sequence[Hashable], loops: Sequence[Loop]) -> tuple[list[Loop], list[Loop]]:
-    """The loops that reach the end of a response, and those that it left again, without layout.
+    """Split loops into those that reach the end of a response and those that the response left again.
 
-    Layout is white space, or one mark again and again: the rule of a table, an empty cell.
+    Loops of layout are left out. Layout is white space or one repeated mark, such as a table's rule or empty cells.
     """
     if not loops:
         return [], []
@@ -154,7 +157,7 @@ def split_loops(sequence: Sequence[Hashable], loops: Sequence[Loop]) -> tuple[li
 
 
 def is_layout(text: str, loop: Loop) -> bool:
-    """Whether a loop is of white space, or of one punctuation mark with or without white space around it."""
+    """Whether a loop consists of white space, or of one punctuation mark with or without white space around it."""
     return len(set(text[loop.start : loop.start + loop.period].split())) <= 1 and all(
         is_mark(character) for character in text[loop.start : loop.start + loop.period]
     )
@@ -171,7 +174,7 @@ class Stretch(Protocol):
 
 
 def covered(loops: Sequence[Stretch]) -> int:
-    """How much of a sequence lies inside loops, which are ordered by their start."""
+    """The number of elements of a sequence that are inside `loops`, which must be ordered by their start."""
     inside, reached = 0, 0
     for loop in loops:
         inside += max(0, loop.end - max(loop.start, reached))
@@ -180,12 +183,12 @@ def covered(loops: Sequence[Stretch]) -> int:
 
 
 def as_sequence(sequence: Sequence[Hashable]) -> Sequence[Hashable]:
-    """An array or tensor as a list: a tensor's own elements are hashed by identity, and would never repeat."""
+    """Convert an array or tensor to a list. A tensor's elements are hashed by identity, so they would never repeat."""
     return sequence.tolist() if hasattr(sequence, "tolist") else sequence
 
 
 def _at_end(text: str, settings: LoopSettings) -> Loop | None:
-    """The longer one of the exact loop and the loop that counts at the very end of a text."""
+    """The longer of two loops at the very end of a text: the exact loop and the loop whose numbers count."""
     least = settings.min_length
     shortest = -(-least // heaviest(text[-least:]))
     if shortest < least:
@@ -204,9 +207,9 @@ def _at_end(text: str, settings: LoopSettings) -> Loop | None:
 
 
 def _numbers_loop(text: str, settings: LoopSettings) -> bool:
-    """Whether what stands around the numbers repeats often enough for a loop whose numbers count.
+    """Whether the text around the numbers repeats often enough for a loop whose numbers count up or down.
 
-    At the ends of such a loop a few numbers have other text around them.
+    At both ends of such a loop, a few numbers have different text around them.
     """
     return bool(
         all_loops(as_text(marks_of_numbers(text, settings.min_repeats)), settings.min_repeats, settings.min_repeats)
@@ -214,12 +217,12 @@ def _numbers_loop(text: str, settings: LoopSettings) -> bool:
 
 
 def _shortest_folded(text: str, settings: LoopSettings) -> int:
-    """A length that every long enough loop has in the folded text, where numbers of any length are one character."""
+    """The shortest length, in the folded text, of a loop that is long enough. There each number is one character."""
     return -(-settings.min_length // (2 * heaviest(text)))
 
 
 def _unfolded(folded: Folded, loop: Loop, settings: LoopSettings) -> Loop | None:
-    """A loop of the folded text in the text itself, where its numbers count and it is long enough."""
+    """The loop of the folded text in the original text; None if its numbers do not count or it is too short."""
     if not folded.counts(loop.start, loop.end, loop.period):
         return None
     start, again, end = (folded.place(place) for place in (loop.start, loop.start + loop.period, loop.end))
@@ -228,10 +231,10 @@ def _unfolded(folded: Folded, loop: Loop, settings: LoopSettings) -> Loop | None
 
 
 def _has_short_loops(text: str, settings: LoopSettings, shortest: int) -> bool:
-    """Whether any loop may have `shortest` or more but fewer than `min_length` characters.
+    """Whether there may be a loop of at least `shortest` but fewer than `min_length` characters.
 
-    Each character of it is then equal to the one a short period later. Every second character is compared: with every
-    second one for even periods, with those between for odd ones.
+    Each character of such a loop equals the character one short period later. Only every second character is compared:
+    for even periods with the characters at even positions, for odd periods with those at odd positions.
     """
     points, longest = code_points(text), settings.min_length // settings.min_repeats
     shortest = max(settings.min_repeats, shortest)
@@ -240,7 +243,7 @@ def _has_short_loops(text: str, settings: LoopSettings, shortest: int) -> bool:
     even, odd = padded[::2].copy(), padded[1::2].copy()
     size = len(points) // 2
     for later, first in ((even, 1), (odd, 0)):
-        same = sliding_window_view(later, size)[first:] == even[:size]  # a row for each period
+        same = sliding_window_view(later, size)[first:] == even[:size]  # one row per period
         if equal in same.tobytes():
             return True
     return False

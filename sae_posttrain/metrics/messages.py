@@ -1,7 +1,7 @@
 """Prompts and completions as plain text, whether they are stored as text or as chat messages.
 
-One way for everything that reads them: `measure`, `report`, the rewards and the callbacks. Two ways would make two keys
-for one prompt, and the intervals, which count prompts, would differ.
+`measure`, `report`, the rewards and the callbacks all use these functions. Otherwise one prompt could get two different
+keys, and the intervals, which count prompts, would differ.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any, TypeAlias
 from .thinking import TAGS
 
 Message: TypeAlias = Mapping[str, Any]
-"""A chat message: `role`, `content`, and perhaps the reasoning apart from it."""
+"""A chat message: `role`, `content`, and in some formats the reasoning in a separate field."""
 
-_REASONING = ("reasoning_content", "reasoning", "thinking")  # its names among servers and in TRL
+_REASONING = ("reasoning_content", "reasoning", "thinking")  # field names that servers and TRL use
 
 
 def message_text(message: Message, tags: tuple[str, str] = TAGS) -> str:
-    """The text of one chat message: its reasoning between tags, if the message keeps it apart, and its content.
+    """The text of one chat message: its reasoning between tags, if it is in a separate field, and its content.
 
     Args:
-        message: with `content`, a text or a list of blocks, and perhaps `reasoning_content`, `reasoning` or `thinking`.
-        tags: put around the reasoning.
+        message: `content` is a text or a list of blocks. `reasoning_content`, `reasoning` or `thinking` is optional.
+        tags: opening and closing tag to put around the reasoning.
 
     Example:
         >>> message_text({"role": "assistant", "content": "4", "reasoning_content": "2 + 2"})
@@ -38,12 +38,12 @@ def message_text(message: Message, tags: tuple[str, str] = TAGS) -> str:
 
 
 def text_of(turns: str | Sequence[Message] | None, role: str | None = None, tags: tuple[str, str] = TAGS) -> str:
-    """A prompt or a completion as text: as it is, or the texts of its messages, one per line.
+    """A prompt or a completion as text. Chat messages become their texts, one per line.
 
     Args:
         turns: a text, chat messages, or None for no text.
-        role: take only the messages of this role. Default: all.
-        tags: put around reasoning that a message keeps apart.
+        role: use only the messages of this role. Default: all.
+        tags: opening and closing tag to put around reasoning that is in a separate field.
 
     Example:
         >>> text_of([{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}], "assistant")
@@ -55,11 +55,12 @@ def text_of(turns: str | Sequence[Message] | None, role: str | None = None, tags
 
 
 def clusters_of(rows: Sequence[Mapping[str, Any]]) -> list[Hashable]:
-    """The cluster of each row: responses to one prompt depend on each other, and intervals draw whole clusters.
+    """The cluster of each row. Responses to the same prompt are dependent, so intervals draw whole clusters.
 
     Args:
-        rows: of responses. Rows with equal `prompt` are one cluster; without a prompt, rows with equal `custom_id`, the
-            request that a server answered. A row with neither is a cluster of its own.
+        rows: one row per response. Rows with the same `prompt` are one cluster. Rows without a prompt are one cluster
+            if they have the same `custom_id`, which names the request that a server answered. A row with neither is a
+            cluster of its own.
 
     Example:
         >>> clusters_of([{"prompt": "Hi"}, {"prompt": [{"role": "user", "content": "Hi"}]}, {}])

@@ -1,4 +1,4 @@
-"""Near-loops: ends of texts that repeat themselves except for their punctuation, their numbers, or a few words."""
+"""Find near-loops: ends of texts that repeat themselves except for punctuation, numbers, or a few words."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from .letters import weight
 from .loops import DEFAULT_LOOPS, LoopSettings
 from .units import Units, grams, units_of
 
-# Chosen by measurement (benchmarks/repetition_detection.py); docs/measuring.md says what is found in ordinary text.
-AGREEMENT = 0.8
-_GRAM = 3  # words that have to come again together
-_TIMES = 2  # as long as an exact loop
-_SPREAD = 0.25  # of the distances, as a share of their median
-_WINDOW = 64  # words and marks at the end; most texts end there in nothing that stood before
-_RECENT = 0.1  # share of its 4-grams, punctuation included, that stood before if there is a near-loop
-_LAST = 6  # words at the end of which most come again, too
+# Chosen by measurement (benchmarks/repetition_detection.py). docs/measuring.md says what is found in ordinary text.
+AGREEMENT = 0.8  # smallest share of a near-loop's words that occurred before in the same order
+_GRAM = 3  # number of words that must occur together again
+_TIMES = 2  # a near-loop must be this many times as long as an exact loop
+_SPREAD = 0.25  # largest deviation of a distance from the median distance, as a share of the median
+_WINDOW = 64  # number of words and marks at the end that are checked first; most texts repeat nothing there
+_RECENT = 0.1  # smallest share of the 4-grams in this window, with punctuation, that must have occurred before
+_LAST = 6  # number of words at the very end, most of which must have occurred before too
 
 
 @dataclass(frozen=True)
 class NearLoop:
-    """sequence[start:end] nearly repeats.
+    """A near-loop: sequence[start:end] repeats itself with small changes.
 
     Args:
-        start, end: in characters of a text, or in ids.
-        period: in words of a text (characters in scripts without spaces), or in ids; the median.
-        agreement: the share of these that stood before, together with their neighbours, not long ago.
+        start, end: positions in characters of a text, or in ids.
+        period: median distance between repeats, in words of a text (characters in scripts without spaces) or in ids.
+        agreement: share of the words or ids that occurred shortly before, together with their neighbours.
     """
 
     start: int
@@ -52,8 +52,9 @@ def find_near_loop(
     loops are near-loops too.
 
     Args:
-        sequence: a text or token ids; or their units with the `text` that they are of.
+        sequence: a text or token ids; or units, with the `text` that they were made from.
         settings: what counts as a loop.
+        text: the text, if `sequence` contains its units.
         ended: whether the model ended the response by itself, as in `find_loop`.
 
     Example:
@@ -73,11 +74,11 @@ def find_near_loop(
     again = _standing_in(distances > 0, len(words))
     if again[-_LAST:].sum() * 2 <= min(_LAST, len(words)):
         return None
-    # A word that is new costs what four that come again are worth: a sum above 0 is an agreement of more than 80%.
+    # One new word weighs as much as four repeated words: a sum above 0 is an agreement of more than 80%.
     worth = np.where(again[::-1], 1 - AGREEMENT, -AGREEMENT).cumsum()
     length = int(worth.argmax()) + 1
     period = _period(distances[len(words) - length :])
-    length += period  # the first period has nothing before it
+    length += period  # the first period repeats nothing, so it was not counted
     if period == 0 or length > len(words) or length < settings.min_repeats * period:
         return None
     start, end = int(words.starts[-length]), int(words.ends[-1])
@@ -87,7 +88,7 @@ def find_near_loop(
 
 
 def _distances(numbers: np.ndarray, longest: int) -> np.ndarray:
-    """How far before each group of words it stood last; 0 where it did not, or further than `longest`."""
+    """The distance from each group of words to its previous occurrence; 0 if there is none within `longest`."""
     threes = grams(numbers, _GRAM)
     order = threes.argsort(kind="stable")
     again = np.flatnonzero(threes[order][1:] == threes[order][:-1])
@@ -98,7 +99,7 @@ def _distances(numbers: np.ndarray, longest: int) -> np.ndarray:
 
 
 def _period(distances: np.ndarray) -> int:
-    """The median distance, where most are about as long; 0 where they are of every length, as in lists of a kind."""
+    """The median distance if most distances are close to it; 0 if they vary widely, as in lists of similar items."""
     distances = distances[distances > 0]
     if not len(distances):
         return 0
@@ -108,7 +109,7 @@ def _period(distances: np.ndarray) -> int:
 
 
 def _standing_in(groups: np.ndarray, words: int) -> np.ndarray:
-    """Which words stand in one of the groups that are marked by their first word."""
+    """Whether each word belongs to one of the groups, which are marked by their first word."""
     inside = np.zeros(words, dtype=bool)
     for skip in range(_GRAM if len(groups) else 0):
         inside[skip : skip + len(groups)] |= groups

@@ -1,4 +1,4 @@
-"""Replace parts of a text by spaces, so that the offsets of everything else stay; line breaks remain."""
+"""Replace parts of a text by spaces, so that the offsets of everything else stay the same. Line breaks are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def as_spaces(text: str) -> str:
 
 
 def without(text: str, stretches: Iterable[tuple[int, int]], replace: Callable[[str], str] = as_spaces) -> str:
-    """The text with these stretches, given by start and end and in any order, as spaces, or as `replace` has them."""
+    """Replace parts of a text, by default with spaces. `stretches` are (start, end), in any order."""
     parts, place = [], 0
     for start, end in sorted(stretches):
         if end > place:

@@ -1,4 +1,4 @@
-"""Phrases in another language of the same script, such as a French clause inside English."""
+"""Find phrases in another language of the same script, such as a French clause inside English."""
 
 # N words, K other languages
 
@@ -18,19 +18,19 @@ from .identification import BENCHMARK_LANGUAGES, Scorer, langid_scorer
 from .prose import blank
 from .scripts import Span
 
-# Chosen on half of the texts of benchmarks/code_switching_detection.py; its results are of the other half.
+# These were chosen on half of the texts of benchmarks/code_switching_detection.py. Its results are for the other half.
 MIN_WORDS = 4
 MIN_EVIDENCE = 20.0  # nats
-_PER_WORD = 8.0  # at most, so that no single word decides
-_PER_CAPITALISED = 2.0  # names, mostly
-_BY_SMALL = 0.5  # of the evidence that a phrase needs, this share by words that begin with a small letter
+_PER_WORD = 8.0  # largest evidence of one word, in nats, so that no single word decides
+_PER_CAPITALISED = 2.0  # the same for a capitalised word, which is mostly a name
+_BY_SMALL = 0.5  # share of the required evidence that must come from words that begin with a lower-case letter
 _ENDS = np.float32(1000)  # against a word in a script that the other language is not written in
-_LOST = 15.0  # so much evidence to the contrary ends a phrase
-# Words of identifiers, paths, options and addresses say nothing: user_name, fast.ai, --save-dev, types@beta, f(x).
+_LOST = 15.0  # this much evidence against a phrase ends it, in nats
+# Words in identifiers, paths, options and addresses are not evidence: user_name, fast.ai, --save-dev, types@beta, f(x).
 _WORD = regex.compile(
     r"\p{L}(?<!(?:[\w@/\\=#$&%~<\-]|\w[_.:])\p{L})[\p{L}\p{M}]*+(?:['’\-]\p{L}[\p{L}\p{M}]*+)*+(?![\w@/\\=(\[]|[.:_]\w|::)"
 )
-# What ends a clause: a blank line, an item of a list, a heading, a cell of a table, brackets, emphasis, a CJK comma.
+# These end a clause: a blank line, a list item, a heading, a table cell, brackets, emphasis, a CJK comma.
 _BREAK = regex.compile(r"\n[ \t]*+(?:\n|[-*+>#]|\d{1,3}[.)][ \t])|[|*、]|\b_|_\b")
 
 
@@ -67,7 +67,7 @@ class PhraseFinder:
         self._voters: dict[str, Callable[[str], np.ndarray]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_voters": {}}  # made anew in another process
+        return {**self.__dict__, "_voters": {}}  # closures cannot be pickled; another process makes them again
 
     def find(
         self,
@@ -81,7 +81,7 @@ class PhraseFinder:
     ) -> list[Span]:
         """The phrases of `response` in other languages than `language`, in order; options as in `unexpected_spans`.
 
-        Words that stand in the prompt have no vote.
+        Words that occur in the prompt have no vote.
 
         Raises: ValueError, ImportError: as `langid_scorer`.
         """
@@ -107,7 +107,7 @@ class PhraseFinder:
         return spans
 
     def others(self, language: str) -> tuple[str, ...]:
-        """The languages looked for in responses in `language`: what writing alone does not tell."""
+        """The languages to look for in responses in `language`: those that the script alone cannot distinguish."""
         if language not in self._others:
             written = {*get_language(language).scripts, "Latn"}
             wanted = (code for code in self.among if code != language and get_language(code).scripts[0] in written)
@@ -128,7 +128,7 @@ class PhraseFinder:
                 try:
                     votes = [scores[code] - scores[own] for code in others]
                 except KeyError as error:
-                    raise ValueError(f"the scorer gave {sorted(scores)}, but no score for {error}.") from error
+                    raise ValueError(f"the scorer returned {sorted(scores)}, but no score for {error}.") from error
                 clipped = np.clip(np.asarray(votes, dtype=np.float32), -limit, limit)
                 return np.where([script in get_language(code).scripts for code in others], clipped, -_ENDS)
 
@@ -138,7 +138,7 @@ class PhraseFinder:
     def _phrases(
         self, votes_NK: np.ndarray, text: str, words: Sequence[regex.Match[str]]
     ) -> list[tuple[int, int, int]]:
-        """First word, last word and language of each phrase; of those that overlap, the one with most evidence."""
+        """First word, last word and language of each phrase. Of overlapping phrases, the strongest is kept."""
         total_NK = np.concatenate([np.zeros_like(votes_NK[:1]), votes_NK.cumsum(axis=0)])
         rise_K = (total_NK - np.minimum.accumulate(total_NK)).max(axis=0)
         if not (rise_K >= self.min_evidence).any():
@@ -164,12 +164,12 @@ class PhraseFinder:
 
 
 def _beside_code(response: str, start: int, end: int) -> bool:
-    """Whether a word is a piece of one, the rest of which is code: `g`reater."""
+    """Whether a word is part of a longer word that is partly code: `g`reater."""
     return response[start - 1 : start] == "`" or response[end : end + 1] == "`"
 
 
 def _clauses(text: str, words: Sequence[regex.Match[str]]) -> list[tuple[int, int]]:
-    """The words between breaks, as number of the first and behind the last; a phrase lies within one of them."""
+    """The clauses of a text, as (index of the first word, index after the last). A phrase is within one clause."""
     starts = [word.start() for word in words]
     cuts = {bisect_left(starts, match.end()) for match in _BREAK.finditer(text)}
     bounds = sorted({0, len(words), *cuts})
@@ -177,7 +177,7 @@ def _clauses(text: str, words: Sequence[regex.Match[str]]) -> list[tuple[int, in
 
 
 def _stretches(votes: Sequence[float]) -> Iterator[tuple[float, int, int]]:
-    """Stretches with more votes for than against, each from its start to where it had most; evidence, first, last."""
+    """Runs of words with more votes for than against, each up to its highest sum, as (evidence, first, last)."""
     running = best = 0.0
     first = last = 0
     for place, vote in enumerate(votes):

@@ -1,9 +1,9 @@
 """Which parts of a text are prose, and which are code, LaTeX, URLs or markup.
 
-    blank(text)                 only the prose; everything else is spaces
-    blank(text, urls=False)     the prose and the URLs
+    blank(text)                 keeps only the prose; everything else becomes spaces
+    blank(text, urls=False)     keeps the prose and the URLs
 
-Offsets stay: what is left out becomes spaces, and line breaks remain. Every step takes linear time.
+Removed parts become spaces and line breaks are kept, so offsets do not change. Every step takes linear time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .offsets import code_points, spaces, without
 _INLINE = regex.compile(r"(?<!`)(?P<ticks>`++)[^\n]+?(?<!`)(?P=ticks)(?!`)")
 _HTML_CODE = regex.compile(r"(?i)<(?P<close>/?)(?P<name>code|pre|kbd|samp|var|tt|script|style)(?:\s[^<>]*+)?>")
 _COMMENT = regex.compile(r"(?P<open><!--|\{/?\*|\{%|\{#)|-->|\*/?\}|%\}|#\}")
-# The host is plain ASCII, so that text written right behind a bare domain is still looked at. A scheme is of bounded
-# length: it may begin at each dot of a long run, and would be looked for to the run's end from each.
+# The host is plain ASCII, so text directly after a bare domain is still checked. The length of a scheme is bounded: a
+# scheme may begin at each dot of a long run, and an unbounded one would be searched to the end of the run from each.
 _URL = regex.compile(
     r"(?i)\b(?:[a-z][a-z0-9+.-]{0,20}://|www\.)(?P<host>[a-z0-9.:@_~-]++)"
     r"(?P<path>[/?#][^\s<>\"`，。、；：！？（）「」『』《》【】]*+)?"
@@ -36,9 +36,9 @@ _RUNS_ON = regex.compile(rf"[，。、；：！？,;:]{_UNSPACED}", regex.V1)
 _UNSPACED_WORD = regex.compile(_UNSPACED, regex.V1)
 _LOCAL = regex.compile(r"(?i)(?:^|\.)(?:zh|ja|th|lo|km|my|bo|yue)(?:-\w+)?\.|\.(?:cn|tw|hk|mo|jp|th|la|kh|mm)(?:$|:)")
 _ENDS_LATIN = regex.compile(r"[A-Za-z0-9]++(?=\Z)")
-_PATH_WORD, _LOCAL_PATH_WORD = 6, 40  # letters of unspaced scripts in a row that still belong to an address
-_JOINED = 2  # Latin letters that may stand before such a word, as in C语言
-# A target looks like one: [x](/reference), [x](#はじめに). [hello](你好) is a gloss.
+_PATH_WORD, _LOCAL_PATH_WORD = 6, 40  # longest run of letters of an unspaced script that is still part of a URL
+_JOINED = 2  # maximum number of Latin letters directly before such a word, as in C语言
+# The target of a link must look like one: [x](/reference), [x](#はじめに). [hello](你好) is a gloss and stays.
 _TARGET = regex.compile(
     r"\]\(\s*+(?P<target><[^<>\n]*+>|(?=[^\s()]*[/#.:]|[!-'*-~]++[)\s])[^\s()]*+(?:\([^\s()]*+\)[^\s()]*+)*+)"
     r"(?:\s++(?:\"[^\"\n]*+\"|'[^'\n]*+'))?+\s*+\)"
@@ -47,9 +47,9 @@ _TARGET = regex.compile(
 _VALUE = r"(?:\"[^\"]*+\"|'[^']*+'|\{(?:[^{}]|\{[^{}]*+\})*+\}|[^\s\"'=<>`{}]++)"
 _TAG = regex.compile(rf"</?+[A-Za-z][\w.:-]*+(?:\s++[A-Za-z_@:*#.][\w.:@-]*+(?:\s*+=\s*+{_VALUE})?+)*+\s*+/?>|</?>")
 _KEY = regex.compile(r"(?m)^---$|^[\w-]++:(?=\s)")
-_FRONT_MATTER = 4000  # characters, at most
+_FRONT_MATTER = 4000  # maximum number of characters of front matter
 _ENTITY = regex.compile(r"&(?:[A-Za-z]{2,10}|#\d{1,7}|#x[0-9A-Fa-f]{1,6});")
-# Of placeholders and expressions: nothing but Latin and Greek letters, and no strings, so that JSON is none.
+# Placeholders and expressions contain only Latin and Greek letters and no strings, so that JSON is not one.
 _HELD = r"[[^{}\n\"]--[\p{L}--[\p{Latn}\p{Grek}]]]"
 _PLACEHOLDER = regex.compile(rf"[$%]?\{{(?:{_HELD}|\{{{_HELD}*+\}})++\}}", regex.V1)
 
@@ -63,10 +63,10 @@ def blank(text: str, *, code: bool = True, urls: bool = True, markup: bool = Tru
             labelled markdown, md, text or txt holds prose. A fence without a label holds prose unless most of its lines
             look like code. The strings of a fence labelled json are prose. A fence that is never closed is code up to
             its first sentence. In mathematics, `\\text{…}` and words in other scripts than Latin and Greek stay.
-        urls: leave out URLs, e-mail addresses and the targets of Markdown links. A URL ends where prose begins that
-            follows it without a space.
+        urls: leave out URLs, e-mail addresses and the targets of Markdown links. If prose follows a URL without a
+            space, the URL ends where the prose begins.
         markup: leave out HTML tags with their attributes, comments, entities and placeholders such as `{name}`.
-        terms: leave out these words too, in upper or lower case.
+        terms: leave out these words too. Case is ignored.
 
     Returns:
         A text as long as `text`.
@@ -92,7 +92,7 @@ def blank(text: str, *, code: bool = True, urls: bool = True, markup: bool = Tru
 
 
 def _marks(text: str) -> Callable[[str], bool]:
-    """Whether a text holds any of some ASCII characters; looking once for all is faster than once for each."""
+    """A function that says whether the text contains any of the given ASCII characters. One scan serves all calls."""
     points = code_points(text)
     counts = np.bincount(points[points < _ASCII], minlength=_ASCII).tolist()
     return lambda marks: any(counts[ord(mark)] for mark in marks)
@@ -126,7 +126,7 @@ def _without_markup(text: str, held: Callable[[str], bool]) -> str:
 
 
 def _in_html(text: str) -> Iterator[tuple[int, int]]:
-    """From a tag such as `<code>` to the next one that closes it; a tag that is never closed swallows nothing."""
+    """Start and end of each element such as `<code>…</code>`. A tag that is never closed removes no text."""
     opened: dict[str, int] = {}
     for match in _HTML_CODE.finditer(text):
         name = match["name"].lower()
@@ -152,7 +152,7 @@ def _without_target(match: regex.Match[str]) -> str:
 
 
 def _without_url(match: regex.Match[str]) -> str:
-    """An address, up to where prose begins that stands right behind it."""
+    """Blank a URL. If prose follows it directly, the prose is kept."""
     path = match["path"]
     if path is None or path.isascii():
         return spaces(match)
@@ -168,7 +168,7 @@ def _without_url(match: regex.Match[str]) -> str:
 
 
 def _belongs(path: str, word: regex.Match[str], most: int, url: regex.Match[str]) -> bool:
-    """Whether a word in letters of another script is part of an address's path."""
+    """Whether a word in letters of another script is part of a URL's path."""
     if not _UNSPACED_WORD.search(word[0]):
         return not path[word.start() - 1].isalnum()
     joined = _ENDS_LATIN.search(path[max(0, word.start() - 1 - _JOINED) : word.start()])

@@ -1,4 +1,4 @@
-"""How repetitive responses are: the share that ends in an endless loop, and other measures beside it."""
+"""Measure how repetitive responses are: the share that ends in an endless loop, and further measures."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Repetition:
         loop: the endless loop at its end; None if the model ended the response by itself.
         near_loop: the near-loop at its end, if there is no loop; None if the model ended the response by itself.
         left: loops before its end, without layout (white space, the rules of tables).
-        ended_loop: the loop at the end of a response that the model ended by itself; it is no endless loop.
-        looped_share: the share of it inside `loop` and `left`.
-        rep_4: the share of its 4-grams that occurred in it before.
+        ended_loop: the loop at the end of a response that the model ended by itself. It is not an endless loop.
+        looped_share: share of the response that is inside `loop` and `left`.
+        rep_4: share of its 4-grams that occurred earlier in the response.
         distinct_1: number of distinct words over number of words.
     """
 
@@ -42,7 +42,7 @@ class Repetition:
 
     @property
     def kind(self) -> Literal["loop", "near-loop", "left"] | None:
-        """The gravest of what was found: an endless loop, a near-loop at the end, a loop that was left again."""
+        """The most serious finding: an endless loop, then a near-loop at the end, then a loop that was left again."""
         if self.loop is not None:
             return "loop"
         return "near-loop" if self.near_loop is not None else "left" if self.left else None
@@ -51,7 +51,7 @@ class Repetition:
 def find_repetition(
     response: Sequence[Hashable], settings: LoopSettings = DEFAULT_LOOPS, *, ended: bool | None = None
 ) -> Repetition:
-    """What repeats itself in one response: a text, or token ids without padding.
+    """Find the repetition in one response, which is a text or token ids without padding.
 
     Args:
         response: as in `find_loop`.
@@ -88,19 +88,19 @@ class RepetitionReport:
     Lengths are in `unit`: characters or tokens. `near_looped` and `left` are not part of the rate.
 
     Args:
-        loops: the responses that end in a loop and were not ended by the model, of all responses.
+        loops: share of the responses that end in a loop and were not ended by the model.
         confidence: confidence level of the interval of `loops`.
         near_looped: responses that end in a near-loop instead (see `find_near_loop`).
-        left: further responses with a loop before their end, which end in neither a loop nor a near-loop.
+        left: other responses with a loop before their end. They end in neither a loop nor a near-loop.
         ended_looped: responses that end in a loop, but were ended by the model.
-        unknown_ends: responses whose end is not known. They are treated as cut at the token limit.
+        unknown_ends: responses of which it is not known why they ended. They are treated as cut at the token limit.
         min_repeats, min_length, fold_digits: what counts as a loop, as in `LoopSettings`; min_length is in `unit`.
-        period: median over the loops.
-        start: where the loops begin, as a share of the response; median over the loops.
-        looped_share: share of a response inside loops, at its end or before; mean over the responses.
+        period: median period of the loops.
+        start: median start of the loops, as a share of the response.
+        looped_share: mean share of a response inside loops, at its end or earlier.
         rep_4, distinct_1: means over the responses.
-        periods: loops by period: from, to, how many.
-        starts: loops by the tenth of its response in which each begins.
+        periods: histogram of the periods: smallest period, largest period, number of loops.
+        starts: number of loops that begin in each tenth of their response.
         outcomes: the cluster and result of each response; used by `compare_rates`.
 
     Example:
@@ -135,7 +135,7 @@ class RepetitionReport:
         return self.loops.rate
 
     def rows(self) -> list[dict[str, Any]]:
-        """The numbers that are of all responses in one row, for .csv."""
+        """One row with the values over all responses, for .csv."""
         left_out = ("loops", "periods", "starts", "outcomes")
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in left_out}
         return [{**self.loops.to_dict("looped"), **values}]
@@ -146,7 +146,7 @@ class RepetitionReport:
         return {**self.rows()[0], "periods": periods, "starts": list(self.starts)}
 
     def table(self) -> str:
-        """The rate in percent, then a line each for the loops, for what stands beside them, and for the responses."""
+        """The rate in percent, then lines about the loops, about what is not in the rate, and about the responses."""
         loops = self.loops
         lines = [
             f"looped     total    rate %   {self.confidence:.0%} interval",
@@ -214,7 +214,7 @@ def repetition_rate(
     if len(ends) != len(responses):
         raise ValueError(f"ended has {len(ends)} entries and there are {len(responses)} responses; give one for each.")
     reasons = [end for end in ends if isinstance(end, str)]
-    if reasons:  # "length" is no end, and would count as one
+    if reasons:  # a text such as "length" would count as true
         raise ValueError(f"ended must hold True, False or None, got {reasons[0]!r}.")
     found = [find_repetition(row, settings, ended=end) for row, end in zip(responses, ends, strict=True)]
     looped = [one.loop is not None for one in found]
@@ -245,7 +245,7 @@ def repetition_rate(
 
 
 def _periods(loops: Sequence[Loop]) -> tuple[tuple[int, int, int], ...]:
-    """Loops by powers of two: 1, 2 to 3, 4 to 7, and so on up to the longest period."""
+    """Number of loops by period, in powers of two: 1, 2 to 3, 4 to 7, and so on up to the longest period."""
     longest = max((loop.period.bit_length() for loop in loops), default=0)
     powers = [loop.period.bit_length() - 1 for loop in loops]
     return tuple((1 << power, (2 << power) - 1, powers.count(power)) for power in range(longest))

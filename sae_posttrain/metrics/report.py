@@ -1,4 +1,4 @@
-"""What a measurement hands to everything that prints, writes or compares it."""
+"""The interface of a measurement's result, for the code that prints, writes or compares it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Report(Protocol):
 
     @property
     def rate(self) -> float:
-        """The one number that `--fail-above` looks at, from 0 to 1; smaller is better."""
+        """The rate that `--fail-above` checks, from 0 to 1. Smaller is better."""
 
     @property
     def confidence(self) -> float:
         """The confidence level of its intervals."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each rate, all with the same keys, for tables and CSV."""
+        """One row per rate, all with the same keys, for tables and CSV."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -29,11 +29,11 @@ class Report(Protocol):
 
 
 class Countable(Protocol):
-    """What `compare_rates` compares: responses that each went wrong or did not."""
+    """The input of `compare_rates`: responses that each failed or passed."""
 
     @property
     def outcomes(self) -> tuple[ClusteredOutcome, ...]:
-        """For each response, its cluster and whether it went wrong."""
+        """For each response, its cluster and whether it failed."""
 
     @property
     def confidence(self) -> float:
@@ -58,4 +58,4 @@ class Compare(Protocol[R_contra]):
     """A function that compares two reports, such as `compare_rates`."""
 
     def __call__(self, report: R_contra, against: R_contra, *, seed: int) -> ReportDifference:
-        """Raises: ValueError: the runs answered other prompts."""
+        """Compare the reports. Raises: ValueError: the runs answered different prompts."""

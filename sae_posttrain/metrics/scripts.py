@@ -1,4 +1,4 @@
-"""Words in scripts that a language is not written in: code-switching that the script alone shows."""
+"""Find words in scripts that a language is not written in: code-switching that the script alone shows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .offsets import code_points
 from .prose import blank
 from .symbols import SYMBOLS, is_symbol
 
-# Inside a word: marks and joiners that belong to no script, the kana length mark, dots and hyphens in names.
+# These may occur inside a word: marks and joiners of no script, the kana length mark, dots and hyphens in names.
 _CARRIED = r"[\p{Script=Zinh}[\p{Lm}&&\p{Script=Zyyy}]]"
 _JOINT = r"[·・‧'’\-‐]"
-_PHONETIC = regex.compile(r"[\u0250-\u02af\u02b0-\u02ff--əƏ]", regex.V1)  # ə is a letter of Azerbaijani
+_PHONETIC = regex.compile(r"[\u0250-\u02af\u02b0-\u02ff--əƏ]", regex.V1)  # ə is also a letter of Azerbaijani
 _JAPANESE = frozenset({"Hani", "Hira", "Kana"})
 _CHINESE = frozenset({"zh", "yue"})
 _NOWHERE = np.empty(0, dtype=np.intp)
@@ -31,9 +31,9 @@ __all__ = ["Span", "code_points", "every_character", "unexpected_scripts", "unex
 
 @dataclass(frozen=True)
 class Span:
-    """A word in an unexpected script, or a phrase in another `language`: response[start:end] == text.
+    """A word in an unexpected script, or a phrase in another language; response[start:end] == text.
 
-    A word whose script does not tell, because the response's own language has it too, says its language as well.
+    `language` is set for phrases, and for words whose script the response's own language uses too.
     """
 
     start: int
@@ -58,10 +58,15 @@ def unexpected_spans(
 ) -> list[Span]:
     """The words of `response` in scripts that `language` is not written in, in order.
 
-    Not counted are symbols (Δφ, a single Ш or ॐ, currency signs, faces such as ಠ_ಠ), bopomofo in Chinese, Hanja beside
-    their Korean reading as in 한국(韓國), and names in quotation marks that mix Han and some kana, as 「優の良品」 in
-    Chinese. In Japanese, words with Chinese character forms count (说, 这); in Chinese, words with Japanese forms (検,
-    働). The span of such a word has a `language`.
+    The following are not counted:
+
+    - symbols: Δφ, a single Ш or ॐ, currency signs, faces such as ಠ_ಠ
+    - bopomofo in Chinese
+    - Hanja after their Korean reading, as in 한국(韓國)
+    - names in quotation marks that mix Han and some kana, as 「優の良品」 in Chinese
+
+    In Japanese, words with Chinese character forms count (说, 这). In Chinese, words with Japanese forms (検, 働) do.
+    The span of such a word has a `language`.
 
     Args:
         response: the answer, with code and markup left in.
@@ -69,14 +74,15 @@ def unexpected_spans(
         prompt: words that occur in it are quotations and are not counted.
         ignore_code: leave out code, LaTeX, HTML tags and placeholders, as `blank` does.
         ignore_urls: leave out URLs, e-mail addresses and targets of links.
-        ignore_glosses: leave out names and terms beside their reading or translation, as in Miyazaki (宮崎 駿).
-        count_latin: count Latin words inside other scripts; English terms, units and names are ordinary there.
+        ignore_glosses: leave out names and terms next to their reading or translation, as in Miyazaki (宮崎 駿).
+        count_latin: count Latin words inside other scripts. By default they do not count, because English terms, units
+            and names are common there.
         han_without_kana: give Han words the language Japanese in a passage with kana, and Chinese elsewhere.
         allowed: scripts ('Grek') or words ('東京') that never count.
         allowed_languages: languages that the response may use besides its own, such as that of a translation.
 
     Returns:
-        Spans with their place in `response`.
+        Spans with their positions in `response`.
 
     Raises:
         ValueError: an unknown language.
@@ -102,7 +108,7 @@ def unexpected_spans(
 
 
 def unexpected_scripts(response: str, language: str, *, count_latin: bool = False) -> set[str]:
-    """The scripts of any unexpected character whatever, in code, quotations and addresses as well: as published.
+    """The scripts of all unexpected characters, also in code, quotations and URLs. This is the published definition.
 
     Source: arXiv:2507.14894, code-switching ratio.
     """
@@ -112,11 +118,11 @@ def unexpected_scripts(response: str, language: str, *, count_latin: bool = Fals
 
 @dataclass(frozen=True)
 class _Expected:
-    """In what a response is written: the scripts, and in Han without the forms of another language."""
+    """What is expected in a response: its scripts, without the Han forms of another language."""
 
     code: str
     scripts: frozenset[str]
-    forms: str | None  # the language whose Han forms do not belong
+    forms: str | None  # the language whose Han forms are unexpected
     symbols: bool = False  # whether symbols count
 
 
@@ -146,7 +152,7 @@ def _words(text: str, expected: _Expected, quoted: str) -> Iterator[Span]:
     while index < len(places):
         start = int(places[index])
         script = _script_of(text[start])
-        if script in expected.scripts:  # a Han form of another language: the whole run is its word
+        if script in expected.scripts:  # a Han form of another language: the word is the whole run of Han
             start, end = run_around(text, start, since)
         else:
             end = _word_in(script).match(text, start).end()
@@ -181,16 +187,16 @@ def _told_by_kana(text: str, spans: list[Span]) -> list[Span]:
 
 
 def _places(text: str, expected: _Expected) -> np.ndarray:
-    """Where characters stand that are not expected."""
+    """The positions of unexpected characters."""
     if text.isascii() and "Latn" in expected.scripts:
         return _NOWHERE
     outside = _outside(expected.scripts, expected.forms, expected.symbols).take(code_points(text))
     return np.flatnonzero(outside) if outside.any() else _NOWHERE
 
 
-@lru_cache(maxsize=32)  # a mebibyte each
+@lru_cache(maxsize=32)  # each entry takes 1 MiB
 def _outside(scripts: frozenset[str], forms: str | None, symbols: bool) -> np.ndarray:
-    """For every character, whether it is unexpected; Common and Inherited ones go with whatever is around."""
+    """Whether each Unicode character is unexpected. Common and Inherited characters are expected everywhere."""
     expected = "".join(rf"\p{{Script={script}}}" for script in sorted({*scripts, "Zyyy", "Zinh", "Zzzz"}))
     besides = "" if symbols else SYMBOLS
     outside = np.zeros(sys.maxunicode + 1, dtype=bool)
@@ -202,7 +208,7 @@ def _outside(scripts: frozenset[str], forms: str | None, symbols: bool) -> np.nd
 
 
 def every_character() -> str:
-    """Each at the place that is its number."""
+    """All Unicode characters, each at the index of its code point."""
     return "".join(map(chr, range(sys.maxunicode + 1)))
 
 

@@ -1,4 +1,4 @@
-"""Exact loops of a string: the longest one at its end, or all of them."""
+"""Find exact loops of a string: the longest one at its end, or all of them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_FEW = 16  # characters that are looked for before a whole block is
+_FEW = 16  # number of characters to search for before a whole block is searched for
 
 
 @dataclass(frozen=True)
 class Loop:
-    """sequence[start:end] repeats with the smallest possible period; its last period may be cut short.
+    """A loop: sequence[start:end] repeats with the smallest possible period. Its last period may be incomplete.
 
-    Where the loop counts, `period` is the length of its first one.
+    If the loop's numbers count up or down, periods differ in length and `period` is the length of the first one.
     """
 
     start: int
@@ -33,10 +33,10 @@ class Loop:
 def loop_at_end(
     text: str, min_repeats: int, min_length: int, accepts: Callable[[Loop], bool] = lambda loop: True
 ) -> Loop | None:
-    """The longest loop at the very end of a text, among those that are accepted. Takes linear time."""
+    """The longest loop at the very end of a text for which `accepts` is true. Takes linear time."""
     mirror, size = text[::-1], len(text)
     shortest = max(min_length, min_repeats)
-    repeated = shortest - shortest // min_repeats  # stands at the end of any loop, and once more a period before
+    repeated = shortest - shortest // min_repeats  # this much at a loop's end also occurs one period earlier
     if mirror.find(mirror[:repeated], 1, size // min_repeats + repeated) < 0:
         return None
     longest = None
@@ -51,13 +51,13 @@ def loop_at_end(
 
 
 def all_loops(text: str, min_repeats: int, min_length: int) -> list[Loop]:
-    """All loops of a text, each as far as it goes to both sides, by place. Takes n log n time."""
+    """All loops of a text, in order, each extended as far as possible. Takes n log n time."""
     mirror, size = text[::-1], len(text)
     found = set()
     for block, stride in _scales(size, min_repeats, min_length):
         place, few = 0, min(block, _FEW)
         while place + block <= size:
-            # Nearly everywhere its first characters alone do not come again, which is found out sooner.
+            # Search for a few characters first: nearly everywhere they do not occur again, and this is faster.
             if text.find(text[place : place + few], place + 1, place + block + few) < 0:
                 place += stride
                 continue
@@ -68,18 +68,19 @@ def all_loops(text: str, min_repeats: int, min_length: int) -> list[Loop]:
             start = place - _agreement(mirror, size - again, size - place)
             end = again + _agreement(text, place, again)
             found.add(Loop(start, end, again - place))
-            # Every block up to there would find this loop again.
+            # Skip the blocks up to there, since each would find the same loop again.
             place = max(place + stride, end - block - (again - place) + 1)
     counted = (loop for loop in found if loop.length >= max(min_length, min_repeats * loop.period))
     return sorted(counted, key=lambda loop: (loop.start, loop.end))
 
 
 def _scales(size: int, min_repeats: int, min_length: int) -> Iterator[tuple[int, int]]:
-    """Lengths of blocks, and how far apart to look at them, that together meet every loop.
+    """Block lengths, with the distances between the blocks to check, that together find every loop.
 
-    A block no shorter than the loop's period, with one more period behind it inside the loop, comes again after
-    exactly one period: sooner would make the period smaller (Fine and Wilf). One scale serves periods from `low` to
-    `block`; their loops are at least `shortest` long and leave room for such a block at every `stride`.
+    Take a block that is at least as long as the loop's period and is followed by one more period of the loop. It occurs
+    again after exactly one period; an earlier occurrence would make the period smaller (Fine and Wilf). One scale
+    covers periods from `low` to `block`. Their loops have at least `shortest` characters, so they contain such a block
+    at a multiple of `stride`.
     """
     shortest = max(min_length, min_repeats)
     while shortest <= size:
@@ -90,7 +91,7 @@ def _scales(size: int, min_repeats: int, min_length: int) -> Iterator[tuple[int,
 
 
 def _agreement(text: str, left: int, right: int) -> int:
-    """How many characters from `left` on are those from `right` on, left < right; by doubling, then halving."""
+    """Length of the common prefix of text[left:] and text[right:], left < right, found by doubling, then halving."""
     agreed, step = 0, 32
     while text[left + agreed : left + agreed + step] == text[right + agreed : right + agreed + step]:
         agreed += step
@@ -102,9 +103,9 @@ def _agreement(text: str, left: int, right: int) -> int:
 
 
 def as_text(sequence: Sequence[Any]) -> str:
-    """Ids as a string, one character for each distinct element, since strings are searched fastest."""
+    """Convert ids to a string, one character per distinct element, because strings are searched fastest."""
     try:
-        return "".join(map(chr, sequence))  # ids, of any vocabulary there is
+        return "".join(map(chr, sequence))  # token ids, which are valid code points
     except (TypeError, ValueError, OverflowError):
         letters: dict[Hashable, str] = {}
         return "".join([letters.setdefault(element, chr(len(letters))) for element in sequence])

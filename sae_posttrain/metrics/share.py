@@ -14,11 +14,11 @@ class Share:
     """How many of `total` responses are hits, and the confidence interval of that share.
 
     Args:
-        hits: number of responses with what was looked for: a switch, a loop, no confusion.
+        hits: number of responses with the measured property, such as a switch, a loop, or no wrong line.
         total: number of responses that were judged; at least 1.
-        low, high: the interval, from 0 to 1.
-        graded: mean over the responses of how much of each is a hit, from 0 to 1, such as the share of its words that
-            are switches. None where this is not measured.
+        low, high: bounds of the interval, from 0 to 1.
+        graded: mean over the responses of the part of each that is a hit, from 0 to 1, such as the share of its words
+            that belong to switches. None if this is not measured.
 
     Example:
         >>> Share.of([True, False, False, False]).rate
@@ -53,19 +53,19 @@ class Share:
             hits: for each response, whether it is a hit.
             clusters: for each response, the prompt or another value that dependent responses share. Default: each
                 response is a cluster of its own.
-            graded: as above.
+            graded: see the class.
             confidence, resamples, seed: confidence level, number of draws and random seed of the interval.
 
         Raises:
-            ValueError: no responses, or another number of clusters.
+            ValueError: there are no responses, or the numbers of hits and clusters differ.
         """
         low, high = clustered_interval(hits, clusters, confidence=confidence, resamples=resamples, seed=seed)
         return cls(sum(hits), len(hits), low, high, graded)
 
     def to_dict(self, hits: str = "hits") -> dict[str, Any]:
-        """Plain values for JSON. `hits` is what the number of hits is called there, such as "looped"."""
+        """Plain values for JSON. `hits` is the key for the number of hits, such as "looped"."""
         return {"rate": self.rate, hits: self.hits, "total": self.total, "low": self.low, "high": self.high}
 
 
 ShareOf: TypeAlias = Callable[[Sequence[bool], Sequence[Hashable]], Share]
-"""`Share.of` with its options filled in."""
+"""`Share.of` with its options already set."""

@@ -1,4 +1,4 @@
-"""What counts as a switch: one value that the rate, the reward, the callback and the command share."""
+"""What counts as a switch. The rate, the reward, the callback and the command use the same `SwitchCriteria`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from .scripts import Span, unexpected_spans
 from .words import count_words
 
 ALLOWED_COLUMNS = ("allowed", "languages")
-"""Columns of a row that name languages which its answer may use besides its own; the first one that is there counts."""
+"""Columns that name the languages that an answer may use besides its own. The first column that exists is read."""
 
 _BETWEEN = re.compile(r"[,;|/]")
 
 _HAN_FORMS = {"ja": frozenset({"zh"}), "zh": frozenset({"ja"}), "yue": frozenset({"ja"})}
-"""For a language written in Han, the languages whose Han its forms tell from its own."""
+"""For each language written in Han, the languages that can be distinguished from it by their character forms."""
 
 
 class Targets(NamedTuple):
-    """What switches are looked for."""
+    """The languages and scripts that count as targets of a switch."""
 
     scripts: frozenset[str]
     languages: frozenset[str]
-    named: frozenset[str]  # the scripts that were named themselves, and not by a language
+    named: frozenset[str]  # scripts that were named directly, not through a language
 
 
 def parse_targets(to: str | Iterable[str] | None) -> Targets | None:
-    """The languages and scripts of an option `to`; None, every switch counts.
+    """Parse the option `to` into languages and scripts. None means that every switch counts.
 
-    Raises: ValueError for an unknown one, or for none.
+    Raises: ValueError: an unknown language or script, or an empty list.
     """
     if to is None:
         return None
@@ -49,11 +49,11 @@ def parse_targets(to: str | Iterable[str] | None) -> Targets | None:
 
 
 def parse_allowed(value: Any) -> tuple[str, ...]:
-    """The languages that a value of a column `allowed` names: a list of them, or a text such as "zh, ja"; or None.
+    """Parse a value of the column `allowed`: a list of languages, a text such as "zh, ja", or None.
 
-    A list may also be written as text, as tables hold it: "['zh', 'ja']".
+    A list may also be stored as text, as in tables: "['zh', 'ja']".
 
-    Raises: ValueError for an unknown language, or for a value that is neither.
+    Raises: ValueError: an unknown language, or a value of another type.
     """
     if value is None or (isinstance(value, float) and value != value):  # an empty cell of a table is NaN
         return ()
@@ -67,7 +67,7 @@ def parse_allowed(value: Any) -> tuple[str, ...]:
 
 
 def allowed_in(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The languages that a row of a file or a dataset allows its answer besides its own. Raises: ValueError."""
+    """The languages that a row allows besides its own. Raises: ValueError: the column holds no list of languages."""
     for column in ALLOWED_COLUMNS:
         if row.get(column) is not None:
             try:
@@ -79,16 +79,16 @@ def allowed_in(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class SwitchCriteria:
-    """What counts as a switch.
+    """What counts as a switch into another language or script.
 
     Args:
         to: languages or scripts; only switches into these count. Default: into any.
-        phrases: finds phrases in other languages of the same writing; they count as well.
+        phrases: finder of phrases in other languages of the same script, which then count too.
         ignore_code, ignore_urls, ignore_glosses, han_without_kana, allowed: as in `unexpected_spans`.
-        count_latin: count Latin words inside other scripts; always on when `to` holds a language written so.
+        count_latin: count Latin words inside other scripts. Always on if `to` names a language written in Latin.
 
     Raises:
-        ValueError: an unknown language or script, an empty `to`, or `phrases` that is no `PhraseFinder`.
+        ValueError: an unknown language or script, an empty `to`, or `phrases` is not a `PhraseFinder`.
 
     Example:
         >>> [span.text for span in SwitchCriteria(to="zh").find("The answer: 答案, ответ.", "en")]
@@ -114,11 +114,11 @@ class SwitchCriteria:
 
     @property
     def counts_latin(self) -> bool:
-        """Whether Latin words inside other scripts count, asked for or because a target is written so."""
+        """Whether Latin words inside other scripts count: by request, or because a target is written in Latin."""
         return self.count_latin or (self.targets is not None and "Latn" in self.targets.scripts)
 
     def applies_to(self, language: str) -> bool:
-        """Whether any switch that is looked for can be told from text in this language."""
+        """Whether a switch into one of the targets can be recognised in text in this language."""
         known = get_language(language)
         if self.targets is None or not self.targets.scripts <= set(known.scripts):
             return True
@@ -128,13 +128,13 @@ class SwitchCriteria:
 
     @staticmethod
     def told_by_forms(code: str) -> frozenset[str]:
-        """The languages that this one shares Han with, and whose forms tell them apart."""
+        """The languages that share Han with this one and can be distinguished from it by their character forms."""
         return _HAN_FORMS.get(code, frozenset())
 
     def find(
         self, response: str, language: str, *, prompt: str | None = None, allowed_languages: Iterable[str] = ()
     ) -> list[Span]:
-        """The switches of a response, in order: words that are unexpected in `language`, and phrases.
+        """Find the switches of a response, in order: words that are unexpected in `language`, and phrases.
 
         prompt, allowed_languages: as in `unexpected_spans`.
         """
@@ -161,12 +161,12 @@ class SwitchCriteria:
         return [span for span in spans if self.wants(span.script, span.language, language)]
 
     def wants(self, script: str, told: str | None, language: str) -> bool:
-        """Whether a switch out of `language` goes into what `to` names.
+        """Whether a switch from `language` is a switch into one of the targets.
 
         Args:
-            script: of the switch.
-            told: its language, where that is known.
-            language: of the response.
+            script: script of the switch.
+            told: language of the switch, if it is known.
+            language: language of the response.
         """
         if self.targets is None:
             return True
@@ -177,12 +177,12 @@ class SwitchCriteria:
         return script in self.targets.named and script not in get_language(language).scripts
 
     def word_share(self, response: str, spans: Sequence[Span]) -> float:
-        """The share of a response's words that these spans hold; what is no prose, and left out, is in neither."""
+        """The share of a response's words that are inside these spans. Text that is not prose is not counted."""
         if not spans:
             return 0.0
         prose = blank(response, code=self.ignore_code, urls=self.ignore_urls, markup=self.ignore_code)
         held, end = 0.0, 0
-        for span in spans:  # a phrase may hold words that are found by their script, too
+        for span in spans:  # a phrase may contain words that were also found by their script
             start = max(span.start, end)
             held += count_words(prose[start : span.end]) if span.end > start else 0.0
             end = max(end, span.end)
@@ -190,12 +190,12 @@ class SwitchCriteria:
 
 
 def into(span: Span) -> str:
-    """What a switch goes into: a language where the script does not tell, else the script."""
+    """The target of a switch: its language if the script alone does not show it, else its script."""
     return span.language or span.script
 
 
 def _named_in(text: str) -> list[str]:
-    """What stands between commas, or, where that is no language, between spaces."""
+    """Split a text at commas, or at spaces if a part between commas is not a language."""
     entries = [entry.strip("[]\"' ") for entry in _BETWEEN.split(text)]
     return [one for entry in entries for one in ([entry] if _is_language(entry) else entry.split())]
 

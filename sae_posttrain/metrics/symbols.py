@@ -1,4 +1,4 @@
-"""Letters of another script that are no words: notation, faces made of letters, and signs."""
+"""Recognise letters of another script that are not words: notation, faces made of letters, and signs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from string import ascii_letters, digits
 import regex
 
 SIGNS = "\u0950\u0ad0\u0bd0\u0f00\ua8fd\u3007\u5350\u534d" + "".join(map(chr, range(0xFDF0, 0xFE00)))
-"""Signs of one character that Unicode counts as letters: Om, swastikas, Arabic ligatures for phrases, the Han zero."""
+"""Single characters that are signs, although Unicode classifies them as letters: Om, swastikas, Arabic ligatures for
+phrases, the Han zero."""
 
 SYMBOLS = rf"[[\p{{S}}--[\u2e80-\u2fdf]]\p{{P}}\p{{Script=Brai}}{SIGNS}]"
-"""What has a script and is no letter: punctuation, currency signs, squared units, braille. Radicals are letters."""
+"""Characters that have a script but are not letters: punctuation, currency signs, squared units, braille. Radicals
+count as letters."""
 
 _SYLLABIC = frozenset({"Hani", "Hira", "Kana", "Hang", "Bopo"})
 """Scripts in which one character can be a word."""
@@ -23,8 +25,8 @@ _GREEK_WORDS = frozenset(
 _GREEK_ALPHABET = "αβγδεζηθικλμνξοπρστυφχψω"
 _ACCENTS = frozenset("\u0300\u0301\u0313\u0314\u0342\u0345")
 _JOINTS = regex.compile(r"[^\p{L}\p{M}]+")
-_LONGEST_IN_FACE = 2  # letters of one script in a row
-_LOOK = 16  # characters around a letter in which the rest of a face is looked for
+_LONGEST_IN_FACE = 2  # maximum number of letters of one script in a row
+_LOOK = 16  # number of characters on each side of a letter that are searched for the rest of a face
 _FACE = "˘╭╮¯￣°º•◕◔◡◞◟‿⁀﹏︵︶╯╰┻┳━┴┬■▽∇∀ω´｀ಠಥʘ◉⊙☉¬≧≦⌐ᴥ♡♥ᗜᵔᴗ﹃ﾟ゜∩∪͜͡╥益皿・＾｡ᐛᕗᕕヅ"
 _PLAIN = rf"[\p{{L}}--[{_FACE}]]"
 _SEVERAL_LETTERS = regex.compile(rf"{_PLAIN}{{3}}|[A-Za-z0-9]{{2}}|\n", regex.V1)
@@ -35,17 +37,17 @@ _LAST_GREEK = regex.compile(r"(?P<word>[\p{Grek}\p{M}]{2,}) (?=\Z)")
 _NEXT_GREEK = regex.compile(r" (?P<word>[\p{Grek}\p{M}]{2,})")
 _ORDINARY = frozenset(
     " \n,.:;!?\"'“”‘’。，、：；！？「」『』" + ascii_letters + digits
-)  # what beside a letter makes no face
-_SMILES = frozenset("ツヅ")  # kana that stand alone as a face
-_ARMS = frozenset("ᕕᕗᐛ")  # syllabics that no text holds one by one
+)  # characters that do not form a face with the letter beside them
+_SMILES = frozenset("ツヅ")  # kana that are a face by themselves
+_ARMS = frozenset("ᕕᕗᐛ")  # syllabics that do not occur singly in text
 _OPENS, _CLOSES = "(（༼ʕ", ")）༽ʔ"
 
 
 def is_symbol(word: str, script: str, text: str, start: int) -> bool:
-    """Whether the letters text[start:start + len(word)] == word of an unexpected script are no word of a language.
+    """Whether `word`, at `start` in `text` and in an unexpected script, is a symbol and not a word of a language.
 
-    These are Greek notation (Δφ, γδ), a single letter that stands alone (Ш, ع), and letters that are part of a face
-    (¯\\_(ツ)_/¯). A single Han character, kana or Hangul syllable is a word, and so is a small letter such as и.
+    Symbols are Greek notation (Δφ, γδ), a single isolated letter (Ш, ع), and letters that are part of a face
+    (¯\\_(ツ)_/¯). A single Han character, kana or Hangul syllable is a word, and so is a lower-case letter such as и.
     """
     if script in _SYLLABIC and len(word) > _LONGEST_IN_FACE:
         return False
@@ -78,14 +80,14 @@ def _is_greek_word(part: str) -> bool:
 
 
 def _greek_beside(text: str, start: int, end: int) -> bool:
-    """Whether a short Greek word stands next to one that is surely a word."""
+    """Whether a short Greek word is next to one that is certainly a word."""
     before = _LAST_GREEK.search(text, max(0, start - 2 * _LOOK), start)
     after = _NEXT_GREEK.match(text, end)
     return any(found is not None and _is_greek_word(found["word"]) for found in (before, after))
 
 
 def _stands_alone(text: str, start: int, end: int, script: str) -> bool:
-    """No letter beside it, and no other word of its script right before or after it."""
+    """Whether no letter is beside it, and no other word of its script is directly before or after it."""
     around = text[max(0, start - 1) : start] + text[end : end + 1]
     near = text[max(0, start - 3) : start] + " " + text[end : end + 3]
     return not any(map(str.isalpha, around)) and not _of_script(script).search(near)
@@ -107,7 +109,7 @@ def _in_face(text: str, start: int, end: int) -> bool:
         return True
     opened = max(map(left.rfind, _OPENS))
     closed = min((place for place in map(right.find, _CLOSES) if place >= 0), default=-1)
-    if left.endswith(tuple(_CLOSES)):  # an arm behind the face, or before it
+    if left.endswith(tuple(_CLOSES)):  # an arm after the face, or before it
         return _is_face(left[opened:])
     if right.startswith(tuple(_OPENS)):
         return _is_face(right[: closed + 1])

@@ -1,4 +1,4 @@
-"""The answers of reasoning models: which part of a text is thinking, and which is the answer that a user reads."""
+"""Separate the thinking of reasoning models from the answer that a user reads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TAGS = ("<think>", "</think>")
-"""The opening and closing tag of thinking in Qwen3, DeepSeek-R1 and most other reasoning models."""
+"""The opening and closing tags of thinking in Qwen3, DeepSeek-R1 and most other reasoning models."""
 
 CHOICES = ("both", "strip", "only")
 _BLANKED = re.compile(r"[^\n]")
@@ -15,19 +15,19 @@ _BLANKED = re.compile(r"[^\n]")
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a text: stretches of it, in order, that do not overlap."""
+    """A part of a text, as one or more stretches in order that do not overlap."""
 
     whole: str
     stretches: tuple[tuple[int, int], ...]
 
     @property
     def text(self) -> str:
-        """The stretches one after another, for measures to which places do not matter."""
+        """The stretches joined together, for measures that do not need positions."""
         return "".join(self.whole[start:end] for start, end in self.stretches)
 
     @property
     def blanked(self) -> str:
-        """The whole text with spaces for all that is not in the part, so that places and lines stay as they are."""
+        """The whole text, with spaces in place of everything outside the part, so that positions and lines are kept."""
         kept, last = [], 0
         for start, end in self.stretches:
             kept += [_BLANKED.sub(" ", self.whole[last:start]), self.whole[start:end]]
@@ -35,7 +35,7 @@ class Part:
         return "".join([*kept, _BLANKED.sub(" ", self.whole[last:])])
 
     def place(self, position: int) -> int:
-        """Where a position of `text` is in the whole text; the end of `text` is the end of the last stretch."""
+        """Convert a position in `text` to one in the whole text. The end of `text` is the end of the last stretch."""
         for start, end in self.stretches:
             if position < end - start:
                 return start + position
@@ -45,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
-    """A text in two parts. The tags belong to neither."""
+    """A text split into thinking and answer. The tags belong to neither part."""
 
     thinking: Part
     answer: Part
@@ -56,19 +56,19 @@ class Split:
 
     @property
     def thinking_is_closed(self) -> bool:
-        """Whether the thinking came to its closing tag."""
+        """Whether the thinking ends with a closing tag."""
         stretches = self.thinking.stretches
         return bool(stretches) and stretches[-1][1] < len(self.thinking.whole)
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether there is thinking but no answer, as where the token limit came first."""
+        """Whether there is thinking but no answer, because the token limit was reached first, for example."""
         return self.has_thinking and not self.answer.text.strip()
 
 
 @dataclass(frozen=True)
 class Thinking:
-    """How thinking is separated from the answer, and which of them counts.
+    """How thinking is separated from the answer, and which part counts.
 
     Args:
         part: `strip`: only the answer counts; `only`: only the thinking counts; `both`: both count.
@@ -112,7 +112,7 @@ class Thinking:
 
 
 def as_thinking(choice: str | Thinking) -> Thinking:
-    """The settings that a choice stands for. Raises: ValueError for an unknown choice."""
+    """The settings for a choice such as "strip". Raises: ValueError: an unknown choice."""
     return choice if isinstance(choice, Thinking) else Thinking(choice)
 
 
@@ -152,7 +152,7 @@ def split_thinking(text: str, tags: tuple[str, str] = TAGS, *, opened: bool = Fa
 
 
 def opens_thinking(tokenizer: Any, opening: str = TAGS[0]) -> bool:
-    """Whether a tokenizer's chat template ends prompts with an opening tag, so that answers begin inside thinking."""
+    """Whether the tokenizer's chat template ends prompts with an opening tag, so that answers begin with thinking."""
     if not getattr(tokenizer, "chat_template", None):
         return False
     turn = [{"role": "user", "content": "a"}]

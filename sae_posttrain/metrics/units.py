@@ -19,12 +19,12 @@ _SPACE, _WORD, _SINGLE = 0, 1, 2
 
 @dataclass(frozen=True)
 class Units:
-    """The units of a text or of token ids, equal ones with equal numbers.
+    """The units of a text or of token ids. Equal units have equal numbers.
 
     Args:
-        numbers: of each unit, from 0 on in the order in which the distinct units first occur.
-        distinct: the distinct units by their numbers.
-        starts, ends: where each unit stands in the sequence.
+        numbers: number of each unit. Distinct units are numbered from 0, in order of first occurrence.
+        distinct: the distinct units, indexed by their number.
+        starts, ends: position of each unit in the sequence.
     """
 
     numbers: np.ndarray
@@ -36,7 +36,7 @@ class Units:
         return len(self.numbers)
 
     def distinct_n(self, n: int) -> float:
-        """Distinct n-grams over all n-grams; 1 when there are fewer than n units."""
+        """Number of distinct n-grams over number of n-grams; 1 if there are fewer than n units."""
         if n == 1:
             return len(self.distinct) / len(self) if len(self) else 1.0
         repeated = self.repeated_fours if n == 4 else _repeated(grams(self.numbers, n))
@@ -44,12 +44,12 @@ class Units:
 
     @cached_property
     def repeated_fours(self) -> np.ndarray:
-        """For each 4-gram, whether it occurred before."""
+        """For each 4-gram, whether it occurred earlier."""
         return _repeated(grams(self.numbers, 4))
 
     @cached_property
     def words(self) -> Units:
-        """The units without punctuation, letters of either case alike and every number as 0; ids are as they are."""
+        """The units without punctuation, in lower case, with every number as 0. Ids are unchanged."""
         if self.distinct and not isinstance(self.distinct[0], str):
             return self
         joined = "\n".join(map(str, self.distinct)).casefold()
@@ -64,7 +64,7 @@ class Units:
 
 
 def units_of(sequence: Sequence[Hashable]) -> Units:
-    """A text's words and punctuation marks, where scripts without spaces count by character; ids by themselves."""
+    """The units of a sequence. A text's units are words and marks, or characters in scripts without spaces."""
     if isinstance(sequence, str):
         starts, ends = _borders(sequence)
         found: Sequence[Hashable] = [
@@ -80,7 +80,7 @@ def units_of(sequence: Sequence[Hashable]) -> Units:
 
 
 def grams(numbers: np.ndarray, n: int) -> np.ndarray:
-    """A number for each n-gram of `numbers`, equal ones alike; ranked in between, so that none overflows."""
+    """A number for each n-gram of `numbers`, equal for equal n-grams. Ranking at each step avoids overflow."""
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}.")
     found = numbers[: len(numbers) - n + 1] if n <= len(numbers) else numbers[:0]
@@ -105,14 +105,14 @@ def _repeated(found: np.ndarray) -> np.ndarray:
 def rep_n(sequence: Sequence[Hashable], n: int) -> float:
     """The share of n-grams that occurred earlier in `sequence`; 0 if `sequence` is shorter than n.
 
-    Of token ids, or of a text's words and punctuation marks, where scripts without spaces count by character.
+    Units are token ids, or a text's words and punctuation marks. In scripts without spaces each character is a unit.
     Source: arXiv:1908.04319, seq-rep-n.
     """
     return 1 - distinct_n(sequence, n)
 
 
 def distinct_n(sequence: Sequence[Hashable], n: int) -> float:
-    """Distinct n-grams over all n-grams, of the units of `rep_n`; 1 when `sequence` is shorter than n.
+    """Number of distinct n-grams over number of n-grams, with the units of `rep_n`; 1 if it is shorter than n.
 
     Source: arXiv:1510.03055.
     """
@@ -124,7 +124,7 @@ def _is_word(unit: str) -> bool:
 
 
 def _borders(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where the units of a text start and end."""
+    """The start and end of each unit of a text."""
     kinds = _kinds().take(code_points(text))
     word, single = kinds == _WORD, kinds == _SINGLE
     before, after = np.zeros_like(word), np.zeros_like(word)
@@ -134,7 +134,7 @@ def _borders(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _kinds() -> np.ndarray:
-    """For every character, whether it goes with its neighbours into a word, or stands alone, or is space."""
+    """The kind of every Unicode character: part of a word, a unit of its own, or white space."""
     unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
     kinds = np.full(sys.maxunicode + 1, _SINGLE, dtype=np.uint8)
     for kind, pattern in ((_WORD, rf"[^\W{unspaced}]+"), (_SPACE, r"\s+")):

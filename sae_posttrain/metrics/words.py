@@ -1,4 +1,4 @@
-"""How many words a text has, in scripts with spaces between them and without."""
+"""Count the words of a text, in scripts with and without spaces between words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHARACTERS_PER_WORD = 2  # in scripts without spaces
 
 
 def count_words(text: str) -> float:
-    """Words that begin with a letter; of a script without spaces, two characters count as one.
+    """Count words that begin with a letter. In a script without spaces, two characters count as one word.
 
     Example:
         >>> count_words("Two words, 2 更多")
@@ -30,7 +30,7 @@ def count_words(text: str) -> float:
 
 @cache
 def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every character, whether it is a letter of a script with spaces, part of a word, or of a script without."""
+    """Three tables over all Unicode characters: letters of spaced scripts, parts of words, letters of unspaced ones."""
     unspaced = "".join(rf"\p{{Script={script}}}" for script in UNSPACED_SCRIPTS)
     return _table(rf"[^\W\d_{unspaced}]+"), _table(rf"[^\W{unspaced}]+"), _table(rf"[{unspaced}]+")
 

@@ -70,7 +70,7 @@ def test_redundancy_prints_a_row_for_each_benchmark(place: Path, capsys: pytest.
     shown = capsys.readouterr().out
     assert "long" in shown
     assert "R(D), the mean of tau over all sizes, is" in shown
-    assert "a random part of 12 examples ranks models with Kendall tau 1.000" in shown
+    assert "a random subset of 12 examples ranks models with Kendall tau 1.000" in shown
     assert main([*command, *reading(place, "--json")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["long"]["examples"] == len(found["long"]["coverage"]) == 12

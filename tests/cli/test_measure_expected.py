@@ -156,7 +156,7 @@ def test_a_column_allowed_that_names_no_language(tmp_path: Path) -> None:
 
 
 def test_runs_that_cannot_be_compared(model_folder: Any, given: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no column 'expected'; write the rows with"):
+    with pytest.raises(ValueError, match=r"no column 'expected'\. Write the rows with"):
         measured("--model", model_folder, "--responses", given, "--expected", "--against", given)
     with pytest.raises(ValueError, match="no column 'expected'"):
         measured("--responses", given, "--expected")

@@ -195,7 +195,7 @@ def test_py3langid_tells_expected_languages_apart_and_says_what_it_does_not_know
     assert identify(ENGLISH) == "en"  # restricting one leaves the other as it was
     assert narrow(ENGLISH) in ("fr", "de")
     assert set(langid_scorer(["en", "fr"])("house")) == {"en", "fr"}
-    with pytest.raises(ValueError, match="name at least two languages"):
+    with pytest.raises(ValueError, match="name at least two"):
         langid_identifier(["en", "english"])
     with pytest.raises(ValueError, match="py3langid does not know tpi"):
         langid_identifier(["en", "tpi"])

@@ -1,4 +1,4 @@
-"""`sae-posttrain measure`: measure how often responses fail; they are read from a file or sampled from a model."""
+"""`sae-posttrain measure`: measure how often responses fail. They are read from a file or sampled from a model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class MeasureCommand(Protocol):
 
     @property
     def HELP(self) -> str:  # noqa: N802
-        """What is measured, for --help."""
+        """The description for --help."""
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options that say what counts."""
 
     def run(self, args: argparse.Namespace) -> int:
-        """Measure, with `finish`; returns the exit code."""
+        """Measure, with `finish`. Returns the exit code."""
 
 
 METRICS: dict[str, MeasureCommand] = {
@@ -33,7 +33,7 @@ METRICS: dict[str, MeasureCommand] = {
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("measure", help="measure responses, given or sampled from a model")
+    parser = commands.add_parser("measure", help="measure how often given or sampled responses fail")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     for name, kind in METRICS.items():
         one = kinds.add_parser(name, help=kind.HELP)

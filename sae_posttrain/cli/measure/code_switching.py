@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ignore-glosses",
         action="store_true",
-        help="do not count names and terms beside their reading or translation, as in Miyazaki (宮崎 駿)",
+        help="do not count names and terms next to their reading or translation, as in Miyazaki (宮崎 駿)",
     )
     group.add_argument("--count-code", action="store_true", help="also count words inside code, LaTeX and HTML tags")
     group.add_argument("--count-urls", action="store_true", help="also count words inside URLs")
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         "han_without_kana": args.han_without_kana,
         "allowed": args.allow,
     }
-    # The spans of --output are all of a response's; its rate may be of some targets.
+    # --output contains all spans of a response, even if the rate counts only some targets.
     every = SwitchCriteria(
         **{**options, "to": None, "count_latin": SwitchCriteria(to=args.to, count_latin=args.count_latin).counts_latin}
     )

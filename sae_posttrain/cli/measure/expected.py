@@ -28,9 +28,9 @@ SETTINGS = ("temperature", "top_p", "max_new_tokens")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask the model about given responses (--responses) or about its own (--prompts), and report on its probabilities.
+    """Compute switch probabilities along given responses (--responses) or sampled ones (--prompts), and report them.
 
-    Without --model, the responses are those that an earlier run has measured and written.
+    Without --model, the probabilities are read from the file that an earlier run wrote.
     """
     from ...metrics.expectation import expected_switch_report
     from ...metrics.expected_comparison import compare_expected
@@ -45,14 +45,14 @@ def run(args: argparse.Namespace) -> int:
 
     against = _read_against(args)
     if against:
-        report_of(against)  # whether it was measured at all, before its settings are compared
+        report_of(against)  # raises if the other run has no probabilities, before its settings are compared
     rows = read_source(args, language=True)
     check_allowed(rows)
     options: dict[str, Any] = {"expected": True, "to": args.to}
     if args.model:
         options |= {name: getattr(args, name) for name in ("model", "adapter", *SETTINGS)}
     metric = Metric(report_of, lambda row: None, compare_expected, options=options)
-    if args.model:  # measuring takes long, so that errors in the later steps are checked first
+    if args.model:  # measuring takes long, so errors in the later steps are found first
         placeholders = _placeholder_rows(rows, args)
         rehearse(placeholders, *_rest(placeholders, against, args), metric)
         rows = list(_measured(rows, args))
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
 def _rest(
     rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace
 ) -> tuple[list[Row], argparse.Namespace]:
-    """The other run's rows and the options for `finish`, to which measured rows are like responses in a file.
+    """The other run's rows, and the options for `finish`, which treats measured rows like responses from a file.
 
-    The probabilities are of whole responses, so that there is one report, whether they hold thinking or not.
+    The probabilities are for whole responses, so there is one report, with or without thinking.
     """
     several = [name for name in SETTINGS[:2] if len({row.get(name) for row in rows}) > 1]
     options = {**vars(args), "model": None, "by": [*several, *args.by], "thinking": "strip"}
@@ -72,7 +72,7 @@ def _rest(
 
 
 def _placeholder_rows(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
-    """Rows with the columns of measured ones, for each setting."""
+    """Rows with the columns of measured rows, for each setting."""
     found: Row = {COLUMN: {"any": 0.5, "begun": 0.0, "into": {"Cyrl": 0.25, "Hani": 0.25}}}
     found |= {} if args.responses else {"response": "a", "finish_reason": "stop", "tokens": 1}
     settings = [{"temperature": one, "top_p": top_p} for one in args.temperature for top_p in args.top_p]
@@ -106,7 +106,7 @@ def _read_against(args: argparse.Namespace) -> list[Row]:
 
 
 def _at_settings_of(rows: Sequence[Row], against: Sequence[Row], source: str | None) -> list[Row]:
-    """Those rows of the other run that were measured at the settings of these."""
+    """The rows of the other run that were measured at the same settings as `rows`."""
 
     def setting(row: Row) -> tuple[Any, ...]:
         return tuple(row.get(name) for name in SETTINGS[:2])
@@ -182,7 +182,7 @@ def _probabilities(row: Row, cluster: Hashable) -> ExpectedSwitch | None:
 
     if COLUMN not in row:
         raise ValueError(
-            f"A row has no column {COLUMN!r}; write the rows with `measure code-switching --expected --model MODEL "
+            f"A row has no column {COLUMN!r}. Write the rows with `measure code-switching --expected --model MODEL "
             "--responses FILE --output FILE`, or give --model."
         )
     found = row[COLUMN]

@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--among",
         nargs="+",
         metavar="CODE",
-        help="languages that lines are identified among, beside those of the rows (default: 21 languages)",
+        help="languages that a line can be identified as, besides those of the rows (default: 21 languages)",
     )
     group.add_argument(
         "--english",

@@ -12,14 +12,14 @@ from ...texts import Row
 
 @dataclass(frozen=True)
 class Metric(Generic[R]):
-    """What one kind of `measure` does with rows of responses.
+    """The functions of one kind of `measure`.
 
     Args:
         report: function from rows, each with a `response`, to the report.
-        mark: function that adds the findings of one response to its row, for the file of --output.
+        mark: function that adds the findings of one response to its row, for the --output file.
         compare: compares two reports on the same prompts, for --against.
         joined: whether the parts of a response are joined before they are read, as in `Parts`.
-        options: printed beside the report, as JSON.
+        options: options that are added to the report in JSON.
     """
 
     report: Callable[[Sequence[Row]], R]

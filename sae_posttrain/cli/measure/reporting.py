@@ -1,4 +1,4 @@
-"""What a report becomes: a table, JSON or CSV on standard output, the responses in a file, and an exit code."""
+"""Output of a report: a table, JSON or CSV on standard output, the responses in a file, and an exit code."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .responses import SAMPLING, by_setting, check_sampling, placeholder_rows, s
 from .thinking import ANSWER, THINKING, Parts
 
 ABOVE = 1
-"""Exit code when a rate is above what is allowed; 2 is that of every error."""
+"""Exit code if a rate is above --fail-above. Every error has exit code 2."""
 
 
 def add_output(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--output", metavar="FILE", help="write the responses, and what was found in them, as .jsonl")
+    group.add_argument("--output", metavar="FILE", help="write the responses and the findings in each as .jsonl")
     form = group.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON instead of a table")
     form.add_argument("--csv", action="store_true", help="print CSV instead of a table, with a row for each rate")
@@ -40,15 +40,15 @@ def add_output(group: argparse._ArgumentGroup) -> None:
 
 
 def finish(rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace, metric: Metric[Any]) -> int:
-    """Sample what is not there yet, report on the rows of each setting, write and print; returns the exit code.
+    """Sample missing responses, report on the rows of each setting, and write and print. Returns the exit code.
 
-    Whatever goes wrong after sampling, which takes hours, goes wrong before it: see `rehearse`.
+    Sampling takes hours, so everything that could fail after it is tried before it; see `rehearse`.
 
     Args:
-        rows: with their responses, or with the prompts to sample them for.
+        rows: rows with responses, or with the prompts to sample responses for.
         against: rows of the run to compare with, if there is one.
-        args: the command's.
-        metric: what is measured.
+        args: the command's arguments.
+        metric: the kind of `measure`.
     """
     output = check_file(args.output) if args.output else None
     for group in by_setting(against, setting_columns(args)).values():
@@ -57,7 +57,7 @@ def finish(rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace
         check_sampling(args)
         rehearse(placeholder_rows(rows, args), against, args, metric)
         rows = sample(rows, args)
-    if output:  # first, so that nothing sampled is lost to an error below
+    if output:  # write first, so that an error below does not lose the sampled responses
         parts = Parts(args, joined=metric.joined)
         for row in rows:
             parts.mark(row, metric.mark)
@@ -68,18 +68,17 @@ def finish(rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace
 
 
 def rehearse(rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace, metric: Metric[Any]) -> None:
-    """Do with placeholder rows everything that is done with sampled ones, in every form of output, and print nothing.
+    """Run all steps that follow sampling on placeholder rows, in every output format, without printing.
 
-    A metric without a method that is needed at the end, a column that is missing or a run that answered other prompts
-    is then found at once.
+    Errors are thus found at once: a metric that lacks a method, a missing column, or a run with other prompts.
 
     Args:
-        rows: with the columns of sampled rows and a response that stands for any.
+        rows: placeholder rows with the columns of sampled rows.
         against, args, metric: as in `finish`.
 
     Raises:
         ValueError: as after sampling.
-        AttributeError: the metric's report lacks a part of `Report`.
+        AttributeError: the metric's report lacks a member of `Report`.
     """
     parts = Parts(args, joined=metric.joined)
     marked = [dict(row) for row in rows[:1]]
@@ -87,7 +86,7 @@ def rehearse(rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespa
         parts.mark(row, metric.mark)
     _lines(marked)
     asked, answered = ({text_of(row.get("prompt")) for row in some} for some in (rows, against))
-    # With the same prompts, the responses decide whether the runs can be compared, and there are none yet.
+    # If the prompts are the same, only the responses can prevent a comparison, and they do not exist yet.
     rival = against if against and asked != answered else rows
     found = _measured(rows, rival, argparse.Namespace(**{**vars(args), "against": "placeholders"}), metric)
     for form in ({"json": True, "csv": False}, {"json": False, "csv": True}, {"json": False, "csv": False}):
@@ -96,7 +95,7 @@ def rehearse(rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespa
 
 
 def _each_part(rows: Sequence[Row], args: argparse.Namespace, metric: Metric[R]) -> list[tuple[str, list[Row], R]]:
-    """The parts of the rows of one setting, with the report on each."""
+    """The parts (answer, thinking) of the rows of one setting, with the report on each."""
     parts = Parts(args, joined=metric.joined)
     read = [(part, parts.read(rows, part)) for part in parts.names(rows)]
     return [(part, own, metric.report(own)) for part, own in read]
@@ -105,7 +104,7 @@ def _each_part(rows: Sequence[Row], args: argparse.Namespace, metric: Metric[R])
 def _measured(
     rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace, metric: Metric[Any]
 ) -> list[_Found]:
-    """The reports on the rows of each setting, compared with the other run's where there is one."""
+    """The reports on the rows of each setting, with the comparison if there is another run."""
     columns, parts = setting_columns(args), Parts(args, joined=metric.joined)
     others = by_setting(against, columns)
     found = []
@@ -122,17 +121,17 @@ def _measured(
 
 
 class _Found(NamedTuple):
-    """What was found at one setting, and in the run that it is compared with."""
+    """The report at one setting, and that of the run that it is compared with."""
 
     setting: dict[str, Any]
     part: str
     report: Report
     other: Report | None
     difference: ReportDifference | None
-    unfinished: int  # responses without an answer, at this setting
+    unfinished: int  # number of responses without an answer, at this setting
 
     def named(self, found: Sequence[_Found]) -> dict[str, Any]:
-        """The setting, with the part where there are several."""
+        """The setting, with the part if there are several."""
         return {**self.setting, **({"part": self.part} if len({one.part for one in found}) > 1 else {})}
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,7 +142,7 @@ class _Found(NamedTuple):
 
 
 def _as_text(found: Sequence[_Found], args: argparse.Namespace, metric: Metric[Any]) -> str:
-    """What is printed: JSON, CSV or tables."""
+    """The text to print: JSON, CSV or tables."""
     if args.json:
         return json.dumps(_as_json(found, args, dict(metric.options)), ensure_ascii=False, indent=2)
     if args.csv:
@@ -158,7 +157,7 @@ def _other(
     columns: Sequence[str],
     parts: Parts,
 ) -> list[Row]:
-    """The other run's rows at a setting; none where it does not think."""
+    """The other run's rows at a setting; none if that run has no thinking."""
     if setting not in others:
         wanted = ", ".join(f"{column} {value}" for column, value in zip(columns, setting, strict=True))
         raise ValueError(f"--against: the other run has no responses with {wanted}.")
@@ -166,14 +165,14 @@ def _other(
 
 
 def _paired(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """The rows of the prompts that both runs think about, if there are any."""
+    """The rows of the prompts for which both runs have thinking, if there are any."""
     both = {text_of(row.get("prompt")) for row in rows} & {text_of(row.get("prompt")) for row in others}
     kept = [[row for row in some if text_of(row.get("prompt")) in both] for some in (rows, others)]
     return (kept[0], kept[1]) if both else (list(rows), list(others))
 
 
 def _as_json(found: Sequence[_Found], args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
-    """The report of each setting; with both parts, that of the answers, which holds that of the thinking."""
+    """The report of each setting. With both parts, the report on the answers contains the one on the thinking."""
     plain: list[dict[str, Any]] = []
     for one in found:
         if one.part == THINKING and args.thinking == "both":
@@ -189,7 +188,7 @@ def _as_json(found: Sequence[_Found], args: argparse.Namespace, options: dict[st
 
 
 def _beside(setting: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Both in one, where a column that is called as something found is `by_` that."""
+    """Merge the two. If a column of the setting has the name of a finding, it is renamed to `by_` and its name."""
     return {**{f"by_{name}" if name in found else name: value for name, value in setting.items()}, **found}
 
 

@@ -1,4 +1,4 @@
-"""Where the responses come from: a file, or a model at one temperature, top_p and length cap or at several."""
+"""Get the responses: from a file, or from a model at one or several temperatures, top_p values and token limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SAMPLING = ("samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
 _SEVERAL = ("temperature", "top_p", "max_new_tokens")
-# What servers call it. A content filter or an abort says nothing about how the model would have gone on.
+# Values that servers use. After a content filter or an abort, it is not known how the model would have continued.
 REASONS: dict[str, bool | None] = {
     **{
         "stop": True,
@@ -39,13 +39,13 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "--responses",
         metavar="FILE",
         help="file with responses to measure: .jsonl, .csv, .parquet, …, or the output of a server; docs/measuring.md "
-        "lists what is read",
+        "lists all formats",
     )
     parser.add_argument("--model", help="folder or hub id to sample responses from")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
     parser.add_argument("--prompts", metavar="FILE", help="file whose rows have a prompt (text or messages)")
     parser.add_argument(
-        "--against", metavar="FILE", help="file with another run's responses to the same prompts, to compare with"
+        "--against", metavar="FILE", help="file with another run's responses to the same prompts; compare with it"
     )
     parser.add_argument(
         "--by", nargs="+", default=[], metavar="COLUMN", help="print a report for each value of these columns"
@@ -59,7 +59,7 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
         "--samples",
         type=int,
         default=8,
-        help="responses per prompt (default: 8); at temperature 0 one, since all would be equal",
+        help="responses per prompt (default: 8); at temperature 0 only one, because all would be equal",
     )
     group.add_argument(
         "--temperature",
@@ -91,14 +91,14 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
 
 
 def read_source(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
-    """A row for each response, or for each prompt of a model; with `language`, each surely has a known one."""
+    """A row for each response, or for each prompt. With `language`, each row is checked to have a known language."""
     if not args.responses and not args.model:
         raise ValueError("Give --responses FILE, or --model with --prompts FILE to sample responses.")
     if args.responses and args.model and not getattr(args, "expected", False):
         raise ValueError("Give --responses or --model, not both; only `code-switching --expected` reads both.")
     for name in ("adapter", "prompts"):
         if args.responses and getattr(args, name) and not (name == "adapter" and args.model):
-            raise ValueError(f"--{name} needs --model: with --responses nothing is generated.")
+            raise ValueError(f"--{name} needs --model, because with --responses nothing is generated.")
     if args.model and not args.responses and not args.prompts:
         raise ValueError("--model needs --prompts: a file whose rows have a prompt.")
     source, column = (args.responses, "response") if args.responses else (args.prompts, "prompt")
@@ -107,7 +107,7 @@ def read_source(args: argparse.Namespace, *, language: bool = False) -> list[Row
 
 
 def read_against(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
-    """The rows of the run that is compared with, if there is one; read before anything is sampled."""
+    """The rows of the run to compare with, if there is one. They are read before anything is sampled."""
     if not args.against:
         return []
     if setting_columns(args):
@@ -121,13 +121,13 @@ def read_against(args: argparse.Namespace, *, language: bool = False) -> list[Ro
 
 
 def setting_columns(args: argparse.Namespace) -> list[str]:
-    """The columns that tell a row's report: those asked for, and what it was sampled at if there were several."""
+    """The columns that decide a row's report: those of --by, and the sampling settings that have several values."""
     several = [name for name in _SEVERAL if args.model and len(set(getattr(args, name))) > 1]
     return list(dict.fromkeys([*several, *args.by]))
 
 
 def by_setting(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
-    """The rows of each setting, in the order they come; a list or an object, such as messages, goes by its JSON."""
+    """The rows of each setting, in order. A list or an object, such as messages, is compared by its JSON."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for number, row in enumerate(rows, start=1):
         missing = [column for column in columns if column not in row]
@@ -165,7 +165,7 @@ def _with_language(rows: Sequence[Row], source: str, default: str | None) -> lis
 
 
 def check_allowed(rows: Sequence[Row]) -> None:
-    """Before anything is sampled: what the column `allowed` holds. Raises: ValueError, with the row's number."""
+    """Check the column `allowed` before anything is sampled. Raises: ValueError: the message has the row's number."""
     from ...metrics import allowed_in
 
     for number, row in enumerate(rows, start=1):
@@ -176,7 +176,7 @@ def check_allowed(rows: Sequence[Row]) -> None:
 
 
 def check_sampling(args: argparse.Namespace) -> None:
-    """Raises: ValueError for a setting out of range, be it the last of several."""
+    """Check all sampling settings. Raises: ValueError: one of them is out of range."""
     from ...sampling import check_counts
 
     check_counts(samples=args.samples, batch_size=args.batch_size)
@@ -184,7 +184,7 @@ def check_sampling(args: argparse.Namespace) -> None:
 
 
 def sampling_of(args: argparse.Namespace) -> list[SamplingSettings]:
-    """The sampling settings that were asked for, each one once, with the lengths in rising order."""
+    """The requested sampling settings without duplicates, with the lengths in increasing order."""
     from ...sampling import SamplingSettings
 
     caps = sorted(set(args.max_new_tokens))
@@ -197,7 +197,7 @@ def sampling_of(args: argparse.Namespace) -> list[SamplingSettings]:
 def placeholder_rows(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
     """Rows with the columns that `sample` gives them, one for each prompt.
 
-    Their response has thinking and an answer, in both of which anything can be counted.
+    Their response has thinking and an answer. Both contain something that each metric can count.
     """
     setting = _sampled_at(args, sampling_of(args)[0])
     words = "a b c d e"
@@ -219,7 +219,7 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
     chat = uses_chat(args, tokenizer)
     opened = {"thinking_opened": True} if chat and opens_thinking(tokenizer, args.thinking_tags[0]) else {}
     prompts, counts = [row["prompt"] for row in rows], {"samples": args.samples, "batch_size": args.batch_size}
-    # What differs in length alone is sampled once, to the largest length, and cut.
+    # Settings that differ only in length are sampled once, to the largest length, and then cut.
     for _, group in groupby(sampling_of(args), key=lambda sampling: (sampling.temperature, sampling.top_p)):
         lengths = list(group)
         responses = sample_responses(model, tokenizer, prompts, lengths[-1], chat=chat, **counts)
@@ -231,15 +231,15 @@ def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
 
 
 def _sampled_at(args: argparse.Namespace, sampling: SamplingSettings) -> Row:
-    """What a row says of how it was sampled."""
+    """The columns of a row with its sampling settings."""
     setting = asdict(sampling)
     return {name: setting[name] for name in setting_columns(args) if name in _SEVERAL}
 
 
 def ended(rows: Sequence[Row]) -> list[bool | None]:
-    """Whether the model ended each response by itself: its `finish_reason`, else its `ended`; None when not known.
+    """Whether the model ended each response by itself, from `finish_reason` or else `ended`; None if not known.
 
-    Raises: ValueError for anything else than the values that are documented.
+    Raises: ValueError: a value that is not documented.
     """
     return [_ended(row, number) for number, row in enumerate(rows, start=1)]
 

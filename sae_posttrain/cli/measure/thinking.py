@@ -1,4 +1,4 @@
-"""What of each response is measured: the answer, the thinking of a reasoning model, or each of them by itself."""
+"""Select the part of each response to measure: the answer, the thinking of a reasoning model, or each separately."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ def add_thinking(parser: argparse.ArgumentParser) -> None:
         "--thinking",
         choices=CHOICES,
         default="both",
-        help="strip: measure the answer alone. only: the thinking alone. both: print a report for each if some "
-        "response has "
-        "thinking; --fail-above then looks at the higher rate (default: %(default)s)",
+        help="strip: measure only the answer. only: measure only the thinking. both: print a report for each if some "
+        "response has thinking; --fail-above then checks the higher rate (default: %(default)s)",
     )
     group.add_argument(
         "--thinking-tags",
@@ -34,18 +33,17 @@ def add_thinking(parser: argparse.ArgumentParser) -> None:
         "--thinking-opened",
         action="store_true",
         help="the prompts open the thinking, so a response without a closing tag is all thinking. Not needed with "
-        "--model, "
-        "which reads the chat template",
+        "--model, which reads the chat template",
     )
 
 
 class Parts:
-    """Takes the rows of responses apart.
+    """Splits the responses of rows into their parts.
 
     Args:
-        args: with the options of `add_thinking`.
-        joined: whether the stretches of a part are read as one text, as a search for loops needs it; else all else is
-            spaces, so that places stay as they are.
+        args: arguments with the options of `add_thinking`.
+        joined: whether the stretches of a part are joined into one text, which a search for loops needs. Otherwise
+            everything outside the part becomes spaces, so that positions do not change.
     """
 
     def __init__(self, args: argparse.Namespace, *, joined: bool) -> None:
@@ -58,31 +56,31 @@ class Parts:
         }
 
     def names(self, rows: Sequence[Row]) -> list[str]:
-        """The parts that are reported on; the thinking only where there is some."""
+        """The parts to report on. Thinking is one of them only if there is some."""
         chosen = {"strip": [ANSWER], "only": [THINKING], "both": [ANSWER, THINKING]}[self.choice]
         if self.choice != "strip" and not any(self._split(row).has_thinking for row in rows):
             if self.choice == "only":
                 opening, closing = self._how[False].tags
                 raise ValueError(
-                    f"--thinking only: none of {len(rows)} responses holds thinking between {opening} and {closing}. "
+                    f"--thinking only: none of {len(rows)} responses has thinking between {opening} and {closing}. "
                     f"Name other tags with --thinking-tags, or leave the option out."
                 )
             return [ANSWER]
         return chosen
 
     def read(self, rows: Sequence[Row], name: str) -> list[Row]:
-        """Rows whose response is the part alone; of the thinking, those that think."""
+        """The rows with only this part as the response. For thinking, rows without thinking are left out."""
         splits = [(row, self._split(row)) for row in rows]
         return [self._only(row, split, name) for row, split in splits if name == ANSWER or split.has_thinking]
 
     def unfinished(self, rows: Sequence[Row]) -> int:
-        """How many responses are thinking without an answer."""
+        """The number of responses that have thinking but no answer."""
         return sum(self._split(row).is_unfinished for row in rows)
 
     def mark(self, row: Row, mark: Callable[[Row], None]) -> None:
-        """Put into a row what `mark` finds in each part, at its place in the whole response.
+        """Add to a row what `mark` finds in each part, with positions in the whole response.
 
-        What is found in the thinking has names that begin with `thinking_` where the answer is measured too.
+        If the answer is measured too, the findings in the thinking have names that begin with `thinking_`.
         """
         bare, split = dict(row), self._split(row)
         for name in {"strip": [ANSWER], "only": [THINKING], "both": [ANSWER, THINKING]}[self.choice]:
@@ -103,11 +101,11 @@ class Parts:
         part = split.answer if name == ANSWER else split.thinking
         text = part.text if self.joined else part.blanked
         closed = name == THINKING and split.thinking_is_closed
-        return {**row, "response": text, **({"finish_reason": "stop"} if closed else {})}  # it went on to the answer
+        return {**row, "response": text, **({"finish_reason": "stop"} if closed else {})}  # an answer followed
 
 
 def _placed(found: Any, part: Part) -> Any:
-    """What was found in a part's own text, with its places in the whole response."""
+    """Convert positions of findings from the part's text to the whole response."""
     if isinstance(found, list):
         return [_placed(one, part) for one in found]
     if not isinstance(found, dict):
@@ -121,7 +119,7 @@ def _placed(found: Any, part: Part) -> Any:
 
 
 def _worded(found: Any, response: str) -> Any:
-    """Spans with their text as it is in the response, should one reach over what was left out."""
+    """Give spans their text from the whole response, because a span may extend over removed text."""
     if not isinstance(found, list):
         return found
     return [{**one, "text": response[one["start"] : one["end"]]} if "text" in one else one for one in found]
