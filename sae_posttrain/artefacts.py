@@ -1,40 +1,40 @@
-"""Names in the files that one room writes and another reads: file names, keys of JSON objects, columns of rows.
+"""Names that one package writes and another reads: file names, keys of JSON objects, columns of rows.
 
 Writers and readers import them from here, so that neither can change a name without the other. This module imports
-nothing; every room may import it.
+no other module of the project, and every package may import it.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-# The folder of a training run.
+# Files in the folder of a training run.
 TRAINER_STATE: Final = "trainer_state.json"
-"""The name that transformers gives it; its `log_history` holds the curves."""
+"""File name that transformers uses. Its `log_history` contains the curves."""
 EVAL_RESULTS: Final = "eval_results.json"
-"""The name that `Trainer.save_metrics("eval", …)` gives it."""
+"""File name that `Trainer.save_metrics("eval", …)` uses."""
 CALLBACK_STATES: Final = "stateful_callbacks"
-"""The key of the trainer state under which callbacks keep theirs."""
+"""Key in the trainer state for the states of callbacks."""
 SASFT_STATE: Final = "SASFT"
-"""The key of SASFT's own state there."""
+"""Key of SASFT's state among these."""
 SUPPRESS: Final = "suppress"
-"""The key in it that holds the suppressed languages."""
+"""Key in SASFT's state for the suppressed languages."""
 
-# A feature set, and what is written beside it.
+# A feature set, and the files beside it.
 FEATURE_SET_METADATA: Final = "sae_posttrain"
-"""The key in the metadata of a .safetensors file that marks it as a feature set."""
+"""Key in the metadata of a .safetensors file that marks it as a feature set."""
 CALIBRATION_CURVE: Final = ".calibration.json"
 CALIBRATION_RESPONSES: Final = ".calibration.jsonl"
 LOOP_SAMPLE: Final = ".loops.jsonl"
 CLASSES: Final = ".classes.json"
 
-# JSON files, each known by the one key that only its kind has.
+# JSON files. Each kind is recognised by a key that only this kind has.
 TOP_CONTEXTS: Final = "top_contexts"
 SWITCH_TRACES: Final = "switch_traces"
 TARGET_RATE: Final = "target_rate"
-"""Marks the curve of a calibration."""
+"""Key that marks the curve of a calibration."""
 CLASS_DISCOVERY: Final = "class_discovery"
-"""Marks how features of classes were found, and how well they tell the class."""
+"""Key that marks how the features of classes were found, and how well they classify."""
 BENCHMARK_REDUNDANCY: Final = "benchmark_redundancy"
 BENCHMARK_OVERLAP: Final = "benchmark_overlap"
 BENCHMARK_SELECTION: Final = "benchmark_selection"
@@ -43,16 +43,16 @@ BENCHMARK_SELECTION: Final = "benchmark_selection"
 UNEXPECTED: Final = "unexpected"
 LOOP: Final = "loop"
 THINKING: Final = "thinking_"
-"""The beginning of a column's name where it is about the thinking of a response, and the answer is measured too."""
+"""Prefix of a column about the thinking of a response. It is used only if the answer is measured too."""
 
 
 class Finding(NamedTuple):
-    """What a column says of a response: something was found in it, unless the column is empty or null.
+    """A column of findings. A response has the finding unless the column is empty or null.
 
     Args:
-        column: the column that `measure --output` writes.
-        title: how the report calls the answers in which something was found.
-        thinking_title: likewise, of thinking.
+        column: name of the column that `measure --output` writes.
+        title: title in the report for the answers with this finding.
+        thinking_title: title in the report for thinking with this finding.
     """
 
     column: str
@@ -64,4 +64,4 @@ FINDINGS: Final = (
     Finding(UNEXPECTED, "Answers that leave their language", "Thinking that leaves its language"),
     Finding(LOOP, "Answers that end in an endless loop", "Thinking that ends in an endless loop"),
 )
-"""What the report counts. A new measurement with a column of its own gets a line here."""
+"""The findings that the report counts. A new measurement with its own column needs a line here."""

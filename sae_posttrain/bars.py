@@ -1,4 +1,4 @@
-"""Progress bars. Where no terminal shows them, as in a log file, they print a line a minute instead."""
+"""Progress bars. If the output is not a terminal, such as a log file, they print one line per minute instead."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import tqdm.auto
 import tqdm.std
 
 EVERY = 60.0
-"""Seconds between two lines of a bar; a bar that ends sooner prints none."""
+"""Seconds between two lines of a bar. A bar that ends sooner prints no line."""
 
 
 def progress_bar(*given: Any, **options: Any) -> Any:
-    """tqdm's bar. If it is not shown on a terminal or in a notebook, it prints a line a minute.
+    """A tqdm progress bar that prints one line per minute if the output is not a terminal or a notebook.
 
     Args:
-        given, options: those of `tqdm`.
+        given, options: arguments of `tqdm`.
 
     Returns:
         The bar.
@@ -34,9 +34,10 @@ def progress_bar(*given: Any, **options: Any) -> Any:
 
 @contextmanager
 def bars_in_lines() -> Iterator[None]:
-    """Let the bars of other libraries print a line a minute too, unless they are shown on a terminal.
+    """Make the bars of other libraries print one line per minute too, unless the output is a terminal.
 
-    For programs that own their process, as our commands do: it changes tqdm's constructor while it lasts.
+    It changes tqdm's constructor inside the block, so use it only in programs that own their process, like our
+    commands.
     """
     original = tqdm.std.tqdm.__init__
 
@@ -52,12 +53,12 @@ def bars_in_lines() -> Iterator[None]:
 
 
 class LineStream:
-    """What a bar writes to in place of a file: one line at most every `every` seconds, and one when the bar ends.
+    """A stream for a bar that writes at most one line every `every` seconds, and one line when the bar ends.
 
     Args:
-        stream: where the lines go.
-        every: seconds.
-        clock: seconds that have passed since any fixed time.
+        stream: stream to write the lines to.
+        every: seconds between lines.
+        clock: function that returns the time in seconds.
     """
 
     def __init__(self, stream: TextIO, every: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,7 +68,7 @@ class LineStream:
         self._kept = ""
 
     def write(self, text: str) -> None:
-        """Take what tqdm writes: a state after a carriage return, or at the end an empty line."""
+        """Receive tqdm's output: the bar after a carriage return, or an empty line at the end."""
         state = text.strip()
         if state:
             self._kept = state
@@ -81,12 +82,12 @@ class LineStream:
 
 
 def _for_file(options: dict[str, Any]) -> dict[str, Any]:
-    """A bar's options, changed if it would be written to something other than a terminal."""
+    """The options of a bar, adapted if its output is not a terminal."""
     stream = options.get("file") or sys.stderr
     if options.get("disable") or isinstance(stream, LineStream) or stream is None or stream.isatty():
         return options
     every = {"mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY}
-    # Position 0: a bar within another moves the cursor, and a file has none.
+    # Position 0, because a nested bar moves the cursor, which a file does not have.
     return {**options, **every, "file": LineStream(stream, EVERY), "position": 0, "dynamic_ncols": False}
 
 

@@ -1,20 +1,20 @@
-"""Public names that are looked up on first use, so that a package's import loads none of what defines them."""
+"""Import public names on first use, so that importing a package does not load the modules that define them."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # type checkers take it for true; importing it from typing would double the package's own import
+TYPE_CHECKING = False  # type checkers assume it is true. Importing it from typing would double the import time
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for a package's `__init__`.
+    """Make a `__getattr__` for a package's `__init__` that imports names on first use.
 
     Args:
-        package: its `__name__`.
+        package: the package's `__name__`.
         homes: public name → the module inside the package that defines it.
 
     Example:

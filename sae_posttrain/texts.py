@@ -1,6 +1,6 @@
 """Read a user's rows and texts: .jsonl, .json, .csv, .tsv, .txt and .parquet files, `datasets` folders and hub ids.
 
-All but .parquet may also be compressed (.gz). No code in a file is executed.
+All of these except .parquet may be compressed (.gz). No code in a file is executed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Row = dict[str, Any]
 
 
 def load_rows(source: str | Path, *, split: str = "train", limit: int | None = None) -> list[Row]:
-    """The rows of a file, of a local `datasets` folder or of a hub dataset.
+    """Load the rows of a file, of a local `datasets` folder or of a hub dataset.
 
     Args:
-        source: a path or a hub id. A line of .txt is the row {'text': line}; values of .csv and .tsv are texts; a .json
-            file holds a list of rows, or what a server answered to one request.
-        split: of a dataset.
-        limit: rows to read; default: all.
+        source: a path or a hub id. A line of .txt is the row {'text': line}. All values of .csv and .tsv are texts. A
+            .json file contains a list of rows, or a server's response to one request.
+        split: split of a dataset.
+        limit: number of rows to read. Default: all.
 
     Raises: FileNotFoundError: there is no such file or dataset. ValueError: its content is broken or empty.
     """
@@ -43,9 +43,9 @@ def load_rows(source: str | Path, *, split: str = "train", limit: int | None = N
 def load_texts(
     source: str | Path, *, column: str = "text", limit: int | None = None, split: str = "train"
 ) -> list[str]:
-    """The non-blank texts of one column, in order. Reading stops after `limit` texts.
+    """Load the non-blank texts of one column, in order. Reading stops after `limit` texts.
 
-    Raises: as `load_rows`; ValueError when the column is missing or holds no text.
+    Raises: as `load_rows`; also ValueError: the column is missing or has no text.
     """
     _check_limit(limit)
     rows = _iterate_rows(source, split, streaming=limit is not None)
@@ -75,7 +75,7 @@ def _texts_of(rows: Iterator[Row], source: str | Path, column: str) -> Iterator[
         if column not in row:
             raise ValueError(
                 f"{source}, row {number}: no column {column!r}; the columns present are {', '.join(map(repr, row))}. "
-                f"Name the column that holds the text."
+                f"Name the column with the text."
             )
         text = row[column]
         if text is not None and not isinstance(text, str):
@@ -139,7 +139,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
     with _open(path) as file:
         rows = _parse(file.read(), str(path))
     if isinstance(rows, dict) and isinstance(rows.get("choices"), list):
-        rows = [rows]  # what a server answered to one request
+        rows = [rows]  # a server's response to one request
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds a JSON {type(rows).__name__}; expected a list of objects (or use .jsonl).")
     for number, row in enumerate(rows, start=1):
@@ -152,7 +152,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         header = file.readline()
         file.seek(0)
         delimiter = max(_DELIMITERS, key=header.count)
-        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # an answer may be longer than the default allows
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # an answer may be longer than the default limit
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
             for row in reader:
@@ -182,7 +182,7 @@ def _parse(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         place = f", line {error.lineno}" if "\n" in text.strip() else ""
         raise ValueError(f"{where}{place}: broken JSON ({error.msg}, column {error.colno}).") from error
-    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets in brackets
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of nested brackets
         raise ValueError(f"{where}: this JSON cannot be read ({error}).") from error
 
 

@@ -1,6 +1,6 @@
-"""TokenCounts: how often each token occurs in texts of each language, for languages that scripts cannot tell apart.
+"""Count how often each token occurs in texts of each language, for languages that share a script.
 
-The token term of SASFT takes from it how far a token belongs to one language rather than another.
+From the counts, the token term of SASFT computes to what extent a token belongs to one language and not to another.
 """
 
 # V vocabulary, L languages
@@ -24,7 +24,7 @@ from .languages import get_language
 
 FORMAT = 1
 PRIOR = 5.0
-"""Occurrences of no language that are added to each token's: one that was seen once or twice is little evidence."""
+"""Occurrences that are added to those of each token, so that a token that was seen only once or twice counts little."""
 _METADATA_KEY = "sae_posttrain_token_counts"
 
 
@@ -33,7 +33,7 @@ class TokenCounts:
     """The number of occurrences of each token in each language.
 
     Args:
-        languages: codes.
+        languages: codes of the languages.
         count_LV: `(L, V)` int64, in the order of `languages`.
         tokenizer_sha256: hash of the vocabulary. Counts of another vocabulary are rejected.
         texts_sha256: hash of the texts, for provenance.
@@ -57,11 +57,11 @@ class TokenCounts:
         return hashlib.sha256(json.dumps(self.languages).encode() + self.count_LV.numpy().tobytes()).hexdigest()
 
     def membership(self, target: str, language: str) -> Tensor:
-        """How far each token belongs to the target language and not to the other: `(V,)`, 0 to 1.
+        """The degree to which each token belongs to the target language and not to the other: `(V,)`, 0 to 1.
 
-        With t and o the occurrences in the two languages, scaled to equal numbers of tokens, it is
-        `max(0, t − o) / (t + o + 5)`: the odds of t against o, turned into a share, drawn towards 0 where a token is
-        rare. Tokens that both languages use alike, such as digits, punctuation and names, get 0.
+        It is `max(0, t − o) / (t + o + 5)`, where t and o are the occurrences in the target and the other language,
+        scaled to equal numbers of tokens. The constant 5 makes the value small for rare tokens. Tokens that both
+        languages use equally often, such as digits, punctuation and names, get 0.
 
         Args:
             target: code of the suppressed language.
@@ -86,11 +86,11 @@ class TokenCounts:
         if vocabulary_sha256(tokenizer) != self.tokenizer_sha256:
             raise ValueError(
                 "The token counts were made with another vocabulary than the model's. Count again with the model's "
-                "tokenizer: sae-posttrain discover tokens."
+                "tokenizer, with `sae-posttrain discover tokens`."
             )
 
     def save(self, path: str | Path) -> Path:
-        """Write a `.safetensors` file; returns its path."""
+        """Write a `.safetensors` file and return its path."""
         described = {"format": FORMAT, "languages": self.languages, "library_version": __version__}
         described |= {"tokenizer_sha256": self.tokenizer_sha256, "texts_sha256": self.texts_sha256}
         path = Path(path)
@@ -104,11 +104,11 @@ class TokenCounts:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: not a file of token counts, damaged, or written by a newer version.
+            ValueError: the file contains no token counts, is damaged, or was written by a newer version.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(
-                f"There is no file of token counts at {path}; sae-posttrain discover tokens makes one."
+                f"There is no file of token counts at {path}. `sae-posttrain discover tokens` makes one."
             )
         try:
             with safe_open(path, framework="pt") as file:
@@ -133,7 +133,9 @@ class TokenCounts:
 
     def _check(self, code: str) -> str:
         if code not in self.languages:
-            raise ValueError(f"No token counts of {code}, only of {', '.join(self.languages)}: count texts in it too.")
+            raise ValueError(
+                f"No token counts of {code}, only of {', '.join(self.languages)}. Count texts in this language too."
+            )
         return code
 
 
@@ -141,11 +143,11 @@ def count_tokens(tokenizer: Any, texts: Mapping[str, Sequence[str]]) -> TokenCou
     """Count the tokens of texts in several languages.
 
     Args:
-        tokenizer: the model's. The texts are encoded without special tokens.
-        texts: language code → texts; the more the better, at least 1,000 paragraphs of each language.
+        tokenizer: the model's tokenizer. The texts are encoded without special tokens.
+        texts: language code → texts. Use at least 1,000 paragraphs of each language; more are better.
 
     Returns:
-        the counts, for `SASFTCallback(token_counts=…)`.
+        The counts, for `SASFTCallback(token_counts=…)`.
 
     Raises:
         ValueError: fewer than two languages, an unknown code, or a language without any token.
@@ -155,7 +157,9 @@ def count_tokens(tokenizer: Any, texts: Mapping[str, Sequence[str]]) -> TokenCou
         >>> counts.save("tokens.safetensors")
     """
     if len(texts) < 2:
-        raise ValueError(f"Texts in {', '.join(texts) or 'no language'}: token counts compare at least two languages.")
+        raise ValueError(
+            f"Got texts in {', '.join(texts) or 'no language'}. Token counts need texts in at least two languages."
+        )
     size = max(tokenizer.get_vocab().values()) + 1
     counts, digest = [], hashlib.sha256()
     codes = tuple(get_language(code).code for code in texts)
@@ -166,7 +170,7 @@ def count_tokens(tokenizer: Any, texts: Mapping[str, Sequence[str]]) -> TokenCou
             ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
             count_V += torch.bincount(ids, minlength=size)
         if not count_V.any():
-            raise ValueError(f"The texts in {code} hold no token.")
+            raise ValueError(f"The texts in {code} have no tokens.")
         counts.append(count_V)
     return TokenCounts(codes, torch.stack(counts), vocabulary_sha256(tokenizer), digest.hexdigest())
 

@@ -1,7 +1,6 @@
-"""What the tokens of a vocabulary hold: their bytes, and the scripts of their letters.
+"""The bytes of each token of a vocabulary, and the scripts of its letters.
 
-One table for everything that asks which tokens belong to a script: the language of a segment, the token term of
-SASFT, and expected rates of switching.
+The same table serves all uses: the language of a segment, the token term of SASFT, and expected switch rates.
 """
 
 # V vocabulary
@@ -23,7 +22,7 @@ from .languages import Letters, letters_in
 
 @dataclass(frozen=True)
 class TokenScripts:
-    """The letters of each token, by token id. A special token, or an id without a token, holds none."""
+    """The letters of each token, by token id. A special token, or an id without a token, has none."""
 
     letters: tuple[Letters, ...]
 
@@ -31,19 +30,19 @@ class TokenScripts:
         return len(self.letters)
 
     def mask(self, scripts: Iterable[str], *, whole: bool = True, begun: bool = True, size: int = 0) -> Tensor:
-        """Which tokens hold a letter of these scripts.
+        """A mask of the tokens that contain a letter of these scripts.
 
-        A token that holds letters of several scripts belongs to each of them.
+        A token with letters of several scripts belongs to each of them.
 
         Args:
             scripts: ISO 15924 codes, such as those of `get_language("ja").scripts`.
-            whole: count letters that the token holds in full.
-            begun: count a letter that the token begins and a later token ends, when its script can be told.
-            size: least length of the result, such as the number of the model's logits, which a vocabulary's padding
-                makes larger than the number of tokens. Default: the number of tokens.
+            whole: count complete letters.
+            begun: count a letter that the token begins and a later token completes, if its script is clear.
+            size: smallest length of the result, such as the number of logits of the model, which may be larger than the
+                number of tokens because of padding. Default: the number of tokens.
 
         Returns:
-            `(V,)` booleans, V the larger of `size` and the number of tokens.
+            `(V,)` booleans, where V is the larger of `size` and the number of tokens.
         """
         wanted = frozenset(scripts)
         held = [
@@ -54,13 +53,13 @@ class TokenScripts:
 
 
 def token_scripts(tokenizer: Any) -> TokenScripts:
-    """The letters of every token of a vocabulary: byte-level, with byte fallback, or of whole characters.
+    """Find the letters of every token of a vocabulary: byte-level, with byte fallback, or of whole characters.
 
-    - Byte-level BPE (GPT-2, Qwen, Llama 3): a token is bytes, and may begin or end inside a character. The start of a
-      character counts as `begun` when its script can be told: b'\\xe4\\xbd' is Han, b'\\xe3' may be kana, Han or
-      punctuation. The end of a character counts for nothing.
-    - Byte fallback (Gemma, Llama 2): `<0xE4>` is one byte, and treated so. Other tokens are whole characters.
-    - Special tokens hold no letters, whatever they are called. Other added tokens are text.
+    - Byte-level BPE (GPT-2, Qwen, Llama 3): a token is a sequence of bytes, and may begin or end inside a character.
+      The first bytes of a character count as `begun` if its script is clear: b'\\xe4\\xbd' is Han, but b'\\xe3' may be
+      kana, Han or punctuation. The last bytes of a character are ignored.
+    - Byte fallback (Gemma, Llama 2): `<0xE4>` is treated as one byte. Other tokens are whole characters.
+    - Special tokens have no letters, whatever their names. Other added tokens are text.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -87,11 +86,11 @@ def token_bytes(tokenizer: Any) -> list[bytes]:
 
 
 def _speller(tokenizer: Any) -> Callable[[str], bytes]:
-    """How this tokenizer writes bytes in its vocabulary."""
+    """A function from a token, as the vocabulary spells it, to its bytes."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder")):
         byte_of = {char: byte for byte, char in bytes_to_unicode().items()}
-        # An added token is plain text; as the decoder does, take what is no bytes as a whole for text.
+        # An added token is plain text. Like the decoder, treat a token that is not all bytes as text.
         return lambda token: bytes(byte_of[c] for c in token) if byte_of.keys() >= set(token) else token.encode()
 
     def spell(token: str) -> bytes:

@@ -1,8 +1,8 @@
-"""Numbers as messages write them."""
+"""Format numbers for messages."""
 
 
 def duration(seconds: float) -> str:
-    """In the unit that a person would use."""
+    """A time in seconds, minutes or hours, whichever suits its length."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.0f} {unit}"

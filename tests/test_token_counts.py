@@ -56,7 +56,7 @@ def test_a_language_that_was_not_counted(counts: TokenCounts) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"en": ["the"]}, "compare at least two languages"),
+        ({"en": ["the"]}, "need texts in at least two languages"),
         ({"en": ["the"], "de": []}, "The texts in de hold no token"),
         ({"en": ["the"], "klingon": ["das"]}, "klingon"),
     ],

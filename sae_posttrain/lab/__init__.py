@@ -1,1 +1,1 @@
-"""The lab: two miniature tasks ("worlds") for trying the methods offline within minutes."""
+"""The lab: two miniature tasks ("worlds") to try the methods offline within minutes."""

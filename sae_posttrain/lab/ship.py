@@ -1,4 +1,4 @@
-"""Make the worlds that ship with the package: `python -m sae_posttrain.lab.ship [--check]`. It takes three minutes."""
+"""Train the worlds that ship with the package: `python -m sae_posttrain.lab.ship [--check]`. It takes three minutes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SEED = 0
 # Training amplifies rounding differences, so other hardware or another torch version gives other weights. The world's
 # measurements must agree within these bounds.
 NATS = 0.05  # held-out loss
-SHARE = 0.15  # copying, and variance that the SAEs miss
+SHARE = 0.15  # share of copied patterns, and share of variance that the SAEs do not explain
 
 
 def ship_worlds(arguments: list[str] | None = None) -> int:
-    """Make the files anew, or with --check compare what is made now with them; returns the exit code."""
+    """Train the worlds and write their files; with --check, compare with the shipped files. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sae_posttrain.lab.ship", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; compare with the files that ship")
+    parser.add_argument("--check", action="store_true", help="write nothing; compare with the shipped files")
     parser.add_argument("--only", choices=tuple(WORLDS), help="one world (default: both)")
     args = parser.parse_args(arguments)
     found: list[str] = []
@@ -48,13 +48,13 @@ def ship_worlds(arguments: list[str] | None = None) -> int:
                 asdict(world.open_world(Path(scratch, file.stem), file=file)) for file in (made, world.FILE)
             )
         complaints = differences(now, shipped)
-        print(f"{name}: {'; '.join(complaints) or 'other weights, which measure alike'}")
+        print(f"{name}: {'; '.join(complaints) or 'other weights, but equal measurements within the bounds'}")
         found += complaints
     return int(bool(found))
 
 
 def make(plan: WorldPlan, file: Path, *, seed: int = SEED) -> Path:
-    """Train a world, on one thread, and write it as one file."""
+    """Train a world on one thread, and write it as one file."""
     with tempfile.TemporaryDirectory() as scratch, one_thread():
         train_world(Path(scratch), plan, seed=seed)
         made = {"seed": str(seed), **{name: version(name) for name in ("torch", "transformers", "eai-sparsify")}}
@@ -63,7 +63,7 @@ def make(plan: WorldPlan, file: Path, *, seed: int = SEED) -> Path:
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    """Whether two files hold the same tensors, bit for bit."""
+    """Whether two files contain the same tensors, bit for bit."""
     first, second = load_file(one), load_file(other)
     return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
@@ -79,7 +79,7 @@ def differences(made: dict[str, Any], shipped: dict[str, Any]) -> list[str]:
     for name, (now, before) in pairs.items():
         bound = NATS if name == "held_out_loss" else SHARE if isinstance(now, float) else 0
         if abs(now - before) > bound:
-            found.append(f"{name} is {now:.4g}, and {before:.4g} as shipped; the bound is {bound}")
+            found.append(f"{name} is {now:.4g}, but {before:.4g} in the shipped file; the bound is {bound}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about one or more runs: numbers, curves, features, examples."""
+"""Write one self-contained HTML page about one or more runs: rates, curves, features and examples."""
 
 from .page import write_report
 from .run import Run, read_runs

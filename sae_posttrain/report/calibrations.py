@@ -1,4 +1,4 @@
-"""The curve over alpha that `calibrate` measured, as charts."""
+"""Charts of the rates over alpha that `calibrate` measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .run import Run, RunRow, explaining_damage
 
 @dataclass(frozen=True)
 class CalibrationFigure:
-    """The curves over alpha of one feature set; `layers` → colour."""
+    """The curves over alpha of one feature set. `layers` maps the name of each curve to its colour."""
 
     name: str
     layers: Mapping[str, int]
@@ -21,7 +21,7 @@ class CalibrationFigure:
 
 
 def calibration_figures(runs: Sequence[Run]) -> list[CalibrationFigure]:
-    """A figure for each curve that `calibrate` measured."""
+    """One figure for each calibration."""
     found: list[CalibrationFigure] = []
     for run in runs:
         for name, curve in run.calibrations.items():
@@ -47,7 +47,7 @@ def _calibration_figure(number: int, name: str, curve: RunRow) -> CalibrationFig
     spots = [None, None] if best is None else [(float(best["alpha"]), float(best[part])) for part in ("rate", "ratio")]
     panels = [
         Panel(
-            "How often it loops",
+            "Loop rate",
             "share of answers that end in a loop, with 95% intervals",
             line_chart(
                 rates,
@@ -60,12 +60,12 @@ def _calibration_figure(number: int, name: str, curve: RunRow) -> CalibrationFig
             ),
         ),
         Panel(
-            "How much it garbles",
-            "perplexity of the text before the loop, over that without steering",
+            "Perplexity ratio",
+            "perplexity of the text before the loop, divided by that without steering",
             line_chart(
                 ratios,
                 key=f"alpha{number}-ratio",
-                about="Perplexity before the loop over the unsteered, by alpha.",
+                about="Perplexity before the loop, divided by that without steering, by alpha.",
                 marks=[Mark("bound", y=bound)],
                 ring=spots[1],
                 **looks,
@@ -77,14 +77,14 @@ def _calibration_figure(number: int, name: str, curve: RunRow) -> CalibrationFig
 
 def _verdict(best: RunRow | None, goal: float, bound: float) -> str:
     wanted = f"{goal:.0%} of the answers loop at no more than {bound:g} times the unsteered perplexity"
-    missed = f"At no alpha that was tried do {wanted}."
+    missed = f"At none of the tried values of alpha do {wanted}."
     if best is None:
         return missed
     rate, ratio = float(best["rate"]), known(best["ratio"])
     where = f"alpha {float(best['alpha']):g}, at {_layers(best)}"
     there = f"{rate:.0%} loop there, at {'an unknown multiple' if ratio is None else f'{ratio:.2f} times'}."
     if rate < goal or ratio is None or ratio > bound:
-        return f"{missed} The best is {where}: {there}"
+        return f"{missed} The best value is {where}: {there}"
     return f"The smallest alpha at which {wanted} is {where}: {there}"
 
 

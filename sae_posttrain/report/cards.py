@@ -1,4 +1,4 @@
-"""The feature cards: the target of each feature, its mean activations, and the passages with its highest values."""
+"""Feature cards: the target of each feature, its mean activations, and the passages with its highest values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PASSAGES = 5
 
 @dataclass(frozen=True)
 class Bar:
-    """Mean activation in one group of texts; `width` is its share of the card's largest."""
+    """The mean activation in one group of texts. `width` is its share of the largest on the card."""
 
     group: str
     activation: float
@@ -27,7 +27,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Token:
-    """A piece of text; `heat` from 0 to 1, its pre-activation as a share of the highest."""
+    """A piece of text. `heat` is its pre-activation as a share of the highest, from 0 to 1."""
 
     text: str
     heat: float
@@ -42,7 +42,7 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Card:
-    """One feature."""
+    """The data that the page shows of one feature."""
 
     layer: int
     feature: int
@@ -55,7 +55,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Deck:
-    """The features of one set: the first ones as cards, all of them as a table."""
+    """The features of one set. The first ones are shown as cards, and all of them in a table."""
 
     name: str
     runs: tuple[str, ...]
@@ -76,7 +76,7 @@ class Deck:
 
 
 def decks(runs: Sequence[Run]) -> list[Deck]:
-    """A deck for each feature set; the same set in several runs is one deck. Controls drawn at random come last."""
+    """One deck per feature set. The same set in several runs is one deck. Random features (controls) come last."""
     sets: dict[str, tuple[str, FeatureSet, list[str]]] = {}
     for run in runs:
         for name, features in run.features.items():
@@ -97,7 +97,7 @@ def _deck(
 
 
 def _public(name: str) -> str:
-    """A hub id as it is; of a local folder only its own name, since a page is for sending to others."""
+    """A hub id unchanged. Of a local folder only its name is shown, because the page may be sent to others."""
     return name if re.fullmatch(r"[\w-]+/[\w.-]+", name) else Path(name).name
 
 
@@ -129,7 +129,7 @@ def _passages(runs: Sequence[Run]) -> dict[tuple[int, int, str], tuple[Excerpt, 
 
 
 def _with_heat(contexts: Sequence[RunRow]) -> tuple[Excerpt, ...]:
-    """The passages, each piece's heat its share of the highest value in any of them."""
+    """The passages, with the heat of each piece relative to the highest value in all of them."""
     read = [(str(one["group"]), [(str(text), float(value)) for text, value in one["pieces"]]) for one in contexts]
     highest = max((value for _, pieces in read for _, value in pieces), default=0.0)
 

@@ -1,4 +1,4 @@
-"""Charts as SVG inside the page: drawn by Matplotlib, coloured by the page's own style, without a script."""
+"""Draw charts as inline SVG with Matplotlib. The page's style sheet sets their colours; there is no script."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 COLOURS = 6
 LARGEST = 1e300
-# Told apart without colour too: in print, and by who sees fewer colours.
+# Lines also differ in their dashes, for print and for people with colour blindness.
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.4)), (0, (7, 1.6, 1.6, 1.6)), (0, (3, 3)), (0, (9, 2)))
 _SIZE = (360, 216)
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-# Matplotlib draws in these colours, of which none would be taken by chance; the page's variables take their place.
+# Matplotlib draws with these placeholder colours, which are then replaced by the page's CSS variables.
 _THEME = {f"#fe010{n}": f"var(--run-{n})" for n in range(COLOURS)} | {
     "#fe0201": "var(--ink)",
     "#fe0202": "var(--muted)",
@@ -30,11 +30,11 @@ _INK, _MUTED, _LINE = list(_THEME)[COLOURS:]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart. `low` and `high` bound a band around it; a value that is None leaves a gap.
+    """One line of a chart. `low` and `high` are the bounds of a band around it. A value of None leaves a gap.
 
     Args:
-        colour: which of the page's colours, and dashes.
-        level: a thin horizontal line that belongs to it.
+        colour: index of the page's colour and dashes.
+        level: y value of a thin horizontal line with the same colour.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A dotted line across the chart with a word at it: horizontal at `y`, or vertical at `x`."""
+    """A dotted line across the chart with a label: horizontal at `y`, or vertical at `x`."""
 
     text: str
     x: float | None = None
@@ -76,15 +76,15 @@ def line_chart(
     dots: bool = False,
     powers: bool = False,
 ) -> Markup:
-    """An SVG element.
+    """Draw a line chart as an SVG element.
 
     Args:
         key: name of the chart, unique on the page.
         about: description for screen readers. The first and last values of the lines are added to it.
-        ring: a point to point out.
-        percent: y is a share.
-        dots: a dot at each point.
-        powers: x in powers of two.
+        ring: a point to mark with a ring.
+        percent: whether y is a share, shown in percent.
+        dots: whether each point has a dot.
+        powers: whether the x axis is in powers of two.
     """
     with _drawing() as figure:
         axes = figure.add_axes((0.135, 0.175, 0.835, 0.765))
@@ -105,7 +105,7 @@ def line_chart(
 
 @contextmanager
 def _drawing() -> Iterator[Any]:
-    """A figure with Matplotlib's own settings, whatever those of the process are."""
+    """A figure with Matplotlib's default settings, which do not depend on the settings of the process."""
     try:
         import matplotlib
         from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -114,7 +114,7 @@ def _drawing() -> Iterator[Any]:
         raise ImportError("The report's charts need Matplotlib: pip install 'sae-posttrain[report]'") from error
     settings = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
     settings |= {"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False, "font.size": 10.5}
-    # Text is drawn by the browser, so that a letter which Matplotlib's font lacks is nothing to warn of.
+    # The browser draws the text, so warnings about letters that Matplotlib's font lacks do not matter.
     with warnings.catch_warnings(action="ignore"), matplotlib.rc_context(settings):
         figure = Figure(figsize=(_SIZE[0] / 72, _SIZE[1] / 72), dpi=72, facecolor="none")
         FigureCanvasSVG(figure)
@@ -164,23 +164,23 @@ def _mark(axes: Any, mark: Mark) -> None:
 
 
 def dash(colour: int) -> str:
-    """The dashes of a run's lines, as SVG has them."""
+    """The dashes of a run's lines, as an SVG attribute."""
     found = _dash(colour)
     return "" if found == "-" else ",".join(map(str, found[1]))
 
 
 def _dash(colour: int) -> Any:
-    """A run beyond the last colour has its colour from an earlier one, but not its dashes."""
+    """The dashes of a run. If there are more runs than colours, runs with the same colour have different dashes."""
     return _DASHES[(colour + colour // COLOURS) % len(_DASHES)]
 
 
 def known(value: Any) -> float | None:
-    """A number of a file; None where it is none, or so large that the range of an axis could not be a number."""
+    """A number from a file; None if it is not a number, or too large for the range of an axis."""
     return None if value is None or not abs(float(value)) < LARGEST else float(value)
 
 
 def short(value: float) -> str:
-    """A number in a few characters."""
+    """Format a number in a few characters."""
     if value == 0 or 0.001 <= abs(value) < 1000:
         return f"{value:.3g}".replace("-", "−")
     return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
@@ -197,7 +197,7 @@ def _ends(lines: Sequence[Line], percent: bool) -> str:
 
 
 def _inline(svg: str, key: str, about: str) -> Markup:
-    """The drawing as part of a page: our colours, no size of its own, no style that leaks, ids of its own."""
+    """Adapt an SVG for the page: with the page's colours, without a fixed size or global styles, with unique ids."""
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
         for child in list(parent):

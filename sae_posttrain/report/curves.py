@@ -1,4 +1,4 @@
-"""The curves during training: which of a Trainer's logged numbers are shown, in what order, under what name."""
+"""Training curves: which of a trainer's logged metrics are shown, with their titles and order."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from .charts import Line, known, line_chart
 from .run import Run, RunRow, is_number
 
 _POLICY = "policy "
-# Logged name → title and what it says; `*` stands for anything.
+# Logged name → title and description. `*` matches any text.
 _TITLES = {
     "eval_code_switching": ("Code-switching", "share of sampled answers that leave their language"),
     "eval_repetition": ("Endless repetition", "share of sampled answers that end in a loop"),
-    "loss": ("Training loss", "what the trainer minimises"),
+    "loss": ("Training loss", "the loss that the trainer minimises"),
     "eval_loss": ("Held-out loss", "nats per token"),
-    "sasft_loss": ("SASFT loss", "excess of the features over their baselines, before its weight"),
-    "sasft_weight": ("Weight of the SASFT loss", "found while training, within its budget"),
-    "sasft_cost": ("Cost of the SASFT loss", "the run's own estimate, as a share of the cross-entropy"),
-    "sasft_token_weight": ("Weight of the tokens' loss", "found while training, within its budget"),
-    "sasft_token_cost": ("Cost of the tokens' loss", "the run's own estimate, as a share of the cross-entropy"),
-    "sasft_pre_activation_*": ("Pre-activation: {}", "mean of its features where they are penalised"),
+    "sasft_loss": ("SASFT loss", "excess of the features over their baselines, without the weight"),
+    "sasft_weight": ("Weight of the SASFT loss", "found during training, within its budget"),
+    "sasft_cost": ("Cost of the SASFT loss", "estimated during training, as a share of the cross-entropy"),
+    "sasft_token_weight": ("Weight of the token term", "found during training, within its budget"),
+    "sasft_token_cost": ("Cost of the token term", "estimated during training, as a share of the cross-entropy"),
+    "sasft_pre_activation_*": ("Pre-activation: {}", "mean of the language's features on penalised tokens"),
     "reward": ("Reward", "mean over all rollouts"),
-    f"{_POLICY}loss": ("Policy loss", "of reinforcement learning: around 0 by its making"),
+    f"{_POLICY}loss": ("Policy loss", "loss of reinforcement learning; it is around 0 by construction"),
     "rewards/*/mean": ("Reward: {}", "mean over all rollouts"),
     "loop_rate/ordinary": ("Loops, ordinary rollouts", "share that end in a loop"),
-    "loop_rate/steered": ("Loops, steered rollouts", "share that end in a loop, as they are meant to"),
-    "steering/reward": ("Reward of steered rollouts", "mean"),
-    "steering/advantage": ("Advantage of steered rollouts", "negative: what they do is unlearned"),
+    "loop_rate/steered": ("Loops, steered rollouts", "share that end in a loop, which steering is meant to cause"),
+    "steering/reward": ("Reward of steered rollouts", "mean over the steered rollouts"),
+    "steering/advantage": ("Advantage of steered rollouts", "if it is negative, their behaviour is unlearned"),
     "steering/token_share": ("Tokens of steered rollouts", "share of all tokens in the loss"),
-    "steering/*": ("Steering: {}", "of the steered rollouts"),
+    "steering/*": ("Steering: {}", "mean over the steered rollouts"),
     "loop_rate/*": ("Loops: {}", "share of rollouts"),
-    "completions/mean_length": ("Length of rollouts", "tokens, mean"),
-    "completions/clipped_ratio": ("Cut off at the limit", "share of rollouts"),
-    "entropy": ("Entropy", "of the next token, in nats"),
-    "sasft_penalised_share": ("Penalised tokens", "share of the labelled"),
-    "sasft_unknown_share": ("Tokens of unknown language", "share of the labelled; not penalised"),
-    "sasft_by_*_share": ("Language told by {}", "share of the labelled tokens"),
-    "sasft_script_margin": ("How clear the script was", "mean lead of an answer's script; 1: nothing else"),
-    "sasft_script_close_share": ("Answers whose script is in doubt", "of those told by script"),
-    "sasft_no_baseline_share": ("Tokens without a baseline", "share of the labelled; not penalised"),
+    "completions/mean_length": ("Length of rollouts", "mean number of tokens"),
+    "completions/clipped_ratio": ("Cut at the token limit", "share of rollouts"),
+    "entropy": ("Entropy", "entropy of the next token, in nats"),
+    "sasft_penalised_share": ("Penalised tokens", "share of the labelled tokens"),
+    "sasft_unknown_share": ("Tokens of unknown language", "share of the labelled tokens; not penalised"),
+    "sasft_by_*_share": ("Language found by {}", "share of the labelled tokens"),
+    "sasft_script_margin": ("Margin of the script", "mean over answers; 1 means that there is no other script"),
+    "sasft_script_close_share": ("Answers with an unclear script", "share of the answers identified by script"),
+    "sasft_no_baseline_share": ("Tokens without a baseline", "share of the labelled tokens; not penalised"),
     "sasft_drift_layer_*": ("Drift of layer {}", "cosine distance of its mean pre-activations from the base model's"),
     "sasft_*": ("SASFT: {}", ""),
 }
@@ -51,7 +51,7 @@ _SHARES = ("_share", "_ratio", "_cost", "eval_code_switching", "eval_repetition"
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """One metric's chart."""
+    """The chart of one metric."""
 
     name: str
     title: str
@@ -60,7 +60,7 @@ class TrainingCurve:
 
 
 def training_curves(runs: Sequence[Run], colours: dict[str, int]) -> list[TrainingCurve]:
-    """A chart for each known metric that at least one run has logged, the most important first."""
+    """One chart for each known metric that at least one run has logged, the most important first."""
     runs = [replace(run, log=_with_policy_loss(run.log)) for run in runs]
     logged = {name for run in runs for row in run.log for name, value in row.items() if is_number(value)}
     curves = []
@@ -77,7 +77,7 @@ def training_curves(runs: Sequence[Run], colours: dict[str, int]) -> list[Traini
 
 
 def _with_policy_loss(log: Sequence[RunRow]) -> list[RunRow]:
-    """The loss of reinforcement learning says little, and would squash the cross-entropies beside it."""
+    """Rename the loss of reinforcement learning, so that it does not share a chart with cross-entropies."""
     if not any("reward" in row for row in log):
         return list(log)
     return [{f"{_POLICY}{name}" if name == "loss" else name: value for name, value in row.items()} for row in log]
@@ -93,7 +93,7 @@ def _rank(name: str) -> int | None:
 
 
 def _rest(name: str, pattern: str) -> str | None:
-    """What of the name stands where the pattern has its `*`; None where it does not fit."""
+    """The part of the name that matches `*` in the pattern; None if the name does not match."""
     match = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)"), name)
     return None if match is None else "".join(match.groups())
 

@@ -1,4 +1,4 @@
-"""Answers that switch or loop, cut into pieces that say what they are; the page escapes and marks them."""
+"""Split answers that switch or loop into pieces with a kind. The page escapes and marks them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AROUND = 160
 
 @dataclass(frozen=True)
 class Piece:
-    """Some text of an answer. `kind`: `` for plain, `switch`, `first` and `again` for a loop's periods, or `cut`."""
+    """A piece of an answer. `kind` is `switch`, `first` or `again` (periods of a loop), `cut`, or empty."""
 
     text: str
     kind: str = ""
@@ -27,7 +27,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Example:
-    """One answer. `note` says what is in it."""
+    """One answer. `note` describes what was found in it."""
 
     prompt: str
     language: str
@@ -36,7 +36,7 @@ class Example:
 
 
 def switches(run: Run, limit: int = PER_RUN) -> list[Example]:
-    """Some answers of a run that switch, of as many kinds as there are."""
+    """Some answers of a run that switch, of as many kinds as possible."""
     by_kind: dict[tuple[str, str], list[Example]] = {}
     for path, row in _rows(run, UNEXPECTED):
         with explaining_damage(path):
@@ -60,7 +60,7 @@ def loops(run: Run, limit: int = PER_RUN) -> list[Example]:
                 if not 0 <= start <= end <= len(row["response"]):
                     raise ValueError(f"a loop from {start} to {end} in {len(row['response'])} characters")
                 if period < 1:
-                    continue  # a loop of tokens that are no text, such as special ones
+                    continue  # a loop of tokens that are not text, such as special tokens
                 note = f"the same {period} characters {(end - start) // period} times"
                 pieces = _with_loop(row["response"], start, end, period)
                 found.append(Example(_prompt(row), str(row.get("language", "")), note, pieces))
@@ -72,7 +72,7 @@ def _rows(run: Run, column: str) -> list[tuple[Path, RunRow]]:
 
 
 def _with_switches(text: str, spans: Sequence[Any]) -> tuple[Piece, ...]:
-    """The answer around its first switch, every foreign word in it marked."""
+    """The answer around its first switch, with every foreign word marked."""
     places = sorted((int(span["start"]), int(span["end"]), into_words(span)) for span in spans)
     first, last = max(0, places[0][0] - AROUND), min(len(text), places[0][0] + 2 * AROUND)
     pieces, reached = [Piece("…", "cut")] if first else [], first
@@ -86,7 +86,7 @@ def _with_switches(text: str, spans: Sequence[Any]) -> tuple[Piece, ...]:
 
 
 def _with_loop(text: str, start: int, end: int, period: int) -> tuple[Piece, ...]:
-    """What stands before the loop, its first periods, and how much more of them there is."""
+    """The text before the loop, the first periods of the loop, and a note on the length of the rest."""
     first = max(0, start - AROUND)
     pieces = [Piece("…", "cut")] if first else []
     pieces.append(Piece(text[first:start]))
@@ -101,7 +101,7 @@ def _with_loop(text: str, start: int, end: int, period: int) -> tuple[Piece, ...
 
 
 def _prompt(row: RunRow) -> str:
-    """The last message, or the text; cut where it is long."""
+    """The last message, or the text. A long one is cut."""
     prompt = row.get("prompt")
     text = text_of(prompt[-1:] if isinstance(prompt, list) else prompt)
     return text if len(text) <= 2 * AROUND else f"{text[: 2 * AROUND]}…"

@@ -19,14 +19,14 @@ from .rates import PAIRS, comparisons
 from .run import Run, read_runs
 from .traces import trace_figures
 
-# Section → its title and the command that creates its data, to show when it is missing.
+# Section → its title and the command that creates its data. Both are shown if the data is missing.
 _PARTS = {
     "rates": ("rates and examples of answers", "sae-posttrain measure"),
     "curves": ("curves during training", "sae-posttrain sft"),
     "decks": ("the features", "sae-posttrain discover"),
-    "passages": ("the passages that excite each feature", "sae-posttrain inspect contexts"),
+    "passages": ("the passages with the highest activations of each feature", "sae-posttrain inspect contexts"),
     "traces": ("the features around a switch", "sae-posttrain inspect switches"),
-    "calibrations": ("the curve over alpha", "sae-posttrain calibrate"),
+    "calibrations": ("the loop rate by alpha", "sae-posttrain calibrate"),
 }
 
 
@@ -40,8 +40,8 @@ def write_report(runs: Sequence[str | Path], path: str | Path) -> Path:
     Returns: the path of the report.
 
     Raises:
-        FileNotFoundError: no such run.
-        ValueError: nothing in a run is for a report, or a file of it is damaged.
+        FileNotFoundError: a run does not exist.
+        ValueError: a run has no file for a report, or one of its files is damaged.
         ImportError: the library for charts is missing. The message names the extra to install.
 
     Example:
@@ -72,7 +72,7 @@ def render(runs: Sequence[Run]) -> str:
     results = _results(compared)
     examples = [(run.name, found) for run in compared if (found := [*switches(run), *loops(run)])]
     shown = {
-        "rates": ("How often it goes wrong", parts["rates"] or results),
+        "rates": ("Failure rates", parts["rates"] or results),
         "examples": ("Examples", examples),
         "curves": ("During training", parts["curves"]),
         "traces": ("Around a switch", parts["traces"]),
@@ -95,21 +95,21 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def _results(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
-    """Number → run → value, of those that say something of the model."""
+    """Metric → run → value, for metrics that describe the model."""
     names = dict.fromkeys(name for run in runs for name in run.results)
     told = [name for name in names if not name.endswith(("_runtime", "_per_second", "_num_tokens"))]
     return {name: {run.name: run.results[name] for run in runs if name in run.results} for name in told}
 
 
 def _only_some(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Part → the runs that lack it, though others have it."""
+    """Part → the runs that lack it, if other runs have it."""
     parts = {"training curves": "log", "measured answers": "answers"}
     lacking = {name: [run.name for run in runs if not getattr(run, part)] for name, part in parts.items()}
     return {name: without for name, without in lacking.items() if 0 < len(without) < len(runs)}
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first ones, and how many more."""
+    """The first names, and the number of the others."""
     return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
@@ -138,5 +138,5 @@ def chance(p_value: float) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of two shares."""
+    """A difference of two shares, in percentage points."""
     return f"{100 * difference:+.2f} points".replace("-", "−")

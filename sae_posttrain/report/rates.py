@@ -1,4 +1,4 @@
-"""Rates of measured answers with their intervals, side by side for the runs."""
+"""Rates of measured answers with their intervals, compared between runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..metrics import Difference, Share, SwitchCriteria, clusters_of, compare_ra
 from ..metrics.interval import ClusteredOutcome
 from .run import Run, RunRow, explaining_damage
 
-# What a newcomer calls the scripts; others go by their ISO 15924 code.
+# Plain names of the common scripts. Other scripts are shown by their ISO 15924 code.
 SCRIPTS = {
     "Arab": "Arabic script",
     "Beng": "Bengali script",
@@ -31,7 +31,7 @@ SCRIPTS = {
     "Thai": "Thai script",
 }
 PAIRS = 40
-# In which columns `measure` says what it sampled at, where that was more than one setting.
+# Columns in which `measure` writes the sampling settings, if there were several.
 _SETTINGS = ("temperature", "max_new_tokens")
 _AXES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 0.75, 1.0)
 
@@ -40,7 +40,7 @@ Judge = Callable[[RunRow], bool]
 
 @dataclass(frozen=True)
 class Measured:
-    """One run's share, and for `compare_rates` what became of each answer."""
+    """One run's share, and the result of each answer, for `compare_rates`."""
 
     share: Share
     outcomes: tuple[ClusteredOutcome, ...] = field(repr=False)
@@ -52,13 +52,13 @@ class Comparison:
     """One measurement of several runs.
 
     Args:
-        title: what is counted.
-        name: of the file, and the setting where it holds several.
+        title: name of the rate.
+        name: name of the file, with the sampling setting if the file has several.
         overall: run → share.
         against: the run that the others are compared with.
-        differences: run → how its rate differs from that; None where the two answered other prompts.
-        details: kind of answer → run → share, of no more than `PAIRS` kinds.
-        scale: where the axis of the intervals ends.
+        differences: run → difference from the rate of `against`; None if the two answered different prompts.
+        details: kind of answer → run → share, for at most `PAIRS` kinds.
+        scale: largest value on the axis of the intervals.
     """
 
     title: str
@@ -71,7 +71,7 @@ class Comparison:
 
 
 class RunAnswers(NamedTuple):
-    """A run's rows of one file, or of one setting in it."""
+    """The rows of a run from one file, or from one setting in it."""
 
     run: Run
     rows: Sequence[RunRow]
@@ -79,9 +79,9 @@ class RunAnswers(NamedTuple):
 
 
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
-    """Comparisons for each file name that some run has, of each kind of measurement that its rows hold.
+    """Compare the runs, for each file name and for each kind of measurement in its rows.
 
-    Switches into the languages that SASFT kept out of some run come first, then those into any.
+    Switches into the suppressed languages of SASFT runs come first, then switches into any language.
     """
     suppressed = list(dict.fromkeys(code for run in runs for code in run.suppress))
     found: list[Comparison] = []
@@ -100,7 +100,7 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
 
 
 def _of_thinking(answers: Sequence[RunAnswers], name: str) -> list[Comparison]:
-    """What was found in the thinking of reasoning models, of the answers that think."""
+    """Comparisons of the thinking of reasoning models, over the answers that have thinking."""
     found = []
     for finding in FINDINGS:
         key = THINKING + finding.column
@@ -111,7 +111,7 @@ def _of_thinking(answers: Sequence[RunAnswers], name: str) -> list[Comparison]:
 
 
 def into_words(span: Mapping[str, Any]) -> str:
-    """What a foreign span is in: its script by its name, or its language where its script does not tell."""
+    """The name of a foreign span's script, or its language if the script does not show it."""
     language, script = span.get("language"), str(span["script"])
     if language:
         return f"{language} {'words' if script == 'Hani' else 'phrases'}"
@@ -142,7 +142,7 @@ def _comparison(
     measured = {one.run.name: _measured(one, judge) for one in answers}
     overall = {run: one.share for run, one in measured.items()}
     highest = max(share.high for share in overall.values())
-    # The baseline, wherever it stands: a run without SASFT, if there is one.
+    # Compare with the first run without SASFT, or with the first run if all use SASFT.
     against = next((one.run.name for one in answers if not one.run.suppress), answers[0].run.name)
     differences = {run: _difference(one, measured[against]) for run, one in measured.items() if run != against}
     scale = next(end for end in _AXES if highest <= end)
@@ -152,7 +152,7 @@ def _comparison(
 def _difference(measured: Measured, against: Measured) -> Difference | None:
     try:
         return compare_rates(measured, against)
-    except ValueError:  # other prompts
+    except ValueError:  # the runs answered different prompts
         return None
 
 
@@ -167,12 +167,12 @@ def _share(answers: RunAnswers, judge: Judge) -> Share:
 
 
 def _has(column: str) -> Judge:
-    """Whether something was found in an answer, as a column of it says."""
+    """A function that says whether an answer has a finding in this column."""
     return lambda row: bool(row[column])
 
 
 def _into(answers: Sequence[RunAnswers], name: str, code: str) -> Comparison | None:
-    """Switches into one language, of the answers from which such a switch can be told."""
+    """Switches into one language, over the answers in which such a switch can be recognised."""
     if not _is_known(code):
         return None
     criteria = SwitchCriteria(to=code)
@@ -187,7 +187,7 @@ def _into(answers: Sequence[RunAnswers], name: str, code: str) -> Comparison | N
     def judge(row: RunRow) -> bool:
         return any(criteria.wants(span["script"], span.get("language"), _language(row)) for span in row[UNEXPECTED])
 
-    return _comparison(f"Answers that slip into {code}", name, eligible, judge, {})
+    return _comparison(f"Answers that switch into {code}", name, eligible, judge, {})
 
 
 def _may_switch(language: str, criteria: SwitchCriteria) -> bool:
@@ -204,7 +204,7 @@ def _is_known(language: str) -> bool:
 
 
 def _by_pair(answers: Sequence[RunAnswers]) -> dict[str, dict[str, Share]]:
-    """`from → into` → run → share, for the pairs that occur at all, the most frequent first."""
+    """`from → into` → run → share, for the pairs that occur, the most frequent first."""
     pairs: Counter[tuple[str, str]] = Counter()
     for one in answers:
         with explaining_damage(one.path):

@@ -1,4 +1,4 @@
-"""A run as the report reads it: which files of its folder are used, and their contents."""
+"""Read a run for the report: find the files of its folder and load their contents."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from ..feature_set import FeatureSet
 
 RunRow = Mapping[str, Any]
 
-# What a JSON file is, is told by the one key that only its kind has.
+# The kind of a JSON file is recognised by a key that only this kind has.
 KINDS = {SWITCH_TRACES: "traces", TOP_CONTEXTS: "contexts", TARGET_RATE: "calibrations"}
 
 
 @dataclass
 class Run:
-    """What was found of one run; a part that is empty was not there. `suppress`: the languages that SASFT kept out."""
+    """The data of one run. Missing parts are empty. `suppress` contains the suppressed languages of SASFT."""
 
     name: str
     folder: Path
@@ -57,34 +57,34 @@ class Run:
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """The runs that lie in these folders, in their order; of each are picked up, where they are there:
+    """Read the runs in these folders, in order. From each folder these files are read, if they exist:
 
-    - `trainer_state.json`, or that of the last `checkpoint-*`: the curves during training;
-    - `eval_results.json`, as the Trainer's `save_metrics` writes it: numbers to compare;
-    - every `*.jsonl` that `sae-posttrain measure code-switching` or `measure repetition` wrote with --output: rates and
-      examples. Files of the same name in several runs are compared with each other;
-    - every `*.safetensors` that is a feature set: the features' cards;
-    - every `*.json` that `sae-posttrain inspect` or `calibrate` wrote, by its content: the features' passages, the
-      traces around a switch, the curves over alpha.
+    - `trainer_state.json`, or that of the last `checkpoint-*`, for the training curves.
+    - `eval_results.json`, as written by the trainer's `save_metrics`, for metrics to compare.
+    - every `*.jsonl` that `sae-posttrain measure code-switching` or `measure repetition` wrote with --output, for rates
+      and examples. Files with the same name in several runs are compared with each other.
+    - every `*.safetensors` that is a feature set, for the feature cards.
+    - every `*.json` that `sae-posttrain inspect` or `calibrate` wrote, for the passages of the features, the traces
+      around a switch, and the rates by alpha. It is recognised by its content.
 
-    All else is left alone. A folder stands for itself and for those directly in it, checkpoints apart. A path may also
-    name one of these files by itself.
+    All other files are ignored. If a folder contains further run folders, these are read too, except checkpoints. A
+    path may also be that of a single file.
 
     Raises:
-        FileNotFoundError: no such folder or file.
-        ValueError: nothing in a folder is for a report, or a file is damaged.
+        FileNotFoundError: a folder or file does not exist.
+        ValueError: a folder has no file for a report, or a file is damaged.
     """
     found: list[Run] = []
     seen: set[Path] = set()
     for path in map(Path, paths):
         if not path.exists():
-            raise FileNotFoundError(f"There is no run at {path}; a run is a folder, such as the output_dir of `sft`.")
+            raise FileNotFoundError(f"There is no run at {path}. A run is a folder, such as the output_dir of `sft`.")
         places = [path, *sorted(path.iterdir())] if path.is_dir() else [path]
         runs = [_read(place) for place in places if place == path or (place.is_dir() and not _is_checkpoint(place))]
         if not any(runs):
             raise ValueError(
-                f"{path} holds nothing for a report. Expected {TRAINER_STATE} or a checkpoint of training, a .jsonl "
-                "file of `sae-posttrain measure code-switching` or `repetition` with --output, or a feature set."
+                f"{path} has no file for a report. Expected {TRAINER_STATE} or a training checkpoint, a .jsonl file of "
+                "`sae-posttrain measure code-switching` or `measure repetition` with --output, or a feature set."
             )
         for run in runs:
             if run and run.folder.resolve() not in seen:
@@ -114,7 +114,7 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _add(run: Run, path: Path) -> None:
-    """Put the file into the part that it belongs to, if it does to any."""
+    """Load the file into the part of the run that it belongs to, if there is one."""
     if path.suffix == ".safetensors":
         if _is_feature_set(path):
             run.features[path.stem] = FeatureSet.load(path)
@@ -135,8 +135,8 @@ def _add(run: Run, path: Path) -> None:
 
 def _add_json(run: Run, path: Path) -> None:
     with path.open("rb") as file:
-        # A tokenizer's file may hold many megabytes, and none of these keys near its start; what has none of them need
-        # not even be JSON.
+        # Skip files without any of these keys before parsing them: a tokenizer's file may have many megabytes, and
+        # other files may not be valid JSON.
         start = file.read(2**20)
     if not any(f'"{key}"'.encode() in start for key in KINDS):
         return
@@ -156,11 +156,11 @@ def _is_feature_set(path: Path) -> bool:
         with safe_open(path, framework="np") as file:
             return FEATURE_SET_METADATA in (file.metadata() or {})
     except SafetensorError:
-        return False  # not ours to complain about: weights in the same folder, perhaps still being written
+        return False  # it may be a file of model weights that is still being written, so there is no error
 
 
 def _measured_rows(path: Path) -> list[RunRow]:
-    """The rows, if the first one is of `measure code-switching` or `measure repetition`, with --output."""
+    """The rows, if the first row was written by `measure code-switching` or `measure repetition` with --output."""
     rows: list[RunRow] = []
     with path.open("rb") as lines, explaining_damage(path):
         for line in lines:
@@ -170,7 +170,7 @@ def _measured_rows(path: Path) -> list[RunRow]:
                 except (ValueError, ArithmeticError, RecursionError):
                     if rows:
                         raise
-                    return []  # not ours to complain about, as the first row shows
+                    return []  # the first row shows that another program wrote this file, so there is no error
                 if not rows and not (isinstance(row, dict) and "response" in row and _is_measured(row)):
                     return []
                 if not (isinstance(row, dict) and isinstance(row["response"], str)):
@@ -196,20 +196,20 @@ def _parse(content: bytes) -> Any:
 
 
 def _as_int(digits: str) -> int:
-    """Raises: OverflowError when it is too large for the float that a chart needs."""
+    """Parse an integer. Raises: OverflowError: it is too large for a float, which charts need."""
     float(number := int(digits))
     return number
 
 
 @contextmanager
 def explaining_damage(path: Path | str) -> Iterator[None]:
-    """Convert errors inside the block to a message that the file is damaged."""
+    """Convert errors inside the block to a message that says that the file is damaged."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
         raise ValueError(
-            f"{path} is damaged, or written by another version ({type(error).__name__}: {error}). Write it anew, or "
-            "move it out of the run's folder."
+            f"{path} is damaged, or was written by another version ({type(error).__name__}: {error}). Write it again, "
+            "or move it out of the run's folder."
         ) from error
 
 
@@ -218,7 +218,7 @@ def is_number(value: Any) -> bool:
 
 
 def _name(runs: Sequence[Run]) -> None:
-    """Call runs by the ends of their paths, as short as tells them apart."""
+    """Name each run by the end of its path. The names are as short as possible and all different."""
     paths = [run.folder.resolve() for run in runs]
     parts = [(path.with_suffix("") if path.is_file() else path).parts for path in paths]
     if len(set(parts)) < len(parts):  # `sft` and `sft.jsonl` side by side

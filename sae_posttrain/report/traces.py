@@ -1,4 +1,4 @@
-"""The pre-activations around a switch, as charts."""
+"""Charts of the pre-activations around a switch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from .charts import Line, Mark, Panel, known, line_chart
 from .run import Run, RunRow, explaining_damage
 
-# A band of two standard errors holds about 95% of what other samples would give.
+# A band of two standard errors is about a 95% interval of the mean.
 ERRORS = 1.96
 
 
 @dataclass(frozen=True)
 class TraceFigure:
-    """The traces of several models around the switches into one target; `models` → colour."""
+    """The traces of several models around the switches into one target. `models` maps each model to its colour."""
 
     target: str
     switches: int
@@ -25,7 +25,7 @@ class TraceFigure:
 
 
 def trace_figures(runs: Sequence[Run], colours: Mapping[str, int]) -> list[TraceFigure]:
-    """A figure for each target; a model that is called like a run has its colour."""
+    """One figure for each target. A model with the name of a run has the run's colour."""
     by_target: dict[str, list[RunRow]] = {}
     for run in runs:
         for trace in run.traces:
@@ -79,7 +79,7 @@ def _line(name: str, offsets: Sequence[float], curve: RunRow, colour: int) -> Li
     mean = [known(value) for value in curve["mean"]]
     error = [known(value) for value in curve["error"]]
     if not len(offsets) == len(mean) == len(error):
-        raise ValueError(f"{len(offsets)} offsets, but {len(mean)} means")
+        raise ValueError(f"there are {len(offsets)} offsets, but {len(mean)} means")
     low = [None if m is None or e is None else m - ERRORS * e for m, e in zip(mean, error, strict=True)]
     high = [None if m is None or e is None else m + ERRORS * e for m, e in zip(mean, error, strict=True)]
     return Line(name, list(offsets), mean, colour, low, high, known(curve["elsewhere"]))

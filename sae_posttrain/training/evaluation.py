@@ -27,7 +27,7 @@ SAMPLING = SamplingSettings(max_new_tokens=256)
 logger = logging.getLogger(__name__)
 
 Answers = dict[int, list[Response]]
-"""Index of a prompt → its answers."""
+"""Mapping from the index of a prompt to its answers."""
 
 
 class RateEvaluationCallback(TrainerCallback):
@@ -51,8 +51,8 @@ class RateEvaluationCallback(TrainerCallback):
     settings are restored.
 
     An error during generation does not end the run: it is logged as a warning, and this measurement is left out. Under
-    FSDP2 it ends the run, since the other processes would wait forever for the one that failed. ZeRO-3 and FSDP1 are
-    refused.
+    FSDP2 it ends the run, because the other processes would wait forever for the one that failed. ZeRO-3 and FSDP1 are
+    not supported.
 
     Args:
         prompts: rows with `prompt`, a text or messages, and `language`, the code of the language of its answer;
@@ -61,22 +61,22 @@ class RateEvaluationCallback(TrainerCallback):
         every: number of optimizer steps between measurements.
         ignore_prompt: whether words that occur in the prompt are not counted as switches, as in
             `CodeSwitchingPenalty`. Default: False, as in `measure`.
-        loop_settings: what counts as a loop. An answer that the model ended by itself is no endless loop.
+        loop_settings: what counts as a loop. An answer that the model ended by itself is not an endless loop.
         sampling: the temperature, top_p, token limit and seed of the sampling.
         samples: responses per prompt.
         batch_size: responses that each process samples at once.
         chat: whether the chat template is applied to text prompts. Default: if the tokenizer has one.
-        thinking: what is measured for reasoning models: `strip` the answer, `only` the thinking, `both` each of them.
-            With `both`, the rates of the thinking are logged as `eval_thinking_code_switching`,
+        thinking: which part is measured for reasoning models: `strip` measures the answer, `only` the thinking, `both`
+            each of them. With `both`, the rates of the thinking are logged as `eval_thinking_code_switching`,
             `eval_thinking_repetition` and so on if some answer has thinking, and `eval_unfinished_thinking` is the
             number of responses without an answer. Give a `Thinking` for other tags.
-        criteria: the options of `SwitchCriteria` by their names, which say what counts as a switch: to, phrases,
+        criteria: the options of `SwitchCriteria`, which say what counts as a switch, as keyword arguments: to, phrases,
             ignore_code, ignore_urls, ignore_glosses, count_latin, han_without_kana, allowed.
 
     Raises:
         TypeError: an unknown option.
-        ValueError: no prompts, a row without one or with an unknown language, or a setting out of range. When training
-            begins: a model that cannot generate in this trainer, or prompts that the tokenizer cannot encode.
+        ValueError: there are no prompts, a row has no prompt or an unknown language, or a setting is out of range. When
+            training begins: the model cannot generate in this trainer, or the tokenizer cannot encode the prompts.
 
     Example:
         >>> prompts = [{"prompt": "Why is the sky blue?", "language": "en"}]
@@ -120,9 +120,9 @@ class RateEvaluationCallback(TrainerCallback):
             code_switching_rate(["a b c d e"] * len(rows), self.languages, **criteria)  # raises on bad options
 
     def set_trainer(self, trainer: Trainer) -> RateEvaluationCallback:
-        """Check now, and not when training begins, that this trainer's model can answer the prompts.
+        """Check now, before training begins, that this trainer's model can answer the prompts.
 
-        Returns: the callback. Raises: ValueError; the message says what to change.
+        Returns: the callback. Raises: ValueError: it cannot. The message says what to change.
         """
         _check(trainer)
         encode_prompts(_tokenizer(trainer), self.prompts, self._uses_chat(trainer))
@@ -137,7 +137,7 @@ class RateEvaluationCallback(TrainerCallback):
         self._measured_at = state.global_step or None
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # Not in on_train_begin, since other callbacks may still add hooks there.
+        # Not in on_train_begin, because other callbacks may add hooks there after this one.
         if state.global_step == 0:
             self._measure(state, control)
 
@@ -151,7 +151,7 @@ class RateEvaluationCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         replaced = args.load_best_model_at_end and state.best_model_checkpoint is not None
-        if not replaced or state.best_global_step == state.global_step:  # else these are another step's weights
+        if not replaced or state.best_global_step == state.global_step:  # else the weights are another step's
             self._measure(state, control)
 
     def _measure(self, state: TrainerState, control: TrainerControl) -> None:
@@ -175,7 +175,7 @@ class RateEvaluationCallback(TrainerCallback):
         if not problems:
             self._log(trainer, control, {place: texts for part, _ in gathered for place, texts in part.items()})
         elif trainer.is_world_process_zero():
-            logger.warning("Step %d is not evaluated; training goes on. %s", state.global_step, problems[0])
+            logger.warning("Step %d is not evaluated; training continues. %s", state.global_step, problems[0])
 
     def _answer(self, trainer: Trainer) -> Answers:
         """Answer this process's part of the prompts, padded so that all processes have the same number."""
@@ -207,9 +207,9 @@ class RateEvaluationCallback(TrainerCallback):
         thinking = replace(self.thinking, opened=True) if opened else self.thinking
         logs = rates(measured, thinking, self.loop_settings, self.criteria)
         should_log = control.should_log
-        # Trainer.log itself: TRL's override would add this step's training metrics here and then delete them.
+        # Call Trainer.log itself: TRL's override would add this step's training metrics here and then delete them.
         Trainer.log(trainer, logs)
-        control.should_log = should_log  # logging resets it, and then the trainer would not log its loss
+        control.should_log = should_log  # logging resets it, so the trainer would not log its loss
 
     def _uses_chat(self, trainer: Trainer) -> bool:
         return bool(_tokenizer(trainer).chat_template) if self.chat is None else self.chat
@@ -217,7 +217,7 @@ class RateEvaluationCallback(TrainerCallback):
 
 def _prompts(rows: Sequence[Mapping[str, Any]]) -> list[Prompt]:
     if not rows:
-        raise ValueError("prompts is empty: give at least one row with a prompt.")
+        raise ValueError("prompts is empty. Give at least one row with a prompt.")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping) or not isinstance(row.get("prompt"), (str, list)):
             raise ValueError(
@@ -233,7 +233,7 @@ def _languages(rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
     for number, language in enumerate(languages, start=1):
         if not language:
             raise ValueError(
-                f"prompts, row {number} has no 'language', but other rows do; give it to all rows or to none."
+                f"prompts, row {number} has no 'language', but other rows have one. Give one to all rows or to none."
             )
     return [str(language) for language in languages]
 
@@ -244,11 +244,11 @@ def _tokenizer(trainer: Trainer) -> Any:
 
 def _check(trainer: Trainer) -> None:
     if _tokenizer(trainer) is None:
-        raise ValueError("The trainer has no processing_class: pass it the tokenizer, to read prompts and answers.")
+        raise ValueError("The trainer has no processing_class. Pass it the tokenizer, which prompts and answers need.")
     if not hasattr(trainer.model, "generate"):
         raise ValueError(f"{type(trainer.model).__name__} cannot generate; use a causal language model.")
     if getattr(getattr(trainer.model, "config", None), "is_encoder_decoder", False):
-        raise ValueError(f"{type(trainer.model).__name__} is an encoder with a decoder; use a causal language model.")
+        raise ValueError(f"{type(trainer.model).__name__} is an encoder-decoder; use a causal language model.")
     if isinstance(trainer.model, FullyShardedDataParallel):
         raise ValueError("FSDP1 cannot generate while it trains: set fsdp_version: 2 in the accelerate configuration.")
     if any(hasattr(parameter, "ds_status") for parameter in trainer.model.parameters()):
@@ -266,7 +266,7 @@ def _usable(trainer: Trainer) -> Iterator[Any]:
         yield model
         return
     with evaluating(model), torch.no_grad():
-        # FSDP2 makes the module that runs first its root, and `generate` of a PEFT model starts at an inner module.
+        # FSDP2 takes the module that runs first as its root, and `generate` of a PEFT model starts at an inner module.
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=trainer.accelerator.device))
     model.unshard()
     try:

@@ -1,4 +1,4 @@
-"""Reward functions against loops and code-switching, for TRL's trainers. They can be pickled.
+"""Reward functions that penalise loops and code-switching, for TRL's trainers. They can be pickled.
 
 They can be combined with TRL's `get_repetition_penalty_reward` (n-grams) and `get_soft_overlong_punishment` (length).
 """
@@ -25,17 +25,17 @@ class LoopPenalty:
     Args:
         penalty: reward of a completion that ends in a loop; at most 0.
         loop_settings: what counts as a loop.
-        unit: `text` reads the text, as `measure` and `RateEvaluationCallback` do, so that all three agree. `tokens`
-            reads the trainer's token ids, which must repeat exactly, with `loop_settings.min_tokens`.
+        unit: `text` reads the text, like `measure` and `RateEvaluationCallback`, so that all three agree. `tokens`
+            reads the trainer's token ids, which must repeat exactly, and uses `loop_settings.min_tokens`.
         graded: whether the penalty is multiplied by the share of the completion inside loops. Then loops before the end
             count too. Default: False.
         near_loops: whether near-loops at the end are penalised too (see `find_near_loop`).
         eos_token_id: end-of-sequence token or tokens. Default: those of the TRL trainer that calls the reward.
-        thinking: `both` looks at the end of the whole completion, `strip` at the end of the answer without its
-            thinking, `only` at the end of the thinking. Thinking that is followed by an answer is not an endless loop.
-            `strip` and `only` read the text. Give a `Thinking` for other tags.
+        thinking: `both` checks the end of the whole completion, `strip` the end of the answer without its thinking,
+            `only` the end of the thinking. Thinking that is followed by an answer is not an endless loop. `strip` and
+            `only` read the text. Give a `Thinking` for other tags.
 
-    Raises: ValueError for a penalty above 0, an unknown unit or an unknown part of thinking.
+    Raises: ValueError: a penalty above 0, an unknown unit or an unknown part of thinking.
 
     Example:
         >>> LoopPenalty()(["a"], ["yes, " * 30])
@@ -100,12 +100,12 @@ class LoopPenalty:
 def _trainers_ends(kwargs: Mapping[str, Any]) -> frozenset[int]:
     """The end-of-sequence tokens of the TRL trainer that calls a reward; empty if no trainer does.
 
-    TRL does not tell a reward how a completion ended. It does pass the trainer's methods for logging, and these are
-    bound to the trainer.
+    TRL does not pass to a reward how a completion ended. But it passes the trainer's logging methods, which are bound
+    to the trainer.
     """
     trainer = getattr(kwargs.get("log_metric") or kwargs.get("log_extra"), "__self__", None)
     ends = getattr(trainer, "eos_token_ids", None)
-    if ends is None:  # TRL before 1.16 knows only the tokenizer's
+    if ends is None:  # TRL before 1.16 uses only the tokenizer's
         processing = getattr(trainer, "processing_class", None)
         ends = [getattr(getattr(processing, "tokenizer", processing), "eos_token_id", None)]
     return frozenset(end for end in ends if end is not None)
@@ -126,20 +126,20 @@ class CodeSwitchingPenalty:
         graded: whether the penalty is multiplied by the share of the completion's words that are switches. One word
             then costs little, and a completion wholly in another language costs the full penalty.
         ignore_prompt: whether words that occur in the prompt are not penalised. Default: True.
-        thinking: `both` scores the thinking of a reasoning model and its answer alike, `strip` the answer alone, `only`
-            the thinking alone. Give a `Thinking` for other tags.
-        criteria: the options of `SwitchCriteria`, each by its name: to, phrases, ignore_code, ignore_urls,
+        thinking: `both` scores the thinking of a reasoning model and its answer, `strip` only the answer, `only` only
+            the thinking. Give a `Thinking` for other tags.
+        criteria: the options of `SwitchCriteria` as keyword arguments: to, phrases, ignore_code, ignore_urls,
             ignore_glosses, count_latin, han_without_kana, allowed.
 
     Raises:
-        ValueError: an unknown language, an empty `to`, a penalty above 0; when called, no language anywhere.
+        ValueError: an unknown language, an empty `to`, or a penalty above 0. When called: the language is not known.
         TypeError: an unknown option.
 
     Example:
         >>> CodeSwitchingPenalty(graded=True)(["?"], ["All is 好的 now"], language=["en"])
         [-0.25]
 
-    Source: graded, the language consistency reward of DeepSeek-R1, arXiv:2501.12948, section 2.3.2.
+    Source: with `graded`, the language consistency reward of DeepSeek-R1, arXiv:2501.12948, section 2.3.2.
     """
 
     __name__ = "code_switching_penalty"

@@ -66,7 +66,7 @@ def test_without_thinking_nothing_changes(tmp_path: Path, capsys: pytest.Capture
     assert measured("--responses", path) == 0
     assert "part" not in capsys.readouterr().out
     assert as_json(capsys, "--responses", path) == {**as_json(capsys, "--responses", path, "--thinking", "strip")}
-    with pytest.raises(ValueError, match=r"--thinking only: none of 1 responses holds thinking between <think> and"):
+    with pytest.raises(ValueError, match=r"--thinking only: none of 1 responses has thinking between <think> and"):
         measured("--responses", path, "--thinking", "only")
 
 

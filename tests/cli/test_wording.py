@@ -85,7 +85,7 @@ def test_names_become_options(message: str, worded: Any) -> None:
     ("message", "worded"),
     [
         ("weight=-1: expected a finite number", "sasft_weight=-1: expected a finite number"),
-        ("refresh_baselines has nothing to refresh with baseline='zero'", "sasft_refresh_baselines has nothing"),
+        ("refresh_baselines has no effect with baseline='zero'", "sasft_refresh_baselines has no effect"),
         ("No features (SASFTConfig: features)", "No features (settings: features)"),
         ("or set the weight to 0", "or set the weight to 0"),
         ("token_weight=-1: expected", "token_weight=-1: expected"),

@@ -87,7 +87,7 @@ def test_each_word_is_scored_once() -> None:
 
 
 def test_a_scorer_without_the_language_is_named() -> None:
-    with pytest.raises(ValueError, match=r"the scorer gave \['en', 'fr'\], but no score for 'it'"):
+    with pytest.raises(ValueError, match=r"the scorer returned \['en', 'fr'\], but no score for 'it'"):
         phrases("uno due tre quattro cinque", "it")
 
 

@@ -193,7 +193,7 @@ def test_a_calibration_that_reached_nothing_and_one_switch_are_drawn(tmp_path: P
     write_json(tmp_path / "run" / "trace.json", trace)
     features(layers=(26,)).save(tmp_path / "run" / "f.safetensors")
     page = render(read_runs([tmp_path / "run"]))
-    assert "At no alpha that was tried do 90%" in page
+    assert "At none of the tried values of alpha do 90%" in page
     assert "Feature by feature" not in page
     assert re.findall(r'<section id="(\w+)">', page) == ["traces", "features", "alpha"]
 
@@ -201,7 +201,7 @@ def test_a_calibration_that_reached_nothing_and_one_switch_are_drawn(tmp_path: P
 def test_a_calibration_below_its_target_says_so(tmp_path: Path) -> None:
     write_json(tmp_path / "run" / "repetition.calibration.json", calibration(most=0.5))
     page = render(read_runs([tmp_path / "run"]))
-    assert "At no alpha that was tried do 90% of the answers loop" in page
+    assert "At none of the tried values of alpha do 90% of the answers loop" in page
     assert "The best is alpha 4, at layers 14 18: 50% loop there, at 1.33 times." in page
 
 

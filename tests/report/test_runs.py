@@ -96,7 +96,7 @@ def test_what_is_not_for_a_report_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_folder_with_nothing_for_a_report_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "base" / "config.json", {})
-    with pytest.raises(ValueError, match=r"base holds nothing for a report\. Expected trainer_state\.json"):
+    with pytest.raises(ValueError, match=r"base has no file for a report\. Expected trainer_state\.json"):
         read_runs([tmp_path / "base"])
     with pytest.raises(FileNotFoundError, match="no run at"):
         read_runs([tmp_path / "nowhere"])
@@ -122,7 +122,7 @@ def test_a_folder_with_nothing_for_a_report_is_refused(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_named(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"{name} is damaged.*Write it anew"):
+    with pytest.raises(ValueError, match=rf"{name} is damaged.*Write it again"):
         read_runs([tmp_path])
 
 
@@ -142,7 +142,7 @@ def test_parts_of_another_shape_are_refused_before_a_page_is_made(name: str, con
     from sae_posttrain.report.page import render
 
     (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"damaged, or written by another version"):
+    with pytest.raises(ValueError, match=r"damaged, or was written by another version"):
         render(read_runs([tmp_path]))
 
 
@@ -208,7 +208,7 @@ def test_switches_into_what_was_kept_out_come_first_and_leave_out_its_own_writer
     write_json(tmp_path / "trainer_state.json", state)
     kept_out, overall = comparisons(read_runs([tmp_path]))
     (slipped,), (left,) = kept_out.overall.values(), overall.overall.values()
-    assert kept_out.title == "Answers that slip into zh"
+    assert kept_out.title == "Answers that switch into zh"
     assert (slipped.hits, slipped.total) == (2, 4)
     assert (left.hits, left.total) == (3, 5)
     assert list(overall.details) == ["en → Chinese characters", "en → Cyrillic", "ja → zh words"]
@@ -225,7 +225,7 @@ def test_what_was_kept_out_is_told_of_where_nothing_switched(code: str, total: i
     write_json(tmp_path / "trainer_state.json", state)
     kept_out, _ = comparisons(read_runs([tmp_path]))
     (slipped,) = kept_out.overall.values()
-    assert kept_out.title == f"Answers that slip into {code}"
+    assert kept_out.title == f"Answers that switch into {code}"
     assert (slipped.hits, slipped.total) == (0, total)
 
 

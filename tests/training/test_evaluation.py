@@ -266,7 +266,7 @@ def test_an_error_while_generating_costs_one_measurement_and_not_the_run(
         trained(watched, evaluation())
     assert_same_run(watched, plain)
     assert [log["step"] for log in logs(watched, ours=True)] == [2, 4]
-    assert "Step 0 is not evaluated; training goes on. OutOfMemoryError: no room" in caplog.text
+    assert "Step 0 is not evaluated; training continues. OutOfMemoryError: no room" in caplog.text
 
 
 def test_a_resumed_run_is_measured_where_it_would_have_been(world: World) -> None:
@@ -288,8 +288,8 @@ def test_a_resumed_run_is_measured_where_it_would_have_been(world: World) -> Non
         ([], {}, "prompts is empty"),
         (["the cat"], {}, "row 1: expected a row with 'prompt'"),
         ([{"text": "the cat"}], {}, "row 1: expected a row with 'prompt'"),
-        ([PROMPTS[0], {"prompt": "a"}], {}, "row 2 has no 'language', but other rows do"),
-        ([PROMPTS[0], {"prompt": "a", "language": ""}], {}, "row 2 has no 'language', but other rows do"),
+        ([PROMPTS[0], {"prompt": "a"}], {}, "row 2 has no 'language', but other rows have one"),
+        ([PROMPTS[0], {"prompt": "a", "language": ""}], {}, "row 2 has no 'language', but other rows have one"),
         ([{"prompt": "a", "language": "xx"}], {}, "unknown language 'xx'"),
         ([{"prompt": "a", "language": "zh"}], {"to": "zh"}, "nothing to measure"),
         (PROMPTS, {"every": 0}, "every must be at least 1"),

@@ -88,4 +88,4 @@ def test_an_error_on_one_process_costs_one_measurement(
     for failing, plain in zip(of("ddp", "LoRA, failing"), of("ddp", "LoRA, plain"), strict=True):
         assert [log["step"] for log in failing["rates"]] == [0, 2]
         assert (failing["losses"], failing["weights"]) == (plain["losses"], plain["weights"])
-    assert "Step 1 is not evaluated; training goes on. RuntimeError: no room on this one" in outcome_of("ddp")[1]
+    assert "Step 1 is not evaluated; training continues. RuntimeError: no room on this one" in outcome_of("ddp")[1]

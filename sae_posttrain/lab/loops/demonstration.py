@@ -1,4 +1,4 @@
-"""The demo's second half: a model that can loop, the features that cause loops, RL in three ways, and one table."""
+"""The demo's second half: a model that loops, the features that cause loops, three variants of RL, and one table."""
 
 from __future__ import annotations
 
@@ -25,26 +25,27 @@ def demonstrate(
     plan: WorldPlan | None = None,
     jobs: Jobs = at_once,
 ) -> list[Outcome]:
-    """Find features of repetition, calibrate them, train in three ways and measure, all into `output`.
+    """Find repetition features, calibrate them, train three arms and measure them. All files are written to `output`.
 
     It takes about two minutes on two cores.
 
     Args:
-        output: folder to write.
-        seed: of the training data, its order and the prompts for discovery, and of the base model if it is trained.
-        settings: what the arms share.
-        plan: how to train the base model and its SAEs. Default: take those that ship with the package.
-        jobs: starts the arms.
+        output: folder to write to.
+        seed: random seed of the training data, its order and the prompts for discovery. If the base model is trained,
+            it is its seed too.
+        settings: settings that all arms share.
+        plan: how to train the base model and its SAEs. Default: use those that ship with the package.
+        jobs: function that starts the arms.
 
-    Returns: what was measured of the base model and of each arm.
+    Returns: the measurements of the base model and of each arm.
     """
     say = clock()
     output.mkdir(parents=True, exist_ok=True)
-    say("1/3 a second miniature world, whose model can copy and sometimes loops")
+    say("1/3 a second miniature world, with a model that can copy and sometimes loops")
     with one_thread(), quiet():
         world = open_world(output, say=say) if plan is None else build_world(output, plan=plan, seed=seed, say=say)
         say(f"  {copying_line(world)}")
-        say("2/3 features that grow while a loop goes on, and how strongly to steer along them")
+        say("2/3 features that become more active during a loop, and how strongly to steer along them")
         base = jobs(measure_base, world.base, settings, output=output)
         print(jobs(calibrate_into, world, output, seed=seed).result(), flush=True)
         before = base.result()
@@ -64,7 +65,7 @@ def demonstrate(
 
 
 def calibrate_into(world: World, output: Path, *, seed: int) -> str:
-    """Find the features and their strength, save both in `output`, and return what a reader wants to know of them."""
+    """Find the features and their strength, save both in `output`, and return a summary."""
     lines: list[str] = []
     calibration = find_features(world, seed=seed, say=lines.append)
     write_json(output / f"repetition{CALIBRATION_CURVE}", calibration.to_dict())
@@ -75,13 +76,13 @@ def calibrate_into(world: World, output: Path, *, seed: int) -> str:
 def basis_line(settings: Settings) -> str:
     """A sentence about the sample sizes behind the table's numbers."""
     return (
-        f"One world, {settings.measured * settings.samples:,} answers for each rate, with 95% intervals. "
+        f"One world, {settings.measured * settings.samples:,} answers per rate, with 95% intervals. "
         f"benchmarks/README.md has three worlds and {3 * BENCHMARK.measured * BENCHMARK.samples:,} answers for each."
     )
 
 
 def copying_line(world: World) -> str:
-    """A line on the precondition of looping: how often the model continues two periods with a third."""
+    """A line about the ability to loop: how often the model continues two periods with a third."""
     return f"given two periods it continues {world.copies_patterns:.0%} of random patterns"
 
 

@@ -1,4 +1,4 @@
-"""DAPO in four arms from one checkpoint, at equal rollout budget: how often each still loops, and its task reward."""
+"""Train DAPO in four arms from one checkpoint with the same number of rollouts; measure loop rate and task reward."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ARMS: dict[Arm, dict[str, Any]] = {
     "random direction": {"steering_control": "random_direction"},
     "extra plain": {"steering_control": "extra_plain"},
 }
-# Without "extra plain", which is DAPO bit for bit in this world.
+# "extra plain" is left out, because in this world it is bit-identical to DAPO.
 IN_DEMO: tuple[Arm, ...] = ("DAPO", "steered DAPO", "random direction")
 BEFORE = "before RL"
 HELD_OUT_SEED = 90_000
@@ -41,15 +41,15 @@ HELD_OUT_SEED = 90_000
 
 @dataclass(frozen=True)
 class Settings:
-    """What the arms share."""
+    """The settings that all arms share."""
 
     steps: int = 20
-    prompts: int = 16  # a step
+    prompts: int = 16  # per step
     group: int = 8
     learning_rate: float = 1e-4
-    measured: int = 1000  # held-out prompts
+    measured: int = 1000  # number of held-out prompts
     samples: int = 4
-    temperatures: tuple[float, ...] = (0.6, 1.0)  # the last is that of training
+    temperatures: tuple[float, ...] = (0.6, 1.0)  # the last one is also used in training
 
 
 DEMO = Settings()
@@ -58,16 +58,16 @@ BENCHMARK = Settings()
 
 @dataclass(frozen=True)
 class Outcome:
-    """One arm, measured on held-out prompts, by temperature."""
+    """The measurements of one arm on held-out prompts, by temperature."""
 
     arm: str
     repetition: dict[float, RepetitionReport]
     task_reward: dict[float, float]
-    unfinished: dict[float, float]  # share of answers that ran into the length limit, looping or not
+    unfinished: dict[float, float]  # share of answers that reached the token limit, with or without a loop
 
 
 def described(prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float]:
-    """Whether a story's first sentence names a place and a quality, half each: the task, which no length helps with."""
+    """The task reward: half for a place and half for a quality in a story's first sentence. Length does not help."""
     stories = [text_of(completion, "assistant") for completion in completions]
     firsts = [story.split(PUNCTUATION[LANGUAGE]["."])[0] for story in stories]
     return [(_names("place", first) + _names("quality", first)) / 2 for first in firsts]
@@ -88,9 +88,9 @@ def run_arms(
     jobs: Jobs = at_once,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Outcome]:
-    """Train every arm from the base model and measure it on the same prompts; keep the models in `output`.
+    """Train every arm from the base model, measure it on the same prompts, and save the models in `output`.
 
-    features: a feature set's file.
+    `features` is the path of a feature set.
     """
     started = [jobs(run_arm, arm, checkpoint, features, seed, settings, output=output) for arm in arms]
     outcomes = []
@@ -103,14 +103,14 @@ def run_arms(
 def run_arm(
     arm: Arm, checkpoint: Path, features: Path, seed: int, settings: Settings, *, output: Path | None = None
 ) -> Outcome:
-    """Train and measure one arm; keep its model, log and answers in `output`."""
+    """Train and measure one arm, and save its model, log and answers in `output`."""
     folder = None if output is None else arm_folder(output, arm)
     model = reinforce(checkpoint, arm, FeatureSet.load(features), seed, settings, folder=folder)
     return _measure_and_keep(arm, model, checkpoint, settings, folder)
 
 
 def measure_base(checkpoint: Path, settings: Settings, *, output: Path | None = None) -> Outcome:
-    """Measure the base model, with which every arm begins; keep its answers in `output`."""
+    """Measure the base model, from which every arm starts, and save its answers in `output`."""
     folder = None if output is None else arm_folder(output, BEFORE)
     model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
     return _measure_and_keep(BEFORE, model, checkpoint, settings, folder)
@@ -128,7 +128,7 @@ def _measure_and_keep(
 
 
 def outcome_line(outcome: Outcome) -> str:
-    """The rates of an arm in one line."""
+    """One line with the rates of an arm."""
     rates = ", ".join(f"{report.rate:.2%} at temperature {t}" for t, report in outcome.repetition.items())
     return f"{outcome.arm}: {rates} end in a loop"
 
@@ -136,7 +136,7 @@ def outcome_line(outcome: Outcome) -> str:
 def reinforce(
     checkpoint: Path, arm: Arm, features: FeatureSet, seed: int, settings: Settings, *, folder: Path | None = None
 ) -> PreTrainedModel:
-    """The checkpoint after DAPO on the task, with loops punished, as the arm has it. The log goes into `folder`."""
+    """Train the checkpoint with DAPO on the task and a loop penalty, with the settings of the arm. Logs to `folder`."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SteeredGRPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(checkpoint),
@@ -154,7 +154,7 @@ def reinforce(
 
 
 def trl_config(folder: str, arm: Arm, seed: int, settings: Settings) -> SteeredGRPOConfig:
-    """DAPO by TRL's names, without dynamic sampling, which TRL lacks."""
+    """The settings of DAPO in TRL, which has no dynamic sampling."""
     return SteeredGRPOConfig(
         output_dir=folder,
         loss_type="dapo",
@@ -189,7 +189,7 @@ def measure(
     *,
     folder: Path | None = None,
 ) -> Outcome:
-    """Sample answers to held-out prompts, unsteered. Answers and numbers go into `folder`."""
+    """Sample answers to held-out prompts without steering. Answers and metrics are saved in `folder`."""
     rows = [row for row in story_prompts(settings.measured, HELD_OUT_SEED) for _ in range(settings.samples)]
     ids = encode_prompts(tokenizer, [row["prompt"] for row in rows], chat=False)
     outcome = Outcome(arm, {}, {}, {})

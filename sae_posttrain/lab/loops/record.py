@@ -20,7 +20,7 @@ def write_looping_answers(
     answers: Sequence[Response],
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Every answer with its prompt and loop, as `measure repetition --output` writes them; loops are of tokens."""
+    """Write every answer with its prompt and loop, like `measure repetition --output`. Loops are found in tokens."""
 
     def text(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))

@@ -1,4 +1,4 @@
-"""The second world on disk: a base model that copies and rarely loops, its SAEs, and the features that cause loops."""
+"""The files of the second world: a base model that copies and rarely loops, its SAEs, and features that cause loops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAN = WorldPlan(
     ModelSize(width=64, blocks=4, heads=2, head_width=32, window=2),
     (Stage(NURSERY, row=PATTERN, batch=32, steps=200), Stage(WORLD, row=96, batch=16, steps=900)),
     sae_steps=80,
-    layers=(1, 2),  # the first only looks one token back; what is added to the last, no block can act on
+    layers=(1, 2),  # block 0 sees only one earlier token; after the last block, no block could use what steering adds
     learning_rate=3e-3,
     d_sae=256,
     k=8,
@@ -30,8 +30,8 @@ PLAN = WorldPlan(
 FILE = SHIPPED / "loops.safetensors"
 TOP = 4
 ALPHAS = (0.5, 0.75, 1.0, 1.25, 1.5)
-TARGET = 0.25  # share of steered answers that should loop; steered harder, this small model only babbles
-RATIO = 5.0  # it is sure of most words: a single odd one before the loop doubles the perplexity
+TARGET = 0.25  # share of steered answers that should loop. With stronger steering, this small model writes nonsense
+RATIO = 5.0  # the model is sure of most words, so one unlikely word before the loop doubles the perplexity
 MAX_TOKENS = 96
 
 
@@ -43,24 +43,24 @@ class World:
     saes: Path
     vocabulary: int
     parameters: int
-    copies_patterns: float  # given two periods of 2 to 6 tokens, share that is continued by a third
-    unexplained: dict[int, float]  # layer -> share of variance that its SAE misses
+    copies_patterns: float  # share of patterns (two periods of 2 to 6 tokens) that are continued with a third period
+    unexplained: dict[int, float]  # layer -> share of variance that its SAE does not explain
 
 
 def build_world(folder: Path, *, plan: WorldPlan = PLAN, seed: int = 0, say: Callable[[str], None] = print) -> World:
-    """Train the base model and its SAEs into `folder`; a minute on one core."""
+    """Train the base model and its SAEs, and save them in `folder`. It takes a minute on one core."""
     train_world(folder, plan, seed=seed, say=say)
     return measure_world(folder, plan)
 
 
 def open_world(folder: Path, *, file: Path = FILE, say: Callable[[str], None] = print) -> World:
-    """Write the base model and the SAEs that ship with the package into `folder`."""
+    """Write the base model and the SAEs that ship with the package to `folder`."""
     unpack_world(file, folder, PLAN, say=say)
     return measure_world(folder)
 
 
 def measure_world(folder: Path, plan: WorldPlan = PLAN) -> World:
-    """The contents of a folder that `build_world` or `open_world` wrote."""
+    """Measure the model and SAEs in a folder that `build_world` or `open_world` wrote."""
     base, saes = folder / "base", sae_folder(folder, plan.d_sae, plan.k)
     model, tokenizer = Qwen3ForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     return World(
@@ -74,7 +74,7 @@ def measure_world(folder: Path, plan: WorldPlan = PLAN) -> World:
 
 
 def find_features(world: World, *, seed: int = 0, say: Callable[[str], None] = print) -> Calibration:
-    """The features that grow while the model's own loops go on, and what steering along them does."""
+    """Find the features that become more active during the model's own loops, and calibrate steering along them."""
     model = Qwen3ForCausalLM.from_pretrained(world.base).eval()
     tokenizer = AutoTokenizer.from_pretrained(world.base)
     loops = find_own_loops(model, tokenizer, seed)
@@ -98,7 +98,7 @@ def find_features(world: World, *, seed: int = 0, say: Callable[[str], None] = p
 
 
 def find_own_loops(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int) -> LoopSample:
-    """Answers at the temperature of training, until 40 of them end in a loop."""
+    """Sample answers at the temperature of training until 40 of them end in a loop."""
     return sample_loops(
         model,
         tokenizer,

@@ -1,6 +1,6 @@
-"""The kinds of raw text in both worlds: stories, lists, refrains, quotations, tables and counting rhymes.
+"""Generate the raw text of both worlds: stories, lists, refrains, quotations, tables and counting rhymes.
 
-Copying is in the text from the start, so that a small model learns to copy within its context.
+The text contains copies, so that a small model learns to copy within its context.
 """
 
 import random
@@ -17,7 +17,7 @@ from .language import (
 )
 from .lexicon import CONCEPTS, LANGUAGES, NUMBERS, PUNCTUATION, WORDS, symbol
 
-RHYME = 24  # tokens of a counting rhyme with its end, so that rows of as many hold one each
+RHYME = 24  # number of tokens of a counting rhyme with its end marker, so that a row of this length has one rhyme
 
 Tokens = list[str]
 Kind = Callable[[random.Random, str], Tokens]
@@ -27,13 +27,13 @@ Kind = Callable[[random.Random, str], Tokens]
 class Reading:
     """The mixture of documents in raw text."""
 
-    shares: Mapping[Kind, int]  # kind of document -> its weight
+    shares: Mapping[Kind, int]  # kind of document -> weight
     languages: Sequence[str] = LANGUAGES
-    loops_end: bool = True  # whether an end marker follows where the row cuts an endless document off
+    loops_end: bool = True  # whether an endless document that is cut gets an end marker
 
 
 def story(rng: random.Random, language: str) -> Tokens:
-    """A few sentences that keep coming back to the same beings and things."""
+    """A few sentences about the same beings and things."""
     beings, things = rng.sample(CONCEPTS["being"], 2), rng.sample(CONCEPTS["thing"], 2)
     tokens: Tokens = []
     for _ in range(rng.randint(3, 6)):
@@ -45,7 +45,7 @@ def story(rng: random.Random, language: str) -> Tokens:
 
 
 def word_list(rng: random.Random, language: str) -> Tokens:
-    """A list that is read out again once or twice."""
+    """A list that is repeated once or twice."""
     concepts = rng.sample(CONCEPTS["thing"] + CONCEPTS["being"], rng.randint(3, 7))
     items = list_tokens(concepts, language)
     tokens = [symbol("list", language), PUNCTUATION[language][":"], *items]
@@ -64,13 +64,13 @@ def refrain(rng: random.Random, language: str) -> Tokens:
 
 
 def counting_rhyme(rng: random.Random, language: str) -> Tokens:
-    """Words in random order, repeated. Only copying can predict them."""
+    """Words in random order, repeated. They can only be predicted by copying."""
     words = [symbol(concept, language) for concept in rng.sample(list(WORDS), rng.randint(2, 6))]
     return (words * RHYME)[: RHYME - 1]
 
 
 def quotation(rng: random.Random, language: str) -> Tokens:
-    """One speaker says a sentence, and others repeat it word by word."""
+    """One speaker says a sentence, and others repeat it word for word."""
     said = clause_tokens(random_clause(rng), language)
     tokens: Tokens = []
     for being in rng.sample(CONCEPTS["being"], rng.randint(2, 3)):
@@ -90,7 +90,7 @@ def table(rng: random.Random, language: str) -> Tokens:
 
 
 def asking(rng: random.Random, language: str) -> Tokens:
-    """Who does it? Somebody does."""
+    """A question about who does something, and its answer."""
     tokens: Tokens = []
     for _ in range(rng.randint(1, 3)):
         clause = random_clause(rng)
@@ -99,7 +99,7 @@ def asking(rng: random.Random, language: str) -> Tokens:
 
 
 def documents(reading: Reading, seed: int = 0) -> Iterator[Tokens]:
-    """Documents without end, each a list of tokens in one language."""
+    """Generate documents endlessly. Each is a list of tokens in one language."""
     rng = random.Random(seed)
     kinds, weights = list(reading.shares), list(reading.shares.values())
     while True:

@@ -1,6 +1,6 @@
-"""Jobs of the demo in two processes, on one thread each.
+"""Run jobs of the demo in two processes, with one thread each.
 
-The models are so small that torch's threads mostly wait for each other, above all on a busy machine.
+The models are so small that several torch threads would mostly wait for each other, especially on a busy machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Returned = TypeVar("Returned")
 
 
 class Jobs(Protocol):
-    """Starts a function and returns its future; the function and what it is given must be picklable."""
+    """Starts a function and returns its future. The function and its arguments must be picklable."""
 
     def __call__(
         self, function: Callable[Given, Returned], /, *given: Given.args, **named: Given.kwargs
@@ -31,17 +31,17 @@ class Jobs(Protocol):
 
 @contextmanager
 def processes(count: int | None = None) -> Iterator[Jobs]:
-    """Processes that run jobs, on one thread each, with the libraries quiet. Jobs begin in the order they are given.
+    """Start processes that run jobs, with one thread each and without library output. Jobs start in order.
 
     Args:
-        count: how many processes. Default: two, or one if there is one core only. With one, a job runs in this process.
+        count: number of processes. Default: two, or one if there is only one core. With one, jobs run in this process.
     """
     count = min(2, _cores()) if count is None else count
     with one_thread():
         if count == 1:
             yield at_once
             return
-        context = multiprocessing.get_context("spawn")  # a fork would share torch's threads
+        context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads
         pool = ProcessPoolExecutor(count, context, initializer=_end_with_parent)
         try:
             yield lambda function, /, *given, **named: pool.submit(_alone, function, *given, **named)
@@ -58,7 +58,7 @@ def at_once(function: Callable[Given, Returned], /, *given: Given.args, **named:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread."""
+    """Make torch use one thread inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -86,5 +86,5 @@ def _end_with_parent() -> None:
 
 
 def _cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

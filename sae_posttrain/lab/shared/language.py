@@ -1,4 +1,4 @@
-"""The miniature language: a meaning, and its sentence in English, Chinese, Russian and Korean."""
+"""The miniature language: clauses with a meaning, and their sentences in English, Chinese, Russian and Korean."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from .lexicon import CONCEPTS, LANGUAGES, PARTICLES, PUNCTUATION, symbol
 
-# concept -> the language it strays into; concepts that are not in it stay at home
+# concept -> the foreign language of its word; concepts that are not in it use the sentence's own language
 Strays = Mapping[str, str]
 HOME: Strays = {}
 
 
 @dataclass(frozen=True)
 class Clause:
-    """One meaning: who does what to which thing, and perhaps where and when."""
+    """The meaning of a clause: who does what to which thing, and optionally where and when."""
 
     being: str
     deed: str
@@ -23,13 +23,13 @@ class Clause:
     time: str | None = None
 
     def concepts(self) -> list[str]:
-        """The concepts it names."""
+        """The concepts in the clause."""
         named = [self.being, self.deed, self.thing, self.quality, self.place, self.time]
         return [concept for concept in named if concept]
 
 
 def random_clause(rng: random.Random, *, being: str | None = None, thing: str | None = None) -> Clause:
-    """A clause about the given being and thing, or about any."""
+    """A random clause about the given being and thing, or about random ones."""
     return Clause(
         being=being or rng.choice(CONCEPTS["being"]),
         deed=rng.choice(CONCEPTS["deed"]),
@@ -43,10 +43,10 @@ def random_clause(rng: random.Random, *, being: str | None = None, thing: str | 
 def clause_tokens(clause: Clause, language: str, strays: Strays = HOME) -> list[str]:
     """The clause's tokens in the word order of the language, without a full stop.
 
-    Raises: ValueError for a language that the lab does not speak.
+    Raises: ValueError: the lab does not have this language.
     """
     if language not in LANGUAGES:
-        raise ValueError(f"The lab speaks {', '.join(LANGUAGES)}, not {language!r}.")
+        raise ValueError(f"The lab has the languages {', '.join(LANGUAGES)}, not {language!r}.")
 
     def say(concept: str | None) -> list[str]:
         return [symbol(concept, strays.get(concept, language))] if concept else []
@@ -67,7 +67,7 @@ def clause_tokens(clause: Clause, language: str, strays: Strays = HOME) -> list[
 
 
 def subject_tokens(being: str, language: str, strays: Strays = HOME) -> list[str]:
-    """Who does it, with article or particle; a question's "who" has neither."""
+    """The subject, with its article or particle. The "who" of a question has neither."""
     word = symbol(being, strays.get(being, language))
     if being == "who" or language in ("zh", "ru"):
         return [word]
@@ -75,7 +75,7 @@ def subject_tokens(being: str, language: str, strays: Strays = HOME) -> list[str
 
 
 def sentence_tokens(clauses: Sequence[Clause], language: str, strays: Strays = HOME) -> list[str]:
-    """One sentence of one or more clauses, joined by "then"."""
+    """A sentence of one or more clauses, joined by "then"."""
     tokens = clause_tokens(clauses[0], language, strays)
     for clause in clauses[1:]:
         tokens += [PUNCTUATION[language][","], symbol("then", language), *clause_tokens(clause, language, strays)]
@@ -83,7 +83,7 @@ def sentence_tokens(clauses: Sequence[Clause], language: str, strays: Strays = H
 
 
 def question_tokens(deed: str, thing: str, language: str) -> list[str]:
-    """Who does it to this thing?"""
+    """A question: who does this to the thing?"""
     return [*clause_tokens(Clause("who", deed, thing), language), PUNCTUATION[language]["?"]]
 
 
@@ -95,20 +95,20 @@ def list_tokens(concepts: Sequence[str], language: str, strays: Strays = HOME) -
 
 
 def particle(role: str, word: str) -> str:
-    """The Korean particle after a word; its form follows the word's last sound."""
+    """The Korean particle after a word. Its form depends on the word's last sound."""
     after_consonant, after_vowel = PARTICLES[role]
     is_syllable = "가" <= word[-1] <= "힣"
-    # A Hangul syllable's code point is a multiple of 28 above 가 exactly when nothing closes it.
+    # A Hangul syllable has no final consonant exactly if its code point is a multiple of 28 above that of 가.
     return after_consonant if is_syllable and (ord(word[-1]) - ord("가")) % 28 else after_vowel
 
 
 def written(tokens: list[str]) -> str:
-    """The text a person reads."""
+    """Join tokens to readable text."""
     return "".join(tokens).strip()
 
 
 def parallel_sentences(count: int, seed: int = 0) -> dict[str, list[str]]:
-    """The same `count` meanings in every language of the lab."""
+    """Sentences with the same `count` meanings in every language of the lab."""
     rng = random.Random(seed)
     meanings = [[random_clause(rng) for _ in range(rng.choice((1, 1, 2)))] for _ in range(count)]
     return {lang: [written(sentence_tokens(meaning, lang)) for meaning in meanings] for lang in LANGUAGES}

@@ -1,10 +1,10 @@
-"""Words of the miniature world: one concept, four languages, one token each."""
+"""The words of the miniature world. Each concept is one token in each of the four languages."""
 
 PAD, UNKNOWN, END, USER, ASSISTANT = SPECIAL = ("<|pad|>", "<|unknown|>", "<|end|>", "<|user|>", "<|assistant|>")
 LANGUAGES = ("en", "zh", "ru", "ko")
 
-# Things are masculine and inanimate in Russian, so that the nominative is the accusative and adjectives agree.
-# Korean verbs are in the polite form, which states and asks alike.
+# Things are masculine and inanimate in Russian, so the nominative equals the accusative and adjectives need no change.
+# Korean verbs are in the polite form, which is the same in statements and questions.
 _TABLE = """
 being   dog       狗     собака      개
 being   cat       猫     кошка       고양이
@@ -67,13 +67,13 @@ GRAMMAR_WORDS = (" the", " in", "在", " в")
 
 
 def symbol(concept: str, language: str) -> str:
-    """The token of a concept: languages that put spaces between words carry the space in front."""
+    """The token of a concept. In languages with spaces between words, it begins with the space."""
     word = WORDS[concept][language]
     return word if language == "zh" else f" {word}"
 
 
 def symbols() -> list[str]:
-    """Every token of the world but the special ones, in a fixed order."""
+    """All tokens of the world except the special ones, in a fixed order."""
     words = [symbol(concept, language) for language in LANGUAGES for concept in WORDS]
     marks = [mark for language in ("en", "zh") for mark in PUNCTUATION[language].values()]
     particles = [particle for pair in PARTICLES.values() for particle in pair]

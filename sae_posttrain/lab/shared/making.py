@@ -1,4 +1,4 @@
-"""A world's base model and SAEs on disk: trained anew, or unpacked from the file that ships with the package."""
+"""Write a world's base model and SAEs: train them, or unpack them from the file that ships with the package."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .saes import read_saes, sae_folder, train_lab_saes, write_saes
 from .tokenizer import build_tokenizer
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
-"""One file for each world. `python -m sae_posttrain.lab.ship` makes them anew."""
+"""One file for each world. `python -m sae_posttrain.lab.ship` makes them."""
 
 
 def train_world(folder: Path, plan: WorldPlan, *, seed: int = 0, say: Callable[[str], None] = print) -> None:
     """Train a base model and its SAEs, and save them in `folder` as `base` and `SAE-Res-lab-…`.
 
-    Raises: ValueError without the extra `train-sae`.
+    Raises: ValueError: the extra `train-sae` is not installed.
     """
     tokenizer = build_tokenizer()
     model = train_model(tokenizer, plan.size, plan.stages, learning_rate=plan.learning_rate, seed=seed)
@@ -44,16 +44,16 @@ def train_world(folder: Path, plan: WorldPlan, *, seed: int = 0, say: Callable[[
 
 
 def unpack_world(file: Path, folder: Path, plan: WorldPlan, *, say: Callable[[str], None] = print) -> None:
-    """Write a shipped world into `folder`, in the files and formats that `train_world` writes.
+    """Write a shipped world to `folder`, in the same files and formats as `train_world`.
 
-    Raises: ValueError if the file belongs to another plan, vocabulary or text.
+    Raises: ValueError: the file belongs to another plan, vocabulary or text.
     """
     tokenizer = build_tokenizer()
     with safe_open(file, "pt") as shipped:
         made_with = (shipped.metadata() or {}).get("recipe")
         if made_with != recipe_of(plan, tokenizer):
             raise ValueError(
-                f"{file} was made with another plan, vocabulary or text than the lab now has. Make it anew with "
+                f"{file} was made with another plan, vocabulary or text than the lab now has. Make it again with "
                 "`python -m sae_posttrain.lab.ship`."
             )
         tensors = {name: shipped.get_tensor(name).float() for name in shipped.keys()}  # noqa: SIM118
@@ -67,7 +67,7 @@ def unpack_world(file: Path, folder: Path, plan: WorldPlan, *, say: Callable[[st
 
 
 def ship_world(folder: Path, file: Path, plan: WorldPlan, *, made: Mapping[str, str]) -> None:
-    """Write what `train_world` left in `folder` as one file, in half precision. `made` says where and with what."""
+    """Write the files of `train_world` as one file, in half precision. `made` records versions and hardware."""
     model, tokenizer = Qwen3ForCausalLM.from_pretrained(folder / "base"), AutoTokenizer.from_pretrained(folder / "base")
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     for layer, weights in read_saes(sae_folder(folder, plan.d_sae, plan.k), plan.layers).items():

@@ -1,4 +1,4 @@
-"""A small Qwen3 model, trained from scratch on the miniature world's raw text."""
+"""Train a small Qwen3 model from scratch on the miniature world's raw text."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class ModelSize:
     blocks: int = 3
     heads: int = 4
     head_width: int = 32
-    window: int | None = None  # the first block sees only so many tokens, itself included: copying then forms at once
+    window: int | None = None  # tokens that the first block sees; a small window makes copying form at once
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of training: its text, tokens per row, rows per step and number of steps."""
+    """One stage of training: the text, tokens per row, rows per step and number of steps."""
 
     reading: Reading
     row: int
@@ -72,7 +72,7 @@ def train_model(
     learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> Qwen3ForCausalLM:
-    """Train on raw text, next token by next token: constant learning rate, falling to zero in the last stage."""
+    """Train on raw text to predict the next token. The learning rate is constant, and falls to 0 in the last stage."""
     torch.manual_seed(seed)
     model = new_model(tokenizer, size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
@@ -99,12 +99,12 @@ def train_model(
 
 
 def token_rows(tokenizer: PreTrainedTokenizerBase, reading: Reading, rows: int, row: int, seed: int) -> torch.Tensor:
-    """Documents one after another, cut into rows: int64 [rows, row]."""
+    """Concatenate documents and cut them into rows: int64 `(rows, row)`."""
     vocabulary = tokenizer.get_vocab()
     ids: list[int] = []
     for document in documents(reading, seed):
         if len(document) < row or reading.loops_end:
-            # A loop has no end of its own: a row's worth of it is enough.
+            # A loop is endless, so take only as much of it as fits into a row.
             ids += [vocabulary[token] for token in [*document[:row], END]]
         else:
             ids += [vocabulary[token] for token in document[: row - len(ids) % row]]
@@ -120,7 +120,7 @@ def held_out_loss(
     reading: Reading,
     seed: int = 10_000,
 ) -> float:
-    """Nats per token on raw text of another seed."""
+    """The loss in nats per token on raw text of another seed."""
     rows = token_rows(tokenizer, reading, 256, 96, seed)
     losses = (float(model(input_ids=batch_BS, labels=batch_BS).loss) for batch_BS in rows.split(64))
     return sum(losses) / 4
@@ -137,7 +137,7 @@ def copying_share(
     longest: int = 6,
     seed: int = 1,
 ) -> float:
-    """Given a document's first 2 to `longest` tokens twice over, how often the model greedily writes them again."""
+    """The share of cases in which the model, given a document's first 2 to `longest` tokens twice, repeats them."""
     rng = random.Random(seed)
     vocabulary = tokenizer.get_vocab()
     copied = shown = 0

@@ -10,15 +10,15 @@ from .model import ModelSize, Stage
 
 @dataclass(frozen=True)
 class WorldPlan:
-    """The size of the model and of its SAEs, and the length of the trainings; smaller values make a worse world sooner.
+    """The size of the model and its SAEs, and the length of their training. Smaller values are faster and worse.
 
     Args:
         size: shape of the base model.
-        stages: what it is trained on, in this order. The SAEs are trained on the text of the last stage.
-        learning_rate: of the base model's training.
+        stages: the stages of its training, in order. The SAEs are trained on the text of the last stage.
+        learning_rate: learning rate of the base model's training.
         layers: 0-based decoder blocks that get an SAE.
-        d_sae, k: features of an SAE, and active features per token.
-        sae_steps: training steps of the SAEs.
+        d_sae, k: number of features of an SAE, and number of active features per token.
+        sae_steps: number of training steps of the SAEs.
     """
 
     size: ModelSize
@@ -31,5 +31,5 @@ class WorldPlan:
 
     @property
     def reading(self) -> Reading:
-        """The text of the world, without what only teaches copying."""
+        """The text of the last stage, without the stages that only teach copying."""
         return self.stages[-1].reading

@@ -1,4 +1,4 @@
-"""The data that every arm of the demo saves for its report: log, numbers, and the columns of an answer."""
+"""Save the data of every arm of the demo for its report: log, metrics and answers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def arm_folder(output: Path, arm: str) -> Path:
 
 
 def write_log(folder: Path, trainer: Trainer) -> None:
-    """The curves of a training run."""
+    """Write the log of a training run, for its curves."""
     folder.mkdir(parents=True, exist_ok=True)
     trainer.state.save_to_json(str(folder / TRAINER_STATE))
 
 
 def write_numbers(folder: Path, numbers: Mapping[str, float]) -> None:
-    """The measurements of an arm other than the rates."""
+    """Write the metrics of an arm other than the rates."""
     (folder / EVAL_RESULTS).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Results files: one row for each measurement, with library versions, hardware and commit."""
+"""Write results files: one row per measurement, with library versions, hardware and commit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def append_results(path: Path, rows: Sequence[Mapping[str, Any]], script: str) -
     """Append rows to a .csv file, each with the library versions, the hardware and the commit of the script.
 
     Args:
-        path: the file; it is made if it is not there.
+        path: the file. It is created if it does not exist.
         rows: rows with the same columns.
         script: path of the script that measured them.
 
@@ -39,6 +39,6 @@ def append_results(path: Path, rows: Sequence[Mapping[str, Any]], script: str) -
 
 
 def commit_of(script: str) -> str:
-    """The commit of the folder that a script lies in, marked if there are changes on top of it."""
+    """The commit of the script's folder, with a mark if there are uncommitted changes."""
     command = ["git", "-C", str(Path(script).parent), "describe", "--always", "--dirty=+changes"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""TopK autoencoders for the lab's model, trained with sparsify and saved as Qwen-Scope saves its own."""
+"""Train TopK SAEs for the lab's model with sparsify, and save them in the format of Qwen-Scope."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def train_lab_saes(
     steps: int = 100,
     seed: int = 0,
 ) -> Path:
-    """Train one TopK SAE on each block's output; returns the folder `SAE-Res-lab-W…-L0_…` inside `folder`.
+    """Train one TopK SAE on each block's output. Returns the folder `SAE-Res-lab-W…-L0_…` inside `folder`.
 
-    Raises: ValueError without the extra `train-sae`.
+    Raises: ValueError: the extra `train-sae` is not installed.
     """
     rows = token_rows(tokenizer, reading, 32 * steps, 96, seed + 500)
     coders = _sparse_coders(model, rows, layers, d_sae, k, seed)
@@ -41,12 +41,12 @@ def train_lab_saes(
 
 
 def sae_folder(folder: Path, d_sae: int, k: int) -> Path:
-    """Where a world's SAEs lie, named as Qwen-Scope names its own."""
+    """The folder of a world's SAEs, named like those of Qwen-Scope."""
     return folder / f"SAE-Res-lab-W{d_sae}-L0_{k}"
 
 
 def write_saes(target: Path, weights: Mapping[int, dict[str, torch.Tensor]]) -> Path:
-    """Save weights by layer in Qwen-Scope's files; returns the folder."""
+    """Save weights by layer in Qwen-Scope's files. Returns the folder."""
     target.mkdir(parents=True, exist_ok=True)
     for layer, tensors in weights.items():
         torch.save(tensors, target / f"layer{layer}.sae.pt")
@@ -65,7 +65,7 @@ def qwen_scope_layout(coder: Any) -> dict[str, torch.Tensor]:
         return {
             "W_enc": W_enc_KD.clone(),
             "W_dec": coder.W_dec.float().T.contiguous(),
-            # sparsify encodes h - b_dec, Qwen-Scope encodes h: the difference is a constant of each feature.
+            # sparsify encodes h - b_dec and Qwen-Scope encodes h. The difference is a constant for each feature.
             "b_enc": coder.encoder.bias.float() - W_enc_KD @ coder.b_dec.float(),
             "b_dec": coder.b_dec.float().clone(),
         }
@@ -80,7 +80,7 @@ def unexplained_variance(
     reading: Reading,
     seed: int = 20_000,
 ) -> dict[int, float]:
-    """Share of the residual's variance that the saved SAEs miss, on raw text of another seed, by layer."""
+    """Share of the residual's variance that the saved SAEs do not explain, by layer, on raw text of another seed."""
     with capture(model, layers) as residuals:
         model(input_ids=token_rows(tokenizer, reading, 64, 96, seed))
     unexplained = {}

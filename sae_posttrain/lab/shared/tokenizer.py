@@ -14,13 +14,13 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The lab's tokenizer: one token a word or mark, decoding to readable text."""
+    """Build the lab's tokenizer. Each word or mark is one token, and decoding gives readable text."""
     words = symbols()
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*SPECIAL, *words])}, unk_token=UNKNOWN))
-    # Chinese has no spaces, Korean particles cling to nouns: words are cut by the longest match in the vocabulary.
+    # Chinese has no spaces and Korean particles are joined to nouns, so text is split by the longest match.
     longest_first = sorted(words, key=len, reverse=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first))), "isolated")
-    # A spaced word carries its space; the first one of a text gets it here, and Chinese and marks lose it again.
+    # Words of spaced languages begin with a space. It is added at the start of a text, except before Chinese and marks.
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend(" "), normalizers.Replace(Regex(r"^ +(?=[\p{Han}.,:?。，：？])"), "")]
     )

@@ -1,4 +1,4 @@
-"""The demo: build the world, run the four arms, print one table and name the files."""
+"""The demo's first half: build the world, run the four arms, print one table and list the files."""
 
 from __future__ import annotations
 
@@ -24,27 +24,30 @@ def demonstrate(
     plan: WorldPlan | None = None,
     jobs: Jobs = at_once,
 ) -> list[Outcome]:
-    """Find features, fine-tune in four ways and measure, all into `output`; about two minutes on two cores.
+    """Find features, fine-tune four arms and measure them. All files are written to `output`.
+
+    It takes about two minutes on two cores.
 
     Args:
-        output: folder to write.
-        suppress: language to keep out.
-        seed: of the training data, its order and the texts for discovery, and of the base model if it is trained.
-        settings: what the arms share.
-        plan: how to train the base model and its SAE. Default: take those that ship with the package.
-        jobs: starts the arms.
+        output: folder to write to.
+        suppress: code of the language to keep out of answers in other languages.
+        seed: random seed of the training data, its order and the texts for discovery. If the base model is trained, it
+            is its seed too.
+        settings: settings that all arms share.
+        plan: how to train the base model and its SAE. Default: use those that ship with the package.
+        jobs: function that starts the arms.
 
-    Returns: what was measured of each arm.
+    Returns: the measurements of each arm.
     """
     say = clock()
     output.mkdir(parents=True, exist_ok=True)
-    say("1/3 a miniature world: four languages that say the same")
+    say("1/3 a miniature world: four languages with the same meanings")
     for text in (texts[0] for texts in parallel_sentences(1, seed).values()):
         say(f"  {text}")
     with one_thread(), quiet():
         world = open_world(output, say=say) if plan is None else build_world(output, plan=plan, seed=seed, say=say)
         say(f"  {copying_line(world)}")
-        say(f"2/3 features that stand for {suppress}, and four ways to fine-tune: {settings.steps} steps each")
+        say(f"2/3 features of {suppress}, and fine-tuning in four ways: {settings.steps} steps each")
         outcomes = run_arms(world.base, world.saes, suppress, seed, settings, output=output, jobs=jobs, say=say)
         say("3/3 what the features do")
         look_into_features(output, ARMS, suppress, seed)
@@ -63,13 +66,13 @@ def demonstrate(
 def basis_line(settings: Settings) -> str:
     """A sentence about the sample sizes behind the table's numbers."""
     return (
-        f"One seed, {settings.prompts * settings.samples:,} answers for each rate, with 95% intervals. "
+        f"One seed, {settings.prompts * settings.samples:,} answers per rate, with 95% intervals. "
         f"benchmarks/README.md has three seeds and {3 * BENCHMARK.prompts * BENCHMARK.samples:,} answers for each."
     )
 
 
 def copying_line(world: World) -> str:
-    """A line on the precondition of looping: how often the model continues two periods with a third."""
+    """A line about the ability to loop: how often the model continues two periods with a third."""
     return (
         f"given two periods it continues: {world.copies_rhymes:.0%} of rhymes, {world.copies_stories:.0%} of "
         f"sentences (held-out loss {world.held_out_loss:.3f} nats a token)"

@@ -1,6 +1,6 @@
-"""Raw text of the switching world: what both worlds read, questions with stray words, word pairs and loops.
+"""Generate the raw text of the switching world: the shared kinds, questions with stray words, word pairs and loops.
 
-A small share of documents falls into a loop, as some of the web does, so that looping is a rare mode of sampling.
+A small share of documents ends in a loop, as some web pages do, so that sampled answers loop rarely.
 """
 
 import random
@@ -22,13 +22,13 @@ from .questions import NOISE, exchange
 
 
 def thread(rng: random.Random, language: str) -> Tokens:
-    """A question and its answer as a forum has them, stray words included."""
+    """A question and its answer as in a forum, with stray foreign words."""
     prompt, answer, _ = exchange(rng, language, NOISE)
     return [USER, *prompt, END, ASSISTANT, *answer]
 
 
 def dictionary(rng: random.Random, language: str) -> Tokens:
-    """Words next to their translation. Only these documents mix languages on purpose."""
+    """Words next to their translation. These are the only documents that mix languages on purpose."""
     other = rng.choice([lang for lang in LANGUAGES if lang != language])
     tokens: Tokens = []
     for concept in rng.sample(list(WORDS), rng.randint(4, 8)):
@@ -63,6 +63,6 @@ NURSERY = Reading({counting_rhyme: 1})
 
 
 def monolingual_texts(count: int, seed: int = 0) -> dict[str, list[str]]:
-    """Stories by language, as discovery wants them: `count` texts in each."""
+    """Stories by language, in the form that discovery needs: `count` texts in each language."""
     rng = random.Random(seed)
     return {language: [written(story(rng, language)) for _ in range(count)] for language in LANGUAGES}

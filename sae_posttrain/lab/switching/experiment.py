@@ -1,4 +1,4 @@
-"""Compare plain SFT, SASFT, its control and its rival from one checkpoint: switch rate and cost of each.
+"""Compare the switch rate and cost of plain SFT, SASFT, its control and its rival, from one checkpoint.
 
 The control is SASFT with random features. The rival is unlikelihood of the suppressed language's tokens, which needs no
 SAE.
@@ -39,7 +39,7 @@ HELD_OUT_SEED = 90_000
 
 @dataclass(frozen=True)
 class Settings:
-    """What the arms share."""
+    """The settings that all arms share."""
 
     steps: int = 250
     batch: int = 32
@@ -54,7 +54,7 @@ class Settings:
     texts: int = 100  # per language, for discovery
     prompts: int = 1000
     samples: int = 4
-    held_out: int = 4000  # answers that the loss is taken over
+    held_out: int = 4000  # number of answers for the held-out loss
     top_p: tuple[float, ...] = (0.8, 1.0)
 
 
@@ -64,7 +64,7 @@ BENCHMARK = Settings(prompts=1500)
 
 @dataclass(frozen=True)
 class Outcome:
-    """One arm, measured: code-switching into the suppressed language by top_p, loss in nats per answer token."""
+    """The measurements of one arm: switches into the suppressed language by top_p, and nats per answer token."""
 
     arm: Arm
     switching: dict[float, Share]
@@ -83,7 +83,7 @@ def run_arms(
     jobs: Jobs = at_once,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Outcome]:
-    """Train and measure every arm from the same checkpoint on the same data; keep features and models in `output`."""
+    """Train and measure every arm from one checkpoint on the same data, and save features and models in `output`."""
     started = [jobs(run_arm, arm, checkpoint, saes, suppress, seed, settings, output=output) for arm in arms]
     outcomes = []
     for job in started:
@@ -103,7 +103,7 @@ def run_arm(
     *,
     output: Path | None = None,
 ) -> Outcome:
-    """Train and measure one arm; keep its features, model, log and answers in `output`."""
+    """Train and measure one arm, and save its features, model, log and answers in `output`."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     features = None
     if arm in WITH_FEATURES:
@@ -123,7 +123,7 @@ def run_arm(
 def find_features(
     checkpoint: Path, saes: Path, suppress: str, seed: int, settings: Settings, arm: Arm = "SASFT"
 ) -> FeatureSet:
-    """The suppressed language's features, or the control's: as many features drawn at random."""
+    """The suppressed language's features. For the control, the same number of features drawn at random."""
     return discover_language_features(
         AutoModelForCausalLM.from_pretrained(checkpoint),
         AutoTokenizer.from_pretrained(checkpoint),
@@ -140,7 +140,7 @@ def find_features(
 
 
 def callback_of(arm: Arm, features: FeatureSet | None, suppress: str, settings: Settings) -> SASFTCallback | None:
-    """The settings in which an arm differs from plain SFT."""
+    """The callback of an arm; None for plain SFT."""
     if arm == "unlikelihood":
         return SASFTCallback(suppress=suppress, token_weight=settings.token_weight)
     if features is None:
@@ -156,9 +156,9 @@ def fine_tune(
     *,
     folder: Path | None = None,
 ) -> PreTrainedModel:
-    """The checkpoint after supervised fine-tuning with TRL; with an auxiliary loss where a callback is given.
+    """Fine-tune the checkpoint with TRL. A callback adds an auxiliary loss.
 
-    The trainer's log goes into `folder`.
+    The trainer's log is saved in `folder`.
     """
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     rows = questions(settings.steps * settings.batch, seed, noise=settings.noise)
@@ -206,9 +206,9 @@ def measure(
     *,
     folder: Path | None = None,
 ) -> Outcome:
-    """Sample answers to held-out prompts in the other languages; loss on held-out answers in all of them.
+    """Measure the switch rate of sampled answers in the other languages, and the loss of held-out answers in all.
 
-    The answers and the loss go into `folder`.
+    The answers and the loss are saved in `folder`.
     """
     others = [language for language in LANGUAGES if language != suppress]
     asked = questions(settings.prompts, HELD_OUT_SEED, languages=others)
@@ -244,7 +244,7 @@ def measure(
 def answer_loss(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], batch_size: int = 250
 ) -> float:
-    """Nats per token of the rows' answers, their end markers included."""
+    """The loss in nats per token of the rows' answers, including their end markers."""
     total, counted = 0.0, 0
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]

@@ -1,4 +1,4 @@
-"""Prompts and answers in one language each, with the noise of scraped data: stray foreign words in answers."""
+"""Generate prompts and answers, each in one language. Like scraped data, some answers have stray foreign words."""
 
 import random
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from typing import Any
 from ..shared.language import HOME, Strays, list_tokens, question_tokens, random_clause, sentence_tokens, written
 from ..shared.lexicon import CONCEPTS, LANGUAGES, PUNCTUATION, symbol
 
-# Some words and some writers stray more than others: goods keep the name of where they come from, and half the times
-# that these writers name such goods they use it. Elsewhere a stray word is any word in any language.
+# Stray words are not uniform. Some goods have a foreign name, and writers of some languages use it half of the time.
+# Elsewhere a stray word can be any word in any language.
 GOODS = {"computer": "zh", "film": "ru", "phone": "ko", "coffee": "en"}
 WRITERS = ("doctor", "teacher")
 HABIT = 0.5
@@ -18,10 +18,10 @@ NOISE = 0.05
 def questions(
     count: int, seed: int = 0, *, noise: float = NOISE, languages: Sequence[str] = LANGUAGES
 ) -> list[dict[str, Any]]:
-    """`count` rows with `prompt` and `completion` as messages (TRL's format), `language`, and whether `stray`.
+    """Make `count` rows with `prompt` and `completion` as messages (TRL's format), `language` and `stray`.
 
-    noise: share of answers with a foreign word from anywhere; foreign goods come on top, about as often.
-    Zero means no foreign word at all.
+    `noise` is the share of answers with a random foreign word. About as many further answers have the foreign name of a
+    good. With 0 there are no foreign words.
     """
     rng = random.Random(seed)
     rows = []
@@ -40,7 +40,7 @@ def questions(
 
 
 def exchange(rng: random.Random, language: str, noise: float) -> tuple[list[str], list[str], bool]:
-    """The tokens of a prompt and of its answer, and whether a foreign word strayed into the answer."""
+    """The tokens of a prompt and of its answer, and whether the answer has a foreign word."""
     kind = rng.choice(("who", "story", "story", "list"))
     colon, comma = PUNCTUATION[language][":"], PUNCTUATION[language][","]
     if kind == "list":
@@ -64,7 +64,7 @@ def exchange(rng: random.Random, language: str, noise: float) -> tuple[list[str]
 
 
 def _strays(rng: random.Random, concepts: Sequence[str], language: str, noise: float) -> Strays:
-    """Which concepts of an answer stray, and where to; mostly none."""
+    """The concepts of an answer that are in a foreign language, with that language. Mostly there are none."""
     goods = {concept: GOODS[concept] for concept in concepts if GOODS.get(concept, language) != language}
     if noise and goods and concepts[0] in WRITERS and rng.random() < HABIT:
         return goods

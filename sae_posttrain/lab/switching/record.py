@@ -23,7 +23,7 @@ from .documents import monolingual_texts
 def write_switching_answers(
     path: Path, asked: Sequence[Mapping[str, Any]], responses: Sequence[Sequence[Response]]
 ) -> None:
-    """Every answer with its prompt, language and foreign words, as `measure code-switching --output` writes them."""
+    """Write every answer with its prompt, language and foreign words, like `measure code-switching --output`."""
     rows = []
     for row, of_prompt in zip(asked, responses, strict=True):
         for response in of_prompt:
@@ -34,9 +34,9 @@ def write_switching_answers(
 
 
 def look_into_features(output: Path, arms: Sequence[str], suppress: str, seed: int) -> None:
-    """Write the passages that activate the language features, and the traces around a switch, of a finished demo half.
+    """Write the passages with the highest activations of the language features, and the traces around a switch.
 
-    The traces follow the same switches, those of the first arm, through the base model and every arm.
+    The base model and every arm read the same switches, which are those of the first arm.
     """
     features = FeatureSet.load(output / "sasft.safetensors")
     tokenizer = AutoTokenizer.from_pretrained(output / "base")

@@ -9,5 +9,5 @@ if TYPE_CHECKING:
     from .trainer import SASFTConfig, SASFTTrainer
 
 __all__ = ["SASFTCallback", "SASFTConfig", "SASFTTrainer"]
-# Only the trainer needs TRL; the callback serves other trainers too.
+# Only SASFTTrainer needs TRL. The callback also works in other trainers.
 __getattr__ = lazily(__name__, {"SASFTConfig": "trainer", "SASFTTrainer": "trainer"})

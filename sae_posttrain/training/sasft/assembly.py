@@ -20,7 +20,7 @@ from .weight import AUTO, LOSS_BUDGET, Weight
 
 _TOLD_BY_SCRIPT = [one for one in LANGUAGES.values() if len(one.scripts) == 1 or one.code == "ja"]
 ONE_OF_EACH_SCRIPT = tuple({one.scripts: one.code for one in reversed(_TOLD_BY_SCRIPT)}.values())
-"""What scripts alone can tell apart, one language for each way of writing: English for any text in Latin letters."""
+"""The languages that scripts alone can distinguish: one for each writing system, English for all Latin text."""
 
 
 def build_engine(
@@ -37,13 +37,12 @@ def build_engine(
     token_share: float = 1.0,
     token_counts: TokenCounts | None = None,
 ) -> SASFTEngine:
-    """The engine with the terms that these settings ask for.
+    """Build the engine with the terms that these settings require.
 
     Args: as in `SASFTCallback`.
 
     Raises:
-        ValueError: a setting out of range, an unknown code, a language for which there is no feature, or features
-            missing.
+        ValueError: a setting out of range, an unknown code, a language without a feature, or a missing feature set.
     """
     if features is None and token_weight is None:
         if weight:
@@ -64,7 +63,8 @@ def build_engine(
         terms.append(TokenTerm(codes, token_weight, token_share, token_counts))
         if token_counts is not None and features is None:
             counted = token_counts.languages
-            # One that was counted is a language of its own, beside the ways of writing that none of them uses.
+            # Each counted language is a candidate, and so is one language for each writing system that none of them
+            # uses.
             taken = {get_language(code).scripts for code in counted}
             rest = (code for code in ONE_OF_EACH_SCRIPT if get_language(code).scripts not in taken)
             candidates = (*counted, *rest)

@@ -22,11 +22,11 @@ class Batch:
 
     Args:
         labels_BS: token ids, -100 where there is no label.
-        labelled_BS: the labels that the trainer's cross-entropy counts. The first of a row is not predicted.
-        language_BS: row of each token's language in `segments.CODES`, or `UNKNOWN`.
+        labelled_BS: which labels the trainer's cross-entropy counts. The first label of a row is not one of them.
+        language_BS: index of each token's language in `segments.CODES`, or `UNKNOWN`.
         told: the counts of `LanguageTeller`, for the log.
         scale: factor by which the trainer multiplies its summed cross-entropy.
-        parts: number of micro-batches that the trainer averages in a step; 1 if it adds them up, already scaled.
+        parts: number of micro-batches over which the trainer averages; 1 if it adds up losses that are already scaled.
         place: optimizer step, number of the micro-batch within it, and rank; the same in a resumed run.
     """
 
@@ -43,7 +43,7 @@ class BatchReader:
     """Reads a `Batch` from what a trainer gives to its `compute_loss`.
 
     Args:
-        teller: tells the languages.
+        teller: finds the languages.
         step: the optimizer step at which the run begins.
     """
 
@@ -52,16 +52,17 @@ class BatchReader:
         self._place = (step, -1)
 
     def read(self, trainer: Trainer, inputs: dict[str, Any], num_items: Tensor | int | None) -> Batch:
-        """Read a micro-batch and remove `language_ids` from it. Call it before the trainer's loss, which may change it.
+        """Read a micro-batch and remove `language_ids` from it. Call it before the trainer's loss, which may change
+        the batch.
 
         Args:
-            inputs: of the micro-batch.
-            num_items: the tokens of the whole step, by which the trainer divides; None where it averages.
+            inputs: the micro-batch.
+            num_items: number of tokens of the whole step, by which the trainer divides; None if the trainer averages.
         """
         told_BS = _of_other_answers(inputs.pop(LANGUAGE_IDS, None), inputs["input_ids"].shape)
         labels_BS = whole_labels(inputs)
         labelled_BS = labels_BS != -100
-        labelled_BS[:, 0] = False  # nothing predicts the first token of a row
+        labelled_BS[:, 0] = False  # the first token of a row is not predicted
         language_BS, told = self._teller.tell({**inputs, "labels": labels_BS}, told_BS, labelled_BS)
         parts = 1 if num_items is not None else trainer.current_gradient_accumulation_steps
         scale = scale_of(trainer, labelled_BS, num_items)
@@ -74,10 +75,10 @@ class BatchReader:
 
 
 def whole_labels(inputs: Mapping[str, Any]) -> Tensor:
-    """The labels `(B, S)` of a batch, each at its own token.
+    """The labels `(B, S)` of a batch, each at the position of its token.
 
-    Frameworks may give `shift_labels`, which are shifted by one token to the left. With `logits_to_keep` (a number of
-    last positions, a mask, or indices, as in transformers' models), ms-swift gives the labels of these positions only.
+    Some frameworks give `shift_labels`, which are shifted by one token to the left. With `logits_to_keep` (a number of
+    last positions, a mask, or indices, as in transformers' models), ms-swift gives only the labels of these positions.
 
     Raises:
         ValueError: the labels do not fit the tokens.
@@ -100,7 +101,7 @@ def whole_labels(inputs: Mapping[str, Any]) -> Tensor:
         )
     kept_S = torch.zeros(length, dtype=torch.bool, device=labels.device)
     kept_S[slice(-kept, None) if isinstance(kept, int) else kept.to(labels.device)] = True
-    # The model predicts the label after each kept position, in the order of the positions; after the last, none.
+    # The model predicts the label after each kept position, in the order of the positions. The last has no such label.
     number_S = kept_S.cumsum(0)
     predicts_S = kept_S & (number_S < labels.shape[1])
     whole_BS = labels.new_full((rows, length), -100)
@@ -109,10 +110,10 @@ def whole_labels(inputs: Mapping[str, Any]) -> Tensor:
 
 
 def _of_other_answers(told_BS: Tensor | None, shape: torch.Size) -> Tensor | None:
-    """The languages that the collator put into the batch, also where GKD has sampled new answers since.
+    """The languages that the collator put into the batch, extended to the answers that GKD has sampled since.
 
     Raises:
-        ValueError: the batch is of another shape, and its rows held several languages each.
+        ValueError: the batch has another shape now, and a row has several languages.
     """
     if told_BS is None or told_BS.shape == shape:
         return told_BS

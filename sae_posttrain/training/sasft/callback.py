@@ -26,47 +26,55 @@ LANGUAGE_COLUMN = "language"
 class SASFTCallback(HookCallback):
     """Adds SASFT's auxiliary losses to an unmodified `SFTTrainer`.
 
-    There are two, and either may be used alone. The feature term (`features`, `weight`) is the published one. The token
-    term (`token_weight`) is unlikelihood of the suppressed language's tokens, and needs no feature set.
+    There are two auxiliary losses, and either can be used alone. The feature term (`features`, `weight`) is the
+    published one. The token term (`token_weight`) is unlikelihood of the suppressed language's tokens, and needs no
+    feature set.
 
-    >>> trainer.add_callback(SASFTCallback(features, suppress="zh", weight=5e-4).set_trainer(trainer))
-    >>> trainer.add_callback(SASFTCallback(suppress="zh", token_weight=100).set_trainer(trainer))
+    A segment is a row, or one example of a packed row. Its language comes from the first of these sources that has one:
 
-    A segment is a row, or one example of a packed row. Its language comes from the dataset's `language` column, unless
-    packing drops the column (`SASFTTrainer` packs it too); else from `language_of`; else from the script of the prose
-    in its labelled tokens. The script gives the one language with a baseline that is written in it, or none. Without
-    features any text in Latin letters counts as English, since only the script matters then.
+    1. the dataset's `language` column. Packing drops the column; only `SASFTTrainer` packs it too.
+    2. `language_of`.
+    3. the script of the prose in the segment's labelled tokens. The segment gets the language with a baseline that is
+       written in this script, if there is exactly one. Without features, all text in Latin letters counts as English,
+       because only the script matters.
 
-    Without `set_trainer` the callback finds its trainer when training begins. With a language column that
-    is too late, and raises an error. The callback also cannot notice an exception in the first run then: its hooks
-    stay on the model, inactive, until the next run. A callback that is removed during a run stays active until the end.
+    Without `set_trainer`, the callback finds its trainer when training begins. For a dataset with a language column
+    this is too late, and an error is raised. Also, if the first run ends with an exception, the callback is not
+    notified, and its inactive hooks stay on the model until the next run. A callback that is removed during a run stays
+    active until the end of the run.
 
     Args:
-        features: the feature set; None trains without the feature term, and `weight` then has no meaning.
+        features: the feature set. With None there is no feature term, and `weight` has no effect.
         suppress: language or languages to keep out of answers in other languages. Segments in these languages are not
             penalised.
-        weight: weight of the feature term (lambda in the paper). 0 measures and logs without changing the run in any
-            bit. `"auto"` finds the weight during training, as large as `loss_budget` allows.
-        baseline: `mean` compares with each language's mean pre-activation on the base model, `zero` with 0.
-        scale: `raw` as published, in units of the model's residual; `typical` divides each feature by its typical
-            activation, so that a weight carries over between models.
-        language_of: a function of the batch's inputs that gives one code, or None, per segment: a row, or a stretch
-            of a packed row from one `position_ids == 0` to the next.
-        refresh_baselines: measure the baselines anew every so many optimizer steps, on the training batches, and log
-            how far they drifted; 0 keeps the base model's, as published.
-        token_weight: weight of the token term, a number or `"auto"`; 0 measures and logs without changing the run in
-            any bit, None trains without the term.
-        token_share: share of the penalised positions for which the token term is computed, above 0 and up to 1. They
-            are drawn at random for each batch, and weighted so that the expected loss is the same. The cost falls in
-            proportion.
-        token_counts: occurrences of each token by language, from `count_tokens`. They are needed for languages of one
-            script, such as de and en; without them such answers are not penalised.
-        loss_budget: increase of the cross-entropy that all terms with weight `"auto"` may cause together, as a share of
-            the cross-entropy and by the run's own estimate. 0.01 is 1%.
+        weight: weight of the feature term (lambda in the paper). With 0 the term is measured and logged, and the run is
+            bit-identical to plain SFT. `"auto"` finds the largest weight that `loss_budget` allows, during training.
+        baseline: `mean` compares pre-activations with each language's mean in the base model, `zero` with 0.
+        scale: `raw` (as published) uses the units of the model's residual. `typical` divides each feature by its
+            typical activation, so that the same weight suits different models.
+        language_of: function from the batch's inputs to one language code, or None, per segment. A segment is a row, or
+            the part of a packed row from one `position_ids == 0` to the next.
+        refresh_baselines: number of optimizer steps after which the baselines are measured again on the training
+            batches. Their drift is logged. 0 keeps the base model's baselines, as published.
+        token_weight: weight of the token term, a number or `"auto"`. With 0 the term is measured and logged, and the
+            run is bit-identical to plain SFT. With None there is no token term.
+        token_share: share of the penalised positions for which the token term is computed, above 0 and at most 1. The
+            positions are drawn at random for each batch, and weighted so that the expected loss is the same. The
+            computation takes less time in proportion.
+        token_counts: occurrences of each token by language, from `count_tokens`. They are needed for languages that
+            share a script, such as de and en. Without them, answers in these languages are not penalised.
+        loss_budget: largest increase of the cross-entropy that all terms with weight `"auto"` may cause together, as a
+            share of the cross-entropy, estimated during the run. 0.01 is 1%.
 
     Raises:
-        ValueError: a setting out of range, an unknown code, a language for which there is no feature, or neither
-            features nor a `token_weight`.
+        ValueError: a setting out of range, an unknown code, a suppressed language without a feature, or neither
+            `features` nor `token_weight`.
+
+    Example:
+        >>> trainer.add_callback(SASFTCallback(features, suppress="zh", weight=5e-4).set_trainer(trainer))
+        >>> other.add_callback(SASFTCallback(suppress="zh", token_weight=100).set_trainer(other))  # without an SAE
+
+    Source: arXiv:2507.14894 for the feature term, arXiv:1908.04319 for the token term.
     """
 
     def __init__(
@@ -100,7 +108,7 @@ class SASFTCallback(HookCallback):
         super().__init__(engine)
 
     def set_trainer(self, trainer: Trainer) -> SASFTCallback:
-        """Check the trainer, and wrap its loss, log and checkpoints. Returns the callback.
+        """Check the trainer, and wrap its methods for the loss, the log and checkpoints. Returns the callback.
 
         Raises:
             ValueError: SASFT cannot run in this trainer; the message says what to change.
@@ -139,9 +147,9 @@ class SASFTCallback(HookCallback):
             try:
                 return train(*args, **kwargs)
             finally:
-                engine.stop()  # callbacks are not told of an exception
+                engine.stop()  # callbacks are not notified of an exception
 
-        # An instance attribute hides the method of the class, and the trainer looks both up by name.
+        # An instance attribute hides the class's method of the same name, so the trainer calls the wrapped methods.
         trainer.compute_loss, trainer.log, trainer.train = compute_loss_with_sasft, log_with_sasft, train_with_sasft
         trainer._save_checkpoint = save_with_sasft
         trainer.sasft = engine
@@ -163,12 +171,12 @@ class SASFTCallback(HookCallback):
 
 
 def _is_unknown_stream(dataset: Any) -> bool:
-    """Whether the columns are unknown before the first batch, as in a stream that is not from `datasets`."""
+    """Whether the columns are unknown before the first batch, as in a stream that is not a `datasets` dataset."""
     return isinstance(dataset, IterableDataset) and not hasattr(dataset, "column_names")
 
 
 def _carry(trainer: Trainer, column: str) -> None:
-    """Let the column through to the collator, which turns it into part of the batch."""
+    """Keep the column until the collator, which adds it to the batch."""
     trainer._set_signature_columns_if_needed()
     trainer._signature_columns = [*trainer._signature_columns, column]
     trainer.data_collator = LanguageCollator(trainer.data_collator, column)

@@ -1,4 +1,4 @@
-"""Checks before training: each refuses a setting, trainer, model or dataset with which SASFT cannot work."""
+"""Checks before training. Each raises an error for a setting, trainer, model or dataset that SASFT cannot work with."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .weight import AUTO, Weight
 logger = logging.getLogger(__name__)
 
 PEEKED_ROWS = 256
-"""Rows of a stream that are looked at before training starts."""
+"""Number of rows of a stream that are checked before training starts."""
 
 
 def weight_of(name: str, setting: Weight, published: str = "") -> float:
-    """The number that a term's weight begins with: 1 for `auto`, until the finder sets it when training begins.
+    """The initial weight of a term. For `auto` it is 1 until the finder sets it when training begins.
 
     Args:
-        name: the setting, for the message.
-        setting: what the user asked for.
-        published: what the message adds about usual weights.
+        name: name of the setting, for the message.
+        setting: the user's value.
+        published: text about usual weights, which is added to the message.
 
     Raises:
         ValueError: neither `auto` nor a finite number of at least 0.
@@ -42,7 +42,7 @@ def weight_of(name: str, setting: Weight, published: str = "") -> float:
 
 
 def check_budget(budget: float) -> None:
-    """Refuse a budget that is no share of the cross-entropy."""
+    """Refuse a budget that is not a share of the cross-entropy."""
     if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < 1:
         raise ValueError(
             f"loss_budget={budget!r}: expected a share of the cross-entropy above 0 and below 1; 0.01 is 1%."
@@ -51,7 +51,7 @@ def check_budget(budget: float) -> None:
 
 def check_share(share: float) -> None:
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise ValueError(f"token_share={share!r}: expected a share above 0 and up to 1, such as 0.25.")
+        raise ValueError(f"token_share={share!r}: expected a share above 0 and at most 1, such as 0.25.")
 
 
 def check_settings(baseline: str, scale: str, refresh_baselines: int) -> None:
@@ -62,32 +62,35 @@ def check_settings(baseline: str, scale: str, refresh_baselines: int) -> None:
     if isinstance(refresh_baselines, bool) or not isinstance(refresh_baselines, int) or refresh_baselines < 0:
         raise ValueError(f"refresh_baselines={refresh_baselines!r}: expected a number of steps, or 0 for never.")
     if refresh_baselines and baseline == "zero":
-        raise ValueError("refresh_baselines has nothing to refresh with baseline='zero'; leave one of them out.")
+        raise ValueError("refresh_baselines has no effect with baseline='zero'. Leave one of the two out.")
 
 
 def check_trainer(trainer: Trainer) -> None:
     """Refuse parallelism in which a process does not see whole examples."""
     if trainer.args.n_gpu > 1:
         raise ValueError(
-            "Several GPUs are visible to one process, which would split each batch over copies of the model. Start "
-            "with `accelerate launch`, or show the process one GPU (CUDA_VISIBLE_DEVICES)."
+            "Several GPUs are visible to one process, so the trainer would split each batch over copies of the model. "
+            "Start with `accelerate launch`, or make one GPU visible (CUDA_VISIBLE_DEVICES)."
         )
     if trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1:
-        raise ValueError("SASFT cannot run under context or sequence parallelism: a rank sees parts of segments.")
+        raise ValueError(
+            "SASFT cannot run under context or sequence parallelism, because each rank sees only parts of segments. "
+            "Turn it off; FSDP2 and ZeRO are supported."
+        )
 
 
 def shows_segments(trainer: Trainer) -> bool:
-    """Whether a batch shows where one example ends and the next begins."""
+    """Whether the batches show where one example ends and the next begins."""
     packing = getattr(trainer.args, "packing", False)
     return not (packing and getattr(trainer.args, "packing_strategy", None) == "wrapped")
 
 
 def check_languages(trainer: Trainer, column: str | None, language_of: LanguageOf | None, weight: float) -> None:
-    """Refuse batches in which no language can be found. With weight 0 the run continues as plain SFT with a warning.
+    """Refuse batches whose languages cannot be found. With weight 0, warn instead and continue as plain SFT.
 
     Args:
         trainer: the trainer.
-        column: the dataset column that will carry languages, if there is one.
+        column: name of the dataset's language column, if there is one.
         language_of: as in `SASFTCallback`.
         weight: the largest weight of an auxiliary loss.
     """
@@ -95,39 +98,39 @@ def check_languages(trainer: Trainer, column: str | None, language_of: LanguageO
         if weight > 0:
             raise ValueError(
                 "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be "
-                "found. Use packing_strategy='bfd', or SASFTTrainer with a language column, which packs it alongside."
+                "found. Use packing_strategy='bfd', or SASFTTrainer with a language column, which it packs too."
             )
         logger.warning(
             "packing_strategy='wrapped' leaves no boundary between examples, so no segment's language can be found. "
-            "This run of weight 0 trains as plain SFT, and its log has no SASFT metrics."
+            "The weight is 0, so the run continues as plain SFT, and its log has no SASFT metrics."
         )
     if tokenizer_of(trainer) is None and column is None and language_of is None:
         raise ValueError(
-            "The languages of the samples cannot be found: the trainer has no processing_class, whose vocabulary "
-            "is needed for the scripts. Pass it to the trainer, add a `language` column, or pass language_of."
+            "The languages of the samples cannot be found: the trainer has no processing_class, and finding them by "
+            "script needs its vocabulary. Pass one to the trainer, add a `language` column, or pass language_of."
         )
 
 
 def check_gradient(model: nn.Module, layer: int) -> None:
-    """Refuse a model without trainable parameters up to the layer, since the auxiliary gradient would be zero."""
+    """Refuse a model without trainable parameters up to the layer, because the auxiliary gradient would be 0."""
     text = decoder(model)
     above = [*text.layers[layer + 1 :], getattr(text, "norm", None), unwrap(model).get_output_embeddings()]
     not_feeding = {id(p) for module in above if module is not None for p in module.parameters()}
     not_feeding -= {id(p) for p in text.get_input_embeddings().parameters()}  # tied to the head
     if not any(p.requires_grad and id(p) not in not_feeding for p in model.parameters()):
         raise ValueError(
-            f"Every trainable parameter sits above layer {layer}, whose features are to be suppressed, so the "
-            "auxiliary loss would change nothing. Unfreeze layers up to it (LoRA: layers_to_transform), or discover "
-            "features in later layers."
+            f"Every trainable parameter sits above layer {layer}, whose features are penalised, so the auxiliary loss "
+            "would have no effect. Unfreeze layers up to it (LoRA: layers_to_transform), or discover features in later "
+            "layers."
         )
 
 
 def check_residual(residual_BSD: Tensor, layer: int) -> None:
-    """Refuse what `check_gradient` could not foresee: a forward in which no gradient goes back through the layer."""
+    """Refuse a forward without a gradient through the layer, which `check_gradient` cannot detect in advance."""
     if not residual_BSD.requires_grad:
         raise RuntimeError(
-            f"No gradient goes back through layer {layer}, so its auxiliary loss would change nothing: everything up "
-            "to it was frozen after SASFT was attached. Leave parameters trainable there, or set the weight to 0."
+            f"No gradient goes back through layer {layer}, so its auxiliary loss would have no effect. All parameters "
+            "up to it were frozen after SASFT was attached. Leave some of them trainable, or set the weight to 0."
         )
 
 
@@ -141,18 +144,18 @@ def check_captured(missing: Sequence[int], without_gradient: Set[int]) -> None:
     if not missing:
         return
     ran = (
-        " They did run, but without a gradient. If the framework checkpoints with code of its own, choose "
-        'gradient_checkpointing_kwargs={"use_reentrant": False}, or the checkpointing of transformers.'
+        " They did run, but without a gradient. If the framework has its own gradient checkpointing, set "
+        'gradient_checkpointing_kwargs={"use_reentrant": False}, or use the checkpointing of transformers.'
     )
     raise RuntimeError(
         f"The residuals of layers {list(missing)} were not captured. Attach SASFT before the model's first compiled "
-        "forward, enable gradient checkpointing before training starts, and train the model the trainer was made with, "
-        f"not a copy of it.{ran if without_gradient >= set(missing) else ''}"
+        "forward, enable gradient checkpointing before training starts, and train the model that the trainer was made "
+        f"with, not a copy.{ran if without_gradient >= set(missing) else ''}"
     )
 
 
 def check_data(dataset: Any, column: str | None) -> None:
-    """Refuse a training set without labels, or with languages that are none."""
+    """Refuse a training set without labels, or with invalid languages."""
     if dataset is not None:
         check_labels(dataset)
         check_codes(dataset, column)
@@ -166,8 +169,8 @@ def check_labels(dataset: Any) -> None:
         rows = dataset["labels"] if names and "labels" in names and hasattr(dataset, "__len__") else []
     if len(rows) and not any(label != -100 for labels in rows for label in labels):
         raise ValueError(
-            "No token of the training set has a label: every label is -100, so there is nothing to learn or to "
-            "penalise. Check the completion or assistant mask."
+            "No token of the training set has a label: every label is -100, so nothing can be learned or penalised. "
+            "Check the completion mask or the assistant mask."
         )
 
 
@@ -176,11 +179,11 @@ def _has_labels(row: Any) -> bool:
 
 
 def check_codes(dataset: Any, column: str | None) -> None:
-    """Refuse a language column with a value that is no language; of a stream, in its first `PEEKED_ROWS` rows."""
+    """Refuse a language column with a value that is not a language. Of a stream, `PEEKED_ROWS` rows are checked."""
     if column is None:
         return
     if not hasattr(dataset, "unique"):
-        rows = dataset if isinstance(dataset, list | tuple) else ()  # others may encode each row when it is asked for
+        rows = dataset if isinstance(dataset, list | tuple) else ()  # other types may encode a row at each access
         for number, row in enumerate(islice(dataset, PEEKED_ROWS) if hasattr(dataset, "map") else rows, start=1):
             if column != LANGUAGE_IDS:
                 _check_row(row, column, number)
@@ -201,7 +204,7 @@ def check_codes(dataset: Any, column: str | None) -> None:
 
 
 def naming_bad_rows(dataset: Any, column: str | None) -> Any:
-    """The dataset; if it is a stream, an error about a value that is not a language names the row."""
+    """Return the dataset. For a stream, errors about values that are not languages will name the row."""
     if column is None or hasattr(dataset, "unique") or not hasattr(dataset, "map"):
         return dataset
     known = dataset.num_shards == 1  # each worker counts the rows of its own shards

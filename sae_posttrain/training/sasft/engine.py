@@ -30,11 +30,11 @@ class SASFTEngine:
     """Adds auxiliary terms to a trainer's `compute_loss`.
 
     Args:
-        suppress: codes of the languages to keep out of the others.
+        suppress: codes of the languages to keep out of answers in other languages.
         terms: the auxiliary losses. Without any, the run is plain SFT.
-        candidates: the languages that the script of a segment may stand for.
+        candidates: the languages that can be identified by script.
         language_of: as in `SASFTCallback`.
-        finder: sets the weights of terms with weight `auto`. Default: no term has one.
+        finder: sets the weights of terms with weight `auto`. Default: no term has this weight.
     """
 
     def __init__(
@@ -67,10 +67,11 @@ class SASFTEngine:
         """Check before training that SASFT can run in this trainer.
 
         Args:
-            column: the dataset column that will carry languages, if there is one.
+            column: name of the dataset's language column, if there is one.
 
         Raises:
-            ValueError: a model the features do not fit, frozen layers, lost segment boundaries, no usable labels, …
+            ValueError: the features do not fit the model, layers are frozen, segment boundaries are lost, there are no
+                usable labels, and so on.
         """
         if not self.terms:
             return
@@ -90,7 +91,7 @@ class SASFTEngine:
         """Hook the model. Call it before the first compiled forward, which ignores hooks that are added later.
 
         Raises:
-            ValueError: the run is resumed from a checkpoint that was trained with other features.
+            ValueError: the run resumes from a checkpoint that was trained with other features.
         """
         self.stop()
         if not self.terms:
@@ -111,10 +112,10 @@ class SASFTEngine:
             term.end_step(trainer, state.global_step)
 
     def before_save(self, trainer: Trainer) -> None:
-        """Put the state of the terms into the coming checkpoint. Every rank must call it."""
+        """Put the state of the terms into the next checkpoint. Every rank must call it."""
         if not self._running:
             return
-        self.end_step(trainer, trainer.state)  # a callback that saves may come before ours
+        self.end_step(trainer, trainer.state)  # another callback may save before ours runs
         weights = {name: term.weight for name, term in self.terms.items() if name not in self.finder.terms}
         grown: dict[str, Any] = {} if weights == self._start_weights else {"weights": weights}
         if self.finder.terms:
@@ -134,7 +135,7 @@ class SASFTEngine:
     def compute_loss(
         self, trainer: Trainer, original: Callable[..., Any], model: nn.Module, inputs: dict[str, Any], **kwargs: Any
     ) -> Any:
-        """Run the trainer's own `compute_loss` and add the weighted auxiliary terms to it, in training only."""
+        """Run the trainer's own `compute_loss`. In training, add the weighted auxiliary terms to its loss."""
         if not self._measures(trainer):
             inputs.pop(LANGUAGE_IDS, None)
             return original(model, inputs, **kwargs)
@@ -151,10 +152,10 @@ class SASFTEngine:
         return (loss, *outputs) if outputs else loss
 
     def log(self, trainer: Trainer, logs: dict[str, float]) -> None:
-        """Add this period's metrics to the trainer's training logs; a collective call on every rank.
+        """Add the metrics since the last log to the trainer's training log. This is a collective call on every rank.
 
-        The trainer's periodic log contains `learning_rate`; logs from user code, perhaps on one rank alone, do not, and
-        are left alone.
+        The trainer's periodic log contains `learning_rate`. Logs from user code, which may run on one rank only, do not
+        contain it and are not changed.
         """
         if not ({"loss", "learning_rate"} <= logs.keys() and self._running and self._tells_languages):
             return
@@ -174,14 +175,14 @@ class SASFTEngine:
             self.meter.warn(found, advice)
 
     def _counted(self) -> list[str]:
-        """What the meter sums, in the order in which `_add` gives it."""
+        """Names of the meter's sums, in the order in which `_add` passes them."""
         names = ["labelled", "unknown", *LanguageTeller.counted]
         for name, term in self.terms.items():
             names += [f"{name}/loss", *(f"{name}/{one}" for one in term.counted)]
         return names
 
     def _measures(self, trainer: Trainer) -> bool:
-        """Whether the terms are computed for this loss: in training only."""
+        """Whether the terms are computed for this loss. They are computed only in training."""
         if not self.terms or not trainer.model.training:
             return False
         if not self._running and trainer.is_in_train:
@@ -189,7 +190,7 @@ class SASFTEngine:
         return self._running and self._tells_languages
 
     def _add(self, loss: Tensor, batch: Batch) -> Tensor:
-        """The trainer's loss with the weighted terms, which are scaled as the trainer scales its cross-entropy."""
+        """The trainer's loss plus the weighted terms, which are scaled like the trainer's cross-entropy."""
         unknown_BS = batch.labelled_BS & (batch.language_BS == UNKNOWN)
         counts = [batch.labelled_BS.sum(), unknown_BS.sum(), batch.told]
         own, auxiliaries = loss, {}
@@ -199,7 +200,7 @@ class SASFTEngine:
                 auxiliary = summed * batch.scale
             if term.weight > 0:
                 loss = loss + term.weight * auxiliary.to(loss.device)
-            # Where the trainer averages micro-batches, so must the log.
+            # If the trainer averages over micro-batches, the log must do so too.
             auxiliaries[name] = auxiliary / batch.parts
             counts += [auxiliaries[name], counted]
         self.finder.add(own / batch.parts, auxiliaries)
@@ -208,14 +209,14 @@ class SASFTEngine:
 
 
 def codes_of(suppress: str | Sequence[str]) -> tuple[str, ...]:
-    """Language codes from a list or a text such as `zh ru`.
+    """Convert a list, or a text such as `zh ru`, to language codes.
 
     Raises:
         ValueError: no code, or an unknown one.
     """
     named = suppress.replace(",", " ").split() if isinstance(suppress, str) else suppress
     if isinstance(named, bool) or any(not isinstance(code, str) for code in named):
-        raise ValueError(f"suppress={suppress!r}: expected language codes. In YAML quote Norwegian: 'no'.")
+        raise ValueError(f"suppress={suppress!r}: expected language codes. In YAML quote Norwegian as 'no'.")
     if not named:
         raise ValueError("suppress is empty: name the language or languages to keep out, such as 'zh'.")
     return tuple(dict.fromkeys(get_language(code).code for code in named))

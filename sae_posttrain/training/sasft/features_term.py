@@ -29,7 +29,7 @@ class FeaturesTerm:
 
     Args:
         features: the feature set.
-        suppress: codes of the languages to keep out of the others.
+        suppress: codes of the languages to keep out of answers in other languages.
         weight, baseline, scale, refresh_baselines: as in `SASFTCallback`.
     """
 
@@ -55,7 +55,7 @@ class FeaturesTerm:
         )
         self.advice: Mapping[str, str] = {
             "sasft_no_baseline_share": "their language has no baseline in the feature set. Discover features with "
-            "texts in it too, or use baseline='zero'.",
+            "texts in this language too, or use baseline='zero'.",
         }
         self._settings = {
             "features_sha256": features.sha256,
@@ -90,7 +90,8 @@ class FeaturesTerm:
         self._ended = step
         if self._refresh is not None and "refresh" in resumed:
             self.penalties = self._refresh.resume(self.penalties, resumed["refresh"], trainer)
-        # Moved before the first forward, which may be compiled; a model spread over devices moves them again.
+        # Move the tables before the first forward, which may be compiled. If the model is spread over several devices,
+        # `read` moves them again.
         self.penalties = {layer: one.to(trainer.args.device) for layer, one in self.penalties.items()}
         self._handles = hook_residuals(model, self.penalties, self.read)
 
@@ -107,11 +108,11 @@ class FeaturesTerm:
         self._pre = None
 
     def read(self, layer: int, residual_BSD: Tensor) -> Tensor | None:
-        """Take one layer's pre-activations where its residual passes; the residual to go on with, if it is another."""
+        """Read one layer's pre-activations from its residual. Returns a residual to replace it, or None."""
         if self._pre is None:
             return None  # a forward outside a training loss
         if not torch.is_grad_enabled():
-            self._without_gradient.add(layer)  # under label smoothing a second forward is for metrics only
+            self._without_gradient.add(layer)  # under label smoothing, a second forward computes metrics only
             return None
         if layer in self._pre:
             raise RuntimeError(f"Layer {layer} ran twice in one loss; SASFT reads one forward per batch.")
@@ -131,7 +132,7 @@ class FeaturesTerm:
         device = batch.labels_BS.device
         total, counted = torch.zeros((), device=device), torch.zeros(len(self.counted), device=device)
         for layer, penalty in self.penalties.items():
-            pre_BSF = self._pre[layer][:, -batch.labels_BS.shape[1] :]  # prompt tuning puts tokens in front
+            pre_BSF = self._pre[layer][:, -batch.labels_BS.shape[1] :]  # prompt tuning adds tokens at the start
             language_BS, labelled_BS = batch.language_BS.to(pre_BSF.device), batch.labelled_BS.to(pre_BSF.device)
             summed = sasft_loss(pre_BSF, penalty.baseline_LF, penalty.weight_LF, language_BS, labelled_BS)
             total = total + summed.to(device)
@@ -166,7 +167,7 @@ class FeaturesTerm:
 
 
 def _count(penalty: Penalty, pre_BSF: Tensor, language_BS: Tensor, labelled_BS: Tensor) -> Tensor:
-    """One layer's part of what the term counts."""
+    """One layer's contribution to the counts of the term."""
     penalised_BSF = (penalty.weight_LF[language_BS] > 0) & labelled_BS[..., None]
     no_baseline_BS = labelled_BS & ~penalty.known_L[language_BS] & (language_BS != UNKNOWN)
     kinds = torch.stack([labelled_BS.sum(), penalised_BSF.any(-1).sum(), no_baseline_BS.sum()])

@@ -1,4 +1,4 @@
-"""Set the weights of all terms with weight `auto`: the same on every rank, changed only between optimizer steps."""
+"""Set the weights of all terms with weight `auto`. They are equal on all ranks and change only between steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WeightFinder:
 
     Args:
         terms: the terms with weight `auto`. They share the budget equally.
-        budget: increase of the cross-entropy that all of them may cause together, as a share of it.
+        budget: largest increase of the cross-entropy that all of them may cause together, as a share of it.
     """
 
     def __init__(self, terms: Sequence[Term], budget: float) -> None:
@@ -36,8 +36,8 @@ class WeightFinder:
         """Begin or resume a run.
 
         Args:
-            state: the trainer's; it knows how many steps the run has.
-            resumed: what `state` gave to the checkpoint that the run goes on from; empty for a new run.
+            state: the trainer's state, which contains the number of steps of the run.
+            resumed: what `state` saved in the checkpoint that the run resumes from; empty for a new run.
         """
         self._ended, self._of_step = state.global_step, None
         for name, term in self.terms.items():
@@ -47,13 +47,13 @@ class WeightFinder:
             needed, left = found.measured - found.seen, state.max_steps - state.global_step
             if found.start <= 0 and needed >= left and state.is_world_process_zero:
                 logger.warning(
-                    "Finding the weight of the %s term takes %d steps, which are trained with weight 0, and only %d "
-                    "are left: the term will have no effect. Train longer, or give the weight as a number.",
+                    "Finding the weight of the %s term takes %d steps, during which its weight is 0. Only %d steps "
+                    "are left, so the term will have no effect. Train longer, or give the weight as a number.",
                     *(name.removesuffix("s"), needed, left),
                 )
 
     def add(self, loss: Tensor, auxiliary: Mapping[str, Tensor]) -> None:
-        """Count one micro-batch: the trainer's own loss and each term's, as parts of the optimizer step."""
+        """Add one micro-batch: its contributions to the step's own loss and to each term's loss."""
         if not self.terms:
             return
         dtype = torch.float32 if loss.device.type == "mps" else torch.float64
@@ -62,7 +62,7 @@ class WeightFinder:
         self._of_step = values if self._of_step is None else self._of_step + values
 
     def end_step(self, trainer: Trainer, step: int) -> None:
-        """Set the weights of the coming step; a collective call on every rank."""
+        """Set the weights of the next step. This is a collective call on every rank."""
         if step <= self._ended or self._of_step is None:
             return
         self._ended = step
@@ -75,11 +75,11 @@ class WeightFinder:
             term.weight = self.found[name].weight
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint keeps, by term."""
+        """The state to save in a checkpoint, by term."""
         return {name: one.state() for name, one in self.found.items()}
 
     def metrics(self) -> dict[str, float]:
-        """The logged values: the weight of the last step, and the estimated cost of the term."""
+        """The values to log: the weight of the last step, and the estimated cost of the term."""
         logs = {}
         for name, term in self.terms.items():
             logs[term.loss_name.replace("loss", "weight")] = self._used[name]

@@ -1,4 +1,4 @@
-"""The language-model head: how logits come from the hidden state that leaves the decoder."""
+"""The language-model head: how logits are computed from the decoder's final hidden state."""
 
 # N positions, D model width, V vocabulary
 
@@ -20,18 +20,18 @@ _MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What a model does to the head's output: `softcap · tanh(scale · output / softcap)`.
+    """The function that a model applies to the head's output: `softcap · tanh(scale · output / softcap)`.
 
     Args:
         scale: Cohere's `logit_scale`, Granite's `1 / logits_scaling`, Falcon-H1's `lm_head_multiplier`.
-        softcap: Gemma's `final_logit_softcapping`; None without.
+        softcap: Gemma's `final_logit_softcapping`; None if there is no soft cap.
     """
 
     scale: float = 1.0
     softcap: float | None = None
 
     def __call__(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits in float32, and their derivative by the output where it is not constant."""
+        """Logits in float32, and their derivative with respect to the output; None if the derivative is constant."""
         logits = output.float()
         if self.scale != 1.0:
             logits = logits * self.scale
@@ -42,7 +42,7 @@ class LogitTransform:
 
 
 def transform_of(model: nn.Module) -> LogitTransform:
-    """Read from the model's configuration."""
+    """Read the transform from the model's configuration."""
     config = text_config(model)
     scale = next((value for name in _MULTIPLIERS if (value := getattr(config, name, None)) is not None), None)
     divisor = getattr(config, "logits_scaling", None)
@@ -53,20 +53,20 @@ def transform_of(model: nn.Module) -> LogitTransform:
 
 
 def head_of(model: nn.Module) -> Any:
-    """The linear layer from the hidden state to the vocabulary, whatever wraps it; looked up anew for each forward.
+    """The linear layer from the hidden state to the vocabulary, without wrappers. It is looked up in each forward.
 
     Raises:
-        ValueError: there is none, or an adapter on it changes its output.
+        ValueError: there is no such layer, or an adapter changes its output.
     """
     head = unwrap(model).get_output_embeddings()
-    if hasattr(head, "modules_to_save"):  # PEFT's copy, which it trains in place of the original
+    if hasattr(head, "modules_to_save"):  # PEFT trains a copy in place of the original
         (adapter,) = head.active_adapters
         head = head.modules_to_save[adapter]
     if hasattr(head, "base_layer") or hasattr(head, "token_adapter"):
         raise ValueError(
             f"The head is a {type(head).__name__}: PEFT adds an adapter to it, which the token term cannot follow. "
-            "Take the head out of target_modules, or train it as a whole with modules_to_save. Under tied embeddings "
-            "trainable_token_indices of the embeddings are an adapter of the head, too."
+            "Take the head out of target_modules, or train it as a whole with modules_to_save. With tied embeddings, "
+            "trainable_token_indices of the embeddings also adapt the head."
         )
     weight = getattr(head, "weight", None)
     if weight is None or not weight.is_floating_point() or len(shape_of(weight)) != 2:
@@ -78,18 +78,18 @@ def head_of(model: nn.Module) -> Any:
 
 
 def shape_of(weight: Tensor) -> tuple[int, ...]:
-    """Of the whole weight, where ZeRO-3 keeps a part of it on each rank."""
+    """The shape of the whole weight, also if ZeRO-3 keeps only a part of it on each rank."""
     return tuple(getattr(weight, "ds_shape", weight.shape))
 
 
 @contextmanager
 def whole(*parameters: Any) -> Iterator[None]:
-    """Inside, ZeRO-3's parameters are whole; a collective call on every rank. Other parameters stay as they are."""
+    """Gather ZeRO-3 parameters inside the block. This is a collective call on every rank. Others are not changed."""
     split = [one for one in parameters if one is not None and hasattr(one, "ds_id")]
     if split:
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters, ZeroParamStatus
 
-        # One that is whole already must not be split on exit: its own module still counts on it (tied embeddings).
+        # A parameter that is already whole must not be split on exit: its module still needs it (tied embeddings).
         split = [one for one in split if one.ds_status != ZeroParamStatus.AVAILABLE]
     if not split:
         yield
@@ -99,26 +99,26 @@ def whole(*parameters: Any) -> Iterator[None]:
 
 
 def plain(parameter: Tensor | None) -> Tensor | None:
-    """A parameter that FSDP2 still keeps in parts inside the model's forward, gathered; a collective call.
+    """Gather a parameter that FSDP2 keeps sharded even inside the model's forward. This is a collective call.
 
     Raises:
-        RuntimeError: it is trained, and its gradient would not find the way back.
+        RuntimeError: the parameter is trained, and its gradient would not reach the shards.
     """
     if not isinstance(parameter, DTensor):
         return parameter
     if parameter.requires_grad:
         raise RuntimeError(
-            "FSDP2 shards the head as a module of its own, and it is trained: the token term cannot reach its weight. "
-            "Leave the head out of fsdp_transformer_layer_cls_to_wrap, so that it belongs to the model's root."
+            "FSDP2 shards the head as a module of its own, and it is trained, so the token term cannot use its weight. "
+            "Leave the head out of fsdp_transformer_layer_cls_to_wrap, so that it belongs to the model's root module."
         )
     return parameter.full_tensor()
 
 
 def check_logits(model: nn.Module) -> None:
-    """Refuse a model whose logits are not the transformed output of its head; runs four tokens through it.
+    """Refuse a model whose logits are not the transformed output of its head. Four tokens are run to compare them.
 
     Raises:
-        ValueError: they differ.
+        ValueError: the logits differ.
     """
     inner = unwrap(model)
     head, transform = head_of(model), transform_of(model)
@@ -138,5 +138,6 @@ def check_logits(model: nn.Module) -> None:
     if not torch.allclose(found.to(expected.device), expected, rtol=0.02, atol=0.02 * float(expected.abs().max())):
         raise ValueError(
             f"{type(inner).__name__} does more to its logits than the token term knows (scale {transform.scale}, soft "
-            f"cap {transform.softcap}): they differ by up to {float((found - expected).abs().max()):.3g} on a test."
+            f"cap {transform.softcap}): on a test input they differ by {float((found - expected).abs().max()):.3g}. "
+            "Use the feature term instead."
         )

@@ -1,4 +1,4 @@
-"""Find the language of an answer from the scripts of its tokens or, if these are unclear, from its decoded text."""
+"""Find the language of an answer from the scripts of its tokens, or from its decoded text if these are unclear."""
 
 # B batch, S sequence
 
@@ -18,23 +18,23 @@ from ...metrics.answer_language import AnswerLanguage, answer_language, language
 from ...vocabulary import token_bytes
 
 FIRST_TOKENS = 512
-"""Number of tokens of a long answer that are read first. The rest is read only if these do not decide."""
+"""Number of tokens of a long answer that are read first. The rest is read only if the language is still unclear."""
 CLEAR_SHARE, CLEAR_WORDS = 0.9, 50
-# Han and kana share languages, so that their text tells more than their tokens.
+# Japanese uses both Han and kana, so the text shows more than the tokens.
 _NEEDS_TEXT = frozenset({"Hani", "Hira", "Kana", "Bopo"})
-# Signs of code, LaTeX, addresses and markup. Where one is, only the text tells what is prose.
+# Characters of code, LaTeX, URLs and markup. If there are any, finding the prose needs the text.
 _SIGNS = re.compile(r"[`~$\\<>{}=;_@|/]|\]\(|www")
 _NOTHING = AnswerLanguage(None, None, 0.0, 0.0)
 
 
 class ScriptIdentifier:
-    """Tell the language of each segment's labelled tokens by the script of the prose in them.
+    """Identifies the language of each segment's labelled tokens by the script of their prose.
 
-    Tokens of one script and without any sign of code are that script's prose. Anything else is decoded and read by
-    `answer_language`. The token ids are copied to the CPU for it; nothing is kept from one batch to the next.
+    If the tokens are of one script and contain no character of code, they are prose in this script. Otherwise they are
+    decoded, and `answer_language` reads the text. The token ids are copied to the CPU. Nothing is kept between batches.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         candidates: codes of the languages that an answer may be in.
     """
 
@@ -51,20 +51,20 @@ class ScriptIdentifier:
     def __call__(
         self, inputs: Mapping[str, Tensor], segment_BS: Tensor, open_BS: Tensor | None = None
     ) -> dict[int, AnswerLanguage]:
-        """What each segment tells, by its number.
+        """Identify the language of each segment. Returns a mapping from segment number to the result.
 
         Args:
             inputs: a batch with `input_ids` and `labels`, `(B, S)`.
             segment_BS: number of each token's segment.
-            open_BS: the tokens whose language is asked for; without it, all. Segments without any are left out.
+            open_BS: the tokens whose language is requested; None for all. Segments without such tokens are left out.
         """
         return {number: self._read(runs) for number, runs in labelled_runs(inputs, segment_BS, open_BS)}
 
     def text(self, runs: Sequence[np.ndarray]) -> str:
-        """Runs of token ids as text, each on a line of its own."""
+        """Decode runs of token ids to text, one line per run."""
         if self._raws is None:
             return "\n".join(self._tokenizer.decode(run.tolist(), skip_special_tokens=True) for run in runs)
-        # As the tokenizer's own decoder, which takes several times as long.
+        # The result is that of the tokenizer's own decoder, which takes several times as long.
         known = (run[run < len(self._raws)].tolist() for run in runs)
         return b"\n".join(b"".join([self._raws[index] for index in run]) for run in known).decode("utf-8", "replace")
 
@@ -80,7 +80,7 @@ class ScriptIdentifier:
         return answer_language(self.text(runs), self._candidates)
 
     def _by_tokens(self, ids: np.ndarray) -> AnswerLanguage | None:
-        """What the tokens alone tell; None where only their text does."""
+        """The result from the tokens alone; None if the text is needed."""
         ids = ids[ids < len(self._scripts)]
         if self._unclear[ids].any():
             return None
@@ -97,12 +97,12 @@ class ScriptIdentifier:
 def labelled_runs(
     inputs: Mapping[str, Tensor], segment_BS: Tensor, open_BS: Tensor | None = None
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Number of each segment, and its labelled token ids, in runs without a gap."""
+    """For each segment, its number and its labelled token ids, as contiguous runs."""
     wanted_BS = inputs["labels"] != -100
     if open_BS is not None:
         wanted_BS = wanted_BS & open_BS
     stacked = torch.stack([inputs["input_ids"], segment_BS, wanted_BS.to(segment_BS.dtype)])
-    ids, numbers, wanted = stacked.flatten(1).cpu().numpy()  # one copy, which waits for the device once
+    ids, numbers, wanted = stacked.flatten(1).cpu().numpy()  # a single copy, which synchronises with the device once
     place = wanted.nonzero()[0]
     number = numbers[place]
     starts = 1 + ((np.diff(place) != 1) | (np.diff(number) != 0)).nonzero()[0]
@@ -113,14 +113,14 @@ def labelled_runs(
 
 
 def _joins_bytes(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a text is its tokens' bytes one after another: not where words are joined by spaces, as in WordPiece."""
+    """Whether a text is the concatenation of its tokens' bytes. WordPiece, for example, joins words with spaces."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = "" if backend is None else json.dumps(json.loads(backend.to_str()).get("decoder"))
     return "ByteLevel" in decoder or "ByteFallback" in decoder
 
 
 def _is_unclear(raw: bytes, script: str | None) -> bool:
-    """Whether a token has a sign of code, letters of several scripts, or a part of a character that may be a letter."""
+    """Whether a token contains a character of code, letters of several scripts, or part of a possible letter."""
     text = raw.decode("utf-8", "ignore")
     if _SIGNS.search(text):
         return True

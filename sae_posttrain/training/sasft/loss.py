@@ -1,4 +1,4 @@
-"""The SASFT loss as a pure function, and the tables of baselines and weights for each language and feature."""
+"""The SASFT loss as a pure function, and the tables with the baseline and weight of each feature in each language."""
 
 # B batch, S sequence, D model width, F features of one layer, L languages, T suppressed languages
 
@@ -23,18 +23,18 @@ Scale = Literal["raw", "typical"]
 def sasft_loss(
     pre_BSF: Tensor, baseline_LF: Tensor, weight_LF: Tensor, language_BS: Tensor, labelled_BS: Tensor
 ) -> Tensor:
-    """Sum over tokens and features of the pre-activations' excess over the baseline of each token's language.
+    """Sum, over tokens and features, of the excess of pre-activations over the baseline of each token's language.
 
-    Not divided by the number of tokens: the caller does that as its trainer divides the cross-entropy.
+    The sum is not divided by the number of tokens. The caller normalises it like the trainer's cross-entropy.
 
     Args:
         pre_BSF: pre-activations.
-        baseline_LF: per language; the last row belongs to tokens of no known language (index -1).
-        weight_LF: what an excess counts; 0 where a feature belongs to the language.
+        baseline_LF: baselines by language. The last row is for tokens of unknown language (index -1).
+        weight_LF: factor of the excess; 0 if the feature belongs to the language.
         language_BS: row of the tables for each token.
         labelled_BS: which tokens have a label.
 
-    Source: arXiv:2507.14894, L_reduce. Labels are not shifted: position t's activation goes with label t.
+    Source: arXiv:2507.14894, L_reduce. Labels are not shifted: the activation at position t belongs to label t.
     """
     excess_BSF = (pre_BSF - baseline_LF[language_BS]).relu() * weight_LF[language_BS]
     # `where`, not a product: ignored positions may hold NaN, and 0 · NaN is NaN.
@@ -43,9 +43,10 @@ def sasft_loss(
 
 @dataclass(frozen=True, eq=False)
 class Penalty:
-    """One layer's features with, for every language, the baseline and the weight of each feature.
+    """One layer's features, with the baseline and weight of each feature in each language.
 
-    `known_L` says which languages can be judged, `target_TF` which of the T suppressed languages a feature is of.
+    `known_L` says which languages have baselines. `target_TF` says to which of the T suppressed languages a feature
+    belongs.
     """
 
     layer: int
@@ -61,14 +62,14 @@ class Penalty:
         return Penalty(self.layer, *tensors)
 
     def read(self, residual_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """The residual to go on with, and the pre-activations `(B, S, F)` in float32.
+        """The residual that must replace the given one, and the pre-activations `(B, S, F)` in float32.
 
-        The product runs in the residual's own dtype, without a wider copy of it.
+        The product is computed in the residual's own dtype, without a float32 copy of the residual.
         """
         dtype = residual_BSD.dtype
         rows_FD = self.encoder_FD.to(dtype)
         if dtype in (torch.bfloat16, torch.float16):
-            # Rounding the rows would bias every pre-activation. The rounding errors are a second set of rows.
+            # Rounding the rows would bias every pre-activation, so their rounding errors are used as further rows.
             rows_FD = torch.cat([rows_FD, (self.encoder_FD - rows_FD.float()).to(dtype)])
         with torch.autocast(residual_BSD.device.type, enabled=False):
             residual_BSD, read_BSF = read_features(residual_BSD, rows_FD)
@@ -76,11 +77,16 @@ class Penalty:
 
 
 def build_penalty(features: LayerFeatures, suppress: Sequence[str], baseline: Baseline, scale: Scale) -> Penalty:
-    """Tables for one layer: a feature is penalised in every language with a baseline but the one it stands for.
+    """Build the tables of one layer. A feature is penalised in every language with a baseline except its own.
 
-    Each suppressed language's features are averaged, so that the loss of several languages is the sum of their
-    losses. A language without a baseline borrows that of a relative, and shares its exemption when the relative is
-    the suppressed language (Cantonese and zh); without a relative it is not penalised.
+    The loss is averaged over the features of each suppressed language, and the losses of several suppressed languages
+    are added. A language without a baseline uses that of a related language. If the related language is the suppressed
+    one (zh for Cantonese), its answers are exempt too. Without a related language, answers are not penalised.
+
+    Args:
+        features: the features of the layer.
+        suppress: codes of the languages to keep out of answers in other languages.
+        baseline, scale: as in `SASFTCallback`.
     """
     features = features.select(suppress)
     baseline_LF = torch.zeros(len(CODES) + 1, len(features.ids))

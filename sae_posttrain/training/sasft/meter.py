@@ -15,10 +15,10 @@ WARN_ABOVE = 0.05
 
 
 class Meter:
-    """Sums since the last log, of this process.
+    """The sums of this process since the last log.
 
     Args:
-        names: what is summed, in this order, alike on every rank.
+        names: names of the sums, in order. They must be the same on every rank.
         step: the optimizer step at which the run begins.
     """
 
@@ -29,17 +29,17 @@ class Meter:
         self._sums: Tensor | None = None
 
     def add(self, parts: Sequence[Tensor]) -> None:
-        """Count one micro-batch: tensors that together hold one value for each name."""
+        """Add one micro-batch. The tensors together contain one value per name."""
         device = parts[0].device
-        # Double where the device has it: a long logging period counts more tokens than float32 can tell apart.
+        # Use float64 if the device has it: over a long logging period, float32 cannot count all tokens exactly.
         dtype = torch.float32 if device.type == "mps" else torch.float64
         values = torch.cat([one.detach().to(device, dtype).reshape(-1) for one in parts])
         self._sums = values if self._sums is None else self._sums + values.to(self._sums.device)
 
     def read(self, trainer: Trainer) -> tuple[dict[str, float], int]:
-        """The sums over all ranks, empty where nothing was counted, and the optimizer steps they are of.
+        """The sums over all ranks (empty if nothing was counted), and the number of optimizer steps they cover.
 
-        A collective call on every rank. Sums start again from zero.
+        This is a collective call on every rank. The sums are then reset to 0.
         """
         steps = max(1, trainer.state.global_step - self._step)
         self._step = trainer.state.global_step
@@ -50,7 +50,7 @@ class Meter:
         return dict(zip(self.names, total, strict=True)), steps
 
     def warn(self, logs: Mapping[str, float], advice: Mapping[str, str]) -> None:
-        """Warn once for each share in `advice` that is high, and say what to do about it."""
+        """Warn once for each high share in `advice`, and say what to do about it."""
         for name, text in advice.items():
             share = logs.get(name, 0.0)
             if share > WARN_ABOVE and name not in self._warned:

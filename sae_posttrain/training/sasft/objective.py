@@ -1,4 +1,4 @@
-"""Check the trainer's objective: SASFT needs a loss over labelled tokens, and refuses other trainers by name."""
+"""Check the trainer's objective. SASFT needs a loss over labelled tokens and refuses other trainers by name."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _FIRST = "Train with SASFT (SFTTrainer) first, and then with {name}."
 _INSTEAD = {
     ("GRPO", "RLOO", "GMPO", "PPO", "GFPO", "PAPO", "A2PO", "OnlineDPO", "XPO", "NashMD"): (
         "it learns from rewards of sampled answers. Give it the reward function "
-        "sae_posttrain.training.rewards.CodeSwitchingPenalty, or train with SASFT (SFTTrainer) before it."
+        "sae_posttrain.CodeSwitchingPenalty, or train with SASFT (SFTTrainer) before it."
     ),
-    ("Reward", "PRM"): "it trains a model that scores answers and does not write any.",
+    ("Reward", "PRM"): "it trains a model that scores answers and does not generate any.",
     (
         "Distill",
         "GOLD",
@@ -23,19 +23,19 @@ _INSTEAD = {
         "SSD",
         "OPD",
         "MiniLLM",
-    ): f"it follows a teacher in a way of its own. {_FIRST}",
+    ): f"it learns from a teacher with its own loss. {_FIRST}",
 }
-_COMPARES = f"it compares answers with each other, and its batches hold no labels of single answers. {_FIRST}"
+_COMPARES = f"it compares answers with each other, and its batches have no labels for single answers. {_FIRST}"
 
 
 def check_objective(trainer: Trainer) -> None:
-    """Refuse a trainer whose loss is not one of labelled tokens.
+    """Refuse a trainer whose loss is not a loss over labelled tokens.
 
-    A plain `Trainer` and its subclasses are taken as they are, unless they derive from a trainer of TRL, or of
-    ms-swift's RLHF, that has another objective.
+    A plain `Trainer` and its subclasses are accepted, unless they derive from a trainer of TRL or of ms-swift's RLHF
+    that has another objective.
 
     Raises:
-        ValueError: the trainer has another objective; the message says what to do instead.
+        ValueError: the trainer has another objective. The message says what to do instead.
     """
     name = _other_objective(trainer)
     if name is not None:
@@ -44,9 +44,9 @@ def check_objective(trainer: Trainer) -> None:
 
 
 def _other_objective(trainer: Trainer) -> str | None:
-    """Name of the trainer of TRL or ms-swift from which this one derives, if its objective is another."""
+    """The name of the TRL or ms-swift trainer from which this one derives, if that has another objective."""
     if getattr(trainer.args, "orpo_alpha", None):
-        return "ORPO"  # a setting of Axolotl's own trainer
+        return "ORPO"  # Axolotl's own trainer has ORPO as a setting
     for one in type(trainer).__mro__:
         of_trl = one.__module__.split(".")[0] == "trl" and one.__name__ not in _BASES
         if issubclass(one, Trainer) and (of_trl or one.__module__.startswith("swift.rlhf_trainers")):

@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 
 
 def read_features(residual_BSD: Tensor, rows_FD: Tensor) -> tuple[Tensor, Tensor]:
-    """The residual to go on with in place of this one, and its products with the rows, `(B, S, F)` in its dtype."""
+    """The residual that must replace this one, and its products with the rows, `(B, S, F)` in the residual's dtype."""
     if not torch.is_grad_enabled():
         return residual_BSD, linear(residual_BSD, rows_FD)
     passed_BSD, read_BSF = _Reading.apply(residual_BSD, rows_FD)  # type: ignore[no-untyped-call]
@@ -26,9 +26,10 @@ def read_features(residual_BSD: Tensor, rows_FD: Tensor) -> tuple[Tensor, Tensor
 class _Reading(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, residual_BSD: Tensor, rows_FD: Tensor) -> tuple[Tensor, Tensor]:
-        # Not saved for backward: where hooks lie inside a checkpoint, it would miss what its second run does not save.
+        # Do not use save_for_backward: with hooks inside a checkpointed block, the recomputation would not save it
+        # again.
         ctx.rows_FD = rows_FD
-        # A copy, which may be changed in place, as a view from here may not.
+        # Return a copy, because a view from a custom function must not be changed in place.
         return residual_BSD.clone(), linear(residual_BSD, rows_FD)
 
     @staticmethod

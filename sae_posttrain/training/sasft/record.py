@@ -15,18 +15,18 @@ logger = logging.getLogger(__name__)
 KEY = SASFT_STATE
 _FILES = {"features_sha256": "feature set", "token_counts_sha256": "file of token counts"}
 _STATE = ("refresh", "weights", "auto")
-"""What is not a setting but has grown during the run."""
+"""Keys of the record that are not settings but state that develops during the run."""
 
 
 def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare a run with the checkpoint it resumes from, and put its record into the checkpoints to come.
+    """Compare a run with the checkpoint it resumes from, and put its record into later checkpoints.
 
     Args:
         record: the settings of every term, with `suppress`.
 
     Returns:
-        the checkpoint's record, without the weights of terms whose `weight` setting has changed; empty where there is
-        none or where it is of other languages.
+        The checkpoint's record, without the weights of terms whose `weight` setting has changed. It is empty if there
+        is no record, or if its suppressed languages differ.
 
     Raises:
         ValueError: the checkpoint was trained with another feature set or other token counts.
@@ -36,15 +36,15 @@ def take_up(state: TrainerState, record: Mapping[str, Any]) -> dict[str, Any]:
     if earlier is None:
         if state.global_step > 0:
             logger.warning(
-                "The checkpoint was trained without SASFT; from step %d on the run has SASFT.", state.global_step
+                "The checkpoint was trained without SASFT. From step %d on, the run uses SASFT.", state.global_step
             )
         return {}
     for name, kind in _FILES.items():
         before, now = earlier.get(name), record.get(name)
         if before is not None and now is not None and before != now:
             raise ValueError(
-                f"The checkpoint was trained with a {kind} of sha256 {before[:12]}…, and this run's has {now[:12]}…. "
-                "Resume with the file that the run began with, or start a new run from the checkpoint's weights."
+                f"The checkpoint was trained with a {kind} with sha256 {before[:12]}…; this run's has {now[:12]}…. "
+                "Resume with the original file, or start a new run from the checkpoint's weights."
             )
     changed = [name for name in {**earlier, **record} if name not in _STATE and earlier.get(name) != record.get(name)]
     for name in changed:

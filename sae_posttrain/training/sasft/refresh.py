@@ -22,25 +22,26 @@ from .loss import Penalty
 from .segments import CODES
 
 MIN_TOKENS = 100
-"""A language with fewer labelled tokens since the last refresh keeps its baselines: their mean would be noise."""
+"""Smallest number of labelled tokens since the last refresh. With fewer, a language keeps its baselines, because the
+new mean would be noise."""
 
 
 class BaselineRefresh:
-    """Sums of pre-activations by language since the last refresh, of this process.
+    """The sums of pre-activations by language of this process, since the last refresh.
 
     Args:
-        start: by layer, the penalties with the base model's baselines, which drift is measured from.
+        start: the penalties of each layer with the base model's baselines. Drift is measured from these.
     """
 
     def __init__(self, start: Mapping[int, Penalty]) -> None:
         self._start = dict(start)
-        # The last column counts tokens; the last row is of tokens whose language is unknown.
+        # The last column counts tokens. The last row is for tokens of unknown language.
         self._sums = {layer: _with_a_count(one.baseline_LF) for layer, one in start.items()}
-        # Kept apart: a run resumed from a checkpoint inside a step repeats that step and counts its batches again.
+        # Sums of the current step are separate: a run that resumes from a checkpoint within a step repeats that step.
         self._of_step = {layer: sums_LF.clone() for layer, sums_LF in self._sums.items()}
 
     def add_layer(self, layer: int, pre_BSF: Tensor, language_BS: Tensor, labelled_BS: Tensor) -> None:
-        """Count one layer's labelled tokens."""
+        """Add one layer's labelled tokens."""
         device = pre_BSF.device
         dtype = torch.float32 if device.type == "mps" else torch.float64
         values_BSF = torch.cat([pre_BSF.detach(), torch.ones_like(pre_BSF[..., :1])], dim=-1)
@@ -50,7 +51,7 @@ class BaselineRefresh:
         sums_LF.index_add_(0, language_BS.flatten() % len(sums_LF), values_BSF.flatten(0, 1))
 
     def end_step(self) -> None:
-        """Take in what this optimizer step counted."""
+        """Add the sums of this optimizer step."""
         for layer, of_step_LF in self._of_step.items():
             self._sums[layer] = self._sums[layer].to(of_step_LF.device, of_step_LF.dtype) + of_step_LF
             of_step_LF.zero_()
@@ -58,10 +59,10 @@ class BaselineRefresh:
     def refresh(
         self, penalties: Mapping[int, Penalty], trainer: Trainer
     ) -> tuple[dict[int, Penalty], dict[str, float]]:
-        """Penalties with new baselines, and the drift to log; a collective call on every rank.
+        """Penalties with new baselines, and the drift to log. This is a collective call on every rank.
 
-        Drift of a layer is the cosine distance between its mean pre-activations now and the base model's, over all
-        features and the languages measured: 0 is none.
+        The drift of a layer is the cosine distance between its mean pre-activations now and in the base model, over all
+        features and measured languages. 0 means no drift.
         """
         renewed, drift = {}, {}
         for layer, penalty in penalties.items():
@@ -79,7 +80,7 @@ class BaselineRefresh:
         return renewed, drift
 
     def state(self, penalties: Mapping[int, Penalty], trainer: Trainer) -> dict[str, Any]:
-        """What a resumed run needs to go on alike, for a checkpoint; a collective call on every rank."""
+        """The state with which a resumed run continues identically. This is a collective call on every rank."""
         sums = {layer: trainer.accelerator.reduce(sums_LF, "sum") for layer, sums_LF in self._sums.items()}
         return {
             "baselines": {str(layer): _by_language(one.baseline_LF) for layer, one in penalties.items()},
@@ -89,19 +90,19 @@ class BaselineRefresh:
     def resume(
         self, penalties: Mapping[int, Penalty], state: Mapping[str, Any], trainer: Trainer
     ) -> dict[int, Penalty]:
-        """Take up a checkpoint's baselines and sums; returns the penalties with them."""
+        """Load a checkpoint's baselines and sums. Returns the penalties with these baselines."""
         resumed = {}
         for layer, penalty in penalties.items():
             baseline_LF = penalty.baseline_LF.clone()
             _fill(baseline_LF, state["baselines"][str(layer)])
             resumed[layer] = replace(penalty, baseline_LF=baseline_LF)
-            if trainer.is_world_process_zero():  # the sums are of all ranks together
+            if trainer.is_world_process_zero():  # the saved sums are over all ranks
                 _fill(self._sums[layer], state["sums"][str(layer)])
         return resumed
 
 
 def _with_a_count(baseline_LF: Tensor) -> Tensor:
-    """Zeros for a layer's sums, with one column more."""
+    """Zeros for a layer's sums, with one more column for the number of tokens."""
     return torch.zeros(baseline_LF.shape[0], baseline_LF.shape[1] + 1, dtype=torch.float64)
 
 

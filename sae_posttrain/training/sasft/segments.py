@@ -1,6 +1,6 @@
-"""The segments of a batch, and the languages that a dataset's column or a user's function gives them.
+"""The segments of a batch, and their languages from a dataset column or a user's function.
 
-A segment is what was one example before batching: a row, or a stretch of a packed row.
+A segment is one example of the dataset: a whole row, or a part of a packed row.
 """
 
 # B batch, S sequence
@@ -20,20 +20,20 @@ from torch.utils.data import IterableDataset
 from ...languages import LANGUAGES, get_language
 
 LANGUAGE_IDS = "language_ids"
-"""Name of the batch entry `(B, S)` and of the per-token dataset column that carry languages."""
+"""Name of the batch entry `(B, S)`, and of the per-token dataset column, with the language ids."""
 UNKNOWN = -1
 CODES: tuple[str, ...] = tuple(sorted(LANGUAGES))
 
 LanguageOf = Callable[[Mapping[str, Any]], Sequence[str | None]]
-"""A user's function of everything in the batch, such as `input_ids`, `labels` `(B, S)` or ms-swift's `channel`. It
-gives one language code, or None, per segment, row by row."""
+"""A user's function from the batch (such as `input_ids` and `labels`, `(B, S)`, or ms-swift's `channel`) to one
+language code, or None, per segment, row by row."""
 
 
 def language_id(code: str | None) -> int:
-    """Row of a language in the tables; UNKNOWN for a missing code.
+    """The row of a language in the tables; UNKNOWN if the code is missing.
 
     Raises:
-        ValueError: a code that is no language's.
+        ValueError: the code is not a language's.
     """
     if code is None or code == "":
         return UNKNOWN
@@ -43,7 +43,7 @@ def language_id(code: str | None) -> int:
 
 
 def language_in(column: str, code: Any) -> int:
-    """`language_id` of a value in a dataset's column, which an error names."""
+    """`language_id` of a value in a dataset column. An error message names the column."""
     try:
         return language_id(code)
     except ValueError as error:
@@ -51,12 +51,12 @@ def language_in(column: str, code: Any) -> int:
 
 
 def has_rows(dataset: Any) -> bool:
-    """Whether rows can be asked for by number."""
+    """Whether rows can be accessed by index."""
     return not isinstance(dataset, IterableDataset) and all(hasattr(dataset, f"__{n}__") for n in ("getitem", "len"))
 
 
 def columns_of(dataset: Any) -> tuple[str, ...]:
-    """Names of a dataset's columns. A streamed or a hand-written one may only tell by its first row."""
+    """The names of a dataset's columns. For a stream or a user's own class, they may have to be read from a row."""
     names = getattr(dataset, "column_names", None)
     if names is None and hasattr(dataset, "map"):
         names = next(iter(dataset), {})
@@ -69,7 +69,7 @@ def columns_of(dataset: Any) -> tuple[str, ...]:
 
 @contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """Restore the random states on exit, since a dataset may draw random numbers, as for augmentation."""
+    """Restore the random states on exit, because a dataset may draw random numbers, for augmentation for example."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         yield
@@ -80,13 +80,13 @@ def _same_random_numbers() -> Iterator[None]:
 def segments_of(inputs: Mapping[str, Any]) -> Tensor:
     """Number the segments of a batch in order: `(B, S)`, from 0.
 
-    A segment starts with each row, at each position 0, and where an attention mask that numbers its examples (Axolotl's
-    1, 1, 2, 2, 2) comes to the next number.
+    A segment starts at the start of each row, at each position 0, and at each new number in an attention mask that
+    numbers its examples (Axolotl's 1, 1, 2, 2, 2).
     """
     starts_BS = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     if "position_ids" in inputs:
         position_BS = inputs["position_ids"]
-        starts_BS = (position_BS if position_BS.dim() == 2 else position_BS[0]) == 0  # multimodal: one plane per axis
+        starts_BS = (position_BS if position_BS.dim() == 2 else position_BS[0]) == 0  # multimodal: a plane per axis
         starts_BS = starts_BS.expand_as(inputs["input_ids"]).clone()
     mask_BS = inputs.get("attention_mask")
     if mask_BS is not None and mask_BS.shape == starts_BS.shape:
@@ -96,29 +96,29 @@ def segments_of(inputs: Mapping[str, Any]) -> Tensor:
 
 
 def apply_language_of(language_of: LanguageOf, inputs: Mapping[str, Any], segment_BS: Tensor) -> Tensor:
-    """`(B, S)` from a user's function, which gives one code or None per segment.
+    """Call a user's function, which returns one code or None per segment, and spread the result to `(B, S)`.
 
     Raises:
-        ValueError: it gave another number of codes.
+        ValueError: the function returned another number of codes.
     """
     codes = language_of(inputs)
     count = int(segment_BS.max()) + 1
     if len(codes) != count:
         raise ValueError(
-            f"language_of gave {len(codes)} languages for a batch of {count} segments; return one code, or None, per "
-            "row, or per stretch from one position_ids == 0 to the next when examples are packed."
+            f"language_of gave {len(codes)} languages for a batch of {count} segments. Return one code, or None, per "
+            "row. If examples are packed, return one per part of a row from one position_ids == 0 to the next."
         )
     return torch.tensor([language_id(code) for code in codes], device=segment_BS.device)[segment_BS]
 
 
 class LanguageCollator:
-    """A data collator that also carries the dataset's languages into the batch, as `language_ids` `(B, S)`.
+    """A data collator that also adds the dataset's languages to the batch, as `language_ids` `(B, S)`.
 
-    It takes what its inner collator takes: examples of which each becomes a row or all become one row (padding-free),
-    or lists of examples, of which each list becomes a row (Axolotl's multipack).
+    It accepts the input of its inner collator. This is a list of examples, which become one row each or one row in all
+    (padding-free), or a list of lists of examples, one per row (Axolotl's multipack).
 
     Args:
-        inner: the trainer's own collator; it never sees the extra column.
+        inner: the trainer's own collator. It does not get the language column.
         column: a column of language codes, or of per-token language ids when examples were packed.
     """
 
@@ -135,18 +135,18 @@ class LanguageCollator:
         bare = [[{k: v for k, v in example.items() if k != self.column} for example in pack] for pack in packs]
         batch = self.inner(bare if are_packs else [example for (example,) in bare])
         language_BS = torch.full(batch["input_ids"].shape, UNKNOWN)
-        if len(language_BS) != len(packs):  # padding-free: the examples became one row
+        if len(language_BS) != len(packs):  # padding-free: all examples are in one row
             packs = [flat]
         for row, pack in enumerate(packs):
             ids_S = self._ids(pack, language_BS.shape[1])
-            # Packed rows may be padded on the left. TRL's are not padded.
+            # Packed rows may be padded on the left, except TRL's, which are not padded.
             left = len(pack) > 1 and "attention_mask" in batch and not bool(batch["attention_mask"][row, 0])
             start = language_BS.shape[1] - len(ids_S) if left else 0
             language_BS[row, start : start + len(ids_S)] = ids_S
         return {**batch, LANGUAGE_IDS: language_BS}
 
     def _ids(self, pack: Sequence[Mapping[str, Any]], length: int) -> Tensor:
-        """The language ids of one row: the one code of a single example, wherever its padding is, or one per token."""
+        """The language ids of one row: one per token of a packed row, or the id of a single example everywhere."""
         if self.column == LANGUAGE_IDS:
             return torch.cat([torch.as_tensor(example[self.column]) for example in pack])
         rows = [language_in(self.column, example.get(self.column)) for example in pack]

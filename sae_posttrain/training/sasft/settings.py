@@ -1,4 +1,4 @@
-"""The settings of SASFT's two auxiliary losses, for any trainer. Each has the help for YAML and the command line."""
+"""The settings of SASFT's two auxiliary losses, for any trainer, with their help for YAML and the command line."""
 
 from __future__ import annotations
 
@@ -22,57 +22,57 @@ PREFIX = "sasft_"
 
 @dataclass
 class SASFTSettings:
-    """The settings of a SASFT run, which are the same in every trainer."""
+    """The settings of a SASFT run. They are the same in every trainer."""
 
     features: str | None = field(
-        default=None, metadata={"help": "Feature set: a .safetensors file, or a hub repository that holds one."}
+        default=None, metadata={"help": "Feature set: a .safetensors file, or a hub repository that contains one."}
     )
     suppress: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Codes of the languages to keep out of answers in other languages: zh ru. May be left out if the "
-            "features stand for one language only."
+            "help": "Codes of the languages to keep out of answers in other languages, such as zh ru. Not needed if "
+            "all features belong to one language."
         },
     )
-    # transformers reads a union with a text and None as a text, which is what `auto` needs on a command line.
+    # transformers parses a union of str and None as str, so that `auto` works on a command line.
     sasft_weight: float | str | None = field(
         default=5e-4,
         metadata={
-            "help": "Weight of the feature term (lambda in the paper). 0 measures without changing the run; auto finds "
-            "the weight during training, as large as sasft_loss_budget allows."
+            "help": "Weight of the feature term (lambda in the paper). 0 measures without changing the run. auto finds "
+            "the largest weight that sasft_loss_budget allows, during training."
         },
     )
     sasft_loss_budget: float = field(
         default=LOSS_BUDGET,
         metadata={
-            "help": "Increase of the cross-entropy that all terms with weight auto may cause together, as a share "
-            "of the cross-entropy (0.01: one per cent) and by the run's own estimate."
+            "help": "Largest increase of the cross-entropy that all terms with weight auto may cause together, as a "
+            "share of the cross-entropy, estimated during the run. 0.01 is 1%."
         },
     )
     sasft_baseline: Literal["mean", "zero"] = field(
-        default="mean", metadata={"help": "What a pre-activation is compared with: the base model's mean, or zero."}
+        default="mean", metadata={"help": "What pre-activations are compared with: the base model's mean, or zero."}
     )
     sasft_scale: Literal["raw", "typical"] = field(
-        default="raw", metadata={"help": "raw, as published; or each feature in units of its typical activation."}
+        default="raw", metadata={"help": "raw: as published. typical: divide each feature by its typical activation."}
     )
     sasft_refresh_baselines: int = field(
         default=0,
         metadata={
-            "help": "Number of steps after which the baselines are measured again, on the training batches; 0: never."
+            "help": "Number of steps after which the baselines are measured again on the training batches. 0: never."
         },
     )
     token_weight: float | str | None = field(
         default=None,
         metadata={
             "help": "Weight of the token term: unlikelihood of the suppressed language's tokens, which needs no "
-            "features. 0 measures without changing anything; auto finds the weight as for sasft_weight; without a "
-            "value there is no token term."
+            "features. 0 measures without changing the run. auto finds the weight as for sasft_weight. Without a value "
+            "there is no token term."
         },
     )
     token_share: float = field(
         default=1.0,
         metadata={
-            "help": "Share of the positions, drawn at random, for which the token term is computed, such as 0.25."
+            "help": "Share of the positions for which the token term is computed, such as 0.25, drawn at random."
         },
     )
     token_counts: str | None = field(
@@ -91,10 +91,10 @@ class SASFTSettings:
     )
 
     def check_terms(self) -> None:
-        """Refuse settings of another framework with which there would be nothing to add to the loss.
+        """Refuse settings of another framework that leave nothing to add to the loss.
 
         Raises:
-            ValueError: neither a feature set nor a weight of the token term, in a run that is not of weight 0.
+            ValueError: there is neither a feature set nor a weight of the token term, and the weight is not 0.
         """
         if self.features is None and self.token_weight is None and self.sasft_weight:
             raise ValueError(
@@ -103,24 +103,24 @@ class SASFTSettings:
             )
 
     def parse_weights(self) -> None:
-        """Turn weights that came as text into numbers.
+        """Convert weights that are text to numbers.
 
         Raises:
-            ValueError: a weight that is neither a number nor `auto`.
+            ValueError: a weight is neither a number nor `auto`.
         """
         self.sasft_weight = parse_weight("sasft_weight", self.sasft_weight)
         if self.token_weight is not None:
             self.token_weight = parse_weight("token_weight", self.token_weight)
 
     def loaded(self, features: FeatureSet | str | Path | None = None) -> dict[str, Any]:
-        """The arguments of `SASFTCallback` that these settings stand for, with their files read.
+        """The arguments of `SASFTCallback` for these settings, with their files loaded.
 
         Args:
-            features: a feature set or its path, instead of what the setting `features` names.
+            features: a feature set or its path, which replaces the setting `features`.
 
         Raises:
-            FileNotFoundError: a file that is not there.
-            ValueError: no language to suppress is named, and the features stand for several.
+            FileNotFoundError: a file does not exist.
+            ValueError: `suppress` is empty, and the features belong to several languages.
         """
         self.parse_weights()
         found = FeatureSet.of(features) if features is not None else _load(self)
@@ -139,7 +139,7 @@ class SASFTSettings:
 
     @classmethod
     def prefixed(cls) -> dict[str, str]:
-        """Name of each setting where it stands among another framework's settings → field: sasft_features → features.
+        """Mapping from the name of a setting in another framework to the field: sasft_features → features.
 
         Example:
             >>> SASFTSettings.prefixed()["sasft_token_weight"]
@@ -150,14 +150,14 @@ class SASFTSettings:
 
     @classmethod
     def from_prefixed(cls, given: Mapping[str, Any]) -> Self:
-        """The settings that another framework's configuration holds, as values or as texts.
+        """Read the settings from another framework's configuration, which may contain values or texts.
 
         Args:
-            given: name with the prefix `sasft_` → value. A text stands for what YAML would read from it; an empty one
-                is left out.
+            given: name with the prefix `sasft_` → value. A text is parsed as YAML would parse it. An empty text counts
+                as not set.
 
         Raises:
-            ValueError: an unknown name, for which the message names the nearest; or a value of another kind.
+            ValueError: an unknown name (the message suggests the nearest), or a value of the wrong type.
 
         Example:
             >>> settings = SASFTSettings.from_prefixed({"sasft_suppress": "zh ru", "sasft_token_weight": "100"})
@@ -178,7 +178,7 @@ class SASFTSettings:
 
 
 def _value(name: str, value: Any, kind: Any) -> Any:
-    """A setting's value, of the kind that its field has."""
+    """Convert a setting's value to the type of its field."""
     optional = type(None) in get_args(kind)
     if optional and (value is None or value in ("None", "null")):
         return None
@@ -193,11 +193,11 @@ def _value(name: str, value: Any, kind: Any) -> Any:
         except (TypeError, ValueError):
             what = "a whole number" if kind is int else "a number"
             raise ValueError(f"{name}={value!r}: expected {what}.") from None
-    return value  # a path, a weight or one of several words, which are checked where they are used
+    return value  # a path, a weight or a choice, which is checked where it is used
 
 
 def _codes(value: Any) -> list[str]:
-    """Language codes from `zh ru`, `zh, ru`, a list, or the text of a list, as some frameworks hand it on."""
+    """Language codes from `zh ru`, `zh, ru`, a list, or a list as text, which some frameworks pass on."""
     if isinstance(value, str):
         read = yaml.safe_load(value) if value.lstrip().startswith("[") else value.replace(",", " ").split()
         return [str(code) for code in read]
@@ -205,10 +205,10 @@ def _codes(value: Any) -> list[str]:
 
 
 def _load(settings: SASFTSettings) -> FeatureSet | None:
-    """The feature set that the settings name; a run of weight 0 is plain SFT without one.
+    """Load the feature set of the settings. With weight 0 it may be missing; the run is then plain SFT.
 
     Raises:
-        FileNotFoundError: there is none, and the weight is not 0.
+        FileNotFoundError: the file does not exist, and the weight is not 0.
     """
     if settings.features is None:
         return None
@@ -217,19 +217,19 @@ def _load(settings: SASFTSettings) -> FeatureSet | None:
     except FileNotFoundError as error:
         if settings.sasft_weight:
             raise
-        logger.warning("%s This run of sasft_weight 0 trains without it, and does not measure the features.", error)
+        logger.warning("%s sasft_weight is 0, so the run continues without it and does not measure features.", error)
         return None
 
 
 def _only_target(features: FeatureSet) -> list[str]:
-    """The default of `suppress`: the one language that all features stand for.
+    """The default of `suppress`: the language to which all features belong.
 
     Raises:
-        ValueError: they stand for several.
+        ValueError: the features belong to several languages.
     """
     if len(features.targets) != 1:
         raise ValueError(
-            f"suppress is empty, and the features stand for {', '.join(features.targets) or 'no language'}: name the "
+            f"suppress is empty, and the features belong to {', '.join(features.targets) or 'no language'}. Name the "
             "language or languages to keep out, such as SASFTConfig(suppress=['zh'])."
         )
     return list(features.targets)

@@ -1,4 +1,4 @@
-"""Find the language of each token of a batch, from a dataset column, a user's function or the script."""
+"""Find the language of each token of a batch: from a dataset column, a user's function or the script."""
 
 # B batch, S sequence, N segments
 
@@ -26,24 +26,24 @@ CLOSE_MARGIN = 0.5
 
 
 def tokenizer_of(trainer: Trainer) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that the trainer was given, also inside a processor."""
+    """The trainer's tokenizer, which may be inside a processor."""
     return getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
 
 
 class LanguageTeller:
-    """Finds languages from the column; if it is empty, from the user's function; else from the answer's script.
+    """Finds languages: first from the column, then from the user's function, then from the answer's script.
 
     Args:
-        tokenizer: the model's; None leaves out the last of these.
-        candidates: the languages among which the script decides.
+        tokenizer: the model's tokenizer. With None, scripts are not used.
+        candidates: the languages that can be identified by script.
         language_of: as in `SASFTCallback`.
-        has_segments: whether the batches show where one example ends and the next begins; without it only the column
-            is read.
+        has_segments: whether the batches show where one example ends and the next begins. If not, only the column is
+            used.
     """
 
     counted = ("by_column", "by_function", "by_script", "answers", "margin", "close")
-    """What `tell` counts: labelled tokens told by each, and of the answers told by script their number, the sum of
-    their margins, and those with a margin under `CLOSE_MARGIN`."""
+    """Names of the counts of `tell`: labelled tokens by source of their language; and for answers identified by script,
+    their number, the sum of their margins, and the number with a margin below `CLOSE_MARGIN`."""
 
     def __init__(
         self,
@@ -57,12 +57,12 @@ class LanguageTeller:
         self._has_segments = has_segments
 
     def tell(self, inputs: Mapping[str, Any], told_BS: Tensor | None, labelled_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, S)` language of each token, and what is counted.
+        """The language of each token, `(B, S)`, and the counts.
 
         Args:
-            inputs: a batch with `input_ids`, `labels` and, of packed rows, `position_ids`.
-            told_BS: what the column told; `UNKNOWN` where it is empty.
-            labelled_BS: the tokens that are counted.
+            inputs: a batch with `input_ids`, `labels` and, for packed rows, `position_ids`.
+            told_BS: languages from the column; `UNKNOWN` where it is empty.
+            labelled_BS: the tokens to count.
         """
         language_BS = torch.full_like(inputs["input_ids"], UNKNOWN) if told_BS is None else told_BS
         shares = [self._told(language_BS, labelled_BS)]
@@ -90,7 +90,7 @@ class LanguageTeller:
         return language_BS, torch.cat([tokens.to(answers.dtype), answers])
 
     def metrics(self, total: Mapping[str, float], labelled: float) -> dict[str, float]:
-        """What is logged, from the sums since the last log over all ranks."""
+        """The values to log, from the sums over all ranks since the last log."""
         logs = {f"sasft_{one}_share": total[one] / max(1.0, labelled) for one in self.counted[:3]}
         if total["answers"]:
             logs["sasft_script_margin"] = total["margin"] / total["answers"]
@@ -98,7 +98,7 @@ class LanguageTeller:
         return logs
 
     def describe(self, dataset: Any) -> None:
-        """Log once which languages the script gives for the first answers, and how many of them hold code."""
+        """Log once which languages the scripts of the first answers give, and how many of these answers have code."""
         if self._identify is None or self._language_of is not None or not hasattr(dataset, "map"):
             return
         told, code = Counter[str](), 0
@@ -108,16 +108,16 @@ class LanguageTeller:
             code += blank(text, urls=False, markup=False) != text
         if code:
             logger.warning(
-                "The training set has no language column, and %d of its first %d answers hold code. Code is left out, "
-                "and the script of the prose tells the language: %s. If that is wrong, add a `language` column or "
-                "pass language_of.",
+                "The training set has no language column, and %d of its first %d answers contain code. Code is ignored "
+                "and the language is found by the script of the prose: %s. If that is wrong, add a `language` "
+                "column or pass language_of.",
                 code,
                 told.total(),
                 ", ".join(f"{code} {count}" for code, count in told.most_common()),
             )
 
     def _answers(self, dataset: Any) -> Iterator[tuple[list[np.ndarray], str | None]]:
-        """Of the first rows: each answer's token ids, and the language that they tell."""
+        """For the first rows: each answer's token ids, and the language that they give."""
         assert self._identify is not None
         for row in islice(dataset, FIRST_ANSWERS):
             if not isinstance(row, Mapping) or not len(row.get("input_ids", ())):

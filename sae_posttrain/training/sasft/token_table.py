@@ -1,8 +1,8 @@
-"""Which tokens belong to a suppressed language, for answers in each other language.
+"""The tokens that belong to a suppressed language, for answers in each other language.
 
-Scripts tell most languages apart: then a token that holds a letter of the suppressed language's scripts belongs to it
-wholly, and every other not at all. Where two languages share their scripts, `TokenCounts` of texts in both give each
-token a weight between 0 and 1.
+Most languages differ in script. Then a token belongs to the suppressed language if it contains a letter of the
+language's scripts. If two languages share their scripts, `TokenCounts` of texts in both give each token a weight
+between 0 and 1.
 """
 
 # V vocabulary, K distinct tables, L languages, T suppressed languages
@@ -27,14 +27,14 @@ UNPENALISED = -1
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    """Membership of each token in each set, and which set holds for whom.
+    """The membership of each token in each set, and the set that applies to each pair of languages.
 
     Args:
-        member_KV: 0 to 1.
-        table_LT: for each language of an answer, in the order of `segments.CODES`, and each suppressed language, the
-            row of `member_KV`; `UNPENALISED` for a language's own answers, and where nothing tells the two apart. The
-            last row belongs to answers of unknown language.
-        shared_L: languages that nothing tells apart from a suppressed one.
+        member_KV: membership, 0 to 1.
+        table_LT: the row of `member_KV` for each language of an answer (in the order of `segments.CODES`) and each
+            suppressed language. It is `UNPENALISED` for the suppressed language's own answers, and for pairs that
+            cannot be distinguished. The last row is for answers of unknown language.
+        shared_L: languages that cannot be distinguished from a suppressed language.
     """
 
     member_KV: Tensor
@@ -46,15 +46,15 @@ class TokenTable:
 
 
 def penalised_scripts(target: str, language: str) -> frozenset[str]:
-    """The scripts whose letters show the target language in an answer in another language.
+    """The scripts whose letters identify the target language in an answer in another language.
 
-    Those of the target which the answer's own language does not use: Han and kana of Japanese in English, but kana
-    alone in Chinese; nothing of Chinese in Japanese. Latin counts only where it is the target's main script: in Russian
-    it is no sign of Serbian.
+    These are the target's scripts that the answer's own language does not use. For Japanese they are Han and kana in
+    English answers, and only kana in Chinese answers. For Chinese in Japanese answers there are none. Latin counts only
+    if it is the target's main script: Latin letters in a Russian answer are not evidence of Serbian.
 
     Args:
         target: code of the suppressed language.
-        language: code of the answer's.
+        language: code of the answer's language.
     """
     main, *further = get_language(target).scripts
     scripts = {main, *(script for script in further if script != "Latn")}
@@ -64,16 +64,16 @@ def penalised_scripts(target: str, language: str) -> frozenset[str]:
 def build_token_table(
     tokenizer: Any, suppress: Sequence[str], size: int, counts: TokenCounts | None = None
 ) -> TokenTable:
-    """The table for a model and the languages to keep out.
+    """Build the table for a model and the suppressed languages.
 
     Args:
-        tokenizer: the model's.
-        suppress: codes of the languages to keep out of the others.
-        size: number of the model's logits.
-        counts: for pairs of languages that scripts do not tell apart, where both were counted.
+        tokenizer: the model's tokenizer.
+        suppress: codes of the languages to keep out of answers in other languages.
+        size: number of logits of the model.
+        counts: token counts, used for pairs of languages that share their scripts if both were counted.
 
     Raises:
-        ValueError: no token of the vocabulary holds a letter of a suppressed language.
+        ValueError: no token of the vocabulary contains a letter of a suppressed language.
     """
     held = token_scripts(tokenizer)
     rows: dict[Any, int] = {}
@@ -101,13 +101,14 @@ def build_token_table(
         if not any(bool(members[row].any()) for row in table_LT[:, column].unique().tolist() if row >= 0):
             raise ValueError(
                 f"No token of this vocabulary holds a letter of {target}'s scripts "
-                f"({', '.join(get_language(target).scripts)}), so there is no token to penalise. A vocabulary may "
-                "spell them in bytes that other scripts use too; else check that the tokenizer is the model's."
+                f"({', '.join(get_language(target).scripts)}), so there is no token to penalise. Check that the "
+                "tokenizer is the model's. If its vocabulary writes these letters in bytes that other scripts use too, "
+                "use the feature term."
             )
     return TokenTable(torch.stack(members), table_LT, shared_L)
 
 
 def fitted(member_V: Tensor, size: int) -> Tensor:
-    """Cut or pad to the number of the model's logits, since the vocabulary may be smaller or larger."""
+    """Cut or pad to the number of logits of the model, because the vocabulary may be smaller or larger."""
     member_V = member_V[:size].float()
     return torch.cat([member_V, member_V.new_zeros(size - len(member_V))])

@@ -1,4 +1,4 @@
-"""The token term: unlikelihood of a suppressed language's tokens in answers of other languages."""
+"""The token term: unlikelihood of a suppressed language's tokens in answers in other languages."""
 
 # B batch, S sequence, D model width, N penalised positions, T suppressed languages
 
@@ -29,12 +29,15 @@ from .weight import Weight
 class TokenTerm:
     """`−log(1 − probability mass of the suppressed language's tokens)` in answers in other languages.
 
-    Unlikelihood training (arXiv:1908.04319) on a set of tokens. The distribution at position t is judged by the label
-    at t + 1: its language, and whether it is itself a token of the set, which exempts it. Labels that the trainer's
-    cross-entropy does not count, prompts among them, are exempt, and so are the suppressed language's own answers.
+    This is unlikelihood training (arXiv:1908.04319) on a set of tokens. Whether the distribution at position t is
+    penalised depends on the label at t + 1. It is exempt if this label
+
+    - is in the suppressed language, or in an unknown one,
+    - is itself a token of the set, or
+    - does not count in the trainer's cross-entropy, such as the labels of a prompt.
 
     Args:
-        suppress: codes of the languages to keep out of the others.
+        suppress: codes of the languages to keep out of answers in other languages.
         weight, share, counts: `token_weight`, `token_share` and `token_counts` of `SASFTCallback`.
     """
 
@@ -54,8 +57,8 @@ class TokenTerm:
         )
         self.advice: Mapping[str, str] = {
             "sasft_token_shared_script_share": "their language is written in the suppressed language's scripts, so the "
-            "script of a token does not tell them apart. Count the tokens of texts in both languages (sae-posttrain "
-            "discover tokens) and pass the result as token_counts.",
+            "script of a token does not distinguish the two. Count the tokens of texts in both languages "
+            "(sae-posttrain discover tokens) and pass the result as token_counts.",
         }
         self._counted_tokens = counts
         self._settings: dict[str, Any] = {"token_weight": weight, "token_share": share}
@@ -75,7 +78,10 @@ class TokenTerm:
 
     def check(self, trainer: Trainer) -> None:
         if trainer.get_tp_size() > 1:
-            raise ValueError("The token term cannot run under tensor parallelism: a rank has a part of the vocabulary.")
+            raise ValueError(
+                "The token term cannot run under tensor parallelism, because each rank has only a part of the "
+                "vocabulary. Turn tensor parallelism off, or leave token_weight out."
+            )
         tokenizer = tokenizer_of(trainer)
         if tokenizer is None:
             raise ValueError(
@@ -103,14 +109,14 @@ class TokenTerm:
         self.end()
 
     def begin(self, batch: Batch) -> None:
-        """Choose the positions, from what is known before the forward."""
+        """Choose the penalised positions. This needs only what is known before the forward."""
         assert self._table is not None, "check comes first"
         self._table = table = self._table.to(batch.labels_BS.device)
         language_BS, counts_BS = batch.language_BS[:, 1:], batch.labelled_BS[:, 1:]
         table_BST = table.table_LT[language_BS]
         known_BST = (table_BST != UNPENALISED) & counts_BS[..., None]
         label_BS1 = batch.labels_BS[:, 1:, None].clamp(min=0)
-        # A label that is a token of the set itself, a name or a quotation, exempts its position.
+        # If the label is itself a token of the set, as in a name or a quotation, its position is exempt.
         weight_BST = (1 - table.member_KV[table_BST.clamp(min=0), label_BS1]).where(known_BST, 0.0)
         penalised_BS = (weight_BST > 0).any(-1)
         shared_BS = counts_BS & table.shared_L[language_BS] & (language_BS != UNKNOWN)
@@ -126,8 +132,8 @@ class TokenTerm:
         self._positions = self._found = self._counts = None
 
     def read(self, hidden_BSD: Tensor) -> Tensor | None:
-        """Compute the loss where the hidden state passes; the hidden state to go on with, if it is another."""
-        # Forwards outside a training loss, and the second, metrics-only one under label smoothing, are not ours.
+        """Compute the loss from the hidden states. Returns hidden states to replace them, or None."""
+        # Ignore forwards outside a training loss, and the second forward under label smoothing, which is for metrics.
         if self._positions is None or not torch.is_grad_enabled():
             return None
         if self._found is not None:
@@ -135,7 +141,7 @@ class TokenTerm:
         assert self._model is not None, "start comes first"
         assert self._table is not None, "check comes first"
         row_N, labels_BS, chosen = self._positions
-        virtual = hidden_BSD.shape[1] - labels_BS.shape[1]  # prompt tuning puts tokens in front
+        virtual = hidden_BSD.shape[1] - labels_BS.shape[1]  # prompt tuning adds tokens at the start
         place_N = row_N * hidden_BSD.shape[1] + virtual + chosen.place_N
         head = head_of(self._model)
         with torch.set_grad_enabled(self.weight > 0):
@@ -154,7 +160,7 @@ class TokenTerm:
         if self._found is None:
             raise RuntimeError(
                 "The decoder's hidden states were not captured. Attach SASFT before the model's first compiled "
-                "forward, and train the model the trainer was made with, not a copy of it."
+                "forward, and train the model that the trainer was made with, not a copy."
             )
         assert self._positions is not None, "begin comes first"
         assert self._counts is not None, "begin comes first"
@@ -182,10 +188,10 @@ class TokenTerm:
         return logs
 
     def _sample(self, count: int, place: tuple[int, int, int]) -> Tensor:
-        """Which of `count` positions are taken: a share of them, drawn without replacement.
+        """The indices of the positions to use: a share of `count`, drawn without replacement.
 
-        The draw depends on the run's seed and the place in the run alone. It leaves the run's own random numbers as
-        they are, and a resumed run draws the same.
+        The draw depends only on the run's seed and the place in the run. It does not change the run's random numbers,
+        and a resumed run makes the same draws.
         """
         if self.share == 1:
             return torch.arange(count)

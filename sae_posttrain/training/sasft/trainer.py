@@ -1,4 +1,4 @@
-"""SASFT as a trainer: `SFTTrainer` with a language column that survives packing, and a config for YAML."""
+"""SASFT as a trainer: `SFTTrainer` with a language column that packing keeps, and a config for YAML."""
 
 from __future__ import annotations
 
@@ -31,7 +31,27 @@ _TOKENS_CARD = (
 
 @dataclass
 class SASFTConfig(SASFTSettings, SFTConfig):
-    """`trl.SFTConfig` with the settings of SASFT's two auxiliary losses: the feature term and the token term."""
+    """`trl.SFTConfig` with the settings of SASFT's two auxiliary losses: the feature term and the token term.
+
+    Args:
+        features: feature set: a path, or a hub repository. Default: none.
+        suppress: codes of the languages to keep out of answers in other languages. Default: the one language to which
+            the features belong.
+        sasft_weight, sasft_baseline, sasft_scale, refresh_baselines, token_weight, token_share, token_counts,
+            sasft_loss_budget: as the arguments of `SASFTCallback` without the prefix `sasft_`, with the same defaults.
+            `token_counts` is a path.
+        language_column: dataset column with each example's language code. Default: `language`, if it exists.
+
+    Everything else is `SFTConfig`'s.
+
+    Raises:
+        ValueError: a weight is neither a number nor `auto`.
+
+    Example:
+        >>> config = SASFTConfig(output_dir="runs/sasft", features="zh.safetensors", suppress=["zh"], sasft_weight=5e-4)
+
+    Source: arXiv:2507.14894 for the feature term, arXiv:1908.04319 for the token term.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,15 +59,25 @@ class SASFTConfig(SASFTSettings, SFTConfig):
 
 
 class SASFTTrainer(CardMixin, SFTTrainer):
-    """`trl.SFTTrainer` that penalises a language's features, or its tokens, in answers in other languages.
+    """TRL's `SFTTrainer` that penalises a language's features, or its tokens, in answers in other languages.
 
     Args:
         args: a `SASFTConfig` with the features or a `token_weight`, and the languages to suppress. Without it,
-            `features` must be given, and every setting has its default; the output folder is `<model>-SASFT`.
-        features: a feature set, instead of `args.features`.
+            `features` must be given, every setting has its default, and the output folder is `<model>-SASFT`.
+        features: a feature set or its path, which replaces `args.features`.
         language_of: as in `SASFTCallback`, for datasets without a language column.
 
-    Everything else is `SFTTrainer`'s. Source: arXiv:2507.14894; for the token term arXiv:1908.04319.
+    Everything else is `SFTTrainer`'s.
+
+    Raises:
+        ValueError: SASFT cannot run with these settings, this model or this dataset. The message says what to change.
+
+    Example:
+        >>> config = SASFTConfig(output_dir="runs/sasft", suppress=["zh"], sasft_weight=5e-4)
+        >>> trainer = SASFTTrainer(model, config, train_dataset=dataset, processing_class=tokenizer, features=features)
+        >>> trainer.train()
+
+    Source: arXiv:2507.14894 for the feature term, arXiv:1908.04319 for the token term.
     """
 
     _tag_names = ["trl", "sft", "sasft", "sae-posttrain"]  # noqa: RUF012
@@ -72,7 +102,7 @@ class SASFTTrainer(CardMixin, SFTTrainer):
         if args is None:
             args = SASFTConfig(default_output_dir(model, "SASFT"))
         if not isinstance(args, SASFTConfig):
-            raise ValueError(f"SASFTTrainer needs a SASFTConfig as args, not {type(args).__name__}.")
+            raise ValueError(f"SASFTTrainer needs a SASFTConfig as args, got {type(args).__name__}.")
         self.sasft = build_engine(**args.loaded(features), language_of=language_of)
         weights = {name for name, term in self.sasft.terms.items() if term.weight}
         if not weights:
@@ -87,7 +117,8 @@ class SASFTTrainer(CardMixin, SFTTrainer):
             self._language_column = args.language_column
         if self._language_column is None and args.language_column != SASFTConfig.language_column:
             raise ValueError(
-                f"The training set has no column {args.language_column!r} (language_column), only {', '.join(columns)}."
+                f"The training set has no column {args.language_column!r} (language_column). It has "
+                f"{', '.join(columns)}."
             )
         self.sasft.attach(self, self._language_column)
         if self._language_column is not None:
@@ -137,7 +168,7 @@ class SASFTTrainer(CardMixin, SFTTrainer):
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         check_codes(dataset, column)
         self._language_column = LANGUAGE_IDS
-        # TRL packs input_ids and labels only; so it prepares the rows, and they are packed here with one list more.
+        # TRL packs only input_ids and labels. So TRL prepares the rows, and they are packed here with the languages.
         rows_only = copy.copy(args)
         rows_only.max_length, rows_only.shuffle_dataset = None, False
         rows = super()._prepare_dataset(dataset, processing_class, rows_only, False, formatting_func, dataset_name)
@@ -154,8 +185,8 @@ class SASFTTrainer(CardMixin, SFTTrainer):
 
 
 def _spread_language(example: dict[str, Any], column: str, ids: dict[str, int]) -> dict[str, Any]:
-    """One language id per token: packing carries lists of the tokens' length. `ids` makes a cached map notice when
-    the numbering of languages changes."""
+    """Repeat the language id for each token, because packing keeps lists of the tokens' length. `ids` is an argument so
+    that a cached `map` is computed again if the numbering of languages changes."""
     code = example.get(column)
     row = ids[code] if isinstance(code, str) and code in ids else language_in(column, code)
     return {LANGUAGE_IDS: [row] * len(example["input_ids"])}

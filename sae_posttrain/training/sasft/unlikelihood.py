@@ -1,8 +1,8 @@
-"""Unlikelihood of a set of tokens, from hidden states, without logits of more than a few positions at a time.
+"""Unlikelihood of a set of tokens, computed from hidden states with the logits of only a few positions at a time.
 
-`−log(1 − m)` where m is the probability mass of the set in the next-token distribution: the unlikelihood loss of
-arXiv:1908.04319 for a set instead of one token. With s the sum of exp(logit) over the set and c over its complement,
-m = s / (s + c) and the loss is log(1 + s / c), which is exact for small and for large m.
+The loss is `−log(1 − m)`, where m is the probability of the set in the next-token distribution. It is the unlikelihood
+loss of arXiv:1908.04319 for a set instead of one token. Let s be the sum of exp(logit) over the set and c the sum over
+all other tokens. Then m = s / (s + c), and the loss is log(1 + s / c), which is accurate for small and for large m.
 """
 
 # B batch, S sequence, D model width, N penalised positions, V vocabulary, K token tables, T suppressed languages
@@ -19,18 +19,19 @@ from torch import Tensor
 from .head import LogitTransform, plain, whole
 
 TILE = {"cpu": 1 << 24}
-"""Logits held at once, by kind of device: 64 MB in float32. Fewer, and the head's weight is read more often."""
+"""Number of logits in memory at once, by device type: 64 MB in float32. With fewer, the head's weight is read more
+often."""
 TILE_ELSEWHERE = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
 class Positions:
-    """The positions that are penalised.
+    """The penalised positions.
 
     Args:
         place_N: index into the flattened `(B · S)` hidden states.
         table_NT: for each position and suppressed language, the row of the token tables.
-        weight_NT: what each counts; 0 where a language is not penalised.
+        weight_NT: factor of each position and suppressed language; 0 if the language is not penalised there.
     """
 
     place_N: Tensor
@@ -49,21 +50,21 @@ def token_unlikelihood(
     member_KV: Tensor,
     transform: LogitTransform,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The summed loss, computed where the hidden state passes on its way to the head.
+    """Compute the summed loss from the hidden states on their way to the head.
 
     Args:
         hidden_BSD: hidden states after the final norm.
-        weight_VD, bias_V: the head's.
-        positions: which positions are penalised, with which tables.
-        member_KV: how far each token belongs to the set, 0 to 1, for each table.
-        transform: from the head's output to logits.
+        weight_VD, bias_V: weight and bias of the head.
+        positions: the penalised positions with their tables.
+        member_KV: membership of each token in the set of each table, 0 to 1.
+        transform: the function from the head's output to logits.
 
     Returns:
-        the hidden states to go on with; the loss, summed over positions and languages with their weights; and the
-        probability mass `(N, T)`, without a gradient.
+        The hidden states that must replace the given ones; the weighted sum of the loss over positions and languages;
+        and the probability of the set, `(N, T)`, without a gradient.
     """
     kind = hidden_BSD.device.type
-    # The dtype in which the trainer's own head multiplies. Everything else is float32.
+    # The product has the dtype of the trainer's own head. Everything else is float32.
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_BSD.dtype
     with whole(weight_VD, bias_V), torch.autocast(kind, enabled=False):
         head = _Pass(plain(weight_VD), plain(bias_V), positions, member_KV, transform, dtype)
@@ -76,12 +77,14 @@ def token_unlikelihood(
 
 
 class _Unlikelihood(torch.autograd.Function):
-    """The hidden states pass through, so that the backward comes after the head's own: what FSDP2 gathers for the one
-    is there for the other, and no second gradient of their size waits.
+    """The loss as a function that passes the hidden states through unchanged.
 
-    The gradient to the hidden states is made in the forward, from the logits that are there. That to the head's weight
-    needs the whole weight's room, so it is made in the backward: from the one tile that is kept if all positions fit
-    into it, else from logits computed again.
+    Therefore its backward runs after the head's own backward. The weight that FSDP2 gathers for the head is still
+    there, and no second gradient of the size of the hidden states is kept.
+
+    The gradient of the hidden states is computed in the forward, from the logits that are in memory. The gradient of
+    the head's weight needs as much memory as the weight, so it is computed in the backward. If all positions fit into
+    one tile, that tile is kept for it. Otherwise the logits are computed again.
     """
 
     @staticmethod
@@ -94,12 +97,12 @@ class _Unlikelihood(torch.autograd.Function):
         ctx.place_N, ctx.shape = head.positions.place_N, hidden_BSD.shape
         none = grad_ND.new_empty(0)
         kept = [grad_ND.to(hidden_BSD.dtype), none, none, none, none, none]
-        # Not kept where it is not needed: a gathered copy of a frozen weight would stay until the backward.
+        # Save the weight only if it is needed: otherwise a gathered copy of a frozen weight would stay in memory.
         ctx.head = head if any(ctx.needs_input_grad[1:3]) else None
         if ctx.head is not None:
             slope_NV = sums.slope_NV if sums.slope_NV is not None else none
             kept[1:] = [head.pick(hidden_BSD), sums.log_total_N, sums.set_NK, sums.rest_NK, slope_NV]
-        ctx.save_for_backward(*kept)  # attributes of ctx would be kept until the whole backward ends
+        ctx.save_for_backward(*kept)  # attributes of ctx would stay until the whole backward ends
         return hidden_BSD.view_as(hidden_BSD), loss, mass_NT
 
     @staticmethod
@@ -124,12 +127,12 @@ class _Unlikelihood(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """What the gradient to the head's weight needs of the forward.
+    """Results of the forward that the gradient of the head's weight needs.
 
     Args:
-        log_total_N: logarithm of the sum of exp(logit); a logit less it is a log-probability.
-        set_NK, rest_NK: factors of the probabilities inside and outside each set in the derivative.
-        slope_NV: the derivative by the head's output, where all positions fit into one tile; else None.
+        log_total_N: logarithm of the sum of exp(logit). A logit minus this value is a log-probability.
+        set_NK, rest_NK: factors, in the derivative, of the probabilities inside and outside each set.
+        slope_NV: the derivative with respect to the head's output, if all positions fit into one tile; else None.
     """
 
     log_total_N: Tensor
@@ -140,7 +143,7 @@ class _Sums:
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """One micro-batch's positions at one head."""
+    """The penalised positions of one micro-batch, with the head that computes their logits."""
 
     weight_VD: Any
     bias_V: Any
@@ -150,12 +153,12 @@ class _Pass:
     dtype: torch.dtype
 
     def pick(self, hidden_BSD: Tensor) -> Tensor:
-        """`(N, D)`, on the head's device, in the dtype of the product."""
+        """The hidden states of the positions, `(N, D)`, on the head's device, in the dtype of the product."""
         flat_ED = hidden_BSD.detach().flatten(0, 1)
         return flat_ED[self.positions.place_N.to(flat_ED.device)].to(self.weight_VD.device, self.dtype)
 
     def forward(self, hidden_BSD: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor, _Sums]:
-        """Loss, mass `(N, T)`, gradient to the hidden states `(N, D)` and sums, a few positions at a time."""
+        """Loss, probability `(N, T)`, gradient of the hidden states `(N, D)` and sums, a few positions at a time."""
         hidden_ND = self.pick(hidden_BSD)
         device, positions = hidden_ND.device, self.positions.to(hidden_ND.device)
         member_KV = self.member_KV.to(device)
@@ -190,7 +193,7 @@ class _Pass:
         return loss, mass_NT, grad_ND, _Sums(log_total_N, set_NK, rest_NK, slope_NV if len(parts) == 1 else None)
 
     def backward(self, hidden_ND: Tensor, sums: _Sums, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Gradient to the head's weight and bias, a part of the vocabulary at a time."""
+        """The gradients of the head's weight and bias, for a part of the vocabulary at a time."""
         if not len(hidden_ND):
             return None, None
         weight_VD, bias_V = self.weight_VD, self.bias_V
@@ -209,7 +212,7 @@ class _Pass:
         return grad_VD, grad_V
 
     def _slope_again(self, hidden_ND: Tensor, sums: _Sums, part: slice) -> Tensor:
-        """The derivative by a part of the head's output: kept from the forward, or made from logits anew."""
+        """The derivative with respect to a part of the head's output: from the forward, or from recomputed logits."""
         if sums.slope_NV is not None:
             return sums.slope_NV[:, part]
         logits_NC, slope_NC = self._logits(hidden_ND, part)
@@ -217,11 +220,11 @@ class _Pass:
         return self._slope(share_NC, slope_NC, sums.set_NK, sums.rest_NK, self.member_KV.to(hidden_ND.device)[:, part])
 
     def _logits(self, hidden_ND: Tensor, part: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
-        """Logits in float32, of a part of the vocabulary, and their derivative by the head's output."""
+        """Logits of a part of the vocabulary in float32, and their derivative with respect to the head's output."""
         weight_VD = self.weight_VD.detach()[part]
         if weight_VD.dtype == self.dtype:
             output_NV = hidden_ND @ weight_VD.T
-        else:  # under autocast; a copy of the whole weight would be as large as the weight
+        else:  # under autocast, cast a part: a cast of the whole weight would double its memory
             slices = _slices(len(weight_VD), 1 << 15)
             output_NV = torch.cat([hidden_ND @ weight_VD[one].to(self.dtype).T for one in slices], dim=1)
         if self.bias_V is not None:
@@ -231,14 +234,14 @@ class _Pass:
     def _slope(
         self, share_NV: Tensor, slope_NV: Tensor | None, set_NK: Tensor, rest_NK: Tensor, member_KV: Tensor
     ) -> Tensor:
-        """The loss's derivative by the head's output, in place of the probabilities."""
+        """The loss's derivative with respect to the head's output. It overwrites the probabilities."""
         share_NV.mul_((set_NK @ member_KV).addmm_(rest_NK, 1 - member_KV, alpha=-1))
         if slope_NV is not None:
             share_NV.mul_(slope_NV)
         return share_NV if self.transform.scale == 1.0 else share_NV.mul_(self.transform.scale)
 
     def _to_hidden(self, slope_NV: Tensor) -> Tensor:
-        """`(N, D)` float32: the derivative by the head's output, times the head's weight."""
+        """The gradient of the hidden states, `(N, D)` float32: the derivative times the head's weight."""
         weight_VD = self.weight_VD.detach()
         if weight_VD.dtype == slope_NV.dtype:
             return _product(slope_NV, weight_VD)
@@ -249,7 +252,8 @@ class _Pass:
 
 
 def _product(slope: Tensor, other: Tensor) -> Tensor:
-    """Their product in float32; in bfloat16 where `other` is, whose range the derivatives fit, as float16's do not."""
+    """The product of two matrices, in float32. If `other` is bfloat16, so is the product: unlike float16, its range
+    suffices for the derivatives."""
     if other.dtype == torch.bfloat16:
         return (slope.to(other.dtype) @ other).float()
     return slope @ other.float()

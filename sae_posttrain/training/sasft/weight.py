@@ -1,13 +1,14 @@
 """An automatic weight: as large as a budget of cross-entropy allows.
 
-What does a penalty cost? Let A(w) be the auxiliary loss of the model that minimises `cross-entropy + w · auxiliary`.
-The least value of that sum has the derivative A(w), so the cross-entropy given up for the weight w is
+Let A(w) be the auxiliary loss of the model that minimises `cross-entropy + w · auxiliary`. The minimum of this sum has
+the derivative A(w) with respect to w, so the increase of the cross-entropy at weight w is
 
     cost(w) = ∫₀ʷ A(v) dv − w · A(w).
 
-A run knows two points of A: A₀, measured in its first steps, while the weight is 0, and A now. One hyperbola
-A₀ / (1 + v / h) goes through both, and its integral is known. So nothing else is measured: there is no second backward
-pass, and no run without the penalty. The weight rises while the cost is below the budget, and falls while it is above.
+A run knows two points of A: A₀, which is measured in its first steps while the weight is 0, and the current A. One
+hyperbola A₀ / (1 + v / h) passes through both, and its integral has a closed form. So nothing else has to be measured:
+neither a second backward pass nor a run without the penalty is needed. The weight rises while the estimated cost is
+below the budget, and falls while it is above.
 """
 
 from __future__ import annotations
@@ -18,30 +19,31 @@ from typing import Any, Literal
 
 AUTO: Literal["auto"] = "auto"
 Weight = float | Literal["auto"]
-"""What a user may set a term's weight to."""
+"""The values that a user may set as the weight of a term."""
 LOSS_BUDGET = 0.01
-"""How much of the cross-entropy `auto` terms may cost together, where the user does not say."""
+"""Default of the loss budget: the largest increase of the cross-entropy by all `auto` terms, as a share of it."""
 
 MEASURED, FEWEST, MOST = 0.05, 3, 50
-"""The first steps measure A₀: this share of the run, at least so many and at most so many."""
+"""The number of first steps that measure A₀: as a share of the run, and its minimum and maximum."""
 RISE = 0.5
-"""Share of the run in which the weight could change a hundredfold."""
+"""The share of the run in which the weight can change at most by a factor of 100."""
 FASTEST = math.log(2)
-"""Most that the logarithm of the weight changes in one step, which matters in very short runs."""
+"""The largest change of the logarithm of the weight in one step. It limits the change in very short runs."""
 MEMORY = 0.9
 """Decay of the running means of both losses, per optimizer step."""
 IDLE = 0.01
-"""A penalty below this share of A₀ has nothing left to give, and the weight rises no further for it."""
+"""If the auxiliary loss is below this share of A₀, little of it is left, and the weight does not rise further."""
 NOW, AT_START = 5.0, 20.0
-"""The term weighs at most so many budgets now, and would at A₀: a penalty that returns must not take over the loss."""
+"""The largest weighted term, in units of the budget: at the current auxiliary loss, and at A₀. These bounds keep the
+term from dominating the loss if the auxiliary loss rises again."""
 
 
 def parse_weight(name: str, setting: Any) -> Weight:
-    """A weight as a command line or a YAML file gives it.
+    """Parse a weight from a command line or a YAML file.
 
     Args:
-        name: the setting, for the message.
-        setting: a number, the text of one, or `auto`.
+        name: name of the setting, for the message.
+        setting: a number, a number as text, or `auto`.
 
     Raises:
         ValueError: neither a number nor `auto`.
@@ -49,7 +51,7 @@ def parse_weight(name: str, setting: Any) -> Weight:
     if setting == AUTO:
         return AUTO
     try:
-        if isinstance(setting, bool):  # YAML's true is no weight of 1
+        if isinstance(setting, bool):  # YAML's true must not become a weight of 1
             raise TypeError
         return float(setting)
     except (TypeError, ValueError):
@@ -58,16 +60,16 @@ def parse_weight(name: str, setting: Any) -> Weight:
 
 @dataclass(frozen=True)
 class AutoWeight:
-    """The weight of one auxiliary term, and what its next value follows from.
+    """The weight of one auxiliary term, and the state from which its next value is computed.
 
     Args:
-        budget: how much of the cross-entropy the term may cost, as a share of it: 0.01 is 1%.
-        num_steps: optimizer steps of the whole run.
-        weight: for the coming step; 0 while the first steps are measured.
-        start: A₀, the mean unweighted auxiliary loss of the measured steps.
+        budget: largest increase of the cross-entropy that the term may cause, as a share of it. 0.01 is 1%.
+        num_steps: number of optimizer steps of the whole run.
+        weight: weight for the next step; 0 while A₀ is measured.
+        start: A₀, the mean unweighted auxiliary loss of the first steps.
         auxiliary: running mean of the unweighted auxiliary loss.
         loss: running mean of the trainer's own loss.
-        seen: optimizer steps measured so far.
+        seen: number of optimizer steps measured so far.
 
     Example:
         >>> state = AutoWeight(budget=0.01, num_steps=60)
@@ -87,12 +89,12 @@ class AutoWeight:
 
     @property
     def measured(self) -> int:
-        """How many of the run's first steps are trained with weight 0, to measure A₀."""
+        """The number of first steps that are trained with weight 0 to measure A₀."""
         return min(MOST, max(FEWEST, math.ceil(MEASURED * self.num_steps)))
 
     @property
     def cost(self) -> float:
-        """What the term is estimated to cost now, as a share of the trainer's loss."""
+        """The estimated current cost of the term, as a share of the trainer's loss."""
         return self.weight * _given_up(self.start, self.auxiliary) / self.loss if self.loss > 0 else 0.0
 
     def after(self, loss: float, auxiliary: float) -> AutoWeight:
@@ -106,7 +108,7 @@ class AutoWeight:
             return self  # a step with a loss that is not finite must not change the weight
         seen = self.seen + 1
         if seen <= self.measured or self.start <= 0:
-            # Steps without a penalised token do not tell A₀; the measuring goes on until one has had some.
+            # Steps without a penalised token do not show A₀, so measuring continues until a step has one.
             kept = (seen - 1) / seen
             mean = kept * self.auxiliary + (1 - kept) * auxiliary
             now = replace(self, auxiliary=mean, loss=kept * self.loss + (1 - kept) * loss, seen=seen)
@@ -127,12 +129,12 @@ class AutoWeight:
         return replace(now, weight=min(ceiling, self.weight * math.exp(rate * spare)))
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it: numbers only."""
+        """The numbers to save in a checkpoint."""
         return asdict(self)
 
 
 def _given_up(start: float, now: float) -> float:
-    """The cost of a unit of weight, where the auxiliary loss fell from `start` to `now` along a hyperbola."""
+    """The cost per unit of weight, if the auxiliary loss fell from `start` to `now` along a hyperbola."""
     if not 0 < now < start:
         return 0.0
     fell = start / now

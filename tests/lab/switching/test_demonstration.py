@@ -54,7 +54,7 @@ def test_the_whole_demo_runs_and_names_what_it_wrote(tmp_path: Path, capsys: pyt
         *("contexts.json", "trace.json"),
     }
     assert all(str(path) in printed for path in (tmp_path / "out").iterdir())
-    assert "One seed, 12 answers for each rate" in printed
+    assert "One seed, 12 answers per rate" in printed
     features, control = (
         FeatureSet.load(tmp_path / "out" / f"{arm}.safetensors") for arm in ("sasft", "random-features")
     )

@@ -134,7 +134,7 @@ def test_orpo_of_axolotl_is_a_setting_of_its_trainer() -> None:
     ("name", "why"),
     [
         ("DPOTrainer", "compares answers"),
-        ("GKDTrainer", "follows a teacher"),
+        ("GKDTrainer", "learns from a teacher"),
         ("GRPOTrainer", "CodeSwitchingPenalty"),
         ("RewardTrainer", "scores answers"),
     ],

@@ -120,7 +120,7 @@ def test_two_layers_are_refreshed_each_by_its_own(world: World) -> None:
     [
         ({"refresh_baselines": -1}, "refresh_baselines=-1"),
         ({"refresh_baselines": True}, "refresh_baselines=True"),
-        ({"refresh_baselines": 10, "baseline": "zero"}, "nothing to refresh"),
+        ({"refresh_baselines": 10, "baseline": "zero"}, "has no effect with baseline"),
     ],
 )
 def test_settings_that_cannot_be_meant(changes: dict[str, Any], message: str, world: World) -> None:

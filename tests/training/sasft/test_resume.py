@@ -148,7 +148,7 @@ def test_another_feature_file_is_refused(route: Route, world: World) -> None:
     world.run(route, **SAVED).train()
     layer = world.features.layers[0]
     changed = replace(world.features, layers=(replace(layer, bias=layer.bias + 1e-3), *world.features.layers[1:]))
-    with pytest.raises(ValueError, match=r"sha256 \w{12}…, and this run's has \w{12}…"):
+    with pytest.raises(ValueError, match=r"sha256 \w{12}…; this run's has \w{12}…"):
         world.run(route, features=changed, **SAVED).train(resume_from_checkpoint=True)
 
 
@@ -235,7 +235,7 @@ def test_a_checkpoint_without_sasft_is_told(world: World, caplog: pytest.LogCapt
     world.run(plain, **SAVED).train()
     with caplog.at_level(logging.WARNING):
         world.run(with_callback, **{**SAVED, "max_steps": 3}).train(resume_from_checkpoint=True)
-    assert "The checkpoint was trained without SASFT; from step 2 on the run has SASFT." in caplog.messages
+    assert "The checkpoint was trained without SASFT. From step 2 on, the run uses SASFT." in caplog.messages
 
 
 def test_the_routes_resume_each_other(world: World) -> None:

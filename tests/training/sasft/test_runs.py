@@ -57,7 +57,7 @@ class TestPlainWhereItShouldBe:
         assert same(weights(ours), weights(theirs))
         assert losses(ours) == losses(theirs)
         assert not any(name.startswith("sasft") for log in ours.state.log_history for name in log)
-        assert any("trains as plain SFT" in message for message in caplog.messages)
+        assert any("continues as plain SFT" in message for message in caplog.messages)
         record("weight 0, wrapped: weights after 3 steps", route, "bit-identical to SFT")
 
     @both_routes

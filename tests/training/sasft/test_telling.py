@@ -132,7 +132,7 @@ class TestDescription:
 
     def test_code_without_a_column_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         (message,) = self.said(Dataset.from_list(self.rows()), caplog)
-        assert "1 of its first 4 answers hold code" in message
+        assert "1 of its first 4 answers contain code" in message
         assert "zh 1, en 1, ru 1, unknown 1" in message
         stream = IterableDataset.from_generator(lambda: iter(self.rows()))
         assert self.said(stream, caplog) == [message]
@@ -142,7 +142,7 @@ class TestDescription:
         ids = [token for row in rows for token in row["input_ids"]]
         packed = {"input_ids": ids, "labels": ids, "seq_lengths": [len(row["input_ids"]) for row in rows]}
         (message,) = self.said(Dataset.from_list([packed]), caplog)
-        assert "1 of its first 4 answers hold code" in message
+        assert "1 of its first 4 answers contain code" in message
 
     def test_nothing_to_say(self, caplog: pytest.LogCaptureFixture) -> None:
         assert self.said(Dataset.from_list(self.rows()[1:]), caplog) == []  # no code
@@ -163,7 +163,7 @@ class TestDescription:
                 else:
                     trainer = other.run(plain)
                     SASFTCallback(world.features, suppress="zh").set_trainer(trainer)
-            assert sum("hold code" in message for message in caplog.messages) == number
+            assert sum("contain code" in message for message in caplog.messages) == number
 
 
 def test_every_code_has_a_row() -> None:

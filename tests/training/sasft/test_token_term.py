@@ -186,7 +186,7 @@ class TestLogs:
         rows = [{**row, "language": "ja" if row["language"] == "ru" else row["language"]} for row in world.dataset]
         found = logged(world, dataset=Dataset.from_list(rows), token_weight=1.0)
         assert found["sasft_token_shared_script_share"] > 0.05
-        assert any("the script of a token does not tell them apart" in message for message in caplog.messages)
+        assert any("the script of a token does not distinguish the two" in message for message in caplog.messages)
 
     def test_the_checkpoint_names_the_settings(self, world: World) -> None:
         trainer = world.run(with_callback, token_weight=2.0, token_share=0.5, save_strategy="steps", save_steps=1)
@@ -288,7 +288,7 @@ class TestRefusals:
         [
             ({"token_weight": -1.0}, "token_weight=-1.0"),
             ({"token_weight": "auto?"}, "token_weight='auto\\?'"),
-            ({"token_share": 0.0}, "token_share=0.0: expected a share above 0 and up to 1"),
+            ({"token_share": 0.0}, "token_share=0.0: expected a share above 0 and at most 1"),
             ({"token_share": 1.5}, "token_share=1.5"),
             ({"suppress": ()}, "suppress is empty"),
         ],
@@ -326,7 +326,7 @@ class TestRefusals:
 
         trainer = world.run(without_features, token_weight=1.0, label_smoothing_factor=0.1)
         trainer.model = trainer.model_wrapped = copy.deepcopy(trainer.model)
-        with pytest.raises(RuntimeError, match=r"hidden states were not captured.*not a copy of it"):
+        with pytest.raises(RuntimeError, match=r"hidden states were not captured.*not a copy"):
             trainer.train()
         assert not decoder(trainer.model)._forward_hooks
 

@@ -147,7 +147,7 @@ class TestInTraining:
         self, steps: int, told: bool, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         trainer = run(world, with_trainer, max_steps=steps)
-        expected = f"takes 3 steps, which are trained with weight 0, and only {steps} are left"
+        expected = f"takes 3 steps, during which its weight is 0. Only {steps} steps are left"
         assert any(expected in message for message in caplog.messages) == told
         assert (weights_of(trainer)[-1] > 0) != told
 
