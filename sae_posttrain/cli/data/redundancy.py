@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=FILE",
-        help="also print how well a part ranks models; the file has rows with model, example (row number, from 1) "
+        help="also print how well a subset ranks models; the file has rows with model, example (row number, from 1) "
         "and score",
     )
 
@@ -77,7 +77,7 @@ def _print_redundancy(found: Mapping[str, Mapping[str, Any]]) -> None:
             f"{row['examples_for_90_percent']:17}"
         )
         for size, tau in row.get("ranking_agreement", {}).items():
-            print(f"{'':<20} a random part of {size} examples ranks models with Kendall tau {tau:.3f}")
+            print(f"{'':<20} a random subset of {size} examples ranks models with Kendall tau {tau:.3f}")
         if "ranking_redundancy" in row:
             print(f"{'':<20} R(D), the mean of tau over all sizes, is {row['ranking_redundancy']:.3f}")
     ranked = [row for row in found.values() if "ranking_redundancy" in row]

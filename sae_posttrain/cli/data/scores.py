@@ -9,7 +9,7 @@ from ...texts import load_rows
 
 
 def scores_by_example(file: str) -> Any:
-    """`(M, E)` scores, of the examples that are numbered from 1."""
+    """Scores `(M, E)` of M models on E examples, which are numbered from 1."""
     import numpy as np
 
     table = _table(file, "example")
@@ -28,7 +28,7 @@ def scores_by_benchmark(file: str, sources: Mapping[str, str], control: str | No
     wanted = [*sources, *([control] if control else [])]
     for model, row in table.items():
         if missing := [name for name in wanted if name not in row]:
-            raise ValueError(f"{file}: {model} has no score for {missing[0]}, only for {', '.join(row)}.")
+            raise ValueError(f"{file}: {model} has no score for {missing[0]}; it has scores for {', '.join(row)}.")
     return {name: [row[name] for row in table.values()] for name in wanted}
 
 
