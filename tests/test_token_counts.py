@@ -57,7 +57,7 @@ def test_a_language_that_was_not_counted(counts: TokenCounts) -> None:
     ("texts", "message"),
     [
         ({"en": ["the"]}, "need texts in at least two languages"),
-        ({"en": ["the"], "de": []}, "The texts in de hold no token"),
+        ({"en": ["the"], "de": []}, "The texts in de have no tokens"),
         ({"en": ["the"], "klingon": ["das"]}, "klingon"),
     ],
 )

@@ -36,7 +36,7 @@ class LoopSettings:
     Raises: ValueError for fewer than 3 repeats, since text that occurs twice may be a quotation, or a length below 1.
 
     Example:
-        >>> find_loop("one and two\n" * 6, LoopSettings(min_length=60)) is None
+        >>> find_loop("one and two\\n" * 6, LoopSettings(min_length=60)) is None
         False
     """
 

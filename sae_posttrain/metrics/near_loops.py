@@ -58,7 +58,7 @@ def find_near_loop(
         ended: whether the model ended the response by itself, as in `find_loop`.
 
     Example:
-        >>> find_near_loop("Then we went on. And then we went on! " * 5).period
+        >>> find_near_loop("".join(f"And then we went on{mark} " for mark in ".!?;:" * 5)).period
         5
     """
     if ended:

@@ -48,7 +48,9 @@ class SASFTConfig(SASFTSettings, SFTConfig):
         ValueError: a weight is neither a number nor `auto`.
 
     Example:
-        >>> config = SASFTConfig(output_dir="runs/sasft", features="zh.safetensors", suppress=["zh"], sasft_weight=5e-4)
+        >>> config = SASFTConfig("runs/sasft", features="zh.safetensors", suppress=["zh"], bf16=False)
+        >>> config.sasft_scale
+        'raw'
 
     Source: arXiv:2507.14894 for the feature term, arXiv:1908.04319 for the token term.
     """
