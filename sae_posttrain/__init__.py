@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .sae import SparseAutoencoder, load_sae
     from .sampling import Response, SamplingSettings, sample_responses
     from .steering import Calibration, calibrate, project_out, steer
-    from .steering.removal import suppress
+    from .steering.removal import ablate
     from .token_counts import TokenCounts, count_tokens
     from .training.evaluation import RateEvaluationCallback
     from .training.rewards import CodeSwitchingPenalty, LoopPenalty
@@ -65,6 +65,7 @@ _HOME = {
     "SwitchCriteria": "metrics",
     "Thinking": "metrics",
     "TokenCounts": "token_counts",
+    "ablate": "steering.removal",
     "calibrate": "steering",
     "code_switching_rate": "metrics",
     "collect_firing": "discovery.firing",
@@ -87,7 +88,6 @@ _HOME = {
     "split_thinking": "metrics",
     "steer": "steering",
     "steered_rollout_func": "training.rollouts",
-    "suppress": "steering.removal",
     "top_contexts": "inspection",
     "trace_switches": "inspection",
     "write_report": "report",
@@ -114,6 +114,7 @@ __all__ = [
     "SwitchCriteria",
     "Thinking",
     "TokenCounts",
+    "ablate",
     "calibrate",
     "code_switching_rate",
     "collect_firing",
@@ -136,7 +137,6 @@ __all__ = [
     "split_thinking",
     "steer",
     "steered_rollout_func",
-    "suppress",
     "top_contexts",
     "trace_switches",
     "write_report",

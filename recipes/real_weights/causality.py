@@ -23,7 +23,7 @@ from sae_posttrain import FeatureSet
 from sae_posttrain.metrics import find_loop, repetition_rate
 from sae_posttrain.metrics.loops import LoopSettings
 from sae_posttrain.sampling import Response, SamplingSettings, encode_prompts, sampler
-from sae_posttrain.steering import steer, suppress, with_random_directions
+from sae_posttrain.steering import ablate, steer, with_random_directions
 
 RECIPE = "causality"
 
@@ -55,7 +55,7 @@ class Trial:
             chosen = with_random_directions(chosen, self.draw)
         each = [self.strength * row for row in rows]
         if self.way == "suppress":
-            return suppress(model, chosen, strength=each)
+            return ablate(model, chosen, strength=each)
         return steer(model, chosen, alpha=each)
 
 
@@ -67,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--answers", type=Path, required=True, help="greedy answers of the unchanged model")
     parser.add_argument("--prompts", type=int, default=24, help="prompts of each kind (default: %(default)s)")
     parser.add_argument("--layers", type=int, nargs="+", help="decoder blocks to change (default: all of --features)")
-    parser.add_argument("--suppress", type=float, nargs="*", default=[1.0, 2.0], help="strengths (default: 1 2)")
+    parser.add_argument(
+        "--suppress", type=float, nargs="*", default=[1.0, 2.0], help="strengths of ablation (default: 1 2)"
+    )
     parser.add_argument("--amplify", type=float, nargs="*", default=[4.0], help="alphas (default: 4)")
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2], help="seeds of the random directions")
     parser.add_argument("--batch-size", type=int, default=160, help="answers sampled at once (default: %(default)s)")

@@ -26,8 +26,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--alpha",
         type=float,
         nargs="+",
-        help="one or several strengths, in units of a feature's typical strength; negative values suppress. There is "
-        "one answer for each (default: the feature set's calibrated alpha)",
+        help="one or several strengths, in units of a feature's typical strength; negative values weaken the "
+        "features. There is one answer for each (default: the feature set's calibrated alpha)",
     )
     parser.add_argument("--prompt", nargs="+", required=True, metavar="TEXT", help="one or several prompts")
     parser.add_argument("--temperature", type=float, default=0.0, help="temperature (default: 0, which is greedy)")

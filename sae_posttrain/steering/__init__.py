@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from ..lazy import lazily
 from .generate import steer, typical_contributions
-from .removal import project_out, suppress, with_random_directions
+from .removal import ablate, project_out, with_random_directions
 
 if TYPE_CHECKING:
     from .calibration import calibrate
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 _HOME = {"Calibration": "curve", "calibrate": "calibration"}
 __all__ = [
     "Calibration",
+    "ablate",
     "calibrate",
     "project_out",
     "steer",
-    "suppress",
     "typical_contributions",
     "with_random_directions",
 ]

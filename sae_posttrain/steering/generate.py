@@ -46,7 +46,7 @@ def steer(
         model: a transformers model, or a wrapper around it.
         features: a feature set or its path. Or a mapping from layer to your own `(D,)` direction, which `alpha=1` adds
             unchanged.
-        alpha: in units of typical strength; a negative alpha suppresses. One number, or one for each prompt.
+        alpha: in units of typical strength; a negative alpha weakens the features. One number, or one for each prompt.
         rows: `(R,)` mask of the prompts to steer. Default: all. With beams or `num_return_sequences` a prompt's entry
             holds for all of its responses. To steer only one of several responses, repeat the prompt.
         positions: `(B, S)` mask. If it is given, plain forward passes of this shape are steered where it is true,

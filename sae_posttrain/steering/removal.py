@@ -17,7 +17,7 @@ from ..residual import hook_residuals, text_config, unwrap
 
 
 @contextmanager
-def suppress(
+def ablate(
     model: nn.Module, features: FeatureSet | str | Path, *, strength: float | Sequence[float] | Tensor = 1.0
 ) -> Iterator[None]:
     """Subtract from the residual what the features write, in every forward pass inside the block, also for prompts.
@@ -28,7 +28,7 @@ def suppress(
 
     Args:
         model: the model, which may be wrapped.
-        features: the features to suppress: a feature set, or its path.
+        features: the features to ablate: a feature set, or its path.
         strength: one number, or one for each prompt of the batch; 0 changes nothing.
 
     Raises:
@@ -36,7 +36,7 @@ def suppress(
             strengths is not the number of prompts.
 
     Example:
-        >>> with suppress(model, features):
+        >>> with ablate(model, features):
         ...     model.generate(**prompts)
 
     Source: arXiv:2605.11887, sections 3.3 and 8.1.
@@ -97,7 +97,7 @@ def project_out(
 
 
 def with_random_directions(features: FeatureSet, seed: int = 0) -> FeatureSet:
-    """The same features with random directions of the same lengths: the control for `steer` and `suppress`.
+    """The same features with random directions of the same lengths: the control for `steer` and `ablate`.
 
     They fire where the features fire, and as strongly, but write something else.
 
@@ -106,7 +106,7 @@ def with_random_directions(features: FeatureSet, seed: int = 0) -> FeatureSet:
         seed: random seed of the directions, which do not depend on the features.
 
     Returns:
-        A feature set for steering and suppression. Its provenance says `random directions`.
+        A feature set for steering and ablation. Its provenance says `random directions`.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = []

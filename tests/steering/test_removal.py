@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.residual import decoder_blocks
-from sae_posttrain.steering import project_out, suppress, with_random_directions
+from sae_posttrain.steering import ablate, project_out, with_random_directions
 
 LAYER = 2
 Edit = Callable[[Tensor], Tensor]
@@ -63,7 +63,7 @@ def suppressed(of: FeatureSet, strength: Tensor) -> dict[int, Edit]:
 
 def test_suppression_takes_out_what_the_features_write(model: nn.Module) -> None:
     chosen = features()
-    with suppress(model, chosen):
+    with ablate(model, chosen):
         found = logits(model)
     torch.testing.assert_close(found, by_hand(model, suppressed(chosen, torch.tensor(1.0))))
     assert not torch.equal(found, logits(model)), "the features fire somewhere"
@@ -71,11 +71,11 @@ def test_suppression_takes_out_what_the_features_write(model: nn.Module) -> None
 
 def test_each_row_has_its_own_strength_and_the_others_stay_as_they_were(model: nn.Module) -> None:
     strength = torch.tensor([2.0, 0.0, 0.5])
-    with suppress(model, features(), strength=strength):
+    with ablate(model, features(), strength=strength):
         found = logits(model)
     torch.testing.assert_close(found, by_hand(model, suppressed(features(), strength[:, None, None])))
     assert torch.equal(found[1], logits(model)[1])
-    with suppress(model, features(), strength=0.0):
+    with ablate(model, features(), strength=0.0):
         assert torch.equal(logits(model), by_hand(model, {}))
 
 
@@ -104,14 +104,14 @@ def test_random_directions_have_the_lengths_of_the_features_and_fire_where_they_
 def test_the_hooks_go_with_the_block_even_after_an_error(model: nn.Module) -> None:
     expected = logits(model)
     message = "strength has 2 entries, but a forward pass has 3 rows"
-    with pytest.raises(ValueError, match=message), suppress(model, features(), strength=[1.0, 0.0]):
+    with pytest.raises(ValueError, match=message), ablate(model, features(), strength=[1.0, 0.0]):
         logits(model)
     assert torch.equal(logits(model), expected)
 
 
 def test_what_cannot_be_suppressed_is_refused(model: nn.Module) -> None:
     with pytest.raises(ValueError, match="strength must be one finite number"):
-        suppress(model, features(), strength=float("nan")).__enter__()
+        ablate(model, features(), strength=float("nan")).__enter__()
     with pytest.raises(ValueError, match=r"direction of layer 1 has shape \(3,\) and length 1.73"):
         project_out(model, {1: torch.ones(3)}).__enter__()
     with pytest.raises(ValueError, match="length 0"):
