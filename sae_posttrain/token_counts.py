@@ -155,6 +155,8 @@ def count_tokens(tokenizer: Any, texts: Mapping[str, Sequence[str]]) -> TokenCou
     Example:
         >>> counts = count_tokens(tokenizer, {"en": english, "de": german})
         >>> counts.save("tokens.safetensors")
+
+    Source: our own; see `TokenCounts`.
     """
     if len(texts) < 2:
         raise ValueError(

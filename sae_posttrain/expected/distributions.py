@@ -58,7 +58,7 @@ def logits_of(model: nn.Module, hidden_ND: Tensor, at_once: int = LOGITS_AT_ONCE
             output.last_hidden_state = part_nD[None]
             return output
 
-        # The decoder runs on one token, and the head goes on with these hidden states instead of that token's.
+        # The decoder runs on one token, and the head gets these hidden states in place of that token's.
         handle = base.base_model.register_forward_hook(put_in)
         try:
             logits_nV = base(input_ids=any_token_11, use_cache=False, return_dict=True).logits[0]

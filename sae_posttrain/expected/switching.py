@@ -101,6 +101,8 @@ def expected_switch_rate(
     Example:
         >>> reports = expected_switch_rate(model, tokenizer, prompts, answers, "en", to="zh")
         >>> print(reports[Setting()].table())
+
+    Source: our own; see `switch_probabilities`.
     """
     found = switch_probabilities(model, tokenizer, prompts, responses, languages, settings=settings, **options)
     reports = {}
@@ -132,8 +134,8 @@ def switch_probabilities(
 ) -> dict[Setting, list[ExpectedSwitch | None]]:
     """The probability that each answer leaves its language's script, at each setting, from one forward pass.
 
-    An answer leaves its script at a token that holds or begins a letter of an unexpected script. With p_t the
-    probability of these tokens at position t, after temperature and top_p:
+    An answer leaves its script at a token that contains or begins a letter of an unexpected script. Let p_t be the
+    probability of these tokens at position t, after temperature and top_p. The result is:
 
     - Given answers (the default): 1 − Π(1 − p_t) over the answer's positions: the probability that the model, led
       along this answer, leaves it at least once. Positions at which the answer itself uses an unexpected script

@@ -20,8 +20,17 @@ from .switches import SwitchCriteria, into, parse_allowed
 class CodeSwitchingReport:
     """Shares of responses that switch: over all responses, by language, and by what they switch into.
 
-    Pairs are (language, script), or (language, other language) for phrases. `graded` of each share is the mean share
-    of a response's words that belong to switches.
+    `graded` of each share is the mean share of a response's words that belong to switches.
+
+    Args:
+        overall: share of all responses.
+        languages: share by the language of the response.
+        pairs: share by (language, script), or by (language, other language) for phrases.
+        skipped: number of responses left out because their own language is written in every target script.
+        confidence: confidence level of the intervals.
+        published: share by the paper's definition, which counts any character of another script; None if it was not
+            requested.
+        outcomes: the cluster and result of each response; used by `compare_rates`.
 
     Example:
         >>> report = code_switching_rate(["All good.", "All 一切 good."], "en")
@@ -34,10 +43,10 @@ class CodeSwitchingReport:
     overall: Share
     languages: Mapping[str, Share]
     pairs: Mapping[tuple[str, str], Share]
-    skipped: int  # number of responses left out because their own language is written in every target script
+    skipped: int
     confidence: float
-    published: Share | None = None  # the paper's definition: any character of another script counts
-    outcomes: tuple[ClusteredOutcome, ...] = field(default=(), repr=False)  # one per response, for `compare_rates`
+    published: Share | None = None
+    outcomes: tuple[ClusteredOutcome, ...] = field(default=(), repr=False)
 
     @property
     def rate(self) -> float:

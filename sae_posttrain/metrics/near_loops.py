@@ -57,9 +57,14 @@ def find_near_loop(
         text: the text, if `sequence` contains its units.
         ended: whether the model ended the response by itself, as in `find_loop`.
 
+    Returns:
+        The start, end and period of the near-loop; None if there is none.
+
     Example:
         >>> find_near_loop("".join(f"And then we went on{mark} " for mark in ".!?;:" * 5)).period
         5
+
+    Source: our own definition.
     """
     if ended:
         return None

@@ -58,9 +58,14 @@ def find_repetition(
         settings: what counts as a loop.
         ended: whether the model ended the response by itself, as in `find_loop`.
 
+    Returns:
+        Loops and near-loops of the response, and its shares of repeated n-grams and distinct words.
+
     Example:
         >>> find_repetition("I think. " * 40 + "So that is how it was, and we went home.").kind
         'left'
+
+    Source: arXiv:1908.04319 (seq-rep-4) and arXiv:1510.03055 (distinct-1); the definition of a loop is our own.
     """
     loop = find_loop(response, settings, ended=ended)
     at_end, left = split_loops(response, find_loops(response, settings))

@@ -93,6 +93,8 @@ class SwitchCriteria:
     Example:
         >>> [span.text for span in SwitchCriteria(to="zh").find("The answer: 答案, ответ.", "en")]
         ['答案']
+
+    Source: our own; `compare_published` of `code_switching_rate` gives the definition of arXiv:2507.14894.
     """
 
     to: str | Sequence[str] | None = None

@@ -81,6 +81,8 @@ class Thinking:
     Example:
         >>> Thinking("strip").read("<think>2 + 2</think>4").strip()
         '4'
+
+    Source: the tags are those of DeepSeek-R1, arXiv:2501.12948, and Qwen3.
     """
 
     part: str = "both"
@@ -132,6 +134,8 @@ def split_thinking(text: str, tags: tuple[str, str] = TAGS, *, opened: bool = Fa
     Example:
         >>> split_thinking("<think>Let me see.</think>It is 4.").answer.text
         'It is 4.'
+
+    Source: the tags are those of DeepSeek-R1, arXiv:2501.12948, and Qwen3.
     """
     begin, end = tags
     found = [match for match in _tag(begin, end).finditer(text) if match["tag"]]

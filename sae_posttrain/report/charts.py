@@ -111,7 +111,7 @@ def _drawing() -> Iterator[Any]:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("The report's charts need Matplotlib: pip install 'sae-posttrain[report]'") from error
+        raise ImportError("The report's charts need Matplotlib: pip install 'sae-posttrain[report]'.") from error
     settings = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
     settings |= {"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False, "font.size": 10.5}
     # The browser draws the text, so warnings about letters that Matplotlib's font lacks do not matter.

@@ -81,6 +81,8 @@ class RateEvaluationCallback(TrainerCallback):
     Example:
         >>> prompts = [{"prompt": "Why is the sky blue?", "language": "en"}]
         >>> trainer.add_callback(RateEvaluationCallback(prompts, every=100))
+
+    Source: our own; the rates are those of `code_switching_rate` and `repetition_rate`.
     """
 
     def __init__(

@@ -40,6 +40,8 @@ class LoopPenalty:
     Example:
         >>> LoopPenalty()(["a"], ["yes, " * 30])
         [-1.0]
+
+    Source: our own; a loop is defined as in `find_loop`.
     """
 
     __name__ = "loop_penalty"

@@ -49,7 +49,7 @@ def demonstrate(
         say(f"  {copying_line(world)}")
         say(f"2/3 features of {suppress}, and fine-tuning in four ways: {settings.steps} steps each")
         outcomes = run_arms(world.base, world.saes, suppress, seed, settings, output=output, jobs=jobs, say=say)
-        say("3/3 what the features do")
+        say("3/3 where the features are active")
         look_into_features(output, ARMS, suppress, seed)
     conclude(
         output,

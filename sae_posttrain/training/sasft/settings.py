@@ -46,7 +46,7 @@ class SASFTSettings:
         default=LOSS_BUDGET,
         metadata={
             "help": "Largest increase of the cross-entropy that all terms with weight auto may cause together, as a "
-            "share of the cross-entropy, estimated during the run. 0.01 is 1%."
+            "share of the cross-entropy, estimated during the run. 0.01 is one per cent."
         },
     )
     sasft_baseline: Literal["mean", "zero"] = field(
