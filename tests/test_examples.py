@@ -1,7 +1,7 @@
 """The examples in docstrings are run, with a tiny model, its SAEs and a feature set in place of the reader's own.
 
 If an example shows a result, it must give this result. If it shows none, it must run without an error. The examples in
-`ONLY_READ` are not run, because they train, sample for a long time, or need a server or the hub. They must compile, use
+`ONLY_READ` are not run, because they train, sample for a long time, or need a server, the hub or many texts. They must compile, use
 only names that exist, and call public functions with arguments that these have.
 """
 
@@ -39,6 +39,8 @@ ONLY_READ = {
     "load_sae": "loads from the hub",
     "ask_server": "asks a server",
     "train_saes": "trains",
+    "discover_class_features": "needs many labelled texts",
+    "classify": "needs the features of discover_class_features",
     "steered_rollout_func": "makes a trainer of reinforcement learning",
     "SteeredGRPOTrainer": "trains",
     "SteeredRLOOTrainer": "trains",
@@ -109,6 +111,7 @@ def readers_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
                 torch.randn(64, width), torch.randn(64), torch.randn(64, width), torch.randn(width), ReLU(), layer=16
             ),
             **{"texts": TEXTS, "english": TEXTS, "german": TEXTS, "chinese": CHINESE, "answers": TEXTS[:1]},
+            **{"toxic": TEXTS, "clean": TEXTS},
             "prompts": TEXTS[:1],
             "two_prompts": tokenizer([TEXTS[0], TEXTS[0]], return_tensors="pt"),
             "passages": find_passages(tokenizer, rows, "zh"),

@@ -37,7 +37,7 @@ from sae_posttrain.inspection import SwitchPassage
 from sae_posttrain.inspection.sweep import sweep_at_switches
 from sae_posttrain.languages import get_language
 from sae_posttrain.residual import read_residuals
-from sae_posttrain.steering import suppress, typical_contributions
+from sae_posttrain.steering import ablate, typical_contributions
 from sae_posttrain.texts import load_texts
 from sae_posttrain.vocabulary import token_scripts
 
@@ -127,10 +127,10 @@ def sweep(
 def set_to_zero(
     seed: Seed, target: str, passages: Sequence[SwitchPassage], tokens_V: Tensor, args: argparse.Namespace
 ) -> Effect:
-    """The language's features set to zero at all tokens of all their layers, as `suppress` does."""
+    """The language's features set to zero at all tokens of all their layers, as `ablate` does."""
     before = sweep(seed, passages, tokens_V, [{}], args)[0].tolist()
     features = seed.features.select([target])
-    with suppress(seed.model, features):
+    with ablate(seed.model, features):
         after = sweep(seed, passages, tokens_V, [{}], args)[0].tolist()
     layers = "+".join(str(layer.layer) for layer in features.layers)
     arm = named(seed, f"into {target}, features of {target}, layers {layers}")
