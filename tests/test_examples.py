@@ -1,8 +1,8 @@
 """The examples in docstrings are run, with a tiny model, its SAEs and a feature set in place of the reader's own.
 
 If an example shows a result, it must give this result. If it shows none, it must run without an error. The examples in
-`ONLY_READ` are not run, because they train, sample for a long time, or need a server, the hub or many texts. They must compile, use
-only names that exist, and call public functions with arguments that these have.
+`ONLY_READ` are not run, because they train, sample for a long time, or need a server, the hub or many texts. They must
+compile, use only names that exist, and call public functions with arguments that these have.
 """
 
 from __future__ import annotations
