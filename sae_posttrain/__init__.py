@@ -5,7 +5,12 @@ from .lazy import TYPE_CHECKING, lazily
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from .discovery import discover_language_features, discover_repetition_features, sample_loops
+    from .discovery import (
+        discover_contrast_features,
+        discover_language_features,
+        discover_repetition_features,
+        sample_loops,
+    )
     from .discovery.firing import collect_firing
     from .expected import expected_switch_rate
     from .feature_set import FeatureSet
@@ -71,6 +76,7 @@ _HOME = {
     "collect_firing": "discovery.firing",
     "compare_rates": "metrics",
     "count_tokens": "token_counts",
+    "discover_contrast_features": "discovery",
     "discover_language_features": "discovery",
     "discover_repetition_features": "discovery",
     "expected_switch_rate": "expected",
@@ -120,6 +126,7 @@ __all__ = [
     "collect_firing",
     "compare_rates",
     "count_tokens",
+    "discover_contrast_features",
     "discover_language_features",
     "discover_repetition_features",
     "expected_switch_rate",

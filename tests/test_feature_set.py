@@ -13,9 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Qwen3Config
 
-from sae_posttrain import FeatureSet, feature_set
-from sae_posttrain.feature_set import LayerFeatures, Provenance
+from sae_posttrain import FeatureSet
+from sae_posttrain.feature_set import LayerFeatures, Provenance, file
 from sae_posttrain.feature_set.card import card_of
+from sae_posttrain.feature_set.file import file_bytes
 
 
 @pytest.fixture
@@ -40,8 +41,8 @@ def features() -> FeatureSet:
 
 def rewrite(path: Path, tensors: dict[str, Any] | None = None, **description: Any) -> None:
     """Change a saved file's tensors or description."""
-    with safe_open(path, "pt") as file:
-        known = json.loads(file.metadata()["sae_posttrain"])
+    with safe_open(path, "pt") as opened:
+        known = json.loads(opened.metadata()["sae_posttrain"])
     save_file({**load_file(path), **(tensors or {})}, path, {"sae_posttrain": json.dumps({**known, **description})})
 
 
@@ -90,8 +91,8 @@ def test_alpha_survives_the_file_and_is_stated(features: FeatureSet, tmp_path: P
 
 def test_a_file_from_before_alpha_is_read_and_written_as_it_was(features: FeatureSet, tmp_path: Path) -> None:
     path = features.save(tmp_path / "features.safetensors")
-    with safe_open(path, "pt") as file:
-        description = json.loads(file.metadata()["sae_posttrain"])
+    with safe_open(path, "pt") as opened:
+        description = json.loads(opened.metadata()["sae_posttrain"])
     assert description.keys() == {"format", "provenance", "layers"}
     assert description["layers"][0].keys() == {"layer", "ids", "targets", "languages"}
     assert FeatureSet.load(path).alpha is None
@@ -216,7 +217,7 @@ class TestDamage:
     def test_impossible_layers(self, numbers: tuple[int, int], features: FeatureSet, tmp_path: Path) -> None:
         moved = (replace(layer, layer=number) for layer, number in zip(features.layers, numbers, strict=True))
         path = tmp_path / "features.safetensors"
-        path.write_bytes(replace(features, layers=tuple(moved))._serialise())
+        path.write_bytes(file_bytes(replace(features, layers=tuple(moved))))
         with pytest.raises(ValueError, match="is damaged: it has layers"):
             FeatureSet.load(path)
 
@@ -254,7 +255,7 @@ class TestHub:
             asked.append((repo, name, revision))
             return str(path)
 
-        monkeypatch.setattr(feature_set, "hf_hub_download", download)
+        monkeypatch.setattr(file, "hf_hub_download", download)
         assert FeatureSet.load("owner/features", revision="v1").summary() == features.summary()
         assert asked == [("owner/features", "features.safetensors", "v1")]
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from ..artefacts import LOOP_SAMPLE
 from ..languages import get_language
 from ..texts import load_rows, load_texts
-from . import classify
-from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
-from .output_files import check_file, replacing
+from . import classify, discover_contrast
+from .discovery_run import add_discovery_options, discovery_run
+from .inputs import add_chat, add_loops, loop_settings, read_rows, uses_chat
+from .output_files import check_file
 from .wording import option
+
+_DENSE = "the mean residual in a loop's last period minus that in its first"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     language.add_argument("--targets", nargs="+", help="languages to find features for (default: all)")
     by = "by the mean activation in the language minus that in the others"
-    _add_common(language, select="monolinguality", by=by, per="language and layer", max_length=512)
+    add_discovery_options(language, select="monolinguality", by=by, per="language and layer", max_length=512)
     language.add_argument(
         "--max-elsewhere",
         type=float,
@@ -59,9 +57,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="instead of --prompts: texts in which the model loops, such as the .loops.jsonl of an earlier call",
     )
     by = "by how much the mean activation grows from a loop's first period to its last"
-    _add_common(repetition, select="contrast", by=by, per="layer", max_length=2048, dense=True)
+    add_discovery_options(repetition, select="contrast", by=by, per="layer", max_length=2048, dense=_DENSE)
     _add_loops(repetition.add_argument_group("loops"))
     repetition.set_defaults(run=run_repetition)
+    discover_contrast.add_parser(kinds)
 
 
 def _add_tokens(parser: argparse.ArgumentParser) -> None:
@@ -77,42 +76,6 @@ def _add_tokens(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=10000, help="rows read of each source (default: %(default)s)")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
     parser.set_defaults(run=run_tokens)
-
-
-def _add_common(
-    parser: argparse.ArgumentParser, *, select: str, by: str, per: str, max_length: int, dense: bool = False
-) -> None:
-    parser.add_argument("--model", required=True, help="folder or hub id of the model")
-    without = "; not for --select dense" if dense else ""
-    parser.add_argument(
-        "--sae",
-        required=not dense,
-        help=f"folder, hub id or short name (`sae-posttrain sae list`) of the SAEs{without}",
-    )
-    parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
-    parser.add_argument("--limit", type=int, default=1000, help="rows read of each source (default: %(default)s)")
-    parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")
-    parser.add_argument("--top", type=int, default=2, help=f"features per {per} (default: %(default)s)")
-    parser.add_argument(
-        "--select",
-        choices=(select, "random", *(["dense"] if dense else [])),
-        default=select,
-        help=f"how features are chosen. {select}: {by}. random: a control, drawn among the features that fire at all"
-        + (
-            ". dense: without an SAE, the mean residual in a loop's last period minus that in its first"
-            if dense
-            else ""
-        )
-        + " (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
-    parser.add_argument(
-        "--max-length", type=int, default=max_length, help=f"tokens read of each text (default: {max_length})"
-    )
-    add_dtype(parser)
-    parser.add_argument("--k", type=int, help="active features per token, if the SAE's files and name do not say")
-    parser.add_argument("--output", required=True, help="the .safetensors file to write")
 
 
 def _add_loops(group: argparse._ArgumentGroup) -> None:
@@ -133,7 +96,7 @@ def _add_loops(group: argparse._ArgumentGroup) -> None:
 def run_language(args: argparse.Namespace) -> int:
     check_file(args.output)
     texts = _texts_by_language(args)
-    with _setting(args) as setting:
+    with discovery_run(args) as setting:
         from ..discovery import discover_language_features
 
         assert setting.saes is not None
@@ -192,7 +155,7 @@ def run_repetition(args: argparse.Namespace) -> int:
     texts: Sequence[str | list[int]] = _looping_texts(args) if args.texts else []
     prompts = [row["prompt"] for row in read_rows(args.prompts, "prompt", args.limit)] if args.prompts else []
     loops = loop_settings(args, tokens=True)
-    with _setting(args) as setting:
+    with discovery_run(args) as setting:
         from ..discovery import discover_repetition_features, sample_loops
         from ..sampling import SamplingSettings
 
@@ -224,53 +187,3 @@ def _looping_texts(args: argparse.Namespace) -> Sequence[str | list[int]]:
     if rows and all(isinstance(row.get("ids"), list) for row in rows):
         return [row["ids"] for row in rows[: args.limit]]
     return load_texts(args.texts, column=args.column, limit=args.limit)
-
-
-@dataclass
-class _Setting:
-    """The model, SAEs and options of one discovery run, on this process."""
-
-    state: Any
-    model: Any
-    tokenizer: Any
-    saes: dict[int, Any] | None
-    options: dict[str, Any]
-    output: str
-
-    def print(self, text: str) -> None:
-        if self.state.is_main_process:
-            print(text)
-
-    def keep_loops(self, texts: Sequence[list[int]], looped: int) -> Path:
-        """Write texts with their token ids beside the features; the first `looped` of them end in a loop."""
-        path = Path(self.output).with_suffix(LOOP_SAMPLE)
-        if self.state.is_main_process:
-            with replacing(path) as file:
-                for place, ids in enumerate(texts):
-                    row = {"text": self.tokenizer.decode(ids), "looped": place < looped, "ids": ids}
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        return path
-
-    def write(self, features: Any, title: str) -> None:
-        if self.state.is_main_process:
-            path = features.save(self.output)
-            print(f"{title}\n\n{features.summary()}\n\nWrote {path}")
-
-
-@contextmanager
-def _setting(args: argparse.Namespace) -> Iterator[_Setting]:
-    from accelerate import Accelerator
-
-    from ..sae import load_sae
-
-    # Accelerator instead of PartialState, because only Accelerator respects `accelerate launch --cpu`.
-    state = Accelerator()
-    if not state.is_main_process:
-        logging.disable(logging.WARNING)
-    saes = None if args.select == "dense" else {layer: load_sae(args.sae, layer, k=args.k) for layer in args.layers}
-    model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device)
-    shared = ("layers", "top", "select", "seed", "batch_size", "max_length")
-    options = {name: getattr(args, name) for name in shared}
-    yield _Setting(state, model, tokenizer, saes, options, args.output)
-    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/trainer_runs.py
-    state.end_training()

@@ -72,12 +72,15 @@ def _chosen(args: argparse.Namespace) -> FeatureSet:
 
 
 def _as_text(features: FeatureSet) -> str:
+    from ..feature_set.card import thresholds_in_words
+
     source = features.provenance
     facts = {
         "model": f"{source.base_model} ({source.num_layers} layers of width {source.d_model})",
         "SAE": source.sae,
         "chosen by": f"{source.selection}, with sae-posttrain {source.library_version}",
         "alpha": "" if features.alpha is None else f"{features.alpha:g}",
+        "thresholds": thresholds_in_words(features),
         "sha256": features.sha256,
     }
     lines = [f"{name:<10} {fact}" for name, fact in facts.items() if fact]
@@ -100,6 +103,8 @@ def _as_json(features: FeatureSet) -> dict[str, Any]:
             "typical": float(layer.typical[row]),
             "activations": {group: float(values[row]) for group, values in layer.activations.items()},
             "baselines": {code: float(values[row]) for code, values in layer.baselines.items()},
+            "threshold": None if layer.threshold is None else float(layer.threshold[row]),
+            "disagreement": None if layer.disagreement is None else float(layer.disagreement[row]),
         }
         for layer in features.layers
         for row in range(len(layer.ids))

@@ -30,6 +30,7 @@ from .or_rule import (
 from .selection import Choice, check_choice, layer_features
 from .sources import load_saes, provenance
 from .statistics import Statistics, collect_statistics
+from .thresholds import TokenSample
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +126,16 @@ def discover_class_features(
     if select == "random":
         rules = tuple(_at_random(rule, firing, labels_E, held_out_E, seed + n) for n, rule in enumerate(rules))
     chosen = {layer: saes[layer] for layer in layers if any(one.layer == layer for r in rules for one in r.features)}
-    statistics = collect_statistics(model, tokenizer, chosen, texts, progress=progress, **reading)
+    sample = TokenSample.fitting(chosen, len(texts))
+    statistics = collect_statistics(
+        *(model, tokenizer, chosen, texts),
+        batch_size=batch_size,
+        max_length=max_length,
+        progress=progress,
+        sample=sample,
+    )
     features = FeatureSet(
-        _layers(rules, chosen, statistics), provenance(model, chosen, texts, select, progress=progress)
+        _layers(rules, chosen, statistics, sample), provenance(model, chosen, texts, select, progress=progress)
     )
     return ClassDiscovery(features, rules, firing, tuple(labels_E.tolist()), held_out_E)
 
@@ -176,7 +184,7 @@ def _at_random(
 
 
 def _layers(
-    rules: Sequence[OrRule], saes: Mapping[int, SparseAutoencoder], statistics: Statistics
+    rules: Sequence[OrRule], saes: Mapping[int, SparseAutoencoder], statistics: Statistics, sample: TokenSample
 ) -> tuple[LayerFeatures, ...]:
     found = []
     for layer, sae in saes.items():
@@ -186,5 +194,5 @@ def _layers(
             for one in rule.features
             if one.layer == layer
         ]
-        found.append(layer_features(sae, statistics[layer], choices, baselines=False))
+        found.append(layer_features(sae, statistics[layer], choices, baselines=True, sample=sample))
     return tuple(found)

@@ -20,11 +20,13 @@ from transformers import PreTrainedTokenizerBase
 from ..bars import progress_bar
 from ..residual import inputs_device, read_residuals
 from ..sae import SparseAutoencoder
-from .firing_cache import SHARD_SIZE, At, FiringCache, FiringSource, Shard
-from .sources import load_saes, model_name, sae_hashes
+from .firing_cache import SHARD_SIZE, At, FiringCache, FiringSource, Shard, joined, offsets_of
+from .sources import fingerprint, load_saes, model_name, sae_hashes
 from .statistics import CHUNK_ELEMENTS, blocks_of_layers, check_reading, encoder_room
 
 logger = logging.getLogger(__name__)
+
+COUNTED_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +54,16 @@ class FiringSets:
 
     def counts(self) -> np.ndarray:
         """`(K,)` number of examples on which each feature fires."""
-        return np.bincount(self.features, minlength=self.d_sae)
+        # In parts: bincount makes 8 bytes of each number, and the features may lie in a file larger than memory.
+        starts = range(0, max(1, len(self.features)), COUNTED_AT_ONCE)
+        parts = (self.features[start : start + COUNTED_AT_ONCE] for start in starts)
+        return sum((np.bincount(part, minlength=self.d_sae) for part in parts), np.zeros(self.d_sae, np.int64))
 
     def take(self, examples: Sequence[int] | np.ndarray) -> FiringSets:
         """The sets of some of the examples, in the given order."""
         rows = [self[int(example)] for example in examples]
         features = np.concatenate([*rows, np.empty(0, self.features.dtype)])
-        return FiringSets(self.layer, self.d_sae, _offsets(rows), features)
+        return FiringSets(self.layer, self.d_sae, offsets_of([len(row) for row in rows]), features)
 
     @classmethod
     def of(cls, sets: Iterable[Iterable[int]], d_sae: int, layer: int = 0) -> FiringSets:
@@ -75,7 +80,12 @@ class FiringSets:
         for example, row in enumerate(rows):
             if len(row) and not 0 <= row[0] <= row[-1] < d_sae:
                 raise ValueError(f"Example {example} fires a feature outside of 0 to {d_sae - 1}: {row.tolist()}.")
-        return cls(layer, d_sae, _offsets(rows), np.concatenate([*rows, np.empty(0, np.int64)]).astype(_kind(d_sae)))
+        return cls(
+            layer,
+            d_sae,
+            offsets_of([len(row) for row in rows]),
+            np.concatenate([*rows, np.empty(0, np.int64)]).astype(_kind(d_sae)),
+        )
 
 
 def collect_firing(
@@ -103,9 +113,10 @@ def collect_firing(
         texts: the examples, read once and in order.
         layers: 0-based decoder blocks.
         at: `any`: a feature fires on a text if it fires on some token. `last`: only the last token counts.
-        cache: a folder that keeps the sets in files of 256 examples. A second call with the same arguments reads them
-            instead of running the model, and continues a run that was killed. Several processes (`accelerate launch`)
-            share the files. With a cache, memory does not grow with the number of texts.
+        cache: a folder that keeps the sets. A second call with the same arguments reads them instead of running the
+            model, and continues a run that was killed, which loses 256 examples at most. Several processes (`accelerate
+            launch`) share the files. With a cache, memory does not grow with the number of texts: the sets that are
+            returned lie in a file, of which only the parts that are used are read.
         batch_size: texts per forward pass.
         max_length: number of tokens of each text that are read.
         progress: whether a progress bar is shown.
@@ -131,25 +142,35 @@ def collect_firing(
     if cache is not None:
         names = ", ".join(dict.fromkeys(one.source for one in saes.values()))
         sizes = {layer: one.d_sae for layer, one in saes.items()}
-        hashes = sae_hashes(saes, progress)
-        kept = FiringCache(cache, FiringSource(model_name(model), names, hashes, at, max_length, sizes))
+        hashes = {**sae_hashes(saes, progress), **_fingerprints(saes)}
+        weights = fingerprint(model.parameters())
+        kept = FiringCache(cache, FiringSource(model_name(model), weights, names, hashes, at, max_length, sizes))
     reading = {"batch_size": batch_size, "max_length": max_length}
     mine: dict[int, Shard] = {}
-    total = 0
+    total = examples = 0
     bar = progress_bar(desc="texts", unit="text", disable=not (progress and state.is_main_process))
     with bar:
         for index, members in enumerate(_shards(texts)):
-            total += 1
+            total, examples = total + 1, examples + len(members)
             if index % state.num_processes == state.process_index:
                 if kept is None:
                     mine[index] = _collect(model, tokenizer, saes, members, at, **reading)
-                elif kept.read(index, members) is None:
-                    shard = _collect(model, tokenizer, saes, members, at, **reading)
-                    kept.write(index, members, shard)
+                elif not kept.has(index, members):
+                    kept.write(index, members, _collect(model, tokenizer, saes, members, at, **reading))
             bar.update(len(members))
     if not total:
         raise ValueError("No texts: firing sets need at least one.")
-    return _joined(saes, _gathered(mine, total) if kept is None else kept.shards(total))
+    sets = joined(_gathered(mine, total)) if kept is None else kept.sets(total, examples)
+    return {layer: FiringSets(layer, sae.d_sae, *sets[layer]) for layer, sae in saes.items()}
+
+
+def _fingerprints(saes: Mapping[int, SparseAutoencoder]) -> dict[str, str]:
+    """Of the SAEs that came from no file."""
+    return {
+        f"layer{layer}": fingerprint([one.encoder, one.bias, one.decoder_bias], one.activation)
+        for layer, one in saes.items()
+        if not one.file
+    }
 
 
 def _shards(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -199,47 +220,39 @@ def _collect(
 def _read_batch(
     model: nn.Module, saes: Mapping[int, SparseAutoencoder], sequences: Sequence[Sequence[int]], at: At
 ) -> dict[int, list[np.ndarray]]:
-    residuals, _ = read_residuals(model, saes, sequences)
-    first = {"any": 1, "last": -1}[at]
+    residuals, mask_BS = read_residuals(model, saes, sequences)
+    counted_BS = mask_BS.bool()
+    counted_BS[:, 0] = False
+    if at == "last":
+        counted_BS &= mask_BS.cumsum(1) == mask_BS.sum(1, keepdim=True)
+    row_N = counted_BS.nonzero()[:, 0]
     return {
-        layer: [
-            _firing(saes[layer], residual_BSD[row, : len(ids)][first:].to(saes[layer].encoder.device))
-            for row, ids in enumerate(sequences)
-        ]
+        layer: _firing(saes[layer], residual_BSD[counted_BS.to(residual_BSD.device)], row_N)
         for layer, residual_BSD in residuals.items()
     }
 
 
-def _firing(sae: SparseAutoencoder, residual_ND: Tensor) -> np.ndarray:
-    """The features that fire on any of the tokens, in rising order."""
+def _firing(sae: SparseAutoencoder, residual_ND: Tensor, row_N: Tensor) -> list[np.ndarray]:
+    """For each row the features that fire on any of its tokens, in rising order; tokens come row by row."""
     if not torch.isfinite(residual_ND).all():
         raise ValueError(
             f"Residuals of layer {sae.layer} are not finite. Run the model in float32 or bfloat16, and check its "
             "weights."
         )
-    fires_K = torch.zeros(sae.d_sae, dtype=torch.bool, device=residual_ND.device)
-    for chunk_ND in residual_ND.split(max(1, CHUNK_ELEMENTS // sae.d_sae)):
-        fires_K |= (sae.encode(chunk_ND) > 0).any(0)
-    return fires_K.nonzero()[:, 0].cpu().numpy().astype(_kind(sae.d_sae))
+    residual_ND = residual_ND.to(sae.encoder.device)
+    size = max(1, CHUNK_ELEMENTS // sae.d_sae)
+    fires_BK = torch.zeros(int(row_N[-1]) + 1, sae.d_sae, dtype=torch.bool, device=residual_ND.device)
+    for chunk_ND, chunk_N in zip(residual_ND.split(size), row_N.split(size), strict=True):
+        fires_NK = sae.encode(chunk_ND) > 0
+        rows, counts = chunk_N.unique_consecutive(return_counts=True)
+        for row, part in zip(rows.tolist(), fires_NK.split(counts.tolist()), strict=True):
+            fires_BK[row] |= part.any(0)
+    return [fires_K.nonzero()[:, 0].cpu().numpy().astype(_kind(sae.d_sae)) for fires_K in fires_BK]
 
 
 def _gathered(mine: dict[int, Shard], total: int) -> Iterator[Shard]:
     parts = {index: shard for part in gather_object([mine]) for index, shard in part.items()}
     return (parts[index] for index in range(total))
-
-
-def _joined(saes: Mapping[int, SparseAutoencoder], shards: Iterable[Shard]) -> dict[int, FiringSets]:
-    parts = list(shards)
-    joined = {}
-    for layer, sae in saes.items():
-        sizes = np.concatenate([part[layer][0] for part in parts])
-        features = np.concatenate([part[layer][1] for part in parts])
-        joined[layer] = FiringSets(layer, sae.d_sae, np.concatenate([[0], sizes.cumsum()]).astype(np.int64), features)
-    return joined
-
-
-def _offsets(rows: Sequence[np.ndarray]) -> np.ndarray:
-    return np.cumsum([0, *(len(row) for row in rows)]).astype(np.int64)
 
 
 def _kind(d_sae: int) -> type:

@@ -19,6 +19,7 @@ from ..sae import SparseAutoencoder
 from .selection import Choice, check_choice, draw, highest, layer_features, warn_of_active_elsewhere
 from .sources import load_saes, provenance
 from .statistics import LayerStatistics, collect_statistics
+from .thresholds import TokenSample
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +94,9 @@ def discover_language_features(
     if max_elsewhere is not None and not 0 <= max_elsewhere <= 1:
         raise ValueError(f"max_elsewhere={max_elsewhere}: expected a share of tokens between 0 and 1.")
     saes = load_saes(sae, layers, model)
+    sample = TokenSample.fitting(saes, len(texts))
     statistics = collect_statistics(
-        model, tokenizer, saes, texts, batch_size=batch_size, max_length=max_length, progress=progress
+        model, tokenizer, saes, texts, batch_size=batch_size, max_length=max_length, progress=progress, sample=sample
     )
     found = []
     for layer in layers:
@@ -106,7 +108,7 @@ def discover_language_features(
             if count < top:
                 logger.warning("Layer %d has only %d of the %d features asked for %s.", layer, count, top, target)
         if chosen:
-            found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=True))
+            found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=True, sample=sample))
     if not found:
         raise ValueError(
             f"No feature of layers {list(layers)} is more active in {', '.join(targets)} than in the other languages. "

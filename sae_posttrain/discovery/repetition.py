@@ -22,6 +22,7 @@ from .loops import FIRST, LAST, ORDINARY, digit_tokens, passage_of, sample_loops
 from .selection import Choice, check_choice, draw, highest, layer_features, warn_of_active_elsewhere
 from .sources import load_saes, provenance
 from .statistics import LayerStatistics, TokenPassage, check_reading, share_of_process, sum_passages
+from .thresholds import TokenSample
 
 logger = logging.getLogger(__name__)
 
@@ -118,11 +119,12 @@ def discover_repetition_features(
     sequences = _token_ids(tokenizer, texts or [])
     digits = digit_tokens(tokenizer) if loop_settings.fold_digits else frozenset()
     passages = [passage_of(ids, max_length, loop_settings, digits) for ids in sequences]
-    statistics = _statistics(model, saes, passages, batch_size, progress)
+    tokens = TokenSample.fitting(saes, len((FIRST, LAST, ORDINARY)))
+    statistics = _statistics(model, saes, passages, batch_size, progress, tokens)
     if select == "dense":
         saes, top = dense_saes(statistics, LAST, FIRST), 1
-        statistics = _statistics(model, saes, passages, batch_size, progress)
-    found = _features_of(saes, statistics, top, select, seed)
+        statistics = _statistics(model, saes, passages, batch_size, progress, tokens)
+    found = _features_of(saes, statistics, top, select, seed, tokens)
     source = {REPETITION: [" ".join(map(str, ids)) for ids in sequences]}
     selection = {"contrast": "repetition contrast", "dense": DENSE}.get(select, select)
     features = FeatureSet(tuple(found), provenance(model, saes, source, selection, progress=progress))
@@ -136,6 +138,7 @@ def _features_of(
     top: int,
     select: str,
     seed: int,
+    sample: TokenSample,
 ) -> list[LayerFeatures]:
     """The chosen features of each layer that has any."""
     found = []
@@ -144,7 +147,7 @@ def _features_of(
         if len(chosen) < top:
             logger.warning("Layer %d has only %d of the %d features asked for repetition.", layer, len(chosen), top)
         if chosen:
-            found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=False))
+            found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=False, sample=sample))
     if not found:
         raise ValueError(
             f"No feature of layers {list(saes)} is more active in the last period of a loop than in its first. Try "
@@ -171,6 +174,7 @@ def _statistics(
     passages: Sequence[TokenPassage],
     batch_size: int,
     progress: bool,
+    sample: TokenSample,
 ) -> dict[int, dict[str, LayerStatistics]]:
     groups = {span.group for passage in passages for span in passage.spans}
     if LAST not in groups:
@@ -182,7 +186,8 @@ def _statistics(
         logger.warning("All texts loop from their start, so the features' activation in ordinary text is not measured.")
     ordered = sorted((passage for passage in passages if passage.spans), key=lambda passage: len(passage.ids))
     batches = share_of_process(ordered, batch_size)
-    return sum_passages(model, saes, sorted(groups), lambda: batches, total=len(batches), progress=progress)
+    total = len(batches)
+    return sum_passages(model, saes, sorted(groups), lambda: batches, total=total, progress=progress, sample=sample)
 
 
 def _choose(layer: int, statistics: Mapping[str, LayerStatistics], top: int, select: str, seed: int) -> list[Choice]:

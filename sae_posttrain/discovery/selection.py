@@ -14,6 +14,7 @@ from torch import Tensor
 from ..feature_set import FeatureSet, LayerFeatures
 from ..sae import SparseAutoencoder
 from .statistics import LayerStatistics
+from .thresholds import TokenSample
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,12 @@ def draw(statistics: Mapping[str, LayerStatistics], ranked: Sequence[Choice], co
 
 
 def layer_features(
-    sae: SparseAutoencoder, statistics: Mapping[str, LayerStatistics], chosen: Sequence[Choice], *, baselines: bool
+    sae: SparseAutoencoder,
+    statistics: Mapping[str, LayerStatistics],
+    chosen: Sequence[Choice],
+    *,
+    baselines: bool,
+    sample: TokenSample,
 ) -> LayerFeatures:
     """Make one layer of a feature set.
 
@@ -69,13 +75,16 @@ def layer_features(
         sae: the layer's SAE.
         statistics: group → sums over the group's tokens.
         chosen: the features to keep.
-        baselines: whether the groups are languages, whose mean pre-activations are kept as baselines.
+        baselines: whether the groups are languages or labels, whose mean pre-activations are kept as baselines.
+        sample: tokens that the statistics were collected from, on which the thresholds are measured. Measuring them is
+            a collective call on every process.
     """
     ids = [choice.feature for choice in chosen]
     encoder_FD, bias_F = (tensor.cpu() for tensor in sae.folded(ids))
     statistics = {group: one.cpu() for group, one in statistics.items()}
     # A pre-activation is linear in the residual, so the mean pre-activation is that of the mean residual.
     pre = {group: (one.mean_residual @ encoder_FD.T + bias_F).float() for group, one in statistics.items()}
+    measured = sample.measure(sae, ids)
     return LayerFeatures(
         layer=sae.layer,
         ids=tuple(ids),
@@ -87,6 +96,8 @@ def layer_features(
         typical=torch.tensor([_typical(statistics, choice) for choice in chosen]),
         baselines=pre if baselines else {},
         activations={group: one.mean_activation[ids].float() for group, one in statistics.items()},
+        threshold=measured.threshold,
+        disagreement=measured.disagreement,
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
+import torch
 from accelerate import PartialState
-from torch import nn
+from torch import Tensor, nn
 
 from ..bars import progress_bar
 from ..feature_set import Provenance
@@ -97,6 +98,23 @@ def sae_hashes(saes: Mapping[int, SparseAutoencoder], progress: bool) -> dict[st
     return {
         _file_name(one): _sha256_of_file(one.file) for one in progress_bar(files, "hashing SAEs", disable=not shown)
     }
+
+
+def fingerprint(tensors: Iterable[Tensor], *further: object) -> str:
+    """A sha256 of the shapes, dtypes and some values of tensors, to notice that they are others.
+
+    Args:
+        tensors: such as the parameters of a model; those without data, on the device `meta`, count by their shape.
+        further: what else belongs to them, by its text.
+    """
+    digest = hashlib.sha256(repr([str(one) for one in further]).encode())
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        if not tensor.is_meta and tensor.numel():
+            rows = torch.linspace(0, len(tensor) - 1, min(len(tensor), 16)).long() if tensor.ndim else ()
+            values = tensor.detach()[rows].flatten()
+            digest.update(values[:: max(1, len(values) // 4096)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _file_name(sae: SparseAutoencoder) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..bars import progress_bar
 from ..residual import inputs_device, read_residuals
 from ..sae import SparseAutoencoder
+from .thresholds import TokenSample
 
 T = TypeVar("T")
 
@@ -83,6 +85,7 @@ def collect_statistics(
     batch_size: int = 8,
     max_length: int = 512,
     progress: bool = True,
+    sample: TokenSample | None = None,
 ) -> Statistics:
     """Sum residuals and activations over groups of texts.
 
@@ -112,7 +115,7 @@ def collect_statistics(
             encoded = tokenizer(members, truncation=True, max_length=max_length)["input_ids"]
             yield [TokenPassage(ids, [GroupSpan(group, 1, len(ids))]) for ids in encoded if ids]
 
-    sums = sum_passages(model, saes, texts, passages, total=len(batches), progress=progress)
+    sums = sum_passages(model, saes, texts, passages, total=len(batches), progress=progress, sample=sample)
     short = [group for group in texts if not all(sums[layer][group].tokens > 0 for layer in saes)]
     if short:
         raise ValueError(
@@ -131,6 +134,7 @@ def sum_passages(
     *,
     total: int,
     progress: bool,
+    sample: TokenSample | None = None,
 ) -> Statistics:
     """Sum residuals and activations per group, for every layer that has an SAE, in one pass of the model.
 
@@ -145,6 +149,7 @@ def sum_passages(
         batches: called at the start of each pass; gives this process's batches.
         total: number of batches of a pass, for the progress bar.
         progress: whether a progress bar is shown.
+        sample: is offered every token that counts; None keeps no tokens.
 
     Returns:
         layer → group → sums, the same on every process.
@@ -159,7 +164,7 @@ def sum_passages(
         # Only the encoder is moved: a few rows of the decoder are read from the file later.
         block = {layer: saes[layer].encoder_to(inputs_device(model)) for layer in layers}
         bar = progress_bar(batches(), "reading texts", total=total, disable=not (progress and state.is_main_process))
-        sums |= _sum_block(model, block, groups, bar)
+        sums |= _sum_block(model, block, groups, bar, sample)
     _reduce(sums, state)
     for layer, of_group in sums.items():
         if not all(
@@ -177,6 +182,7 @@ def _sum_block(
     saes: Mapping[int, SparseAutoencoder],
     groups: list[str],
     batches: Iterable[Sequence[TokenPassage]],
+    sample: TokenSample | None,
 ) -> Statistics:
     """Run one pass of the model, for the layers whose encoders are given."""
     sums = {layer: {group: _zeros(sae) for group in groups} for layer, sae in saes.items()}
@@ -184,7 +190,8 @@ def _sum_block(
         residuals, mask_BS = read_residuals(model, saes, [passage.ids for passage in batch])
         for group, weight_BS in _weights(batch, mask_BS.shape).items():
             for layer, residual_BSD in residuals.items():
-                _add(sums[layer][group], saes[layer], residual_BSD, weight_BS)
+                keep = None if sample is None else partial(sample.add, layer, group)
+                _add(sums[layer][group], saes[layer], residual_BSD, weight_BS, keep)
     return sums
 
 
@@ -253,7 +260,13 @@ def _weights(batch: Sequence[TokenPassage], shape: torch.Size) -> dict[str, Tens
     return weights
 
 
-def _add(into: LayerStatistics, sae: SparseAutoencoder, residual_BSD: Tensor, weight_BS: Tensor) -> None:
+def _add(
+    into: LayerStatistics,
+    sae: SparseAutoencoder,
+    residual_BSD: Tensor,
+    weight_BS: Tensor,
+    keep: Callable[[Tensor, Tensor], None] | None,
+) -> None:
     weight_BS = weight_BS.to(residual_BSD.device)
     counted_BS = weight_BS > 0
     residual_ND = residual_BSD[counted_BS].to(sae.encoder.device)
@@ -266,7 +279,10 @@ def _add(into: LayerStatistics, sae: SparseAutoencoder, residual_BSD: Tensor, we
         # Matrix products instead of sums: a float64 sum over N would first copy the whole chunk, which takes longer
         # than computing the pre-activations. Only the sum of each chunk is kept in float64.
         into.activation += (chunk_N1.T @ activation_NK)[0]
-        into.firing += (chunk_N1.T @ activation_NK.gt_(0))[0]  # in place: nothing else uses this tensor
+        fires_NK = activation_NK.gt_(0)  # in place: nobody else holds it
+        into.firing += (chunk_N1.T @ fires_NK)[0]
+        if keep is not None and sae.activation.cutoff(()) is None:
+            keep(chunk_ND, fires_NK)
 
 
 def _reduce(sums: Statistics, state: PartialState) -> None:

@@ -5,31 +5,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
-from torch import Tensor
+from huggingface_hub import HfApi
 
 from .. import __version__
-from ..artefacts import FEATURE_SET_METADATA
 from .card import card_of, public_name, short_name
-from .checks import BY_GROUP, TENSORS, active_elsewhere, check_tensors
+from .checks import active_elsewhere, check_tensors
+from .file import FILE_NAME, file_bytes, find_feature_file, read_file
 from .layer import LayerFeatures
 
 __all__ = ["FeatureSet", "LayerFeatures", "Provenance"]
-
-FORMAT = 1
-FILE_NAME = "features.safetensors"
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,7 @@ class Provenance:
     """SAE file → its hash: `layer3.sae.pt`, or `layer3/sae.safetensors` where the name does not say the layer."""
     texts_sha256: str
     selection: str
-    """`monolinguality`, `repetition contrast`, or `random` for the control."""
+    """`monolinguality`, `repetition contrast`, `contrast of activation`, …, or `random` for the control."""
     library_version: str = __version__
 
 
@@ -128,7 +119,8 @@ class FeatureSet:
         A language feature should not be active in other languages, and a repetition feature not in ordinary text.
         Features that were drawn at random are not checked.
         """
-        return () if self.provenance.selection == "random" else tuple(active_elsewhere(self.layers))
+        selection = self.provenance.selection
+        return () if selection == "random" else tuple(active_elsewhere(self.layers, selection))
 
     def check_model(self, config: Any, name: str | None = None) -> None:
         """Check that the features can belong to a model; warn if only its name differs.
@@ -158,11 +150,17 @@ class FeatureSet:
             )
 
     def summary(self) -> str:
-        """A table: each feature, what it stands for, its score, and its mean activation in every group of texts."""
-        header = ["layer", "feature", "for", "score", "typical", *self.groups]
+        """A table: each feature, what it stands for, its score, and its mean activation in every group of texts.
+
+        Where thresholds were measured, it also shows them, and how often they disagree with the SAE.
+        """
+        told = any(layer.threshold is not None for layer in self.layers)
+        header = ["layer", "feature", "for", "score", "typical", *(["threshold", "disagree"] if told else [])]
+        header += self.groups
         rows = [
             [str(layer.layer), str(layer.ids[f]), layer.targets[f], f"{layer.score[f]:.3f}", f"{layer.typical[f]:.3f}"]
-            + [f"{layer.activations[group][f]:.3f}" for group in self.groups]
+            + (list(layer.told(f)) if told else [])
+            + [f"{layer.activations[group][f]:.3f}" if group in layer.activations else "" for group in self.groups]
             for layer in self.layers
             for f in range(len(layer.ids))
         ]
@@ -181,31 +179,13 @@ class FeatureSet:
         path = Path(path)
         check_tensors(self.layers, self.provenance, self.alpha, f"{path} was not written")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self._serialise())
+        path.write_bytes(file_bytes(self))
         return path
 
     @property
     def sha256(self) -> str:
         """Hash of the file that `save` writes. The same features have the same hash."""
-        return hashlib.sha256(self._serialise()).hexdigest()
-
-    def _serialise(self) -> bytes:
-        tensors = {}
-        for layer in self.layers:
-            for name in TENSORS:
-                tensors[f"{layer.layer}.{name}"] = _own(getattr(layer, name))
-            for name in BY_GROUP:
-                for code, values in getattr(layer, name).items():
-                    tensors[f"{layer.layer}.{name}.{code}"] = _own(values)
-        description: dict[str, Any] = {
-            "format": FORMAT,
-            "provenance": asdict(self.provenance),
-            "layers": [_entry(layer) for layer in self.layers],
-        }
-        if self.alpha is not None:
-            description["alpha"] = self.alpha
-        # One key only: safetensors does not keep the order of several, and equal sets must give equal files.
-        return serialise(tensors, metadata={FEATURE_SET_METADATA: json.dumps(description, sort_keys=True)})
+        return hashlib.sha256(file_bytes(self)).hexdigest()
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload the file and a model card to the Hugging Face hub, and return the address of the commit.
@@ -225,6 +205,13 @@ class FeatureSet:
             card_of(published).save(Path(folder) / "README.md")
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload feature set"))
 
+    @property
+    def disagreement(self) -> float | None:
+        """Mean over the features of how often threshold and SAE disagree; None where it was not measured."""
+        measured = [layer.disagreement for layer in self.layers if layer.disagreement is not None]
+        shares = [share for one in measured for share in one.tolist()]
+        return sum(shares) / len(shares) if shares else None
+
     @classmethod
     def of(cls, features: FeatureSet | str | Path) -> FeatureSet:
         """Return a feature set unchanged, or load it from the file, folder or repository with that name."""
@@ -238,61 +225,7 @@ class FeatureSet:
             FileNotFoundError: there is no such file, and no such repository that can be reached.
             ValueError: the file is not a feature set, is damaged, or was written by a newer version.
         """
-        path = _locate(source, revision)
-        try:
-            with safe_open(path, framework="pt") as file:
-                description = json.loads((file.metadata() or {})[FEATURE_SET_METADATA])
-                if description["format"] != FORMAT:
-                    raise ValueError(
-                        f"{path} has feature-set format {description['format']}; this version reads {FORMAT}. "
-                        "Upgrade sae-posttrain, or discover the features again."
-                    )
-                layers = tuple(_read_layer(file, entry) for entry in description["layers"])
-            known = {field.name for field in fields(Provenance)}
-            provenance = Provenance(**{k: v for k, v in description["provenance"].items() if k in known})
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{path} is not a feature set, or is damaged ({type(error).__name__}: {error}). Expected a file "
-                "written by `sae-posttrain discover` or FeatureSet.save; in a git clone run `git lfs pull` first."
-            ) from error
-        loaded = cls(layers, provenance, description.get("alpha"))
+        path = find_feature_file(source, revision)
+        loaded = cls(*read_file(path))
         check_tensors(loaded.layers, loaded.provenance, loaded.alpha, f"{path} is damaged")
         return loaded
-
-
-def _locate(source: str | Path, revision: str | None) -> Path:
-    path = Path(os.path.expanduser(source))  # keeps `~name` of an unknown user, which Path.expanduser rejects
-    if path.is_dir():
-        path = path / FILE_NAME
-    if path.is_file():
-        return path
-    if path.suffix == ".safetensors":
-        raise FileNotFoundError(f"There is no feature set at {path}; `sae-posttrain discover` writes one.")
-    try:
-        return Path(hf_hub_download(str(source), FILE_NAME, revision=revision))
-    except (HfHubHTTPError, EntryNotFoundError, HFValidationError, OSError) as error:
-        raise FileNotFoundError(
-            f"{str(source)!r} is neither a file nor a Hugging Face repository with {FILE_NAME}: {error}"
-        ) from error
-
-
-def _own(values: Tensor) -> Tensor:
-    """A copy in its own memory: safetensors rejects tensors that share memory, as tied encoders and directions do."""
-    return values.detach().clone().float().contiguous()
-
-
-def _entry(layer: LayerFeatures) -> dict[str, Any]:
-    """The part of a layer that the file stores as JSON instead of tensors."""
-    entry = {"layer": layer.layer, "ids": layer.ids, "targets": layer.targets, "languages": sorted(layer.baselines)}
-    if layer.activations.keys() != layer.baselines.keys():
-        entry["activations"] = sorted(layer.activations)
-    return entry
-
-
-def _read_layer(file: Any, entry: Mapping[str, Any]) -> LayerFeatures:
-    layer = entry["layer"]
-    read: dict[str, Any] = {name: file.get_tensor(f"{layer}.{name}") for name in TENSORS}
-    groups = {"baselines": entry["languages"], "activations": entry.get("activations", entry["languages"])}
-    for name, named in groups.items():
-        read[name] = {group: file.get_tensor(f"{layer}.{name}.{group}") for group in named}
-    return LayerFeatures(layer=layer, ids=tuple(entry["ids"]), targets=tuple(entry["targets"]), **read)

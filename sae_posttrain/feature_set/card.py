@@ -19,12 +19,13 @@ def card_of(features: FeatureSet) -> ModelCard:
         "Base model": f"`{source.base_model}` ({source.num_layers} layers of width {source.d_model})",
         "Sparse autoencoder": f"`{source.sae}`",
         "Chosen by": f"{source.selection}, with sae-posttrain {source.library_version}",
-        "Languages with measured baselines": ", ".join(features.languages),
+        "Baselines measured on": ", ".join(features.languages),
         "Calibrated alpha": "" if features.alpha is None else f"{features.alpha:g}",
+        "Thresholds": thresholds_in_words(features),
     }
     data = ModelCardData(
         base_model=source.base_model if "/" in source.base_model else None,
-        language=[target for target in features.targets if target in features.languages] or None,
+        language=[target for target in features.targets if re.fullmatch(r"[a-z]{2,3}", target)] or None,
         library_name="sae-posttrain",
         tags=["sae-posttrain", "sparse-autoencoder", "feature-set"],
     )
@@ -44,3 +45,13 @@ def short_name(name: str) -> str:
 def public_name(name: str) -> str:
     """A hub id unchanged; of a local path only the last part, since the rest is private."""
     return name if re.fullmatch(r"[\w-]+/[\w.-]+", name) else Path(name).name
+
+
+def thresholds_in_words(features: FeatureSet) -> str:
+    """How often the thresholds disagree with the SAE; empty where that was not measured."""
+    if features.disagreement is None:
+        return ""
+    return (
+        f"they and the SAE disagree on {features.disagreement:.1%} of the tokens on which at least one of them says "
+        "that a feature fires (mean over the features)"
+    )

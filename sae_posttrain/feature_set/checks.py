@@ -14,30 +14,39 @@ if TYPE_CHECKING:
 
 TENSORS = ("encoder", "bias", "direction", "score", "typical")
 BY_GROUP = ("baselines", "activations")
+OPTIONAL = ("threshold", "disagreement")
+"""Tensors that a layer may lack."""
+LANGUAGE_SELECTION = "monolinguality"
+"""How language features are chosen, as the provenance says it."""
 LAST_PERIOD, ORDINARY_TEXT = "last period", "ordinary text"
 """Groups of tokens in which the features of repetition were measured."""
 TOO_ACTIVE = 0.5
 """A feature is also active elsewhere if its mean activation there exceeds this share of that on its target."""
 
 
-def active_elsewhere(layers: Sequence[LayerFeatures]) -> Iterator[str]:
-    """A sentence about each feature that is also active where its target is not."""
+def active_elsewhere(layers: Sequence[LayerFeatures], selection: str = LANGUAGE_SELECTION) -> Iterator[str]:
+    """A sentence about each feature that is also active where its target is not.
+
+    Args:
+        layers: of a feature set.
+        selection: how its features were chosen, by its provenance.
+    """
     for layer in layers:
         means = {group: values.tolist() for group, values in layer.activations.items()}
         for row, (feature, target) in enumerate(zip(layer.ids, layer.targets, strict=True)):
-            language = target in means
-            own = target if language else LAST_PERIOD
-            others = [group for group in means if group != own] if language else [ORDINARY_TEXT]
+            repeats = target not in means
+            own = LAST_PERIOD if repeats else target
+            others = [ORDINARY_TEXT] if repeats else [group for group in means if group != own]
             others = [group for group in others if group in means]
             if own not in means or not others:
                 continue
             rival = max(others, key=lambda group: means[group][row])
             if means[rival][row] > TOO_ACTIVE * means[own][row]:
-                wrong, advice = (
-                    ("is not monolingual", f"Suppressing it would hurt {rival}")
-                    if language
-                    else ("is not one of repetition alone", "Steering with it may do something else")
-                )
+                wrong, advice = f"is not one of {target} alone", f"Suppressing it would hurt {rival}"
+                if repeats:
+                    wrong, advice = "is not one of repetition alone", "Steering with it may do something else"
+                elif selection == LANGUAGE_SELECTION:
+                    wrong = "is not monolingual"
                 yield (
                     f"Layer {layer.layer} feature {feature} (for {target}) {wrong}: mean activation "
                     f"{means[own][row]:.3f} in {own}, but {means[rival][row]:.3f} in {rival}. {advice}; "
@@ -69,6 +78,7 @@ def check_tensors(layers: Sequence[LayerFeatures], provenance: Provenance, alpha
         count = len(layer.ids)
         expected = {"encoder": (count, width), "direction": (count, width), "bias": (count,), "score": (count,)}
         vectors = {name: getattr(layer, name) for name in TENSORS}
+        vectors |= {name: getattr(layer, name) for name in OPTIONAL if getattr(layer, name) is not None}
         for name in BY_GROUP:
             vectors |= {f"{name}.{code}": values for code, values in getattr(layer, name).items()}
         for name, values in vectors.items():

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,6 +17,10 @@ class Activation(Protocol):
 
     def to(self, **where: Any) -> Activation:
         """A copy whose tensors are on another `device` or have another `dtype`."""
+        ...
+
+    def cutoff(self, features: Sequence[int]) -> Tensor | None:
+        """`(F,)` pre-activation above which each of these features fires; None if that depends on the others."""
         ...
 
 
@@ -40,6 +45,9 @@ class TopK:
     def to(self, **where: Any) -> TopK:
         return self if self.weight is None else replace(self, weight=self.weight.to(**where))
 
+    def cutoff(self, features: Sequence[int]) -> None:
+        return None
+
     def __str__(self) -> str:
         return f"TopK, k={self.k}"
 
@@ -62,6 +70,10 @@ class JumpReLU:
     def to(self, **where: Any) -> JumpReLU:
         return replace(self, threshold=self.threshold.to(**where))
 
+    def cutoff(self, features: Sequence[int]) -> Tensor:
+        own_F = self.threshold[list(features)] if self.threshold.ndim else self.threshold.expand(len(features))
+        return own_F.clamp(min=0)
+
     def __str__(self) -> str:
         return f"JumpReLU, thresholds {float(self.threshold.min()):.3g} to {float(self.threshold.max()):.3g}"
 
@@ -73,6 +85,9 @@ class ReLU:
 
     def to(self, **where: Any) -> ReLU:
         return self
+
+    def cutoff(self, features: Sequence[int]) -> Tensor:
+        return torch.zeros(len(features))
 
     def __str__(self) -> str:
         return "ReLU"

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from safetensors.numpy import load_file
 from torch import Tensor
 
 from sae_posttrain.discovery import firing, firing_cache
@@ -26,6 +29,14 @@ LAYERS = (1, 2)
 def random_sae(layer: int) -> SparseAutoencoder:
     encoder_KD = torch.randn(24, tiny_models.WIDTH, generator=torch.Generator().manual_seed(layer))
     return SparseAutoencoder(encoder_KD, torch.zeros(24), encoder_KD, torch.zeros(tiny_models.WIDTH), TopK(4), layer)
+
+
+KD = ("encoder", "bias", "decoder")
+
+
+def stretched(tensor_K: Tensor) -> Tensor:
+    """With so many features that do not fire that two bytes are not enough for their numbers."""
+    return torch.cat([tensor_K, torch.zeros(70_000, *tensor_K.shape[1:])])
 
 
 SAES = {layer: random_sae(layer) for layer in LAYERS}
@@ -139,3 +150,44 @@ def test_bad_settings_are_refused(model: Any, tokenizer: Any) -> None:
 def test_sets_take_two_bytes_a_feature_where_the_dictionary_allows() -> None:
     assert FiringSets.of([[1]], d_sae=65_536).features.dtype == np.uint16
     assert FiringSets.of([[70_000]], d_sae=131_072)[0].tolist() == [70_000]
+
+
+def test_the_files_become_one_that_is_read_in_place(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    wide = {1: SAES[1], 2: replace(SAES[2], **{name: stretched(getattr(SAES[2], name)) for name in KD})}
+    arguments: Any = {"layers": LAYERS, "cache": tmp_path, "progress": False}
+    plain = collect_firing(model, tokenizer, wide, TEXTS, layers=LAYERS, progress=False)
+    kept = collect_firing(model, tokenizer, wide, TEXTS, **arguments)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == [firing_cache.JOINED]
+    tensors = load_file(tmp_path / firing_cache.JOINED)  # by the library itself
+    for layer in LAYERS:
+        assert isinstance(kept[layer].features, np.memmap)
+        assert kept[layer].features.dtype == (np.uint16, np.uint32)[layer - 1]
+        assert rows(kept[layer]) == rows(plain[layer])
+        assert np.array_equal(tensors[f"{layer}.features"], plain[layer].features)
+        assert np.array_equal(tensors[f"{layer}.offsets"], plain[layer].offsets)
+    more = [*TEXTS, "w1 w7"]
+    grown = collect_firing(model, tokenizer, wide, more, **arguments)
+    fewer = collect_firing(model, tokenizer, wide, TEXTS[:4], **arguments)
+    for layer in LAYERS:
+        assert rows(grown[layer])[:-1] == rows(plain[layer])
+        assert len(grown[layer]) == len(more)
+        assert rows(fewer[layer]) == rows(plain[layer])[:4]
+        assert fewer[layer].counts().tolist() == FiringSets.of(rows(fewer[layer]), wide[layer].d_sae).counts().tolist()
+
+
+def test_counts_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(firing, "COUNTED_AT_ONCE", 3)
+    assert FiringSets.of([[0, 1], [1, 2, 3], [], [1, 3]], d_sae=5).counts().tolist() == [1, 3, 1, 2, 0]
+    assert FiringSets.of([[]], d_sae=2).counts().tolist() == [0, 0]
+
+
+def test_a_cache_notices_other_weights_under_the_same_name(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    collect_firing(model, tokenizer, SAES, TEXTS, layers=LAYERS, cache=tmp_path, progress=False)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.model.layers[1].mlp.up_proj.weight += 0.01
+    with pytest.raises(ValueError, match="model_sha256 was"):
+        collect_firing(other, tokenizer, SAES, TEXTS, layers=LAYERS, cache=tmp_path, progress=False)
+    busier = {layer: replace(one, activation=TopK(5)) for layer, one in SAES.items()}  # from no file, so without a hash
+    with pytest.raises(ValueError, match="sae_sha256 was"):
+        collect_firing(model, tokenizer, busier, TEXTS, layers=LAYERS, cache=tmp_path, progress=False)

@@ -1,0 +1,109 @@
+"""What the kinds of `sae-posttrain discover` share: their options, and a run with its model and SAEs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..artefacts import LOOP_SAMPLE
+from .inputs import add_dtype, load_model
+from .output_files import replacing
+
+
+def add_discovery_options(
+    parser: argparse.ArgumentParser, *, select: str, by: str, per: str, max_length: int, dense: str = ""
+) -> None:
+    """Add the options of every kind of discovery.
+
+    Args:
+        parser: of the command.
+        select: name of the usual way to choose features.
+        by: what the usual way ranks them by.
+        per: of what `--top` is the number of features.
+        max_length: default of `--max-length`.
+        dense: what `--select dense` takes, for a command that offers it.
+    """
+    parser.add_argument("--model", required=True, help="folder or hub id of the model")
+    without = "; not for --select dense" if dense else ""
+    parser.add_argument(
+        "--sae",
+        required=not dense,
+        help=f"folder, hub id or short name (`sae-posttrain sae list`) of the SAEs{without}",
+    )
+    parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=1000, help="rows read of each source (default: %(default)s)")
+    parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks")
+    parser.add_argument("--top", type=int, default=2, help=f"features per {per} (default: %(default)s)")
+    parser.add_argument(
+        "--select",
+        choices=(select, "random", *(["dense"] if dense else [])),
+        default=select,
+        help=f"how features are chosen. {select}: {by}. random: a control, drawn among the features that fire at all"
+        + (f". dense: without an SAE, {dense}" if dense else "")
+        + " (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
+    parser.add_argument(
+        "--max-length", type=int, default=max_length, help=f"tokens read of each text (default: {max_length})"
+    )
+    add_dtype(parser)
+    parser.add_argument("--k", type=int, help="active features per token, if the SAE's files and name do not say")
+    parser.add_argument("--output", required=True, help="the .safetensors file to write")
+
+
+@dataclass
+class DiscoveryRun:
+    """The model, SAEs and options of one discovery run, on this process."""
+
+    state: Any
+    model: Any
+    tokenizer: Any
+    saes: dict[int, Any] | None
+    options: dict[str, Any]
+    output: str
+
+    def print(self, text: str) -> None:
+        if self.state.is_main_process:
+            print(text)
+
+    def keep_loops(self, texts: Sequence[list[int]], looped: int) -> Path:
+        """Write texts with their token ids beside the features; the first `looped` of them end in a loop."""
+        path = Path(self.output).with_suffix(LOOP_SAMPLE)
+        if self.state.is_main_process:
+            with replacing(path) as file:
+                for place, ids in enumerate(texts):
+                    row = {"text": self.tokenizer.decode(ids), "looped": place < looped, "ids": ids}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return path
+
+    def write(self, features: Any, title: str) -> None:
+        if self.state.is_main_process:
+            path = features.save(self.output)
+            print(f"{title}\n\n{features.summary()}\n\nWrote {path}")
+
+
+@contextmanager
+def discovery_run(args: argparse.Namespace) -> Iterator[DiscoveryRun]:
+    """Load what the options name, on every process of `accelerate launch`."""
+    from accelerate import Accelerator
+
+    from ..sae import load_sae
+
+    # Accelerator instead of PartialState, because only Accelerator respects `accelerate launch --cpu`.
+    state = Accelerator()
+    if not state.is_main_process:
+        logging.disable(logging.WARNING)
+    saes = None if args.select == "dense" else {layer: load_sae(args.sae, layer, k=args.k) for layer in args.layers}
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device)
+    shared = ("layers", "top", "select", "seed", "batch_size", "max_length")
+    options = {name: getattr(args, name) for name in shared}
+    yield DiscoveryRun(state, model, tokenizer, saes, options, args.output)
+    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/trainer_runs.py
+    state.end_training()
