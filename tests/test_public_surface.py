@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +41,31 @@ def test_the_three_lists_of_public_names_agree() -> None:
 def test_every_public_name_is_there_and_says_what_it_is(name: str) -> None:
     found = getattr(sae_posttrain, name)
     assert (inspect.getdoc(found) or "").strip(), f"{name} has no docstring"
+
+
+def missing_sections(found: Any) -> set[str]:
+    """The sections that a public docstring lacks. `Raises:` is not checked, as not every function raises errors."""
+    signature = inspect.signature(found)
+    returned = str(signature.return_annotation)
+    wanted = {"Example:", "Source:"}
+    if signature.parameters:
+        wanted.add("Args:")
+    if inspect.isfunction(found) and returned != "None" and "Iterator" not in returned:  # not a context manager
+        wanted.add("Returns:")
+    return {section for section in wanted if section not in (inspect.getdoc(found) or "")}
+
+
+@pytest.mark.parametrize("name", sae_posttrain.__all__)
+def test_every_public_docstring_has_its_sections(name: str) -> None:
+    assert missing_sections(getattr(sae_posttrain, name)) == set()
+
+
+def test_a_docstring_without_its_sections_is_noticed() -> None:
+    def bare(x: int) -> int:
+        """Only one line."""
+        return x
+
+    assert missing_sections(bare) == {"Args:", "Returns:", "Example:", "Source:"}
 
 
 def test_another_name_is_refused() -> None:

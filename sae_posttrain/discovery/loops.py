@@ -86,6 +86,8 @@ def sample_loops(
     Example:
         >>> sample = sample_loops(model, tokenizer, ["Count the sheep.", "Tell me a story."], loops=2)
         >>> print(sample, len(sample.looped))
+
+    Source: our own.
     """
     check_loop_fits(sampling.max_new_tokens, loop_settings)
     if loops < 1 or batch_size < 1:

@@ -82,6 +82,9 @@ def discover_repetition_features(
             except for numbers that count on.
         loop_sampling: with prompts, how `sample_loops` samples them: `loops`, `sampling`, `chat`.
 
+    Returns:
+        A feature set with the target `repetition`.
+
     Raises:
         ValueError: no text holds a loop, no feature is more active in the last period, the SAE has another width or is
             missing, `dense` was given an SAE, or a setting is out of range.

@@ -52,6 +52,8 @@ class FeatureSet:
         >>> features = FeatureSet.load("features.safetensors")
         >>> print(features.summary())
         >>> features.select(["zh"], top=2).save("features-zh.safetensors")
+
+    Source: our own file format; the baselines are those of arXiv:2507.14894.
     """
 
     layers: tuple[LayerFeatures, ...]

@@ -67,11 +67,16 @@ def top_contexts(
         batch_size: texts per forward pass.
         max_length: number of tokens of each text that are read.
 
+    Returns:
+        For each feature, its passages in descending order of their highest pre-activation.
+
     Raises:
         ValueError: `top` or `around` is out of range, or the features do not fit the model.
 
     Example:
         >>> found = top_contexts(model, tokenizer, features, {"en": ["Hello there."], "fr": ["Bonjour à tous."]}, top=1)
+
+    Source: our own.
     """
     if top < 1 or around < 0:
         raise ValueError(f"top={top}, around={around}: expected at least 1 and 0.")

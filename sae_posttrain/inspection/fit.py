@@ -112,6 +112,8 @@ def measure_fit(
     Example:
         >>> fits = measure_fit(model, tokenizer, {16: sae}, texts)
         >>> fits[16].complaint
+
+    Source: our own.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1.")

@@ -119,6 +119,8 @@ def find_passages(
     Example:
         >>> rows = [{"prompt": "How are you?", "response": "I am 很好, thanks.", "language": "en"}]
         >>> passages = find_passages(tokenizer, rows, "zh")
+
+    Source: our own; switches are those of `unexpected_spans`.
     """
     scripts = set(get_language(target).scripts)
     switching, ordinary = [], dict[str, deque[Mapping[str, Any]]]()
@@ -169,6 +171,9 @@ def trace_switches(
         after: number of tokens after the first token of the foreign word.
         batch_size: passages per forward pass.
         show: number of features per layer that get their own curve.
+
+    Returns:
+        The mean pre-activations by offset from the switch, for each layer and for some single features.
 
     Example:
         >>> passages = find_passages(tokenizer, rows, "zh")

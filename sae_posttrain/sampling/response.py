@@ -25,6 +25,8 @@ class Response:
     Example:
         >>> Response("Yes.", "stop", tokens=3).ended
         True
+
+    Source: the names are those of OpenAI's API and of vLLM.
     """
 
     text: str

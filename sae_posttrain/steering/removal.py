@@ -75,6 +75,8 @@ def project_out(
     Example:
         >>> with project_out(model, {14: direction}):
         ...     model.generate(**prompts)
+
+    Source: directional ablation, arXiv:2406.11717.
     """
     width = text_config(model).hidden_size
     units: dict[int, Tensor] = {}

@@ -44,6 +44,9 @@ def load_sae(
         revision: branch, tag or commit of a hub repository.
         dtype: convert the weights to this dtype, which reads the whole file. Default: the dtype of the file.
 
+    Returns:
+        The SAE, on the CPU.
+
     Raises:
         FileNotFoundError: there is no such folder or repository, or it has no SAE for this layer.
         ValueError: there are several SAEs for this layer; the file is damaged, has another layout, or would execute

@@ -103,7 +103,7 @@ class SteeredGRPOConfig(SteeringSettings, GRPOConfig):
 class SteeredRLOOConfig(SteeringSettings, RLOOConfig):
     """`trl.RLOOConfig` plus steered rollouts.
 
-    The settings are those of `SteeringSettings` and of `trl.RLOOConfig`.
+    Args: those of `SteeringSettings` and of `trl.RLOOConfig`.
 
     Raises:
         ValueError: settings that are out of range or contradict each other.

@@ -187,8 +187,7 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
         args: a `SteeredGRPOConfig` with the features and the strength of steering. Without it, all settings have their
             defaults, and `features` must hold a calibrated `alpha`; the output folder is `<model>-SteeredGRPO`.
         features: a feature set or its path, instead of `args.features`.
-
-    Other arguments: as in `GRPOTrainer`. Reward functions are given `steered`, true or false for each completion.
+        other arguments: as in `GRPOTrainer`. Reward functions are given `steered`, true or false for each completion.
 
     Raises: ValueError for missing features or strength, features of another model, or a `rollout_func`.
 
@@ -269,8 +268,9 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
 
 
 class SteeredRLOOTrainer(SteeredRolloutMixin, RLOOTrainer):
-    """`trl.RLOOTrainer` with one rollout of each group steered. Arguments as in `SteeredGRPOTrainer`.
+    """`trl.RLOOTrainer` with one rollout of each group steered. Source: arXiv:2605.11887, section 8.
 
+    Args: as in `SteeredGRPOTrainer`, with a `SteeredRLOOConfig`.
     Example:
         >>> args = SteeredRLOOConfig("out", features="loops.safetensors", num_generations=4)
         >>> SteeredRLOOTrainer(model, reward_funcs=[LoopPenalty()], args=args, train_dataset=prompts).train()
