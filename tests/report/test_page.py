@@ -158,7 +158,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     write_rows(tmp_path / "other" / "a.jsonl", [{"response": "fine", "loop": None}])
     page = render(read_runs([folder, tmp_path / "other"]))
     (said,) = re.findall(r"<p>Not on this page.*?</p>", page)
-    assert [word in said for word in ("during training", "the features", "around a switch", "over alpha")] == [
+    assert [word in said for word in ("during training", "the features", "around a switch", "by alpha")] == [
         *(False, True, True, True)
     ]
     assert "Without training curves: other." in page
@@ -202,7 +202,7 @@ def test_a_calibration_below_its_target_says_so(tmp_path: Path) -> None:
     write_json(tmp_path / "run" / "repetition.calibration.json", calibration(most=0.5))
     page = render(read_runs([tmp_path / "run"]))
     assert "At none of the tried values of alpha do 90% of the answers loop" in page
-    assert "The best is alpha 4, at layers 14 18: 50% loop there, at 1.33 times." in page
+    assert "The best value is alpha 4, at layers 14 18: 50% loop there, at 1.33 times." in page
 
 
 def test_the_command_writes_and_names_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
