@@ -10,6 +10,7 @@ import argparse
 import fnmatch
 import json
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -153,7 +154,7 @@ def run(step: Step, output: Path) -> None:
     for path in (log, record):
         path.parent.mkdir(parents=True, exist_ok=True)
     print(f"{step.name}: {shlex.join(step.command)}", flush=True)
-    start = time.monotonic()
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with log.open("w", encoding="utf-8") as file:
         environment = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, *step.command]
@@ -161,9 +162,12 @@ def run(step: Step, output: Path) -> None:
     if code:
         last = "\n".join(log.read_text(encoding="utf-8").splitlines()[-10:])
         raise RuntimeError(f"Step {step.name} failed with status {code}. The end of {log}:\n{last}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = round(time.monotonic() - start)
-    record.write_text(json.dumps({"command": list(step.command), "seconds": seconds}) + "\n", encoding="utf-8")
-    print(f"{step.name}: {seconds} s", flush=True)
+    cpu_seconds = round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    known = {"command": list(step.command), "seconds": seconds, "cpu_seconds": cpu_seconds}
+    record.write_text(json.dumps(known) + "\n", encoding="utf-8")
+    print(f"{step.name}: {seconds} s, {cpu_seconds} s of CPU time", flush=True)
 
 
 if __name__ == "__main__":

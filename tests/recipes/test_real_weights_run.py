@@ -45,6 +45,8 @@ def test_steps_run_in_order_and_finished_ones_are_skipped(run: ModuleType, exper
     assert call(run, experiment, "--list") == ""
     assert call(run, experiment, "--seeds", "1", "--only", "b-*") == "b1"
     assert call(run, experiment) == "b1a0a1b0="
+    record = json.loads((experiment.parent / "out" / "steps" / "a-0.json").read_text("utf-8"))
+    assert 0 <= record["cpu_seconds"] <= record["seconds"] + 1
     assert call(run, experiment) == "b1a0a1b0=="
     changed = experiment.read_text("utf-8").replace("{word}{seed}", "{word}{seed}!")
     experiment.write_text(changed, encoding="utf-8")  # a step with another command is another step
