@@ -20,6 +20,52 @@ SASFT_STATE: Final = "SASFT"
 SUPPRESS: Final = "suppress"
 """Key in SASFT's state for the suppressed languages."""
 
+# Metrics that training logs and the report draws. A name that ends in `_` or `/` is the beginning of several.
+EVAL: Final = "eval_"
+EVAL_THINKING: Final = "eval_thinking_"
+CODE_SWITCHING: Final = "code_switching"
+REPETITION: Final = "repetition"
+"""The two rates of `RateEvaluationCallback`, which follow `EVAL` or `EVAL_THINKING`."""
+SASFT: Final = "sasft_"
+SASFT_LOSS: Final = "sasft_loss"
+SASFT_TOKEN_LOSS: Final = "sasft_token_loss"
+SASFT_PENALISED: Final = "sasft_penalised_share"
+SASFT_TOKEN_PENALISED: Final = "sasft_token_penalised_share"
+SASFT_TOKEN_SHARED_SCRIPT: Final = "sasft_token_shared_script_share"
+SASFT_UNKNOWN: Final = "sasft_unknown_share"
+SASFT_NO_BASELINE: Final = "sasft_no_baseline_share"
+SASFT_SCRIPT_MARGIN: Final = "sasft_script_margin"
+SASFT_SCRIPT_CLOSE: Final = "sasft_script_close_share"
+SASFT_PRE_ACTIVATION: Final = "sasft_pre_activation_"
+SASFT_TOKEN_MASS: Final = "sasft_token_mass_"
+SASFT_DRIFT: Final = "sasft_drift_layer_"
+LOOP_RATE: Final = "loop_rate/"
+LOOP_RATE_STEERED: Final = "loop_rate/steered"
+LOOP_RATE_ORDINARY: Final = "loop_rate/ordinary"
+LOOP_RATES: Final = (LOOP_RATE_ORDINARY, LOOP_RATE_STEERED)
+"""By whether the rollout is steered."""
+STEERING: Final = "steering/"
+STEERING_REWARD: Final = "steering/reward"
+STEERING_ADVANTAGE: Final = "steering/advantage"
+STEERING_TOKEN_SHARE: Final = "steering/token_share"
+STEERING_METRICS: Final = (STEERING_REWARD, STEERING_ADVANTAGE, STEERING_TOKEN_SHARE)
+
+
+def weight_metric(loss: str) -> str:
+    """The metric of a term's automatic weight, from that of its loss: `sasft_loss` → `sasft_weight`."""
+    return loss.replace("loss", "weight")
+
+
+def cost_metric(loss: str) -> str:
+    """The metric of a term's estimated cost, from that of its loss: `sasft_loss` → `sasft_cost`."""
+    return loss.replace("loss", "cost")
+
+
+def source_metric(source: str) -> str:
+    """The share of tokens whose language is known from a source: `by_column`, `by_function` or `by_script`."""
+    return f"{SASFT}{source}_share"
+
+
 # A feature set, and the files beside it.
 FEATURE_SET_METADATA: Final = "sae_posttrain"
 """Key in the metadata of a .safetensors file that marks it as a feature set."""

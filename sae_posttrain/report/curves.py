@@ -8,45 +8,73 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from ..artefacts import (
+    CODE_SWITCHING,
+    EVAL,
+    LOOP_RATE,
+    LOOP_RATE_ORDINARY,
+    LOOP_RATE_STEERED,
+    REPETITION,
+    SASFT,
+    SASFT_DRIFT,
+    SASFT_LOSS,
+    SASFT_NO_BASELINE,
+    SASFT_PENALISED,
+    SASFT_PRE_ACTIVATION,
+    SASFT_SCRIPT_CLOSE,
+    SASFT_SCRIPT_MARGIN,
+    SASFT_TOKEN_LOSS,
+    SASFT_UNKNOWN,
+    STEERING,
+    STEERING_ADVANTAGE,
+    STEERING_REWARD,
+    STEERING_TOKEN_SHARE,
+    cost_metric,
+    source_metric,
+    weight_metric,
+)
 from .charts import Line, known, line_chart
 from .run import Run, RunRow, is_number
 
 _POLICY = "policy "
 # Logged name → title and description. `*` matches any text.
 _TITLES = {
-    "eval_code_switching": ("Code-switching", "share of sampled answers that leave their language"),
-    "eval_repetition": ("Endless repetition", "share of sampled answers that end in a loop"),
+    f"{EVAL}{CODE_SWITCHING}": ("Code-switching", "share of sampled answers that leave their language"),
+    f"{EVAL}{REPETITION}": ("Endless repetition", "share of sampled answers that end in a loop"),
     "loss": ("Training loss", "the loss that the trainer minimises"),
-    "eval_loss": ("Held-out loss", "nats per token"),
-    "sasft_loss": ("SASFT loss", "excess of the features over their baselines, without the weight"),
-    "sasft_weight": ("Weight of the SASFT loss", "found during training, within its budget"),
-    "sasft_cost": ("Cost of the SASFT loss", "estimated during training, as a share of the cross-entropy"),
-    "sasft_token_weight": ("Weight of the token term", "found during training, within its budget"),
-    "sasft_token_cost": ("Cost of the token term", "estimated during training, as a share of the cross-entropy"),
-    "sasft_pre_activation_*": ("Pre-activation: {}", "mean of the language's features on penalised tokens"),
+    f"{EVAL}loss": ("Held-out loss", "nats per token"),
+    SASFT_LOSS: ("SASFT loss", "excess of the features over their baselines, without the weight"),
+    weight_metric(SASFT_LOSS): ("Weight of the SASFT loss", "found during training, within its budget"),
+    cost_metric(SASFT_LOSS): ("Cost of the SASFT loss", "estimated during training, as a share of the cross-entropy"),
+    weight_metric(SASFT_TOKEN_LOSS): ("Weight of the token term", "found during training, within its budget"),
+    cost_metric(SASFT_TOKEN_LOSS): (
+        "Cost of the token term",
+        "estimated during training, as a share of the cross-entropy",
+    ),
+    f"{SASFT_PRE_ACTIVATION}*": ("Pre-activation: {}", "mean of the language's features on penalised tokens"),
     "reward": ("Reward", "mean over all rollouts"),
     f"{_POLICY}loss": ("Policy loss", "loss of reinforcement learning; it is around 0 by construction"),
     "rewards/*/mean": ("Reward: {}", "mean over all rollouts"),
-    "loop_rate/ordinary": ("Loops, ordinary rollouts", "share that end in a loop"),
-    "loop_rate/steered": ("Loops, steered rollouts", "share that end in a loop, which steering is meant to cause"),
-    "steering/reward": ("Reward of steered rollouts", "mean over the steered rollouts"),
-    "steering/advantage": ("Advantage of steered rollouts", "if it is negative, their behaviour is unlearned"),
-    "steering/token_share": ("Tokens of steered rollouts", "share of all tokens in the loss"),
-    "steering/*": ("Steering: {}", "mean over the steered rollouts"),
-    "loop_rate/*": ("Loops: {}", "share of rollouts"),
+    LOOP_RATE_ORDINARY: ("Loops, ordinary rollouts", "share that end in a loop"),
+    LOOP_RATE_STEERED: ("Loops, steered rollouts", "share that end in a loop, which steering is meant to cause"),
+    STEERING_REWARD: ("Reward of steered rollouts", "mean over the steered rollouts"),
+    STEERING_ADVANTAGE: ("Advantage of steered rollouts", "if it is negative, their behaviour is unlearned"),
+    STEERING_TOKEN_SHARE: ("Tokens of steered rollouts", "share of all tokens in the loss"),
+    f"{STEERING}*": ("Steering: {}", "mean over the steered rollouts"),
+    f"{LOOP_RATE}*": ("Loops: {}", "share of rollouts"),
     "completions/mean_length": ("Length of rollouts", "mean number of tokens"),
     "completions/clipped_ratio": ("Cut at the token limit", "share of rollouts"),
     "entropy": ("Entropy", "entropy of the next token, in nats"),
-    "sasft_penalised_share": ("Penalised tokens", "share of the labelled tokens"),
-    "sasft_unknown_share": ("Tokens of unknown language", "share of the labelled tokens; not penalised"),
-    "sasft_by_*_share": ("Language found by {}", "share of the labelled tokens"),
-    "sasft_script_margin": ("Margin of the script", "mean over answers; 1 means that there is no other script"),
-    "sasft_script_close_share": ("Answers with an unclear script", "share of the answers identified by script"),
-    "sasft_no_baseline_share": ("Tokens without a baseline", "share of the labelled tokens; not penalised"),
-    "sasft_drift_layer_*": ("Drift of layer {}", "cosine distance of its mean pre-activations from the base model's"),
-    "sasft_*": ("SASFT: {}", ""),
+    SASFT_PENALISED: ("Penalised tokens", "share of the labelled tokens"),
+    SASFT_UNKNOWN: ("Tokens of unknown language", "share of the labelled tokens; not penalised"),
+    source_metric("by_*"): ("Language found by {}", "share of the labelled tokens"),
+    SASFT_SCRIPT_MARGIN: ("Margin of the script", "mean over answers; 1 means that there is no other script"),
+    SASFT_SCRIPT_CLOSE: ("Answers with an unclear script", "share of the answers identified by script"),
+    SASFT_NO_BASELINE: ("Tokens without a baseline", "share of the labelled tokens; not penalised"),
+    f"{SASFT_DRIFT}*": ("Drift of layer {}", "cosine distance of its mean pre-activations from the base model's"),
+    f"{SASFT}*": ("SASFT: {}", ""),
 }
-_SHARES = ("_share", "_ratio", "_cost", "eval_code_switching", "eval_repetition", "loop_rate/")
+_SHARES = ("_share", "_ratio", "_cost", f"{EVAL}{CODE_SWITCHING}", f"{EVAL}{REPETITION}", LOOP_RATE)
 
 
 @dataclass(frozen=True)
@@ -119,4 +147,4 @@ def _line(run: Run, name: str, colour: int) -> Line:
 
 def _all_zero(name: str, lines: Sequence[Line]) -> bool:
     """Whether a failure rate is 0 in all runs at all steps, so that its chart can be omitted."""
-    return name.startswith("sasft_") and name.endswith("_share") and not any(v for line in lines for v in line.y)
+    return name.startswith(SASFT) and name.endswith("_share") and not any(v for line in lines for v in line.y)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from ..artefacts import (
     CALIBRATION_CURVE,
     CALLBACK_STATES,
+    EVAL,
     EVAL_RESULTS,
     FEATURE_SET_METADATA,
     FINDINGS,
@@ -128,7 +129,7 @@ def _add(run: Run, path: Path) -> None:
             run.suppress = [str(code) for code in state.get(CALLBACK_STATES, {}).get(SASFT_STATE, {}).get(SUPPRESS, [])]
     elif path.name == EVAL_RESULTS:
         numbers = {name: value for name, value in _read_json(path, dict).items() if is_number(value)}
-        run.results = {name: float(value) for name, value in numbers.items() if name.startswith("eval_")}
+        run.results = {name: float(value) for name, value in numbers.items() if name.startswith(EVAL)}
     elif path.suffix == ".json":
         _add_json(run, path)
 

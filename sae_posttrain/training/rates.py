@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..artefacts import CODE_SWITCHING, EVAL, EVAL_THINKING, REPETITION
 from ..metrics import LoopSettings, Thinking, code_switching_rate, repetition_rate
 from ..metrics.thinking import Part
 
@@ -52,12 +53,12 @@ def rates(
         if split.has_thinking
     ]
     if thinking.part == "only":
-        return _rates(thoughts, "eval_", loop_settings, counting)
-    logs = _rates(replies, "eval_", loop_settings, counting)
+        return _rates(thoughts, EVAL, loop_settings, counting)
+    logs = _rates(replies, EVAL, loop_settings, counting)
     if thinking.part == "both" and thoughts:
-        logs |= _rates(thoughts, "eval_thinking_", loop_settings, counting)
+        logs |= _rates(thoughts, EVAL_THINKING, loop_settings, counting)
     if thoughts:
-        logs["eval_unfinished_thinking"] = sum(split.is_unfinished for _, split in splits)
+        logs[f"{EVAL}unfinished_thinking"] = sum(split.is_unfinished for _, split in splits)
     return logs
 
 
@@ -79,12 +80,12 @@ def _rates(
         quoted = [one.answer.quoted for one in read]
         switched = code_switching_rate(texts, codes, prompts=quoted, allowed_languages=allowed, **counting)
         logs = {
-            "code_switching": switched.rate,
-            "code_switching_count": switched.overall.hits,
-            "code_switching_responses": switched.overall.total,
-            "code_switching_words": switched.words,
+            CODE_SWITCHING: switched.rate,
+            f"{CODE_SWITCHING}_count": switched.overall.hits,
+            f"{CODE_SWITCHING}_responses": switched.overall.total,
+            f"{CODE_SWITCHING}_words": switched.words,
         }
     looped = repetition_rate([one.part.text for one in read], loop_settings, ended=[one.ended for one in read])
-    logs |= {"repetition": looped.rate, "repetition_count": looped.loops.hits, "responses": len(read)}
+    logs |= {REPETITION: looped.rate, f"{REPETITION}_count": looped.loops.hits, "responses": len(read)}
     logs |= {"near_loops": looped.near_looped / len(read), "looped_share": looped.looped_share}
     return {prefix + name: value for name, value in logs.items()}

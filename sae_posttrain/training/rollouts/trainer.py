@@ -17,6 +17,7 @@ try:
 except ImportError as error:
     raise ImportError("Steered rollouts need TRL, which is not installed: pip install 'sae-posttrain[trl]'.") from error
 
+from ...artefacts import LOOP_RATES, STEERING_METRICS
 from ...feature_set import FeatureSet
 from ...metrics.loops import find_loop
 from ..cards import CardMixin, default_output_dir
@@ -134,7 +135,7 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
         self._log_completion_extra("steered", list(here))
         for ids, steered in zip(completion_ids_list, here, strict=True):
             loop = find_loop(ids, self.args.loop_settings)
-            self._log_metric("loop_rate/steered" if steered else "loop_rate/ordinary", float(loop is not None))
+            self._log_metric(LOOP_RATES[steered], float(loop is not None))
         rewards = super()._calculate_rewards(marked, prompts, completions, completion_ids_list)
         batch.rewards_per_func = rewards
         return rewards
@@ -151,9 +152,8 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
 
     def _take_from_baseline(self, output: Any, batch: SteeredBatch) -> None:
         """Compare every reward with the ordinary rows' rewards only, in the completions table too."""
-        plan = batch.plan
         advantages_N = self._outside_baseline(output, batch)
-        output["advantages"] = advantages_N[plan.process * plan.size :][: plan.size].clone()
+        output["advantages"] = advantages_N[batch.plan.process * batch.plan.size :][: batch.plan.size].clone()
         logged = self._logs["advantages"]
         for place in range(min(len(logged), len(advantages_N))):
             logged[-1 - place] = advantages_N[-1 - place].item()
@@ -176,8 +176,8 @@ class SteeredRolloutMixin(CardMixin, _Trainer):
             output["advantages"] = torch.where(steered_B, counted / steered, 1.0) * output["advantages"]
         reward = batch.rewards(self.reward_weights)[batch.steered_everywhere(self.accelerator.device)].nanmean()
         share = counted / (counted + ordinary).clamp(min=1)
-        for name, value in (("reward", reward), ("advantage", advantage), ("token_share", share)):
-            self._metrics["train"][f"steering/{name}"].append(value.item())
+        for name, value in zip(STEERING_METRICS, (reward, advantage, share), strict=True):
+            self._metrics["train"][name].append(value.item())
 
 
 class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
@@ -189,7 +189,7 @@ class SteeredGRPOTrainer(SteeredRolloutMixin, GRPOTrainer):
         features: a feature set or its path, instead of `args.features`.
         other arguments: as in `GRPOTrainer`. Reward functions are given `steered`, true or false for each completion.
 
-    Raises: ValueError for missing features or strength, features of another model, or a `rollout_func`.
+    Raises: ValueError if features or strength are missing, the features do not fit, or there is a `rollout_func`.
 
     Example:
         >>> args = SteeredGRPOConfig("out", features="loops.safetensors", num_generations=8)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
+from ...artefacts import SASFT_UNKNOWN
 from ...languages import get_language
 from .batch import Batch, BatchReader
 from .checks import check_data, check_languages, check_trainer, shows_segments
@@ -21,7 +22,7 @@ from .telling import LanguageTeller, tokenizer_of
 from .terms import Term
 
 _UNKNOWN_ADVICE = {
-    "sasft_unknown_share": "their language is not known. The script cannot tell en from fr, or the language of "
+    SASFT_UNKNOWN: "their language is not known. The script cannot tell en from fr, or the language of "
     "answers without prose. Add a `language` column to the dataset, or pass language_of.",
 }
 
@@ -162,7 +163,7 @@ class SASFTEngine:
         total, steps = self.meter.read(trainer)
         if not total:
             return
-        found: dict[str, float] = {"sasft_unknown_share": total["unknown"] / max(1.0, total["labelled"])}
+        found: dict[str, float] = {SASFT_UNKNOWN: total["unknown"] / max(1.0, total["labelled"])}
         found |= self._teller.metrics(total, total["labelled"])
         advice = dict(_UNKNOWN_ADVICE)
         for name, term in self.terms.items():

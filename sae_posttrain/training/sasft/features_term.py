@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from ...artefacts import SASFT_LOSS, SASFT_NO_BASELINE, SASFT_PENALISED, SASFT_PRE_ACTIVATION
 from ...feature_set import FeatureSet
 from ...residual import Removable, hook_residuals, unwrap
 from .batch import Batch
@@ -34,7 +35,7 @@ class FeaturesTerm:
     """
 
     name = "features"
-    loss_name = "sasft_loss"
+    loss_name = SASFT_LOSS
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class FeaturesTerm:
             *(f"{kind}_{code}" for kind in ("pre_activation", "penalised") for code in self.suppress),
         )
         self.advice: Mapping[str, str] = {
-            "sasft_no_baseline_share": "their language has no baseline in the feature set. Discover features with "
+            SASFT_NO_BASELINE: "their language has no baseline in the feature set. Discover features with "
             "texts in this language too, or use baseline='zero'.",
         }
         self._settings = {
@@ -155,12 +156,12 @@ class FeaturesTerm:
     def metrics(self, total: Mapping[str, float]) -> dict[str, float]:
         tokens = max(1.0, total["tokens"])
         logs = {
-            "sasft_penalised_share": total["penalised"] / tokens,
-            "sasft_no_baseline_share": total["no_baseline"] / tokens,
+            SASFT_PENALISED: total["penalised"] / tokens,
+            SASFT_NO_BASELINE: total["no_baseline"] / tokens,
         }
         for code in self.suppress:
             if total[f"penalised_{code}"] > 0:
-                logs[f"sasft_pre_activation_{code}"] = total[f"pre_activation_{code}"] / total[f"penalised_{code}"]
+                logs[f"{SASFT_PRE_ACTIVATION}{code}"] = total[f"pre_activation_{code}"] / total[f"penalised_{code}"]
         logs |= self._drift
         self._drift = {}
         return logs

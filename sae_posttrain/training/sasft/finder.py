@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerState
 
+from ...artefacts import cost_metric, weight_metric
 from .terms import Term
 from .weight import AutoWeight
 
@@ -82,6 +83,6 @@ class WeightFinder:
         """The values to log: the weight of the last step, and the estimated cost of the term."""
         logs = {}
         for name, term in self.terms.items():
-            logs[term.loss_name.replace("loss", "weight")] = self._used[name]
-            logs[term.loss_name.replace("loss", "cost")] = self.found[name].cost
+            logs[weight_metric(term.loss_name)] = self._used[name]
+            logs[cost_metric(term.loss_name)] = self.found[name].cost
         return logs

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import Trainer
 
+from ...artefacts import SASFT_DRIFT
 from .loss import Penalty
 from .segments import CODES
 
@@ -75,7 +76,7 @@ class BaselineRefresh:
             if bool(measured_L.any()):
                 start_LF = self._start[layer].baseline_LF.to(mean_LF.device)
                 similarity = cosine_similarity(mean_LF[measured_L].flatten(), start_LF[measured_L].flatten(), dim=0)
-                drift[f"sasft_drift_layer_{layer}"] = 1 - float(similarity)
+                drift[f"{SASFT_DRIFT}{layer}"] = 1 - float(similarity)
             self._sums[layer].zero_()
         return renewed, drift
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer
 
+from ...artefacts import SASFT_SCRIPT_CLOSE, SASFT_SCRIPT_MARGIN, source_metric
 from ...metrics.prose import blank
 from .identifier import ScriptIdentifier, labelled_runs
 from .segments import UNKNOWN, LanguageOf, apply_language_of, language_id, segments_of
@@ -91,10 +92,10 @@ class LanguageTeller:
 
     def metrics(self, total: Mapping[str, float], labelled: float) -> dict[str, float]:
         """The values to log, from the sums over all ranks since the last log."""
-        logs = {f"sasft_{one}_share": total[one] / max(1.0, labelled) for one in self.counted[:3]}
+        logs = {source_metric(one): total[one] / max(1.0, labelled) for one in self.counted[:3]}
         if total["answers"]:
-            logs["sasft_script_margin"] = total["margin"] / total["answers"]
-            logs["sasft_script_close_share"] = total["close"] / total["answers"]
+            logs[SASFT_SCRIPT_MARGIN] = total["margin"] / total["answers"]
+            logs[SASFT_SCRIPT_CLOSE] = total["close"] / total["answers"]
         return logs
 
     def describe(self, dataset: Any) -> None:

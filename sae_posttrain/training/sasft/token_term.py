@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import Trainer
 
+from ...artefacts import SASFT_TOKEN_LOSS, SASFT_TOKEN_MASS, SASFT_TOKEN_PENALISED, SASFT_TOKEN_SHARED_SCRIPT
 from ...residual import hook_hidden_states
 from ...token_counts import TokenCounts
 from .batch import Batch
@@ -42,7 +43,7 @@ class TokenTerm:
     """
 
     name = "tokens"
-    loss_name = "sasft_token_loss"
+    loss_name = SASFT_TOKEN_LOSS
 
     def __init__(
         self, suppress: Sequence[str], weight: Weight, share: float = 1.0, counts: TokenCounts | None = None
@@ -56,7 +57,7 @@ class TokenTerm:
             *(f"{kind}_{code}" for kind in ("mass", "sampled") for code in self.suppress),
         )
         self.advice: Mapping[str, str] = {
-            "sasft_token_shared_script_share": "their language is written in the suppressed language's scripts, so the "
+            SASFT_TOKEN_SHARED_SCRIPT: "their language is written in the suppressed language's scripts, so the "
             "script of a token does not distinguish the two. Count the tokens of texts in both languages "
             "(sae-posttrain discover tokens) and pass the result as token_counts.",
         }
@@ -179,12 +180,12 @@ class TokenTerm:
     def metrics(self, total: Mapping[str, float]) -> dict[str, float]:
         tokens = max(1.0, total["tokens"])
         logs = {
-            "sasft_token_penalised_share": total["penalised"] / tokens,
-            "sasft_token_shared_script_share": total["shared"] / tokens,
+            SASFT_TOKEN_PENALISED: total["penalised"] / tokens,
+            SASFT_TOKEN_SHARED_SCRIPT: total["shared"] / tokens,
         }
         for code in self.suppress:
             if total[f"sampled_{code}"] > 0:
-                logs[f"sasft_token_mass_{code}"] = total[f"mass_{code}"] / total[f"sampled_{code}"]
+                logs[f"{SASFT_TOKEN_MASS}{code}"] = total[f"mass_{code}"] / total[f"sampled_{code}"]
         return logs
 
     def _sample(self, count: int, place: tuple[int, int, int]) -> Tensor:
