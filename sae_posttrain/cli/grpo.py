@@ -35,7 +35,7 @@ class RewardArguments:
         default="tokens",
         metadata={
             "help": "What loop_penalty reads. tokens: token ids, with loop_min_tokens, as for the logged loop_rate. "
-            "text: the text, as `measure repetition` does."
+            "text: the text, as `sae-posttrain measure repetition` does."
         },
     )
     loop_penalty_graded: bool = field(

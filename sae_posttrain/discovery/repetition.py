@@ -79,7 +79,7 @@ def discover_repetition_features(
         batch_size: texts per forward pass.
         max_length: tokens of each text that are read; a loop needs two whole periods there.
         loop_settings: what counts as a loop in token ids. With `fold_digits`, a text is also a loop if it repeats
-            except for numbers that count on.
+            except for numbers that count up or down.
         loop_sampling: with prompts, how `sample_loops` samples them: `loops`, `sampling`, `chat`.
 
     Returns:

@@ -68,7 +68,7 @@ def calibrate(
         chat: whether the chat template is applied to text prompts too.
         batch_size: responses sampled at once.
         loop_settings: what counts as a loop in token ids. With `fold_digits`, a response is also a loop if its text
-            repeats except for numbers that count on.
+            repeats except for numbers that count up or down.
         progress: whether to print the cost before the start, and to show progress bars.
 
     Returns:

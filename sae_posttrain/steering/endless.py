@@ -27,7 +27,7 @@ def endless_loop(response: Response, tokenizer: PreTrainedTokenizerBase, loop_se
         response: the response, with its token ids.
         tokenizer: the model's tokenizer.
         loop_settings: what counts as a loop in token ids. With `fold_digits`, a response is also a loop if its text
-            repeats except for numbers that count on.
+            repeats except for numbers that count up or down.
     """
     found = find_loop(response.ids, loop_settings, ended=response.ended)
     if found is not None or not loop_settings.fold_digits:
