@@ -83,7 +83,9 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="0-based decoder blocks to choose from")
-    parser.add_argument("--sae", required=True, help="folder, hub id or short name (see `sae list`) of the SAEs")
+    parser.add_argument(
+        "--sae", required=True, help="folder, hub id or short name (`sae-posttrain sae list`) of the SAEs"
+    )
     parser.add_argument("--cache", metavar="FOLDER", help="folder to cache which features fire")
     parser.add_argument(
         "--output", required=True, help=f"the .safetensors file to write; the results go beside it ({CLASSES})"

@@ -55,7 +55,11 @@ def add_loops(parser: argparse._ActionsContainer, *, tokens: bool) -> None:
         action=argparse.BooleanOptionalAction,
         default=not tokens,
         help="whether a text that repeats except for numbers that count up or down is a loop"
-        + (", as in `measure repetition`. Without it, only token ids that repeat exactly are a loop" if tokens else "")
+        + (
+            ", as in `sae-posttrain measure repetition`. Without it, only token ids that repeat exactly are a loop"
+            if tokens
+            else ""
+        )
         + " (default: %(default)s)",
     )
 
