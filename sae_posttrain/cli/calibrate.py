@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..artefacts import CALIBRATION_CURVE, CALIBRATION_RESPONSES
+from .engines import add_shape, answer_shape
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
 from .output_files import check_file, replacing
 from .wording import in_options
@@ -89,6 +90,7 @@ def _add_sampling(sampling: argparse._ArgumentGroup) -> None:
     sampling.add_argument("--max-new-tokens", type=int, default=256, help="token limit (default: %(default)s)")
     sampling.add_argument("--batch-size", type=int, default=32, help="responses sampled at once (default: %(default)s)")
     sampling.add_argument("--seed", type=int, default=0, help="random seed of the sampling (default: %(default)s)")
+    add_shape(sampling)
     add_dtype(sampling)
     add_chat(sampling)
 
@@ -116,7 +118,9 @@ def run(args: argparse.Namespace) -> int:
         features,
         prompts,
         temperatures=args.temperature,
-        sampling=SamplingSettings(args.temperature[0], args.top_p, args.max_new_tokens, seed=args.seed),
+        sampling=SamplingSettings(
+            args.temperature[0], args.top_p, args.max_new_tokens, seed=args.seed, **answer_shape(args)
+        ),
         chat=uses_chat(args, tokenizer),
         loop_settings=loop_settings(args, tokens=True),
         **settings,

@@ -11,6 +11,7 @@ from ..languages import get_language
 from ..texts import load_rows, load_texts
 from . import classify, discover_contrast
 from .discovery_run import add_discovery_options, discovery_run
+from .engines import add_shape, answer_shape
 from .inputs import add_chat, add_loops, loop_settings, read_rows, uses_chat
 from .output_files import check_file
 from .wording import option
@@ -89,6 +90,7 @@ def _add_loops(group: argparse._ArgumentGroup) -> None:
         default=0.0,
         help="temperature; 0 is greedy, which loops most (default: %(default)s)",
     )
+    add_shape(group)
     add_chat(group)
     add_loops(group, tokens=True)
 
@@ -165,7 +167,9 @@ def run_repetition(args: argparse.Namespace) -> int:
                 setting.tokenizer,
                 prompts,
                 loops=args.loops,
-                sampling=SamplingSettings(args.temperature, 1.0, args.max_new_tokens, seed=args.seed),
+                sampling=SamplingSettings(
+                    args.temperature, 1.0, args.max_new_tokens, seed=args.seed, **answer_shape(args)
+                ),
                 chat=uses_chat(args, setting.tokenizer),
                 batch_size=args.batch_size,
                 loop_settings=loops,

@@ -18,7 +18,7 @@ def check_file(output: str | Path) -> Path:
     path = Path(output)
     if path.is_dir():
         raise ValueError(f"--output {output} is a folder; name the file to write.")
-    if not _is_device(path):
+    if not is_device(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     return path
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
 
     A lone surrogate, which UTF-8 cannot encode, is written as a JSON escape.
     """
-    if _is_device(path):
+    if is_device(path):
         with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
             yield file
         return
@@ -44,6 +44,6 @@ def replacing(path: Path) -> Iterator[IO[str]]:
         scratch.unlink(missing_ok=True)
 
 
-def _is_device(path: Path) -> bool:
+def is_device(path: Path) -> bool:
     """Whether the path is a device such as /dev/stdout, which must not be replaced."""
     return path.exists() and not path.is_file()

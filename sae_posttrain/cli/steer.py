@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from .engines import add_shape, answer_shape
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, uses_chat
 
 
@@ -34,6 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--top-p", type=float, default=0.8, help="top-p of the sampling (default: 0.8)")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="token limit of an answer (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the sampling (default: 0)")
+    add_shape(parser)
     add_dtype(parser)
     add_chat(parser)
     add_loops(parser.add_argument_group("what counts as a loop"), tokens=False)
@@ -63,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
                 model,
                 tokenizer,
                 [prompt] * rows,
-                SamplingSettings(args.temperature, args.top_p, args.max_new_tokens, seed=args.seed),
+                SamplingSettings(
+                    args.temperature, args.top_p, args.max_new_tokens, seed=args.seed, **answer_shape(args)
+                ),
                 samples=1,
                 batch_size=rows,
                 chat=uses_chat(args, tokenizer),

@@ -15,7 +15,7 @@ from ..feature_set.checks import LAST_PERIOD, ORDINARY_TEXT
 from ..metrics import find_loops
 from ..metrics.loops import EXACT_LOOPS, LoopSettings
 from ..metrics.search import Loop
-from ..sampling import Prompt, SamplingProgress, SamplingSettings, encode_prompts, sampler
+from ..sampling import Prompt, SamplingProgress, SamplingSettings, encode_prompts, sample_seed, sampler
 from ..steering.endless import check_loop_fits, endless_loop
 from ..vocabulary import token_bytes
 from .statistics import GroupSpan, TokenPassage
@@ -93,15 +93,15 @@ def sample_loops(
     if loops < 1 or batch_size < 1:
         raise ValueError(f"loops={loops}, batch_size={batch_size}: expected at least 1.")
     state = PartialState()
-    ids, found = encode_prompts(tokenizer, prompts, chat), LoopSample()
+    ids, found = encode_prompts(tokenizer, prompts, chat, sampling), LoopSample()
     quiet = not (progress and state.is_main_process)
     bar = SamplingProgress(len(ids), sampling.max_new_tokens, f"looking for {loops} loops", disable=quiet)
-    own = replace(sampling, seed=sampling.seed + state.process_index)
-    with bar, sampler(model, tokenizer, own, progress=bar) as sample:
+    with bar, sampler(model, tokenizer, sampling, progress=bar) as sample:
         for start in range(0, len(ids), batch_size * state.num_processes):
-            turn = ids[start : start + batch_size * state.num_processes]
-            mine = turn[batch_size * state.process_index :][:batch_size]
-            answers = sample(mine) if mine else []
+            first = start + batch_size * state.process_index
+            mine = ids[first : first + batch_size]
+            seeds = [sample_seed(sampling.seed, first + place, 0) for place in range(len(mine))]
+            answers = sample(mine, seeds) if mine else []
             judged = [
                 (prompt, list(one.ids), endless_loop(one, tokenizer, loop_settings) is not None)
                 for prompt, one in zip(mine, answers, strict=True)

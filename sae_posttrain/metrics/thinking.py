@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,12 +156,18 @@ def split_thinking(text: str, tags: tuple[str, str] = TAGS, *, opened: bool = Fa
     return Split(Part(text, thinking), Part(text, answer))
 
 
-def opens_thinking(tokenizer: Any, opening: str = TAGS[0]) -> bool:
-    """Whether the tokenizer's chat template ends prompts with an opening tag, so that answers begin with thinking."""
+def opens_thinking(tokenizer: Any, opening: str = TAGS[0], template: Mapping[str, Any] | None = None) -> bool:
+    """Whether the tokenizer's chat template ends prompts with an opening tag, so that answers begin with thinking.
+
+    Args:
+        tokenizer: the model's.
+        opening: the tag.
+        template: values that the chat template reads, such as `enable_thinking`.
+    """
     if not getattr(tokenizer, "chat_template", None):
         return False
     turn = [{"role": "user", "content": "a"}]
-    prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, **(template or {}))
     return str(prompt).rstrip().endswith(opening)
 
 

@@ -1,10 +1,12 @@
 """Sample a model's responses to prompts."""
 
 from .endpoint import Endpoint, ServerGone
-from .engine import sample_responses, sampler
+from .engine import TransformersEngine, sampler
+from .kept import KeptResponses, describe_run
 from .progress import SamplingProgress
-from .requests import FailedSample, Prompt, SampleRequest, SamplingEngine, encode_prompts
+from .requests import FailedSample, Prompt, SampleRequest, SamplingEngine, encode_prompts, sample_seed
 from .response import FinishReason, Response
+from .run import SampledRun, sample_responses, sample_run
 from .server import ServerEngine, ask_server
 from .settings import SamplingSettings, check_counts, check_temperature_and_top_p
 
@@ -12,18 +14,24 @@ __all__ = [
     "Endpoint",
     "FailedSample",
     "FinishReason",
+    "KeptResponses",
     "Prompt",
     "Response",
     "SampleRequest",
+    "SampledRun",
     "SamplingEngine",
     "SamplingProgress",
     "SamplingSettings",
     "ServerEngine",
     "ServerGone",
+    "TransformersEngine",
     "ask_server",
     "check_counts",
     "check_temperature_and_top_p",
+    "describe_run",
     "encode_prompts",
     "sample_responses",
+    "sample_run",
+    "sample_seed",
     "sampler",
 ]

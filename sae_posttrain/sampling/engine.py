@@ -1,12 +1,15 @@
-"""Sample a model's responses to prompts, in batches, leaving the model, the tokenizer and the random state as found."""
+"""Sample with transformers, in batches, leaving the model, the tokenizer and the random state as found."""
 
 # B batch, P prompt length, T generated length
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -18,69 +21,97 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.generation.logits_process import TopKLogitsWarper
+from transformers.generation.logits_process import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper
 
 from ..residual import evaluating
+from .draw import Draw, uniform_numbers
 from .head import contiguous_head
 from .nucleus import Nucleus
 from .progress import SamplingProgress
-from .requests import Prompt, encode_prompts
-from .response import Response
-from .settings import PUBLISHED, SamplingSettings, check_counts
+from .requests import FailedSample, SampleRequest, encode_prompts, sample_seed
+from .response import Response, decode
+from .settings import SamplingSettings
+from .stopping import StopTexts, length_to_stop
+
+NAME = f"transformers {version('transformers')}"
 
 
-def sample_responses(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    sampling: SamplingSettings = PUBLISHED,
-    *,
-    samples: int = 8,
-    batch_size: int = 32,
-    chat: bool = False,
-    progress: bool = True,
-    synced: bool | None = None,
-) -> list[list[Response]]:
-    """Sample responses to each prompt, in the prompts' order.
+@dataclass
+class TransformersEngine:
+    """Samples with a model in this process. Each process of a distributed run samples its share of the batches.
 
-    Of the model's own generation config only the end-of-sequence ids are used, not its top_k, penalties or lengths. The
-    same seed, batch size and machine give the same responses.
+    The batches depend on the prompts and the batch size alone, and each response on its own seed, so that the responses
+    are the same for any number of processes, and for a run that is continued.
 
     Args:
         model, tokenizer: the model and its tokenizer.
-        prompts: texts, or lists of messages, to which the chat template is applied.
-        sampling: the temperature, top_p, token limit and seed. The defaults are the published ones.
-        samples: responses per prompt; one if the temperature is 0, since all would be equal.
         batch_size: responses sampled at once.
         chat: whether the chat template is applied to text prompts too.
-        progress: whether a progress bar is shown.
         synced: whether every process takes as many steps as the longest one, as split weights need it. All processes
             must then sample the same number of batches. By default `generate` decides.
-
-    Returns:
-        The responses to each prompt.
-
-    Raises:
-        ValueError: an empty prompt, a missing chat template or a number below 1.
-
-    Example:
-        >>> responses = sample_responses(model, tokenizer, ["the cat"], SamplingSettings(max_new_tokens=64), samples=2)
-
-    Source: arXiv:2507.14894, code-switching evaluation.
+        process, processes: which share of the batches is sampled here, and how many shares there are.
     """
-    check_counts(samples=samples, batch_size=batch_size)
-    ids = encode_prompts(tokenizer, prompts, chat, sampling)
-    distinct = 1 if sampling.greedy else samples
-    # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
-    rows = sorted((index for index in range(len(ids)) for _ in range(distinct)), key=lambda index: -len(ids[index]))
-    responses: list[list[Response]] = [[] for _ in prompts]
-    bar = SamplingProgress(len(rows), sampling.max_new_tokens, disable=not progress)
-    with bar, sampler(model, tokenizer, sampling, synced=synced, progress=bar) as sample:
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            for index, response in zip(batch, sample([ids[index] for index in batch]), strict=True):
-                responses[index].append(response)
-    return responses
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int = 32
+    chat: bool = False
+    synced: bool | None = None
+    process: int = 0
+    processes: int = 1
+    name: str = NAME
+    gives_ids: bool = True
+
+    def identity(self) -> dict[str, Any]:
+        """The model's name, a checksum over a part of its weights, and whether the chat template is used."""
+        name = getattr(self.model.config, "_name_or_path", "")
+        return {"engine": "transformers", "model": name, "weights": checksum(self.model), "chat": self.chat}
+
+    def sample(
+        self,
+        requests: Sequence[SampleRequest],
+        settings: SamplingSettings,
+        done: Collection[int] = (),
+        progress: SamplingProgress | None = None,
+    ) -> Iterator[list[tuple[int, Response | FailedSample]]]:
+        """As in `SamplingEngine`.
+
+        Raises:
+            ValueError: an empty prompt, a missing chat template, or a batch that does not fit into the memory.
+        """
+        prompts = {id(request.prompt): request.prompt for request in requests}
+        encoded = dict(
+            zip(prompts, encode_prompts(self.tokenizer, [*prompts.values()], self.chat, settings), strict=True)
+        )
+        ids = [encoded[id(request.prompt)] for request in requests]
+        with sampler(self.model, self.tokenizer, settings, synced=self.synced, progress=progress) as respond:
+            for batch in self._batches(ids):
+                if all(place in done for place in batch):
+                    continue
+                seeds = [requests[place].seed for place in batch]
+                try:
+                    found = respond([ids[place] for place in batch], seeds)
+                except torch.OutOfMemoryError as error:
+                    raise ValueError(
+                        f"{len(batch)} responses at once do not fit into the memory; give a smaller batch_size. {error}"
+                    ) from error
+                yield [(place, one) for place, one in zip(batch, found, strict=True) if place not in done]
+
+    def _batches(self, ids: Sequence[Sequence[int]]) -> list[list[int]]:
+        """This process's batches of places, with all places of each, whether they are still wanted or not."""
+        # Longest first: what does not fit in memory fails at once, and rows of like length are padded least.
+        order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        return batches[self.process :: self.processes]
+
+
+def checksum(model: PreTrainedModel) -> str:
+    """A number that tells weights apart: over the names, the types, and four values of each parameter."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().flatten()[:: max(1, parameter.numel() // 4)][:4]
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)} {values.float().tolist()}".encode())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -91,13 +122,15 @@ def sampler(
     *,
     synced: bool | None = None,
     progress: SamplingProgress | None = None,
-) -> Iterator[Callable[[Sequence[list[int]]], list[Response]]]:
-    """Yield a function that takes a batch of prompts as token ids and samples one response to each.
+) -> Iterator[Callable[..., list[Response]]]:
+    """Yield a function that takes a batch of prompts as token ids, with their seeds, and samples one response to each.
+
+    Without seeds, each prompt gets one from the seed of the settings and its number, counted over all batches.
 
     Args:
         model, tokenizer: the model and its tokenizer.
         settings: how the tokens are drawn.
-        synced: as in `sample_responses`.
+        synced: as in `TransformersEngine`.
         progress: a progress bar, which advances with every token.
 
     Example:
@@ -105,11 +138,8 @@ def sampler(
         ...     responses = sample(encode_prompts(tokenizer, ["the cat"], chat=False))
     """
     config = _generation_config(model, tokenizer, settings)
-    processors = LogitsProcessorList(_before_generate(settings))
-    if progress is not None:
-        processors.append(_Steps(progress))
-    with _own_randomness(model, settings.seed), evaluating(model), _only_config(model, config), contiguous_head(model):
-        yield partial(_responses, model, tokenizer, config, processors, synced=synced, progress=progress)
+    with _own_randomness(model), evaluating(model), _only_config(model, config), contiguous_head(model):
+        yield partial(_Batches(model, tokenizer, settings, config, synced, progress).respond)
 
 
 def _generation_config(
@@ -117,28 +147,27 @@ def _generation_config(
 ) -> GenerationConfig:
     ends = _ends(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
-    choice: dict[str, Any] = {"do_sample": False}
-    if not settings.greedy:
-        # With a top_p, `Nucleus` divides by the temperature, because it runs before the processors of `generate`.
-        temperature = settings.temperature if settings.top_p == 1 else 1.0
-        choice = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
-        if settings.min_p > 0:
-            choice["min_p"] = settings.min_p
+    # `generate` chooses greedily: where tokens are drawn, `Draw` does it.
     return GenerationConfig(
+        do_sample=False,
         max_new_tokens=settings.max_new_tokens,
         eos_token_id=sorted(ends) or None,
         pad_token_id=pad,
         use_cache=True,
-        **choice,
     )
 
 
-def _before_generate(settings: SamplingSettings) -> list[LogitsProcessor]:
-    """The processors for top_k and top_p, which run before those of `generate`; top_k needs no temperature."""
+def _warpers(settings: SamplingSettings) -> list[LogitsProcessor]:
+    """Temperature, top_k, top_p and min_p, in transformers' order; `Nucleus` divides by the temperature itself."""
     if settings.greedy:
         return []
     top_k = [TopKLogitsWarper(settings.top_k)] if settings.top_k > 0 else []
-    return [*top_k, *([Nucleus(settings.temperature, settings.top_p)] if settings.top_p < 1 else [])]
+    nucleus: list[LogitsProcessor] = []
+    if settings.top_p < 1:
+        nucleus = [Nucleus(settings.temperature, settings.top_p)]
+    elif settings.temperature != 1:
+        nucleus = [TemperatureLogitsWarper(float(settings.temperature))]
+    return [*top_k, *nucleus, *([MinPLogitsWarper(settings.min_p)] if settings.min_p > 0 else [])]
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -157,65 +186,70 @@ class _Steps(LogitsProcessor):
         return scores
 
 
-def _responses(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    config: GenerationConfig,
-    processors: LogitsProcessorList,
-    batch: Sequence[list[int]],
-    *,
-    synced: bool | None,
-    progress: SamplingProgress | None,
-) -> list[Response]:
-    if progress is not None:
-        progress.start_batch(len(batch))
-    ends = set(config.eos_token_id or [])
-    generated = [_with_end(row, ends) for row in _generate(model, config, processors, synced, batch)]
-    ended = [ids[-1] in ends for ids in generated]
-    # `skip_special_tokens` may keep an end-of-sequence token that is not marked as special, so it is removed by its id.
-    said = [ids[:-1] if end else ids for ids, end in zip(generated, ended, strict=True)]
-    texts = tokenizer.batch_decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return [
-        Response(text, "stop" if end else "length", len(ids), tuple(ids))
-        for text, end, ids in zip(texts, ended, generated, strict=True)
-    ]
+@dataclass
+class _Batches:
+    """Answers one batch after another."""
 
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    settings: SamplingSettings
+    config: GenerationConfig
+    synced: bool | None
+    progress: SamplingProgress | None
+    rows: int = 0
 
-def _generate(
-    model: PreTrainedModel,
-    config: GenerationConfig,
-    processors: LogitsProcessorList,
-    synced: bool | None,
-    batch: Sequence[list[int]],
-) -> list[list[int]]:
-    """Generate, and return each row's new token ids, with padding after the end of rows that ended early."""
-    length = max(map(len, batch))
-    device = model.get_input_embeddings().weight.device
-    ids_BP = torch.tensor([[config.pad_token_id] * (length - len(ids)) + ids for ids in batch], device=device)
-    mask_BP = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in batch], device=device)
-    output = model.generate(
-        input_ids=ids_BP,
-        attention_mask=mask_BP,
-        generation_config=config,
-        logits_processor=processors,
-        synced_gpus=synced,
-    )
-    new_BT: Tensor = output[:, length:].cpu()
-    return new_BT.tolist()
+    def respond(self, batch: Sequence[list[int]], seeds: Sequence[int] | None = None) -> list[Response]:
+        if self.progress is not None:
+            self.progress.start_batch(len(batch))
+        seeds = seeds or [sample_seed(self.settings.seed, self.rows + row, 0) for row in range(len(batch))]
+        self.rows += len(batch)
+        found = [self._response(ids) for ids in self._generate(batch, seeds)]
+        if self.progress is not None:
+            self.progress.add(len(found), sum(one.tokens or 0 for one in found))
+        return found
 
+    def _response(self, ids: list[int]) -> Response:
+        """The response of a row of ids, without what follows its end."""
+        ends = set(self.config.eos_token_id or [])
+        ids = ids[: next((place for place, token in enumerate(ids, start=1) if token in ends), len(ids))]
+        stop = length_to_stop(self.tokenizer, ids, self.settings.stop)
+        if stop is not None:
+            length, text = stop
+            return Response(text, "stop", length, tuple(ids[:length]), NAME)
+        ended = ids[-1] in ends
+        # `skip_special_tokens` may keep an end-of-sequence token that is not marked as special, so its id is removed.
+        text = decode(self.tokenizer, tuple(ids[:-1] if ended else ids))
+        return Response(text, "stop" if ended else "length", len(ids), tuple(ids), NAME)
 
-def _with_end(ids: list[int], ends: set[int]) -> list[int]:
-    return ids[: next((place for place, token in enumerate(ids, start=1) if token in ends), len(ids))]
+    def _generate(self, batch: Sequence[list[int]], seeds: Sequence[int]) -> list[list[int]]:
+        """Generate, and return each row's new token ids, with padding after the end of rows that ended early."""
+        length, pad = max(map(len, batch)), self.config.pad_token_id
+        device = self.model.get_input_embeddings().weight.device
+        ids_BP = torch.tensor([[pad] * (length - len(ids)) + ids for ids in batch], device=device)
+        mask_BP = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in batch], device=device)
+        processors = LogitsProcessorList(_warpers(self.settings))
+        if not self.settings.greedy:
+            uniform_BT = uniform_numbers(seeds, self.settings.max_new_tokens).to(device)
+            processors.append(Draw(uniform_BT, length))
+        if self.progress is not None:
+            processors.append(_Steps(self.progress))
+        output = self.model.generate(
+            input_ids=ids_BP,
+            attention_mask=mask_BP,
+            generation_config=self.config,
+            logits_processor=processors,
+            stopping_criteria=[StopTexts(self.tokenizer, self.settings.stop, length)] if self.settings.stop else None,
+            synced_gpus=self.synced,
+        )
+        new_BT: Tensor = output[:, length:].cpu()
+        return new_BT.tolist()
 
 
 @contextmanager
-def _own_randomness(model: PreTrainedModel, seed: int) -> Iterator[None]:
-    """Seed the generators that sampling uses, and restore their states; torch.manual_seed would seed all devices."""
+def _own_randomness(model: PreTrainedModel) -> Iterator[None]:
+    """Restore the states of the generators that a model may use, as some routers and modules of users' own do."""
     gpus = sorted({parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"})
     with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(seed)
-        for gpu in gpus:
-            torch.cuda.default_generators[gpu].manual_seed(seed)
         yield
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from .progress import SamplingProgress
 from .response import Response
 from .settings import SamplingSettings
 
@@ -54,7 +55,11 @@ class SamplingEngine(Protocol):
         """What a run's responses depend on besides the prompts and the settings: the model, its adapter, its dtype."""
 
     def sample(
-        self, requests: Sequence[SampleRequest], settings: SamplingSettings, done: Collection[int] = ()
+        self,
+        requests: Sequence[SampleRequest],
+        settings: SamplingSettings,
+        done: Collection[int] = (),
+        progress: SamplingProgress | None = None,
     ) -> Iterator[list[tuple[int, Response | FailedSample]]]:
         """Sample responses, and give each group of them as soon as it is complete, with their places in `requests`.
 
@@ -62,6 +67,7 @@ class SamplingEngine(Protocol):
             requests: all responses of the run, so that an engine can form the same batches when it goes on with it.
             settings: how they are sampled.
             done: places of requests that were answered in an earlier call; they are not answered again.
+            progress: a bar that the engine moves.
         """
 
 
@@ -84,18 +90,21 @@ def sample_seed(seed: int, prompt: int, sample: int) -> int:
     return int.from_bytes(digest, "big") >> 33
 
 
-def requests_for(prompts: Sequence[Prompt], settings: SamplingSettings, samples: int) -> list[SampleRequest]:
+def requests_for(
+    prompts: Sequence[Prompt], settings: SamplingSettings, samples: int, places: Sequence[int] | None = None
+) -> list[SampleRequest]:
     """The requests of a run: all samples of the first prompt, then those of the second, and so on.
 
     Args:
         prompts: texts or lists of messages.
         settings: the run's settings, with its seed.
         samples: responses per prompt; one if the temperature is 0, since all would be equal.
+        places: the prompts' places in a longer list, for their seeds. Default: 0, 1, 2 and so on.
     """
     numbers = range(1 if settings.greedy else samples)
     return [
         SampleRequest(prompt, sample_seed(settings.seed, place, number))
-        for place, prompt in enumerate(prompts)
+        for place, prompt in zip(range(len(prompts)) if places is None else places, prompts, strict=True)
         for number in numbers
     ]
 

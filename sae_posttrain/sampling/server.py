@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .background import in_background
 from .endpoint import Endpoint, ServerGone, client_for
+from .progress import SamplingProgress
 from .requests import (
     FailedSample,
     Prompt,
@@ -59,7 +60,11 @@ class ServerEngine:
         return {"engine": "server", "model": self.endpoint.model, "chat": self.chat}
 
     def sample(
-        self, requests: Sequence[SampleRequest], settings: SamplingSettings, done: Collection[int] = ()
+        self,
+        requests: Sequence[SampleRequest],
+        settings: SamplingSettings,
+        done: Collection[int] = (),
+        progress: SamplingProgress | None = None,
     ) -> Iterator[list[tuple[int, Response | FailedSample]]]:
         """As in `SamplingEngine`; a prompt that the server refuses is a `FailedSample`.
 
@@ -73,6 +78,8 @@ class ServerEngine:
         asking = _Asking(self, client, Body(self.endpoint.model, settings), requests, settings)
         at_once = self.endpoint.concurrency
         for item in in_background(asking.one, open_places, at_once, before=asking.begin, after=client.close):
+            if progress is not None:
+                progress.add(1, item[1].tokens or 0 if isinstance(item[1], Response) else 0)
             yield [item]
 
 
@@ -136,7 +143,7 @@ class _Asking:
         try:
             models = [model async for model in self.client.models.list()]
         except APIConnectionError as error:
-            raise self._gone(error) from None
+            self._gone(error)
         except APIStatusError as error:
             self._refuse(error)
         if models and endpoint.model not in {model.id for model in models}:
@@ -170,7 +177,7 @@ class _Asking:
                 answer: Response | FailedSample = self._response(await self._send(prompt, chat, options))
                 break
             except APIConnectionError as error:
-                raise self._gone(error) from None
+                self._gone(error)
             except APIStatusError as error:
                 if self.body.give_way(str(error), error.status_code, options):
                     continue
@@ -215,13 +222,13 @@ class _Asking:
                 f"The server at {where} does not know the model or the page: {self._safe(error)}"
             ) from None
 
-    def _gone(self, error: Exception) -> ServerGone:
+    def _gone(self, error: Exception) -> NoReturn:
         endpoint = self.engine.endpoint
         cause = f"{error.__cause__ or error}"
-        return ServerGone(
+        raise ServerGone(
             f"The server at {endpoint.url} does not answer, after {endpoint.retries} retries: {self._scrubbed(cause)}. "
             "Start it again, and run the same command again."
-        )
+        ) from None
 
     def _safe(self, error: Exception) -> str:
         return self._scrubbed(str(error)) or type(error).__name__

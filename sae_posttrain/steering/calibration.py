@@ -91,7 +91,7 @@ def calibrate(
     check_loop_fits(sampling.max_new_tokens, loop_settings)
     warmths = [replace(sampling, temperature=one) for one in dict.fromkeys(temperatures or [sampling.temperature])]
     plans = [(layers, number, warmth) for warmth in warmths for layers, number in _plans(features, top)]
-    ids = encode_prompts(tokenizer, prompts, chat)
+    ids = encode_prompts(tokenizer, prompts, chat, sampling)
     trial = Trial(model, tokenizer, ids, loop_settings, batch_size, progress)
     trial.say(cost(len(ids), len(warmths), len(plans), len(alphas), sampling.max_new_tokens))
     began = time.monotonic()

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +22,7 @@ from ..feature_set import FeatureSet
 from ..metrics.loops import LoopSettings
 from ..metrics.share import Share
 from ..residual import inputs_device
-from ..sampling import Response, SamplingProgress, SamplingSettings, sampler
+from ..sampling import Response, SamplingProgress, SamplingSettings, sample_seed, sampler
 from ..wording import counted
 from .curve import Point, SteeredAnswer, layers_named
 from .endless import endless_loop
@@ -70,7 +70,7 @@ class Trial:
         state = PartialState()
         self.quiet = not (progress and state.is_main_process)
         self.model, self.tokenizer, self.ids, self.batch_size = model, tokenizer, ids, batch_size
-        self.loop_settings, self.process = loop_settings, state.process_index
+        self.loop_settings = loop_settings
         mine = range(state.process_index, len(ids), state.num_processes)
         # Longest first: a batch that does not fit in memory fails at once, and rows of similar length need little
         # padding.
@@ -87,7 +87,9 @@ class Trial:
         outcomes = []
         with self._sampling(settings, len(self.mine), "unsteered responses") as sample:
             for batch in self._batches(self.mine):
-                for prompt, answer in zip(batch, sample([self.ids[prompt] for prompt in batch]), strict=True):
+                seeds = [sample_seed(settings.seed, prompt, 0) for prompt in batch]
+                answers = sample([self.ids[prompt] for prompt in batch], seeds)
+                for prompt, answer in zip(batch, answers, strict=True):
                     before = self._before(answer)
                     plain = surprisal(self.model, self.ids[prompt], before or answer.ids)
                     self.plain[settings.temperature, prompt] = plain
@@ -104,7 +106,9 @@ class Trial:
         with self._sampling(settings, len(rows), title) as sample:
             for batch in self._batches(rows):
                 with steer(self.model, features, alpha=[alpha for alpha, _ in batch]):
-                    answers = sample([self.ids[prompt] for _, prompt in batch])
+                    # A prompt has the same random numbers at every alpha.
+                    seeds = [sample_seed(settings.seed, prompt, 0) for _, prompt in batch]
+                    answers = sample([self.ids[prompt] for _, prompt in batch], seeds)
                 for (alpha, prompt), answer in zip(batch, answers, strict=True):
                     outcomes[alpha].append(self._outcome(prompt, answer, settings.temperature))
         return [self._point(layers, top, settings.temperature, alpha, of_alpha) for alpha, of_alpha in outcomes.items()]
@@ -112,8 +116,7 @@ class Trial:
     @contextmanager
     def _sampling(self, settings: SamplingSettings, rows: int, title: str) -> Iterator[Any]:
         bar = SamplingProgress(rows, settings.max_new_tokens, title, disable=self.quiet)
-        own = replace(settings, seed=settings.seed + self.process)
-        with bar, sampler(self.model, self.tokenizer, own, progress=bar) as sample:
+        with bar, sampler(self.model, self.tokenizer, settings, progress=bar) as sample:
             yield sample
 
     def _batches(self, rows: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -46,9 +46,9 @@ class RateEvaluationCallback(TrainerCallback):
     - `eval_near_loops`: the share of answers that end in a near-loop instead.
     - `eval_looped_share`: the mean share of an answer that is inside loops.
 
-    The answers come from the model in training, with its adapters. Each process answers its part of the prompts, always
-    with the same random numbers. The run stays the same bit for bit: random states, training mode and the model's
-    settings are restored.
+    The answers come from the model in training, with its adapters. Each process answers its part of the prompts. Each
+    answer has random numbers of its own, the same at every measurement and for any number of processes. The run stays
+    the same bit for bit: random states, training mode and the model's settings are restored.
 
     An error during generation does not end the run: it is logged as a warning, and this measurement is left out. Under
     FSDP2 it ends the run, because the other processes would wait forever for the one that failed. ZeRO-3 and FSDP1 are
@@ -127,7 +127,7 @@ class RateEvaluationCallback(TrainerCallback):
         Returns: the callback. Raises: ValueError: it cannot. The message says what to change.
         """
         _check(trainer)
-        encode_prompts(_tokenizer(trainer), self.prompts, self._uses_chat(trainer))
+        encode_prompts(_tokenizer(trainer), self.prompts, self._uses_chat(trainer), self.sampling)
         self.trainer = trainer
         return self
 
@@ -188,12 +188,13 @@ class RateEvaluationCallback(TrainerCallback):
                 model,
                 _tokenizer(trainer),
                 [self.prompts[place % len(self.prompts)] for place in places],
-                replace(self.sampling, seed=self.sampling.seed + rank),
+                self.sampling,
                 samples=self.samples,
                 batch_size=self.batch_size,
                 chat=self._uses_chat(trainer),
                 progress=False,
                 synced=_is_sharded(trainer.model) or None,
+                places=places,
             )
         return {place: found for place, found in zip(places, answers, strict=True) if place < len(self.prompts)}
 
@@ -205,7 +206,8 @@ class RateEvaluationCallback(TrainerCallback):
             for place in range(len(self.prompts))
             for one in answers[place]
         ]
-        opened = self._uses_chat(trainer) and opens_thinking(_tokenizer(trainer), self.thinking.tags[0])
+        template = self.sampling.chat_template_args
+        opened = self._uses_chat(trainer) and opens_thinking(_tokenizer(trainer), self.thinking.tags[0], template)
         thinking = replace(self.thinking, opened=True) if opened else self.thinking
         logs = rates(measured, thinking, self.loop_settings, self.criteria)
         should_log = control.should_log

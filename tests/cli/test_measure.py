@@ -10,7 +10,7 @@ import torch
 from measure_cases import LOOPING, RESPONSES, as_json, measured, write
 from transformers import Qwen3ForCausalLM
 
-from sae_posttrain.sampling import Response
+from sae_posttrain.sampling import Response, SampledRun, TransformersEngine
 from sae_posttrain.texts import load_rows
 
 
@@ -170,11 +170,11 @@ def test_chat_template_is_used_when_there_is_one(
 ) -> None:
     seen = []
 
-    def sample(model: Any, tokenizer: Any, prompts: Any, sampling: Any, *, chat: Any, **settings: Any) -> Any:
-        seen.append(chat)
-        return [[Response("a", "stop", 2, (1, 2))] for _ in prompts]
+    def sample(engine: TransformersEngine, prompts: Any, sampling: Any, **settings: Any) -> SampledRun:
+        seen.append(engine.chat)
+        return SampledRun([{0: Response("a", "stop", 2, (1, 2))} for _ in prompts])
 
-    monkeypatch.setattr("sae_posttrain.sampling.sample_responses", sample)
+    monkeypatch.setattr("sae_posttrain.sampling.sample_run", sample)
     measured("--model", model_folder, "--prompts", prompts)
     (model_folder / "chat_template.jinja").write_text("{% for m in messages %}<user>{{ m.content }}{% endfor %}")
     measured("--model", model_folder, "--prompts", prompts)

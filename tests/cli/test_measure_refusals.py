@@ -19,7 +19,7 @@ def unsampled(model_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def sample(*args: Any, **settings: Any) -> None:
         pytest.fail("sampled before the mistake was refused")
 
-    monkeypatch.setattr("sae_posttrain.sampling.sample_responses", sample)
+    monkeypatch.setattr("sae_posttrain.sampling.sample_run", sample)
     rows = [{"prompt": "abc", "language": "en"}, {"prompt": "fed", "language": "zh"}]
     return ["--model", model_folder, "--prompts", write(tmp_path / "prompts.jsonl", rows)]
 

@@ -110,7 +110,7 @@ def test_a_report_without_a_part_fails_before_sampling(
                 raise AttributeError(f"a report without {name}")
             return super().__getattribute__(name)
 
-    monkeypatch.setattr("sae_posttrain.sampling.sample_responses", lambda *args, **settings: pytest.fail("sampled"))
+    monkeypatch.setattr("sae_posttrain.sampling.sample_run", lambda *args, **settings: pytest.fail("sampled"))
     monkeypatch.setitem(METRICS, "long", Kind(Without))
     with pytest.raises(AttributeError, match=f"a report without {missing}"):
         main(asked)
@@ -129,7 +129,7 @@ def test_runs_on_other_prompts_are_refused_before_sampling(
     asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "other.jsonl").write_text('{"prompt": "abc", "response": "fed"}\n', encoding="utf-8")
-    monkeypatch.setattr("sae_posttrain.sampling.sample_responses", lambda *args, **settings: pytest.fail("sampled"))
+    monkeypatch.setattr("sae_posttrain.sampling.sample_run", lambda *args, **settings: pytest.fail("sampled"))
     asked[1] = "repetition"
     assert main([*asked, "--against", str(tmp_path / "other.jsonl")]) == 2
     assert "must have answered the same prompts: 1 are in the first only (such as 'fed')" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
+from ..engines import add_engine
 from . import code_switching, language_confusion, repetition
 from .reporting import add_output
 from .responses import add_sampling, add_source
@@ -40,6 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         add_source(one)
         add_output(one.add_argument_group("output"))
         add_sampling(one.add_argument_group("sampling, with --model"))
+        add_engine(one.add_argument_group("what samples, with --model"))
         kind.add_options(one)
         add_thinking(one)
         one.set_defaults(run=kind.run)

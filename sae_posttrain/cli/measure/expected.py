@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...metrics.messages import clusters_of
 from ...texts import Row
+from ..engines import DEFAULTS
 from ..inputs import load_model, uses_chat
 from ..output_files import check_file
 from .metric import Metric
@@ -89,6 +90,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--thinking cannot be used with --expected, which measures the whole response.")
     if len(set(args.max_new_tokens)) > 1:
         raise ValueError("--expected reads responses up to one length. Give one value for --max-new-tokens.")
+    for name in (name for name in DEFAULTS if getattr(args, name) != DEFAULTS[name]):
+        raise ValueError(
+            f"--{name.replace('_', '-')} cannot be used with --expected, which reads transformers' logits."
+        )
     check_sampling(args)
     if args.output:
         check_file(args.output)

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 from ...metrics.messages import text_of
 from ...metrics.report import R, Report, ReportDifference
 from ...texts import Row
+from ..engines import DEFAULTS
 from ..output_files import check_file, replacing
 from .metric import Metric
-from .responses import SAMPLING, by_setting, check_sampling, placeholder_rows, sample, setting_columns
+from .responses import SAMPLING, by_setting, check_sampling, placeholder_rows, setting_columns
+from .sampled import INTERRUPTED, Sampled, sample
 from .thinking import ANSWER, THINKING, Parts
 
 ABOVE = 1
@@ -50,21 +52,27 @@ def finish(rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace
         args: the command's arguments.
         metric: the kind of `measure`.
     """
-    output = check_file(args.output) if args.output else None
+    output, sampled = check_file(args.output) if args.output else None, Sampled([])
     for group in by_setting(against, setting_columns(args)).values():
         _each_part(group, args, metric)
     if args.model:
         check_sampling(args)
         rehearse(placeholder_rows(rows, args), against, args, metric)
-        rows = sample(rows, args)
+        sampled = sample(rows, args)
+        if not sampled.main:
+            return 0
+        rows = sampled.rows
+    if sampled.interrupted:
+        against, output, args = [], None, argparse.Namespace(**{**vars(args), "against": None, "fail_above": None})
     if output:  # write first, so that an error below does not lose the sampled responses
         parts = Parts(args, joined=metric.joined)
         for row in rows:
             parts.mark(row, metric.mark)
         _write(rows, output)
+        sampled.written()
     found = _measured(rows, against, args, metric)
     print(_as_text(found, args, metric))
-    return _exit_code(found, args.fail_above)
+    return INTERRUPTED if sampled.interrupted else _exit_code(found, args.fail_above)
 
 
 def rehearse(rows: Sequence[Row], against: Sequence[Row], args: argparse.Namespace, metric: Metric[Any]) -> None:
@@ -183,7 +191,8 @@ def _as_json(found: Sequence[_Found], args: argparse.Namespace, options: dict[st
     whole = plain[0] if not setting_columns(args) else {"settings": plain}
     if args.model:
         sampling = {name: getattr(args, name) for name in ("model", "adapter", *SAMPLING)}
-        options = {**options, **{name: _only(value) for name, value in sampling.items()}}
+        changed = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) != DEFAULTS[name]}
+        options = {**options, **{name: _only(value) for name, value in {**sampling, **changed}.items()}}
     return {**whole, **options}
 
 

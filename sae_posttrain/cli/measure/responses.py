@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import groupby, product
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
-from ...metrics.thinking import opens_thinking
 from ...texts import Row
-from ..inputs import add_chat, add_columns, add_dtype, column_names_of, load_model, read_rows, uses_chat
+from ..engines import add_shape, answer_shape, check_engine
+from ..inputs import add_chat, add_columns, add_dtype, column_names_of, read_rows
 
 if TYPE_CHECKING:
     from ...sampling import SamplingSettings
@@ -41,7 +41,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         help="file with responses to measure: .jsonl, .csv, .parquet, …, or the output of a server; docs/measuring.md "
         "lists all formats",
     )
-    parser.add_argument("--model", help="folder or hub id to sample responses from")
+    parser.add_argument("--model", help="folder or hub id to sample responses from; with --endpoint its name there")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
     parser.add_argument("--prompts", metavar="FILE", help="file whose rows have a prompt (text or messages)")
     parser.add_argument(
@@ -86,6 +86,7 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--seed", type=int, default=0, help="random seed of the sampling and of the interval (default: 0)"
     )
+    add_shape(group)
     add_dtype(group)
     add_chat(group)
 
@@ -181,6 +182,7 @@ def check_sampling(args: argparse.Namespace) -> None:
 
     check_counts(samples=args.samples, batch_size=args.batch_size)
     sampling_of(args)
+    check_engine(args)
 
 
 def sampling_of(args: argparse.Namespace) -> list[SamplingSettings]:
@@ -189,9 +191,8 @@ def sampling_of(args: argparse.Namespace) -> list[SamplingSettings]:
 
     caps = sorted(set(args.max_new_tokens))
     several = product(dict.fromkeys(args.temperature), dict.fromkeys(args.top_p), caps)
-    return [
-        SamplingSettings(temperature, top_p, max_new_tokens=cap, seed=args.seed) for temperature, top_p, cap in several
-    ]
+    same = {"seed": args.seed, **answer_shape(args)}
+    return [SamplingSettings(temperature, top_p, cap, **same) for temperature, top_p, cap in several]
 
 
 def placeholder_rows(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
@@ -199,38 +200,13 @@ def placeholder_rows(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]
 
     Their response has thinking and an answer. Both contain something that each metric can count.
     """
-    setting = _sampled_at(args, sampling_of(args)[0])
+    setting = sampled_at(args, sampling_of(args)[0])
     words = "a b c d e"
     found = {"response": f"{words.join(args.thinking_tags)}{words}", "finish_reason": "length", "tokens": 16}
     return [{**row, **setting, **found} for row in rows]
 
 
-def sample(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
-    """A row for each response of the model to the prompts in `rows`."""
-    return list(_sample(rows, args))
-
-
-def _sample(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
-    from accelerate import PartialState
-
-    from ...sampling import sample_responses
-
-    model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device, adapter=args.adapter)
-    chat = uses_chat(args, tokenizer)
-    opened = {"thinking_opened": True} if chat and opens_thinking(tokenizer, args.thinking_tags[0]) else {}
-    prompts, counts = [row["prompt"] for row in rows], {"samples": args.samples, "batch_size": args.batch_size}
-    # Settings that differ only in length are sampled once, to the largest length, and then cut.
-    for _, group in groupby(sampling_of(args), key=lambda sampling: (sampling.temperature, sampling.top_p)):
-        lengths = list(group)
-        responses = sample_responses(model, tokenizer, prompts, lengths[-1], chat=chat, **counts)
-        sampled = [(row, one) for row, found in zip(rows, responses, strict=True) for one in found]
-        for sampling in lengths:
-            setting = _sampled_at(args, sampling)
-            for row, one in sampled:
-                yield {**row, **setting, **opened, **one.cut(sampling.max_new_tokens, tokenizer).to_row()}
-
-
-def _sampled_at(args: argparse.Namespace, sampling: SamplingSettings) -> Row:
+def sampled_at(args: argparse.Namespace, sampling: SamplingSettings) -> Row:
     """The columns of a row with its sampling settings."""
     setting = asdict(sampling)
     return {name: setting[name] for name in setting_columns(args) if name in _SEVERAL}

