@@ -323,7 +323,7 @@ def test_what_cannot_answer_is_refused_before_the_first_step(world: World) -> No
         evaluation().set_trainer(trainer)
     trainer = sft(world, world.make_model())
     trainer.model = T5ForConditionalGeneration(T5Config(vocab_size=8, d_model=4, d_ff=4, d_kv=2, num_layers=1))
-    with pytest.raises(ValueError, match="T5ForConditionalGeneration is an encoder with a decoder"):
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration is an encoder-decoder"):
         evaluation().set_trainer(trainer)
     trainer.model = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="Linear cannot generate"):
