@@ -1,4 +1,4 @@
-"""Features of any concept: those that are more active in texts that show it than in texts that do not."""
+"""Features of any concept: features that are more active in texts with the concept than in texts without it."""
 
 # K dictionary size
 
@@ -83,17 +83,17 @@ def discover_contrast_features(
     Args:
         model, tokenizer: the model and its tokenizer.
         sae: a folder or hub id for `load_sae`, or the SAEs by layer; None for `dense`.
-        positive: texts that show the concept; 100 or more.
-        negative: texts that do not, alike in everything else.
+        positive: texts that show the concept, 100 or more.
+        negative: texts that do not show it, but are otherwise similar.
         layers: 0-based decoder blocks.
-        name: what the features stand for, and the label of the positive texts.
+        name: name of the concept, and label of the positive texts.
         negative_name: label of the negative texts.
         by: `activation` compares mean activations over tokens. `firing` compares the share of texts on which a feature
             fires on some token; it reads the texts twice.
         top: features per layer.
         select: `contrast`; or `random`, which draws among the features that fire at all, as a control; or `dense`,
             which needs no SAE and takes the difference of the mean residuals of each layer.
-        seed: of the random choice.
+        seed: random seed of `random`.
         batch_size: texts per forward pass.
         max_length: number of tokens of each text that are read.
         progress: whether progress bars are shown.
@@ -102,8 +102,8 @@ def discover_contrast_features(
         The features, each with its contrast as its score.
 
     Raises:
-        ValueError: a set without texts, both names alike, no feature that is more active in the positive texts, an SAE
-            of another width, `dense` with an SAE, or a setting out of range.
+        ValueError: a set has no texts, both names are equal, no feature is more active in the positive texts, the SAE
+            has another width, `dense` was given an SAE, or a setting is out of range.
 
     Example:
         >>> features = discover_contrast_features(
@@ -150,13 +150,13 @@ def discover_contrast_features(
             statistics[layer], score_K, name, top=top, is_random=select == "random", seed=seed + 1000 * layer
         )
         if len(chosen) < top:
-            logger.warning("Layer %d gives %d of %d features for %s.", layer, len(chosen), top, name)
+            logger.warning("Layer %d has only %d of the %d features asked for %s.", layer, len(chosen), top, name)
         if chosen:
             found.append(layer_features(saes[layer], statistics[layer], chosen, baselines=True, sample=sample))
     if not found:
         raise ValueError(
             f"No feature of layers {list(layers)} is more active in the texts of {name} than in those of "
-            f"{negative_name}. Try other layers, or check that SAE and model belong together."
+            f"{negative_name}. Try other layers, or check that the SAE belongs to this model."
         )
     selection = {"contrast": f"contrast of {by}", "dense": DENSE}.get(select, select)
     features = FeatureSet(tuple(found), provenance(model, saes, texts, selection, progress=progress))

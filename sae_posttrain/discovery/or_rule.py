@@ -129,8 +129,8 @@ def choose_rule(
         combine: `layer`: all features from one layer; `layers`: one from each of several layers.
 
     Raises:
-        ValueError: one of the two parts lacks the class or the others; no feature fires more often on the class; no
-            number to try, or one below 1.
+        ValueError: one of the two parts has no example of the class or no other example, no feature fires more often on
+            the class, or there is no number to try or one below 1.
 
     Source: arXiv:2605.11887, section 5, Eq. 14 to 17. Choosing the number on held-out examples is our own addition.
     """
@@ -146,7 +146,7 @@ def choose_rule(
     if not by_contrast:
         raise ValueError(
             f"No feature of layers {list(firing)} fires more often on {target} than on other texts. Try other layers, "
-            "or check that SAE and model belong together."
+            "or check that the SAE belongs to this model."
         )
     pool = ranked[by_contrast[0]] if combine == "layer" else tuple(ranked[layer][0] for layer in by_contrast)
     held_out = {}

@@ -1,7 +1,7 @@
-"""Thresholds: the pre-activation above which a chosen feature is said to fire, so that the SAE is not needed to tell.
+"""Thresholds: a feature whose pre-activation is above its threshold counts as firing, so that the SAE is not needed.
 
-Under TopK, what fires depends on all features of the SAE, so that no threshold is exact. The best one is chosen on a
-sample of the tokens that discovery reads, and how often it disagrees with the SAE is measured on another.
+In a TopK SAE, which features fire depends on all features, so no threshold is exact. The best threshold is chosen on a
+sample of the tokens that discovery reads. How often it disagrees with the SAE is measured on another sample.
 """
 
 # N tokens, D model width, K dictionary size, F selected features, W most features that fire on one token
@@ -26,7 +26,7 @@ _ABSENT = -1
 
 
 class Thresholds(NamedTuple):
-    """Of each feature `(F,)`: its threshold, and how often it disagrees with the SAE (see `LayerFeatures`)."""
+    """`(F,)` thresholds of the features, and `(F,)` how often each disagrees with the SAE (see `LayerFeatures`)."""
 
     threshold: Tensor
     disagreement: Tensor
@@ -42,11 +42,11 @@ class _Kept:
 
 
 class TokenSample:
-    """Tokens drawn at random from all that discovery reads, equally many of each group.
+    """Tokens drawn at random from all that discovery reads, with the same number from each group.
 
     Args:
-        size: tokens kept of each layer and group, on this process.
-        seed: of the draw.
+        size: number of tokens that are kept of each layer and group, on this process.
+        seed: random seed of the draw.
     """
 
     def __init__(self, size: int, seed: int = 0) -> None:
@@ -56,12 +56,12 @@ class TokenSample:
 
     @classmethod
     def fitting(cls, saes: Mapping[int, SparseAutoencoder], groups: int) -> TokenSample:
-        """A sample that takes at most 256 MB in float32, whatever the number of layers and groups."""
+        """Make a sample that takes at most 256 MB in float32, for any number of layers and groups."""
         room = MOST_ELEMENTS // sum(sae.d_model for sae in saes.values())
         return cls(max(2, min(MOST_TOKENS, room) // groups))
 
     def add(self, layer: int, group: str, residual_ND: Tensor, fires_NK: Tensor) -> None:
-        """Offer tokens, with the features that fire on each, which are not zero.
+        """Offer tokens to the sample, with the activations of their features; a feature fires where it is not zero.
 
         Each token gets a random key, and those with the highest keys are kept.
         """
@@ -78,9 +78,9 @@ class TokenSample:
         self._kept[layer, group] = new if before is None else _highest(before, new, self.size)
 
     def measure(self, sae: SparseAutoencoder, features: Sequence[int]) -> Thresholds:
-        """The thresholds of some features of one layer; a collective call on every process.
+        """Measure the thresholds of some features of one layer. Every process must call it.
 
-        For an SAE whose features fire whatever the others do (ReLU, JumpReLU), the thresholds are exact.
+        If a feature fires independently of the others (ReLU, JumpReLU), its threshold is exact.
         """
         exact_F = sae.activation.cutoff(features)
         if exact_F is not None:
@@ -115,7 +115,7 @@ def thresholds_of(parts: Sequence[tuple[Tensor, Tensor]]) -> Thresholds:
 
 
 def closest_threshold(pre_N: Tensor, fires_N: Tensor) -> float:
-    """The threshold above which a feature is said to fire with the fewest mistakes, at least 0.
+    """The threshold, at least 0, with the fewest mistakes about when a feature fires.
 
     Args:
         pre_N: pre-activations.

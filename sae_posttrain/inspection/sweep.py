@@ -1,4 +1,4 @@
-"""Many changes of the residual at the token before a switch, for the price of reading each passage once."""
+"""Try many changes of the residual at the token before a switch, and read each passage only once."""
 
 # P passages with a switch, B of them in a batch, E edits, S sequence, V vocabulary, D model width
 
@@ -23,19 +23,19 @@ def sweep_at_switches(
     temperature: float = 1.0,
     batch_size: int = 4,
 ) -> Tensor:
-    """The probability of the language's tokens at each switch, under each of many edits at the token before it.
+    """Compute the probability of each switch under each of many edits of the residual at the token before it.
 
-    At temperature 1 each edit gives what `probability_at_switches` gives, but the model reads the tokens before the
+    At temperature 1, each edit gives the same as `probability_at_switches`, but the model reads the tokens before the
     edited one only once.
 
     Args:
-        model: the model or whatever wraps it.
-        passages: of `find_passages`; those without a `place` are left out.
-        tokens_V: `(V,)` mask of the tokens that count as the language's, such as
+        model: the model, which may be wrapped.
+        passages: as `find_passages` returns them; those without a `place` are left out.
+        tokens_V: `(V,)` mask of the tokens of the language, such as
             `token_scripts(tokenizer).mask({"Hani"}, begun=True, size=V)`.
         edits: each is a mapping from layer to the `(D,)` vector that is added to the residual; an empty one changes
             nothing.
-        temperature: that the answers were sampled at; the probability is that of sampling one of the tokens again.
+        temperature: the temperature that the answers were sampled at; the logits are divided by it.
         batch_size: passages per forward pass. The last token is read `batch_size * len(edits)` times at once.
 
     Returns:
@@ -75,7 +75,7 @@ def _last_logits(model: nn.Module, heads: Sequence[list[int]], delta_ED: Mapping
     """`(B, E, V)` logits: the prefix is read once, and its cache is repeated for each edit of the last token."""
     length = max(map(len, heads))
     device = inputs_device(model)
-    # Padded on the left, so that the last position is everywhere the one that counts.
+    # Padded on the left, so that the last position of every row is the one that counts.
     ids_BS = torch.tensor([[0] * (length - len(ids)) + ids for ids in heads], device=device)
     mask_BS = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in heads], device=device)
     places_BS = (mask_BS.cumsum(dim=1) - 1).clamp(min=0)
