@@ -1,4 +1,4 @@
-"""Run many coroutines at once in a thread of their own, and hand over their results as they come."""
+"""Run many coroutines concurrently in a separate thread, and yield their results as they are done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def in_background(
     before: Callable[[], Awaitable[None]] = _nothing,
     after: Callable[[], Awaitable[None]] = _nothing,
 ) -> Iterator[R]:
-    """The results of `work` on each item, in the order in which they are done.
+    """Yield the results of `work` on each item, in the order in which they are done.
 
     The event loop runs in a thread, so that it works inside a notebook's loop as well. When the caller stops early, as
     on Ctrl-C, what is under way is cancelled.

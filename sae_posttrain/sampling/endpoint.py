@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's protocol: its address, how it is asked, and the client that asks it."""
+"""A server with OpenAI's protocol: its address, the settings of requests, and the client that sends them."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 class ServerGone(ConnectionError):  # noqa: N818
-    """The server did not answer, in spite of all retries."""
+    """The server did not answer any of the retries."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server, and how it is asked.
+    """A server, and how requests are sent to it.
 
     Args:
         url: address of the protocol's root, such as `http://localhost:8000/v1`. The certificate of an `https` address
             is always verified.
         model: name of the model on the server.
-        key_variable: environment variable that holds the key. The key is read from it at each call, and written
-            nowhere. None: no key is sent.
-        concurrency: requests that are under way at once.
+        key_variable: environment variable with the key. The key is read from it at each call, and never written to a
+            file. None: no key is sent.
+        concurrency: number of requests that are sent at the same time.
         retries: how often a request is repeated after a lost connection, a timeout or a status of 408, 409, 429 or
             500 and above. The waits grow from 0.5 to 8 seconds, or are as long as the server asks for; 20 retries
-            bridge about two minutes.
+            take about two minutes.
         timeout: seconds that one response may take.
 
     Raises:
-        ValueError: no address of the kind, or a number below 1.
+        ValueError: the URL is not such an address, or a number is below 1.
 
     Example:
         >>> Endpoint("http://localhost:8000/v1", "Qwen/Qwen3-8B", concurrency=64).model

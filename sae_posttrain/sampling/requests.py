@@ -1,4 +1,4 @@
-"""What every engine is asked, and what it answers: the one interface of sampling."""
+"""The interface of all sampling engines: their requests, and their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Prompt = str | list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One response that is wanted.
+    """The request for one response.
 
     Args:
         prompt: a text, or a list of messages.
@@ -49,10 +49,10 @@ class SamplingEngine(Protocol):
 
     @property
     def gives_ids(self) -> bool:
-        """Whether responses carry their token ids, so that they can be cut to shorter limits."""
+        """Whether responses have their token ids, so that they can be cut to shorter limits."""
 
     def identity(self) -> dict[str, Any]:
-        """What a run's responses depend on besides the prompts and the settings: the model, its adapter, its dtype."""
+        """Everything but prompts and settings that a run's responses depend on: the model, its adapter, its dtype."""
 
     def sample(
         self,
@@ -61,18 +61,18 @@ class SamplingEngine(Protocol):
         done: Collection[int] = (),
         progress: SamplingProgress | None = None,
     ) -> Iterator[list[tuple[int, Response | FailedSample]]]:
-        """Sample responses, and give each group of them as soon as it is complete, with their places in `requests`.
+        """Sample responses, and yield each group as soon as it is complete, with the indices in `requests`.
 
         Args:
-            requests: all responses of the run, so that an engine can form the same batches when it goes on with it.
-            settings: how they are sampled.
-            done: places of requests that were answered in an earlier call; they are not answered again.
-            progress: a bar that the engine moves.
+            requests: all requests of the run, so that an engine can form the same batches when it continues the run.
+            settings: how the responses are sampled.
+            done: indices of requests that were answered in an earlier call; they are not answered again.
+            progress: a progress bar that the engine advances.
         """
 
 
 def sample_seed(seed: int, prompt: int, sample: int) -> int:
-    """The seed of one response: the same however many prompts, batches and processes there are.
+    """The seed of one response, which does not depend on the number of prompts, batches and processes.
 
     Args:
         seed: the run's seed.
@@ -110,7 +110,7 @@ def requests_for(
 
 
 def as_messages(prompt: Prompt, settings: SamplingSettings) -> list[dict[str, Any]]:
-    """A prompt as chat messages, behind the system message of the settings if it has none."""
+    """A prompt as chat messages. If it has no system message, that of the settings comes first."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if settings.system is None or (messages and messages[0].get("role") == "system"):
         return messages
@@ -118,7 +118,11 @@ def as_messages(prompt: Prompt, settings: SamplingSettings) -> list[dict[str, An
 
 
 def check_plain(settings: SamplingSettings) -> None:
-    """Refuse, for a prompt that is a plain text, what only a chat template can use. Raises: ValueError."""
+    """Check that no setting needs the chat template, for prompts that are plain texts.
+
+    Raises:
+        ValueError: a setting needs it.
+    """
     if settings.system is not None or settings.chat_template_args:
         given = "system" if settings.system is not None else "chat_template_args"
         raise ValueError(f"{given} needs the chat template, but the prompts are read as plain texts; give chat=True.")
@@ -130,16 +134,16 @@ def encode_prompts(
     chat: bool,
     settings: SamplingSettings | None = None,
 ) -> list[list[int]]:
-    """The prompts' token ids; a list of messages, and a text with `chat`, through the chat template.
+    """Encode each prompt as token ids. The chat template is applied to lists of messages and, with `chat`, to texts.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         prompts: texts or lists of messages.
         chat: whether the chat template is applied to texts too.
-        settings: where the system message and the chat template's values come from; None for neither.
+        settings: settings with the system message and the chat template's values. Default: neither.
 
     Raises:
-        ValueError: an empty prompt, a missing chat template, or a system message without one.
+        ValueError: a prompt is empty, or the tokenizer needs a chat template and has none.
     """
     settings = settings or SamplingSettings()
     return [_encode(tokenizer, prompt, chat, settings) for prompt in prompts]

@@ -40,7 +40,7 @@ _VERSIONS = {
 
 @dataclass
 class ServerEngine:
-    """Samples from a server, many requests at once.
+    """Samples from a server, with many requests at the same time.
 
     Args:
         endpoint: the server.
@@ -66,7 +66,7 @@ class ServerEngine:
         done: Collection[int] = (),
         progress: SamplingProgress | None = None,
     ) -> Iterator[list[tuple[int, Response | FailedSample]]]:
-        """As in `SamplingEngine`; a prompt that the server refuses is a `FailedSample`.
+        """Sample as in `SamplingEngine`. If the server rejects a prompt, its result is a `FailedSample`.
 
         Raises:
             ServerGone: the server cannot be reached any more.
@@ -91,7 +91,7 @@ def ask_server(
     chat: bool = True,
     told: Callable[[int, Response | FailedSample], None] = lambda place, answer: None,
 ) -> list[Response | FailedSample]:
-    """One response of a server to each prompt, many at a time; a prompt that fails does not stop the others.
+    """Ask a server for one response to each prompt, with many requests at a time. Other prompts go on if one fails.
 
     Args:
         endpoint: the server.
@@ -122,7 +122,7 @@ def ask_server(
 
 
 class _Asking:
-    """One run's requests."""
+    """The requests of one run."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _Asking:
         self.failures = 0
 
     async def begin(self) -> None:
-        """Find out whether the server is there and has the model, and what program it is."""
+        """Check that the server answers and has the model, and find out which program it is."""
         from openai import APIConnectionError, APIStatusError
 
         endpoint, models = self.engine.endpoint, []
@@ -164,7 +164,7 @@ class _Asking:
             return ""
 
     async def one(self, place: int) -> tuple[int, Response | FailedSample]:
-        """Ask for one response."""
+        """Send the request for one response."""
         from openai import APIConnectionError, APIStatusError, OpenAIError
 
         prompt = self.requests[place].prompt
@@ -211,7 +211,11 @@ class _Asking:
             raise ValueError(f"The last {self.failures} requests to the server failed. The last error: {answer.error}")
 
     def _refuse(self, error: Any) -> None:
-        """End the run where no request can succeed. Raises: ValueError."""
+        """End the run if no request can succeed.
+
+        Raises:
+            ValueError: the server rejects the key or does not know the model.
+        """
         where, status = self.engine.endpoint.url, error.status_code
         if status in (401, 403):
             variable = self.engine.endpoint.key_variable
@@ -234,6 +238,6 @@ class _Asking:
         return self._scrubbed(str(error)) or type(error).__name__
 
     def _scrubbed(self, text: str) -> str:
-        """Without the key, which servers quote in their messages."""
+        """Remove the key, which servers quote in their messages."""
         key = self.client.api_key
         return text.replace(key, "[key]") if len(key) > len("EMPTY") else text

@@ -1,4 +1,4 @@
-"""The settings of a request to a server. What OpenAI's protocol lacks is left out where a server refuses it."""
+"""The settings of a request to a server. Those that OpenAI's protocol lacks are left out if the server rejects them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BAD_REQUEST = (400, 422)
 
 
 class Body:
-    """The fields of every request of a run, but for the prompt and the seed.
+    """The fields of every request of a run, except the prompt and the seed.
 
     A server would otherwise take top_k, min_p and the repetition penalty from the model's own generation config or from
     its own defaults, so that all are sent, also where they change nothing. Servers that know only OpenAI's fields may
@@ -46,12 +46,12 @@ class Body:
         return {**self.common, **length, "seed": seed, "extra_body": extra}
 
     def give_way(self, message: str, status: int, sent: dict[str, Any]) -> bool:
-        """Whether a refused request is to be sent again, with fewer fields or with another name for the limit.
+        """Decide whether to send a rejected request again, with fewer fields or with another name for the limit.
 
         Args:
-            message, status: the server's.
-            sent: the options of the refused request. Many are under way at once, so that another one may have changed
-                what is sent since.
+            message, status: the server's message and status.
+            sent: the options of the rejected request. Many requests are sent at the same time, so another one may have
+                changed the options since.
         """
         if status not in BAD_REQUEST:
             return False
