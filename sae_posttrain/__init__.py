@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .discovery.firing import collect_firing
     from .expected import expected_switch_rate
     from .feature_set import FeatureSet
-    from .inspection import find_passages, measure_fit, top_contexts, trace_switches
+    from .inspection import diff_models, find_passages, measure_fit, top_contexts, trace_switches
     from .metrics import (
         CodeSwitchingReport,
         LoopSettings,
@@ -76,6 +76,7 @@ _HOME = {
     "collect_firing": "discovery.firing",
     "compare_rates": "metrics",
     "count_tokens": "token_counts",
+    "diff_models": "inspection",
     "discover_contrast_features": "discovery",
     "discover_language_features": "discovery",
     "discover_repetition_features": "discovery",
@@ -126,6 +127,7 @@ __all__ = [
     "collect_firing",
     "compare_rates",
     "count_tokens",
+    "diff_models",
     "discover_contrast_features",
     "discover_language_features",
     "discover_repetition_features",

@@ -77,6 +77,8 @@ CLASSES: Final = ".classes.json"
 # JSON files. Each kind is recognised by a key that only this kind has.
 TOP_CONTEXTS: Final = "top_contexts"
 SWITCH_TRACES: Final = "switch_traces"
+MODEL_DIFFS: Final = "model_diffs"
+COVERAGE_CURVES: Final = "coverage_curves"
 TARGET_RATE: Final = "target_rate"
 """Key that marks the curve of a calibration."""
 CLASS_DISCOVERY: Final = "class_discovery"

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..languages import get_language
 from ..texts import load_texts
+from . import model_diff
 from .inputs import add_chat, add_dtype, load_model, read_rows, uses_chat
 from .wording import option
 
@@ -34,6 +35,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     contexts.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: 512)")
     _add_common(contexts)
     contexts.set_defaults(run=run_contexts)
+    _add_switches(kinds)
+    diff = kinds.add_parser("diff", help=model_diff.HELP)
+    model_diff.add_options(diff)
+    _add_output(diff)
+    diff.set_defaults(run=run_diff)
+
+
+def _add_switches(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     switches = kinds.add_parser(
         "switches", help="measure pre-activations around a language switch, in one or several models"
     )
@@ -68,6 +77,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", required=True, help="the feature set: file, folder or hub id")
     parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: 8)")
     add_dtype(parser)
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         type=Path,
@@ -122,6 +135,12 @@ def run_switches(args: argparse.Namespace) -> int:
         settings = {"before": args.before, "after": args.after, "batch_size": args.batch_size}
         traces.append(trace_switches(model, features, passages, target, name=Path(name).name, **settings))
     _write(args.output, traces_to_json(traces))
+    return 0
+
+
+def run_diff(args: argparse.Namespace) -> int:
+    _check_output(args.output)
+    _write(args.output, model_diff.compare(args))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Find where a feature is most active: the passages of given texts around its highest pre-activations."""
+"""Find where a feature is most active: the passages of given texts around its highest values."""
 
 # S sequence, F selected features of one layer
 
@@ -10,11 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..artefacts import TOP_CONTEXTS
+from ..discovery.statistics import CHUNK_ELEMENTS
 from ..feature_set import FeatureSet
+from ..residual import read_residuals
+from ..sae import SparseAutoencoder
 from .pre_activations import Pieces, cut, read_pre_activations
 
 
@@ -78,34 +82,126 @@ def top_contexts(
 
     Source: our own.
     """
-    if top < 1 or around < 0:
-        raise ValueError(f"top={top}, around={around}: expected at least 1 and 0.")
     features = FeatureSet.of(features)
-    members = [(group, text) for group, of_group in texts.items() for text in of_group]
-    cuts = [cut(tokenizer, text, max_length, special=True) for _, text in members]
-    best: dict[tuple[int, int], list[tuple[float, int, Context]]] = {}
-    for n, pre in read_pre_activations(model, features, [one.ids for one in cuts], batch_size=batch_size):
-        if len(cuts[n].ids) < 2:
-            continue
-        for layer, pre_SF in pre.items():
-            peaks_F, places_F = pre_SF[1:].max(0)
-            for row, (peak, place) in enumerate(zip(peaks_F.tolist(), (places_F + 1).tolist(), strict=True)):
-                heap = best.setdefault((layer, row), [])
-                if len(heap) < top or peak > heap[0][0]:
-                    group, text = members[n]
-                    context = Context(group, peak, _pieces(text, cuts[n], pre_SF[:, row], place, around))
-                    # -n: among equal peaks the earlier text is kept, whatever the batch size.
-                    (heapq.heappush if len(heap) < top else heapq.heapreplace)(heap, (peak, -n, context))
+    passages = _Passages(tokenizer, texts, top=top, around=around, max_length=max_length)
+    for n, pre in read_pre_activations(model, features, passages.ids, batch_size=batch_size):
+        passages.add(n, pre)
     return [
-        FeatureContexts(
-            layer.layer,
-            layer.ids[row],
-            layer.targets[row],
-            tuple(context for _, _, context in sorted(best.get((layer.layer, row), []), reverse=True)),
-        )
+        FeatureContexts(layer.layer, layer.ids[row], layer.targets[row], passages.best(layer.layer, row))
         for layer in features.layers
         for row in range(len(layer.ids))
     ]
+
+
+def top_activations(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    saes: Mapping[int, SparseAutoencoder],
+    features: Mapping[int, Sequence[int]],
+    texts: Mapping[str, Sequence[str]],
+    *,
+    top: int = 5,
+    around: int = 12,
+    batch_size: int = 8,
+    max_length: int = 512,
+) -> list[FeatureContexts]:
+    """For features of an SAE, find the passages with their highest activations.
+
+    Unlike `top_contexts` it needs no feature set, reads the activation after the SAE's own activation function, and
+    shows only passages in which the feature fires.
+
+    Args:
+        model, tokenizer: the model and its tokenizer.
+        saes: layer → SAE, such as `{16: load_sae("saes", 16)}`.
+        features: layer → indices into the SAE's dictionary.
+        texts: group, such as a language code → texts.
+        top, around, batch_size, max_length: as in `top_contexts`.
+
+    Returns:
+        The passages by layer and feature, in the order given; `target` is empty.
+
+    Raises:
+        ValueError: `top` or `around` is out of range, or a feature or layer that no SAE has.
+
+    Example:
+        >>> found = top_activations(model, tokenizer, {16: sae}, {16: [7, 9]}, {"en": ["Hello there."]}, top=1)
+
+    Source: arXiv:2605.11887, section 3.2 (the contexts that excite a feature most).
+    """
+    _check_features(saes, features)
+    passages = _Passages(tokenizer, texts, top=top, around=around, max_length=max_length)
+    wanted = {layer: torch.tensor(list(ids), dtype=torch.long) for layer, ids in features.items() if ids}
+    order = sorted((n for n, ids in enumerate(passages.ids) if len(ids) > 1), key=lambda n: -len(passages.ids[n]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        residuals, _ = read_residuals(model, wanted, [passages.ids[n] for n in batch])
+        for row, n in enumerate(batch):
+            passages.add(
+                n,
+                {
+                    layer: _activations(saes[layer], residuals[layer][row, : len(passages.ids[n])], ids_F)
+                    for layer, ids_F in wanted.items()
+                },
+            )
+    return [
+        FeatureContexts(layer, feature, "", tuple(one for one in passages.best(layer, row) if one.peak > 0))
+        for layer, ids in features.items()
+        for row, feature in enumerate(ids)
+    ]
+
+
+def _check_features(saes: Mapping[int, SparseAutoencoder], features: Mapping[int, Sequence[int]]) -> None:
+    for layer, ids in features.items():
+        if layer not in saes:
+            raise ValueError(f"No SAE was given for layer {layer}; those given are for {sorted(saes)}.")
+        outside = [feature for feature in ids if not 0 <= feature < saes[layer].d_sae]
+        if outside:
+            raise ValueError(
+                f"Feature {outside[0]} is out of range: layer {layer} has features 0 to {saes[layer].d_sae - 1}."
+            )
+
+
+def _activations(sae: SparseAutoencoder, residual_SD: Tensor, ids_F: Tensor) -> Tensor:
+    residual_SD = residual_SD.to(sae.encoder.device)
+    size = max(1, CHUNK_ELEMENTS // sae.d_sae)
+    return torch.cat([sae.encode(chunk_ND)[:, ids_F.to(chunk_ND.device)] for chunk_ND in residual_SD.split(size)]).cpu()
+
+
+class _Passages:
+    """The best passages of each feature, as one text after the other is read."""
+
+    def __init__(
+        self, tokenizer: Any, texts: Mapping[str, Sequence[str]], *, top: int, around: int, max_length: int
+    ) -> None:
+        if top < 1 or around < 0:
+            raise ValueError(f"top={top}, around={around}: expected at least 1 and 0.")
+        self._top, self._around = top, around
+        self._members = [(group, text) for group, of_group in texts.items() for text in of_group]
+        self._cuts = [cut(tokenizer, text, max_length, special=True) for _, text in self._members]
+        self._best: dict[tuple[int, int], list[tuple[float, int, Context]]] = {}
+
+    @property
+    def ids(self) -> list[list[int]]:
+        """The token ids of each text."""
+        return [one.ids for one in self._cuts]
+
+    def add(self, n: int, values: Mapping[int, Tensor]) -> None:
+        """Note text n, in which each layer's features have these values `(S, F)`."""
+        if len(self._cuts[n].ids) < 2:
+            return
+        for layer, values_SF in values.items():
+            peaks_F, places_F = values_SF[1:].max(0)
+            for row, (peak, place) in enumerate(zip(peaks_F.tolist(), (places_F + 1).tolist(), strict=True)):
+                heap = self._best.setdefault((layer, row), [])
+                if len(heap) < self._top or peak > heap[0][0]:
+                    group, text = self._members[n]
+                    context = Context(group, peak, _pieces(text, self._cuts[n], values_SF[:, row], place, self._around))
+                    # -n: among equal peaks the earlier text is kept, whatever the batch size.
+                    (heapq.heappush if len(heap) < self._top else heapq.heapreplace)(heap, (peak, -n, context))
+
+    def best(self, layer: int, row: int) -> tuple[Context, ...]:
+        """The passages of a layer's feature in this row, the highest first."""
+        return tuple(context for _, _, context in sorted(self._best.get((layer, row), []), reverse=True))
 
 
 def contexts_to_json(found: Sequence[FeatureContexts]) -> dict[str, Any]:
