@@ -38,6 +38,7 @@ ONLY_READ = {
     "discover_repetition_features": "samples until a model loops",
     "load_sae": "loads from the hub",
     "ask_server": "asks a server",
+    "server_generator": "asks a server",
     "train_saes": "trains",
     "discover_class_features": "needs many labelled texts",
     "classify": "needs the features of discover_class_features",

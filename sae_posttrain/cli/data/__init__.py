@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
-from . import overlap, redundancy, select
+from . import coverage, explain, missing, overlap, redundancy, select, synthesize, verify
 
 
 class DataCommand(Protocol):
@@ -26,11 +26,16 @@ KINDS: dict[str, DataCommand] = {
     "redundancy": redundancy,
     "overlap": overlap,
     "select": select,
+    "missing": missing,
+    "explain": explain,
+    "synthesize": synthesize,
+    "verify": verify,
+    "coverage": coverage,
 }
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("data", help="analyse data sets by their SAE features: redundancy, overlap, selection")
+    parser = commands.add_parser("data", help="analyse, select and complete data sets by their SAE features")
     kinds = parser.add_subparsers(required=True, metavar="kind")
     for name, kind in KINDS.items():
         one = kinds.add_parser(name, help=kind.HELP)

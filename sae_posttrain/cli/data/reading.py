@@ -26,14 +26,14 @@ def add_sets(parser: argparse.ArgumentParser, what: str) -> None:
     add_reading(parser)
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which model, SAE and layer read the texts, and how."""
+def add_reading(parser: argparse.ArgumentParser, *, column: str = "text") -> None:
+    """Add the options that say which model, SAE and layer read the texts, and how; `column` is a default."""
     parser.add_argument("--model", required=True, help="folder or hub id of the model")
     parser.add_argument(
         "--sae", required=True, help="folder, hub id or short name (`sae-posttrain sae list`) of the SAEs"
     )
     parser.add_argument("--layer", type=int, required=True, help="0-based decoder block")
-    parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
+    parser.add_argument("--column", default=column, help="column of the texts (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="rows to read of each source (default: all)")
     parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
     parser.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: %(default)s)")
@@ -45,8 +45,29 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     add_dtype(parser)
 
 
-def collect(args: argparse.Namespace, device: Any, sources: Mapping[str, str], at: Any) -> dict[str, FiringSets]:
-    """The firing sets of each source, read with the options of `add_reading`."""
+def collect(
+    args: argparse.Namespace,
+    device: Any,
+    sources: Mapping[str, str],
+    at: Any,
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, FiringSets]:
+    """The firing sets of each source, read with the options of `add_reading`.
+
+    Args:
+        args: of the command.
+        device: where the model runs.
+        sources: name → file.
+        at: which tokens count.
+        columns: name → column of the texts, where it is another than --column.
+
+    Raises:
+        ValueError: a column for a source that does not exist.
+    """
+    columns = columns or {}
+    if unknown := columns.keys() - sources.keys():
+        raise ValueError(f"No data set is named {min(unknown)!r}; there are {', '.join(sources)}.")
+
     from ...discovery.firing import collect_firing
 
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=device)
@@ -55,7 +76,7 @@ def collect(args: argparse.Namespace, device: Any, sources: Mapping[str, str], a
             model,
             tokenizer,
             args.sae,
-            islice(stream_texts(source, column=args.column), args.limit),
+            islice(stream_texts(source, column=columns.get(name, args.column)), args.limit),
             layers=[args.layer],
             at=at,
             cache=Path(args.cache) / name if args.cache else None,

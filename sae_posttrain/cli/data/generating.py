@@ -1,0 +1,81 @@
+"""The options of the commands that ask a generator, and the generator that they name."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...data import Generator, Instructions
+
+
+def add_generator(parser: argparse.ArgumentParser, *, temperature: float, max_new_tokens: int) -> None:
+    """Add the options that say who writes the texts, and how they are sampled."""
+    group = parser.add_argument_group("generator")
+    who = group.add_mutually_exclusive_group(required=True)
+    who.add_argument(
+        "--endpoint", metavar="URL", help="server with OpenAI's protocol, such as http://localhost:8000/v1"
+    )
+    who.add_argument(
+        "--generator",
+        metavar="MODULE:FUNCTION",
+        help="Python function that answers a list of chats with a list of texts",
+    )
+    group.add_argument("--served-model", metavar="NAME", help="name of the model on the server; needed with --endpoint")
+    group.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the server's key")
+    group.add_argument("--concurrency", type=int, default=16, help="requests at once (default: %(default)s)")
+    group.add_argument("--temperature", type=float, default=temperature, help="of the generator (default: %(default)s)")
+    group.add_argument("--top-p", type=float, default=0.95, help="of the generator (default: %(default)s)")
+    group.add_argument(
+        "--max-new-tokens", type=int, default=max_new_tokens, help="tokens of an answer (default: %(default)s)"
+    )
+    group.add_argument("--seed", type=int, default=0, help="random seed of the sampling (default: %(default)s)")
+    group.add_argument(
+        "--instructions", metavar="FILE", help=".yaml file with other instructions for the generator; see docs/data.md"
+    )
+    group.add_argument(
+        "--answers",
+        metavar="FILE",
+        help=".jsonl file that keeps every answer, so that a second run asks only what is missing (default: the "
+        "output's name with .answers.jsonl)",
+    )
+
+
+def generator_of(args: argparse.Namespace) -> Generator:
+    """The generator of `add_generator`, with its answers kept.
+
+    Raises:
+        ValueError: --endpoint without --served-model, or a Python function that does not exist.
+    """
+    from ...data import kept_answers, load_generator, server_generator
+    from ...sampling import Endpoint, SamplingSettings
+
+    if args.endpoint:
+        if not args.served_model:
+            raise ValueError("--endpoint needs --served-model, the name of the model on the server.")
+        endpoint = Endpoint(args.endpoint, args.served_model, args.key_variable, args.concurrency)
+        settings = SamplingSettings(args.temperature, args.top_p, max_new_tokens=args.max_new_tokens, seed=args.seed)
+        generate = server_generator(endpoint, settings)
+    else:
+        generate = load_generator(args.generator)
+    path = Path(args.answers) if args.answers else Path(args.output).with_suffix(".answers.jsonl")
+    return kept_answers(generate, path)
+
+
+def instructions_of(args: argparse.Namespace) -> Instructions:
+    """The instructions of --instructions, or the project's own."""
+    from ...data import Instructions
+
+    if not args.instructions:
+        return Instructions()
+    import yaml
+
+    with open(args.instructions, encoding="utf-8") as file:
+        try:
+            values = yaml.safe_load(file)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{args.instructions} is no YAML ({error}).") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{args.instructions} holds no mapping of instructions.")
+    return Instructions.of(values)

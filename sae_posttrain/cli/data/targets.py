@@ -1,0 +1,93 @@
+"""Target features in files: rows with a layer and a feature, or the features of a set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...texts import Row, load_rows
+from ..output_files import replacing
+
+WEAK = 3
+"""Default of --weak."""
+
+
+def add_targets(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which features are wanted; one of the two is needed."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument(
+        "--targets",
+        metavar="FILE",
+        help="the wanted features: a feature set (.safetensors), or rows with layer and feature, as "
+        "`sae-posttrain data missing` and `sae-posttrain data explain` write them",
+    )
+    group.add_argument("--pool", metavar="FILE", help="want every feature that fires in these texts")
+    parser.add_argument(
+        "--pool-least",
+        type=int,
+        default=1,
+        metavar="N",
+        help="texts of --pool that a feature must fire in (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-relevance",
+        type=float,
+        metavar="R",
+        help="of --targets, keep the rows whose relevance is at least this; `sae-posttrain data explain --task` writes "
+        "it",
+    )
+
+
+def read_targets(source: str, layer: int | None = None, min_relevance: float | None = None) -> list[Row]:
+    """A row for each target, with at least `layer` and `feature`.
+
+    Args:
+        source: a feature set, or a file of rows.
+        layer: only the targets of this layer; None: all.
+        min_relevance: only rows whose `relevance` is at least this.
+
+    Raises:
+        ValueError: a row without a layer and a feature, or no target is left.
+    """
+    rows = _of_feature_set(source) if source.endswith(".safetensors") else load_rows(source)
+    for number, row in enumerate(rows, start=1):
+        if not all(isinstance(row.get(name), int) for name in ("layer", "feature")):
+            raise ValueError(f"{source}, row {number}: expected whole numbers in layer and feature, got {row!r:.120}.")
+        if min_relevance is not None and "relevance" not in row:
+            raise ValueError(f"{source}, row {number} has no relevance; `sae-posttrain data explain --task` writes it.")
+    kept = [row for row in rows if layer is None or row["layer"] == layer]
+    if min_relevance is not None:
+        kept = [row for row in kept if (row["relevance"] or 0.0) >= min_relevance]
+    if not kept:
+        layers = ", ".join(str(one) for one in sorted({row["layer"] for row in rows}))
+        limit = "" if min_relevance is None else f" with a relevance of {min_relevance:g} or more"
+        raise ValueError(f"{source} holds no target of layer {layer}{limit}; its targets are of layer {layers}.")
+    return kept
+
+
+def _of_feature_set(source: str) -> list[Row]:
+    from ...feature_set import FeatureSet
+
+    return [
+        {"layer": layer.layer, "feature": feature, "target": target}
+        for layer in FeatureSet.load(source).layers
+        for feature, target in zip(layer.ids, layer.targets, strict=True)
+    ]
+
+
+def only_layer(rows: Sequence[Mapping[str, Any]], source: str) -> int:
+    """The one layer that all rows are of. Raises: ValueError: they are of several."""
+    layers = sorted({row["layer"] for row in rows})
+    if len(layers) != 1:
+        raise ValueError(f"{source} holds targets of layers {', '.join(map(str, layers))}; name one with --layer.")
+    return int(layers[0])
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows to a .jsonl file, which stays as it was unless all of them were written."""
+    with replacing(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
