@@ -124,11 +124,11 @@ def _passages(runs: Sequence[Run]) -> dict[tuple[int, int, str], tuple[Excerpt, 
         for one in run.contexts:
             with explaining_damage(f"A file of feature contexts in {run.folder}"):
                 key = int(one["layer"]), int(one["feature"]), str(one["target"])
-                found.setdefault(key, _with_heat(one["contexts"][:PASSAGES]))
+                found.setdefault(key, with_heat(one["contexts"][:PASSAGES]))
     return found
 
 
-def _with_heat(contexts: Sequence[RunRow]) -> tuple[Excerpt, ...]:
+def with_heat(contexts: Sequence[RunRow]) -> tuple[Excerpt, ...]:
     """The passages, with the heat of each piece relative to the highest value in all of them."""
     read = [(str(one["group"]), [(str(text), float(value)) for text, value in one["pieces"]]) for one in contexts]
     highest = max((value for _, pieces in read for _, value in pieces), default=0.0)

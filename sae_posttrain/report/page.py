@@ -13,7 +13,9 @@ from .. import __version__
 from .calibrations import calibration_figures
 from .cards import decks
 from .charts import dash, short
+from .coverage import coverage_figures
 from .curves import training_curves
+from .diffs import diff_figures
 from .examples import loops, switches
 from .rates import PAIRS, comparisons
 from .run import Run, read_runs
@@ -27,6 +29,8 @@ _PARTS = {
     "passages": ("the passages with the highest activations of each feature", "sae-posttrain inspect contexts"),
     "traces": ("the features around a switch", "sae-posttrain inspect switches"),
     "calibrations": ("the loop rate by alpha", "sae-posttrain calibrate"),
+    "diffs": ("the features that changed", "sae-posttrain inspect diff"),
+    "coverage": ("the coverage of wanted features", "sae-posttrain data coverage"),
 }
 
 
@@ -67,6 +71,8 @@ def render(runs: Sequence[Run]) -> str:
         "decks": decks(runs),
         "traces": trace_figures(runs, colours),
         "calibrations": calibration_figures(runs),
+        "diffs": diff_figures(runs),
+        "coverage": coverage_figures(runs),
     }
     parts["passages"] = any(card.passages for deck in parts["decks"] for card in deck.cards)
     results = _results(compared)
@@ -77,7 +83,9 @@ def render(runs: Sequence[Run]) -> str:
         "curves": ("During training", parts["curves"]),
         "traces": ("Around a switch", parts["traces"]),
         "features": ("Features", parts["decks"]),
+        "diff": ("What changed inside", parts["diffs"]),
         "alpha": ("Steering strength", parts["calibrations"]),
+        "coverage": ("Coverage of wanted features", parts["coverage"]),
     }
     page = _environment().get_template("page.html")
     return page.render(

@@ -15,10 +15,12 @@ from safetensors import SafetensorError, safe_open
 from ..artefacts import (
     CALIBRATION_CURVE,
     CALLBACK_STATES,
+    COVERAGE_CURVES,
     EVAL,
     EVAL_RESULTS,
     FEATURE_SET_METADATA,
     FINDINGS,
+    MODEL_DIFFS,
     SASFT_STATE,
     SUPPRESS,
     SWITCH_TRACES,
@@ -31,7 +33,13 @@ from ..feature_set import FeatureSet
 RunRow = Mapping[str, Any]
 
 # The kind of a JSON file is recognised by a key that only this kind has.
-KINDS = {SWITCH_TRACES: "traces", TOP_CONTEXTS: "contexts", TARGET_RATE: "calibrations"}
+KINDS = {
+    SWITCH_TRACES: "traces",
+    TOP_CONTEXTS: "contexts",
+    MODEL_DIFFS: "diffs",
+    COVERAGE_CURVES: "coverage",
+    TARGET_RATE: "calibrations",
+}
 
 
 @dataclass
@@ -48,10 +56,12 @@ class Run:
     contexts: list[RunRow] = field(default_factory=list)
     traces: list[RunRow] = field(default_factory=list)
     calibrations: dict[str, RunRow] = field(default_factory=dict)
+    diffs: list[RunRow] = field(default_factory=list)
+    coverage: list[RunRow] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         parts = (self.log, self.results, self.answers, self.features, self.contexts, self.traces, self.calibrations)
-        return any(parts)
+        return any((*parts, self.diffs, self.coverage))
 
     def answers_file(self, name: str) -> Path:
         return self.folder if self.folder.is_file() else self.folder / f"{name}.jsonl"
@@ -65,8 +75,9 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     - every `*.jsonl` that `sae-posttrain measure code-switching` or `measure repetition` wrote with --output, for rates
       and examples. Files with the same name in several runs are compared with each other.
     - every `*.safetensors` that is a feature set, for the feature cards.
-    - every `*.json` that `sae-posttrain inspect` or `calibrate` wrote, for the passages of the features, the traces
-      around a switch, and the rates by alpha. It is recognised by its content.
+    - every `*.json` that `sae-posttrain inspect`, `calibrate` or `data coverage` wrote, for the passages of the
+      features, the traces around a switch, the features that changed, the rates by alpha, and the curves of coverage.
+      It is recognised by its content.
 
     All other files are ignored. If a folder contains further run folders, these are read too, except checkpoints. A
     path may also be that of a single file.

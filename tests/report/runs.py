@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -11,13 +12,19 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainerState
 
 from sae_posttrain.artefacts import CALIBRATION_CURVE, LOOP, TRAINER_STATE, UNEXPECTED
 from sae_posttrain.cli import main
+from sae_posttrain.data import coverage_curve, coverage_to_json
+from sae_posttrain.discovery.firing import FiringSets
 from sae_posttrain.feature_set import FeatureSet, LayerFeatures, Provenance
 from sae_posttrain.inspection.contexts import Context, FeatureContexts, contexts_to_json
+from sae_posttrain.inspection.diff import diff_readings
+from sae_posttrain.inspection.diff_record import diff_to_json
+from sae_posttrain.inspection.feature_readings import FeatureReading
 from sae_posttrain.inspection.trace import LayerTrace, SwitchTrace, TraceCurve, traces_to_json
 from sae_posttrain.lab.shared.record import write_numbers
 from sae_posttrain.metrics import Share
@@ -33,6 +40,7 @@ ANSWERS = {
 }
 STRAY = ["村庄", "деревня", "마을"]
 PERIOD = "and then we walk to the river, "
+SIZES = {"synthetic": 40, "natural": 90}
 PASSAGES = {"zh": "老师在小村庄里看见一块大石头。", "en": "The teacher sees a big stone in the village."}
 
 
@@ -125,6 +133,10 @@ def features(wrap: Wrap = str, *, selection: str = "monolinguality", layers: tup
 
 
 def contexts(feature_set: FeatureSet, wrap: Wrap = str) -> dict[str, Any]:
+    return contexts_to_json(contexts_of(feature_set, wrap))
+
+
+def contexts_of(feature_set: FeatureSet, wrap: Wrap = str) -> list[FeatureContexts]:
     found = []
     for layer in feature_set.layers:
         for row, feature in enumerate(layer.ids):
@@ -137,7 +149,7 @@ def contexts(feature_set: FeatureSet, wrap: Wrap = str) -> dict[str, Any]:
                 for group, text in PASSAGES.items()
             ]
             found.append(FeatureContexts(layer.layer, feature, layer.targets[row], tuple(passages)))
-    return contexts_to_json(found)
+    return found
 
 
 def traces(levels: dict[str, float], wrap: Wrap = str) -> dict[str, Any]:
@@ -172,6 +184,34 @@ def calibration(*, most: float = 1.0, plain: float = 0.0) -> dict[str, Any]:
     return Calibration(features(), point((), 0.0, plain, None), points, target_rate=0.9, max_ratio=2.0).to_dict()
 
 
+def model_diff(feature_set: FeatureSet, wrap: Wrap = str) -> dict[str, Any]:
+    """A diff in which one feature of each layer rises; one of them is in the set."""
+    names = [wrap(name) for name in ("sft", "sasft", "sft seed 1")]
+    groups = tuple(wrap("zh" if unit < 8 else "en") for unit in range(16))
+
+    def reading(name: str, seed: int, more: float) -> FeatureReading:
+        rng = np.random.default_rng(seed)
+        activation_UK = {layer: rng.exponential(5, size=(16, 140)) for layer in (26, 27)}
+        for layer, values_UK in activation_UK.items():
+            values_UK[:, 100 + layer] += more * rng.uniform(1, 2, size=16)
+        sums = {layer: {"activation": one, "firing": (one > 4) * 5.0} for layer, one in activation_UK.items()}
+        return FeatureReading(name, groups, np.full(16, 10.0), sums)  # type: ignore[arg-type]
+
+    base, tuned, noise = (reading(name, seed, 60.0 * (seed == 1)) for seed, name in enumerate(names))
+    found = diff_readings(base, tuned, noise=[noise], permutations=50)
+    passages = contexts_of(feature_set, wrap)
+    shown = [dataclasses.replace(one, feature=126 + n % 2, layer=26 + n % 2) for n, one in enumerate(passages[:2])]
+    return diff_to_json(found, top=12, contexts=shown, features=feature_set)
+
+
+def coverage(wrap: Wrap = str) -> dict[str, Any]:
+    """Curves of two data sets."""
+    rng = np.random.default_rng(0)
+    sets = {wrap(name): FiringSets.of([rng.choice(200, 4) for _ in range(size)], 200) for name, size in SIZES.items()}
+    curves = {name: coverage_curve(one, range(150), covered=range(20), draws=20) for name, one in sets.items()}
+    return coverage_to_json(curves, layer=26, targets=150, covered=20, budget=40)
+
+
 def write_runs(folder: Path, wrap: Wrap = str) -> list[Path]:
     """Two runs with all there is."""
     sft = write_run(folder / "sft", 0.12, level=0.1, wrap=wrap)
@@ -182,4 +222,6 @@ def write_runs(folder: Path, wrap: Wrap = str) -> list[Path]:
     write_json(sasft / "contexts.json", contexts(chosen, wrap))
     write_json(sasft / "trace.json", traces({"base model": 1.4, "sft": 1.2, "sasft": 0.3}, wrap))
     write_json(sasft / f"repetition{CALIBRATION_CURVE}", calibration())
+    write_json(sasft / "diff.json", model_diff(chosen, wrap))
+    write_json(sasft / "coverage.json", coverage(wrap))
     return [sft, sasft]

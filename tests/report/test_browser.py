@@ -44,7 +44,7 @@ def test_it_opens_in_silence_and_fits(page: Page, report: Path, width: int, dark
     page.open(report, width=width, dark=dark)
     assert page.complaints() == []
     assert page.requests() == [report.as_uri()]
-    assert page.evaluate("document.querySelectorAll('figure svg').length") == 18
+    assert page.evaluate("document.querySelectorAll('figure svg').length") == 21
     assert page.evaluate(HIDDEN) == 0
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate(OUTSIDE) == []

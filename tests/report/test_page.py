@@ -18,7 +18,7 @@ from sae_posttrain.report.page import render
 
 from .runs import calibration, features, traces, write_json, write_rows, write_run, write_runs
 
-SECTIONS = ["rates", "examples", "curves", "traces", "features", "alpha"]
+SECTIONS = ["rates", "examples", "curves", "traces", "features", "diff", "alpha", "coverage"]
 ATTACK = "</script></style></title><img src=https://evil.example/x onerror=alert(1)>\"'&{{ 7*7 }}\u202e"
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -109,12 +109,12 @@ def test_all_sections_are_there_with_their_charts(page: str) -> None:
     read = Reader(page)
     assert re.findall(r'<section id="(\w+)">', page) == SECTIONS
     assert "Not on this page" not in page
-    # 10 curves; a trace for each of 2 layers and 4 features; 2 over alpha.
+    # 10 curves; a trace for each of 2 layers and 4 features; 2 over alpha; a diff of 2 layers; 1 of coverage.
     curves = {"loss", "sasft_loss", "sasft_pre_activation_zh", "loop_rate/ordinary", "loop_rate/steered", "reward"}
     curves |= {"steering/reward", "steering/advantage", "eval_code_switching", "eval_repetition"}
     assert set(re.findall(r"<code>([\w/]+)</code></span></figcaption>", page)) == curves
     figures = len(re.findall(r"<figure>.*?<svg.*?</figure>", page, flags=re.DOTALL))
-    assert figures == read.tags["figure"] == len(curves) + 2 + 4 + 2
+    assert figures == read.tags["figure"] == len(curves) + 2 + 4 + 2 + 2 + 1
     # Nothing is left of the colours that charts are drawn in, before the page's take their place.
     assert "#fe0" not in page
     assert "stroke: var(--run-1)" in page
