@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -28,6 +29,7 @@ from sae_posttrain.sampling import (
     TransformersEngine,
     sample_run,
 )
+from sae_posttrain.texts import load_rows
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -220,3 +222,28 @@ def test_a_lora_adapter_takes_part(folder: Path, reference: TransformersEngine) 
     adapted.unload()
     assert ids(expected) != ids(plain)
     assert_alike(answers(engine), expected)
+
+
+def test_the_command_steers_with_vllm_as_with_transformers(folder: Path, tmp_path: Path) -> None:
+    """Each in a process of its own, since vLLM loads its plugins once in a process."""
+    from steering_cases import feature_set
+
+    feature_set(64, 4).save(tmp_path / "features.safetensors")
+    rows = [{"prompt": prompt} for prompt in PROMPTS]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = {}
+    for name, more in {
+        "plain": [],
+        "transformers": ["--features", str(tmp_path / "features.safetensors"), "--alpha", "3"],
+        "vllm": [
+            *["--features", str(tmp_path / "features.safetensors"), "--alpha", "3", "--engine", "vllm"],
+            *["--vllm-args", "enforce_eager=true", f"max_model_len={CONTEXT}"],
+        ],
+    }.items():
+        command = [sys.executable, "-m", "sae_posttrain", "measure", "repetition", "--model", str(folder / "model")]
+        command += ["--prompts", str(tmp_path / "prompts.jsonl"), "--output", str(tmp_path / f"{name}.jsonl")]
+        command += ["--temperature", "0", "--max-new-tokens", "24", "--dtype", "float32", "--no-chat", *more]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[name] = [{**row, "engine": ""} for row in load_rows(tmp_path / f"{name}.jsonl")]
+    assert found["vllm"] == found["transformers"] != found["plain"]
