@@ -99,9 +99,8 @@ def main() -> None:
 
 def made_up(folder: Path, width: int) -> str:
     """A model of random weights, 20 million at a width of 384, and a tokenizer with one token per character."""
-    backend = Tokenizer(
-        models.WordLevel({token: at for at, token in enumerate(["<pad>", *LETTERS])}, unk_token="<pad>")
-    )
+    vocabulary = {token: place for place, token in enumerate(["<pad>", *LETTERS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
     tf.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>").save_pretrained(folder)
     torch.manual_seed(0)

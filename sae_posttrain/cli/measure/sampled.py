@@ -62,7 +62,9 @@ def sample(rows: Sequence[Row], args: argparse.Namespace) -> Sampled:
                 how = {"samples": args.samples, "kept": sampled.kept, "number": number, "progress": sampled.main}
                 run = _together(sample_run(engine, prompts, turn[-1], **how), opened)
                 sampled.rows += _rows(rows, run, turn, args, opened)
-                sampled.failures += _tell_failures(run, prompts)
+                sampled.failures += len(run.failures)
+                if sampled.main:
+                    _tell_failures(run, prompts)
                 if run.interrupted:
                     sampled.interrupted = True
                     break
@@ -126,7 +128,7 @@ def _rows(
             yield {**row, **setting, **more, **cut.to_row()}
 
 
-def _tell_failures(run: SampledRun, prompts: Sequence[Any]) -> int:
+def _tell_failures(run: SampledRun, prompts: Sequence[Any]) -> None:
     if run.failures:
         (prompt, number), error = next(iter(run.failures.items()))
         print(
@@ -134,7 +136,6 @@ def _tell_failures(run: SampledRun, prompts: Sequence[Any]) -> int:
             f"to prompt {prompt + 1} of {len(prompts)}: {error} Run the same command again to try them again.",
             file=sys.stderr,
         )
-    return len(run.failures)
 
 
 def _tell_interrupt(sampled: Sampled, wanted: int) -> None:
