@@ -52,16 +52,24 @@ class Measured:
     Args:
         loss: of each answer, the summed cross-entropy in nats and the number of tokens.
         switches: by top_p, of each answer the probability of leaving for each script.
+        into: the scripts to report. Default: those of the languages, but for Latin, which may stand in any text.
     """
 
     arm: Arm
     languages: list[str]
     loss: list[tuple[float, int]]
     switches: dict[float, list[ExpectedSwitch]]
+    into: list[str] | None = None
 
     def report(self, top_p: float) -> ExpectedSwitchReport:
         """Intervals draw whole texts, with the answers of all seeds."""
         return expected_switch_report(self.switches[top_p], resamples=RESAMPLES)
+
+    def of(self, codes: Sequence[str]) -> Measured:
+        """What was measured on the answers in these languages."""
+        switches = {top_p: [one for one in ones if one.language in codes] for top_p, ones in self.switches.items()}
+        loss = [pair for pair, code in zip(self.loss, self.languages, strict=True) if code in codes]
+        return Measured(self.arm, [code for code in self.languages if code in codes], loss, switches, scripts(self))
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -72,12 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--skip", type=int, default=0, help="held-out answers of each language to pass over first")
     parser.add_argument("--per-language", type=int, default=40, help="held-out answers (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=48, help="tokens read of each answer (default: %(default)s)")
+    parser.add_argument("--languages", nargs="+", help="compare on the answers in these languages (default: all)")
     parser.add_argument("--batch-size", type=int, default=16, help="answers at once (default: %(default)s)")
     parser.add_argument("--dtype", default="bfloat16", help="of the model (default: %(default)s)")
     args = parser.parse_args(arguments)
     rows = held_out(args.texts / "held_out.jsonl", args.per_language, args.skip)
     against = [measured(run, rows, args) for run in args.against]
     found = [measured(run, rows, args) for run in finished_runs(args.runs) if run not in args.against]
+    if args.languages:
+        against, found = ([one.of(args.languages) for one in ones] for ones in (against, found))
     written: list[dict[str, Any]] = []
     for one, other in compared(found, against, together):
         lines = [*own_rows(one), *(compared_rows(one, other) if other else [])]
@@ -93,7 +104,8 @@ def together(arm: Arm, group: Sequence[Measured]) -> Measured:
     switches = {top_p: [answer for one in group for answer in one.switches[top_p]] for top_p in group[0].switches}
     # The mean over seeds, text by text: the interval then draws texts.
     sums = [(sum(nats for nats, _ in ones), ones[0][1]) for ones in zip(*(one.loss for one in group), strict=True)]
-    return Measured(arm, group[0].languages, [(nats / len(group), count) for nats, count in sums], switches)
+    loss = [(nats / len(group), count) for nats, count in sums]
+    return Measured(arm, group[0].languages, loss, switches, group[0].into)
 
 
 def measured(run: Path, rows: list[dict[str, Any]], args: argparse.Namespace) -> Measured:
@@ -189,8 +201,8 @@ def compared_rows(found: Measured, against: Measured) -> Iterator[dict[str, Any]
 
 
 def scripts(found: Measured) -> list[str]:
-    """The scripts of the languages that are measured, but for Latin, which may stand in any text."""
-    return sorted({script for code in found.languages for script in get_language(code).scripts} - {"Latn"})
+    """The scripts that are reported."""
+    return found.into or sorted({one for code in found.languages for one in get_language(code).scripts} - {"Latn"})
 
 
 if __name__ == "__main__":

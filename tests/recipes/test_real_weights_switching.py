@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -55,10 +56,10 @@ def test_arms_train_on_the_same_rows_and_a_finished_one_is_left_alone(
 def test_evaluation_measures_each_arm_and_compares_it_text_by_text(
     scripts: dict[str, ModuleType], world: Path, runs: Path, tmp_path: Path
 ) -> None:
-    def evaluate(*folders: Path) -> list[dict[str, str]]:
+    def evaluate(*folders: Path, more: Sequence[str] = ()) -> list[dict[str, str]]:
         files = ["--against", str(runs / "sft"), "--skip", "1", "--texts", str(world / "texts")]
         where = ["--results", str(tmp_path / "results.csv"), "--per-language", "2", "--dtype", "float32"]
-        scripts["evaluate"].main(["--runs", *map(str, folders), *files, *where])
+        scripts["evaluate"].main(["--runs", *map(str, folders), *files, *where, *more])
         with (tmp_path / "results.csv").open(encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
@@ -73,6 +74,14 @@ def test_evaluation_measures_each_arm_and_compares_it_text_by_text(
         assert change == pytest.approx(ours / plain - 1, abs=1e-2)
         assert plain > 0
     assert found["base", "held-out loss", "all"] == pytest.approx(loss_by_hand(world), rel=1e-4)
+    before = {row["setting"]: row["value"] for row in rows if (row["arm"], row["metric"]) == ("sft", "held-out loss")}
+    two = evaluate(runs / "sasft", more=["--languages", "ru", "ko", "--recipe", "two"])
+    losses = {row["setting"]: row for row in two if row["recipe"] == "two" and row["arm"] == "sft"}
+    assert {code: losses[code]["value"] for code in ("ru", "ko")} == {code: before[code] for code in ("ru", "ko")}
+    assert "en" not in losses
+    switches = {row["setting"]: row for row in two if row["recipe"] == "two" and "probability" in row["metric"]}
+    assert int(switches["into Hani, top_p 1"]["n"]) == 4
+    rows = [*rows, *(row for row in two if row["recipe"] == "two")]
     again = evaluate(runs / "sasft")  # from what was kept; its rows take the place of the earlier ones
     assert sorted(map(str, again)) == sorted(map(str, rows))
 
