@@ -90,7 +90,7 @@ def main() -> None:
         worker(args)
         return
     with tempfile.TemporaryDirectory() as folder:
-        args.model = args.model or made_up(Path(folder) / "model", args.width)
+        args.model = args.model or made_up(Path(folder) / f"random-{args.width}", args.width)
         rows = measured(args)
     for row in rows:
         ratios = f"{row.faster_than_generate:8.2f}x on the clock{row.faster_by_cpu_time:8.2f}x by CPU time"
