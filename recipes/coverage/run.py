@@ -67,6 +67,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=96, help="tokens read of each text (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=80, help="tokens of a prompt (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the generator (default: 0 1)")
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS), help="default: all")
     parser.add_argument("--output", type=Path, required=True, help="folder for all files")
     parser.add_argument("--results", type=Path, required=True, help=".csv file to append the results to")
     return parser.parse_args(arguments)
@@ -105,10 +106,10 @@ def measured(
     """Write with each arm, verify, and compare coverage at an equal number of prompts; returns the rows."""
     out, rows = args.output, []
     about = {"model": Path(args.model).name, "layer": args.layer, "seed": seed}
-    for arm, more in ARMS.items():
+    for arm in args.arms:
         written, kept = out / f"{arm}-{seed}.jsonl", out / f"{arm}-{seed}-kept.jsonl"
         sizes = ["--per-target", str(args.per_target), "--max-new-tokens", str(args.max_new_tokens), "--no-answers"]
-        words = ["data", "synthesize", str(explained), *sizes, *more, "--seed", str(seed), *asking]
+        words = ["data", "synthesize", str(explained), *sizes, *ARMS[arm], "--seed", str(seed), *asking]
         once(written, [*words, "--output", str(written)])
         cache = [*reading[:-1], str(out / "firing" / f"{arm}-{seed}")]
         told = json.loads(once(kept, ["data", "verify", str(written), "--output", str(kept), "--json", *cache]))
@@ -120,8 +121,8 @@ def measured(
         value = {"metric": "targets hit", "value": hit, "low": None, "high": None}
         rows.append({**about, "arm": arm, **value, "n": told["targets"]})
     curves = out / f"coverage-{seed}.json"
-    sets = [f"{arm}-{seed}={out / f'{arm}-{seed}.jsonl'}" for arm in ARMS]  # names of their own in the cache
-    columns = [f"{arm}-{seed}=prompt" for arm in ARMS]
+    sets = [f"{arm}-{seed}={out / f'{arm}-{seed}.jsonl'}" for arm in args.arms]  # names of their own in the cache
+    columns = [f"{arm}-{seed}=prompt" for arm in args.arms]
     words = ["data", "coverage", *sets, f"natural={out / 'natural.jsonl'}", "--columns", *columns]
     once(curves, [*words, "--targets", str(explained), "--output", str(curves), *reading])
     (found,) = json.loads(curves.read_text(encoding="utf-8")).values()
