@@ -5,12 +5,14 @@ from .lazy import TYPE_CHECKING, lazily
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from .data.classification import classify
     from .discovery import (
         discover_contrast_features,
         discover_language_features,
         discover_repetition_features,
         sample_loops,
     )
+    from .discovery.classes import discover_class_features
     from .discovery.firing import collect_firing
     from .expected import expected_switch_rate
     from .feature_set import FeatureSet
@@ -72,11 +74,13 @@ _HOME = {
     "TokenCounts": "token_counts",
     "ablate": "steering.removal",
     "calibrate": "steering",
+    "classify": "data.classification",
     "code_switching_rate": "metrics",
     "collect_firing": "discovery.firing",
     "compare_rates": "metrics",
     "count_tokens": "token_counts",
     "diff_models": "inspection",
+    "discover_class_features": "discovery.classes",
     "discover_contrast_features": "discovery",
     "discover_language_features": "discovery",
     "discover_repetition_features": "discovery",
@@ -123,11 +127,13 @@ __all__ = [
     "TokenCounts",
     "ablate",
     "calibrate",
+    "classify",
     "code_switching_rate",
     "collect_firing",
     "compare_rates",
     "count_tokens",
     "diff_models",
+    "discover_class_features",
     "discover_contrast_features",
     "discover_language_features",
     "discover_repetition_features",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..discovery.firing import FiringSets
-from ..discovery.or_rule import SIZES, Combine, choose_rule, stratified_part
+from ..discovery.or_rule import SIZES, Combine, OrRule, choose_rule, rank_features, stratified_part
 from ..metrics.detection import Detection
 
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -25,7 +25,7 @@ class CurvePoint:
         share: size of the part, from 0 to 1.
         examples: number of its texts.
         f1: F1 on the test, one value for each random part.
-        layers: the layers of the rules, one tuple for each random part.
+        layers: the layers of the rules, one tuple for each random part; empty where no feature tells the class.
         sizes: number of features of the rules.
     """
 
@@ -83,16 +83,31 @@ def learning_curve(
     if wrong := [share for share in shares if not 0 < share <= 1]:
         raise ValueError(f"shares={list(shares)}: {wrong[0]} is not more than 0 and at most 1.")
     rng = np.random.default_rng(seed)
-    points = []
+    points: list[CurvePoint] = []
     for share in shares:
+        if points and points[-1].examples == stratified_part(positive_E, share, rng, least=2).sum():
+            points.pop()  # so few texts that both shares take as many of them
         rules = []
         for _ in range(draws):
             part_E = stratified_part(positive_E, share, rng, least=2)  # one of each is held out
             members = np.flatnonzero(part_E)
             own = {layer: sets.take(members) for layer, sets in firing.items()}
             held_out_E = stratified_part(positive_E[members], held_out, rng)
-            rules.append(choose_rule(own, positive_E[members], held_out_E, sizes=sizes, combine=combine))
+            rules.append(_rule(own, positive_E[members], held_out_E, sizes, combine))
         f1 = tuple(Detection.of(rule.detects(test_firing), test_positive_E, resamples=1).f1 for rule in rules)
         layers = tuple(tuple(dict.fromkeys(one.layer for one in rule.features)) for rule in rules)
         points.append(CurvePoint(share, len(members), f1, layers, tuple(len(rule.features) for rule in rules)))
     return points
+
+
+def _rule(
+    firing: Mapping[int, FiringSets],
+    positive_E: np.ndarray,
+    held_out_E: np.ndarray,
+    sizes: Sequence[int],
+    combine: Combine,
+) -> OrRule:
+    """The rule of a part; one without features, which detects nothing, if none fires more often on the class."""
+    if not any(rank_features(firing, positive_E, ~held_out_E, top=1).values()):
+        return OrRule("positive", (), {}, {})
+    return choose_rule(firing, positive_E, held_out_E, sizes=sizes, combine=combine)

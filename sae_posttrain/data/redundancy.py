@@ -1,6 +1,6 @@
 """Measure how much of a benchmark a subset of it already covers, by features and by the ranking of models."""
 
-# E examples, K dictionary size, M models
+# D draws, E examples, K dictionary size, M models, P pairs of models
 
 from __future__ import annotations
 
@@ -148,13 +148,6 @@ def ranking_agreement(scores_ME: np.ndarray, sizes: list[int], *, draws: int = 1
 
     Source: arXiv:2605.11887, section 4.2, Eq. 4 and 5. `ranking_redundancy` is Eq. 6.
     """
-    try:
-        from scipy.stats import kendalltau
-    except ImportError as error:
-        raise ImportError(
-            "Comparing rankings needs scipy, which is not installed: pip install 'sae-posttrain[data]'."
-        ) from error
-
     scores_ME = np.asarray(scores_ME, dtype=np.float64)
     if scores_ME.ndim != 2 or len(scores_ME) < 2:
         raise ValueError(
@@ -170,7 +163,26 @@ def ranking_agreement(scores_ME: np.ndarray, sizes: list[int], *, draws: int = 1
 
     def tau(size: int) -> float:
         parts = (rng.choice(scores_ME.shape[1], size, replace=False) for _ in range(draws))
-        found = [kendalltau(scores_ME[:, part].mean(axis=1), whole_M).statistic for part in parts]
-        return float(np.nan_to_num(found).mean())
+        means_DM = np.stack([scores_ME[:, part].mean(axis=1) for part in parts])
+        return float(kendall_tau(means_DM, whole_M).mean())
 
     return np.array([tau(size) for size in sizes])
+
+
+def kendall_tau(first_DM: np.ndarray, second_M: np.ndarray) -> np.ndarray:
+    """`(D,)` Kendall's tau-b between each of D rankings and one other; 0 where a ranking has ties only.
+
+    Args:
+        first_DM: `(D, M)` scores of M models.
+        second_M: `(M,)` scores of the same models.
+
+    Example:
+        >>> kendall_tau(np.array([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]]), np.array([1.0, 2.0, 3.0])).round(3).tolist()
+        [1.0, 0.333]
+    """
+    one, other = np.triu_indices(len(second_M), k=1)
+    first_DP = np.sign(first_DM[:, one] - first_DM[:, other])
+    second_P = np.sign(second_M[one] - second_M[other])
+    scale_D = np.sqrt(np.abs(first_DP).sum(axis=1) * np.abs(second_P).sum())
+    found: np.ndarray = first_DP @ second_P / np.maximum(scale_D, 1)
+    return found

@@ -10,9 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
+from .benchmarks import overlap_figures, redundancy_figures, selection_panels
 from .calibrations import calibration_figures
 from .cards import decks
 from .charts import dash, short
+from .classes import class_figures
 from .coverage import coverage_figures
 from .curves import training_curves
 from .diffs import diff_figures
@@ -73,6 +75,10 @@ def render(runs: Sequence[Run]) -> str:
         "calibrations": calibration_figures(runs),
         "diffs": diff_figures(runs),
         "coverage": coverage_figures(runs),
+        "classes": class_figures(runs),
+        "overlaps": overlap_figures(runs),
+        "redundancies": redundancy_figures(runs),
+        "selections": selection_panels(runs),
     }
     parts["passages"] = any(card.passages for deck in parts["decks"] for card in deck.cards)
     results = _results(compared)
@@ -86,6 +92,8 @@ def render(runs: Sequence[Run]) -> str:
         "diff": ("What changed inside", parts["diffs"]),
         "alpha": ("Steering strength", parts["calibrations"]),
         "coverage": ("Coverage of wanted features", parts["coverage"]),
+        "classes": ("Classes of texts", parts["classes"]),
+        "benchmarks": ("Benchmarks", parts["overlaps"] or parts["redundancies"] or parts["selections"]),
     }
     page = _environment().get_template("page.html")
     return page.render(
@@ -96,7 +104,7 @@ def render(runs: Sequence[Run]) -> str:
         colours=colours,
         results=results,
         examples=examples,
-        missing=[what for part, what in _PARTS.items() if not parts[part]],
+        missing=[what for part, what in _PARTS.items() if not parts[part]] if _of_a_model(runs) else [],
         only_some=_only_some(compared),
         version=__version__,
     )
@@ -114,6 +122,11 @@ def _only_some(runs: Sequence[Run]) -> dict[str, list[str]]:
     parts = {"training curves": "log", "measured answers": "answers"}
     lacking = {name: [run.name for run in runs if not getattr(run, part)] for name, part in parts.items()}
     return {name: without for name, without in lacking.items() if 0 < len(without) < len(runs)}
+
+
+def _of_a_model(runs: Sequence[Run]) -> bool:
+    """Whether anything on the page is about a trained model or its features, so that more could be said of it."""
+    return any(run.log or run.answers or run.results or run.features or run.traces for run in runs)
 
 
 def _listed(names: Sequence[str]) -> str:

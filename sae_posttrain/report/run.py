@@ -13,8 +13,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..artefacts import (
+    BENCHMARK_OVERLAP,
+    BENCHMARK_REDUNDANCY,
+    BENCHMARK_SELECTION,
     CALIBRATION_CURVE,
     CALLBACK_STATES,
+    CLASS_DISCOVERY,
     COVERAGE_CURVES,
     EVAL,
     EVAL_RESULTS,
@@ -39,6 +43,10 @@ KINDS = {
     MODEL_DIFFS: "diffs",
     COVERAGE_CURVES: "coverage",
     TARGET_RATE: "calibrations",
+    CLASS_DISCOVERY: "classes",
+    BENCHMARK_OVERLAP: "overlaps",
+    BENCHMARK_REDUNDANCY: "redundancies",
+    BENCHMARK_SELECTION: "selections",
 }
 
 
@@ -58,10 +66,14 @@ class Run:
     calibrations: dict[str, RunRow] = field(default_factory=dict)
     diffs: list[RunRow] = field(default_factory=list)
     coverage: list[RunRow] = field(default_factory=list)
+    classes: list[RunRow] = field(default_factory=list)
+    overlaps: list[RunRow] = field(default_factory=list)
+    redundancies: list[RunRow] = field(default_factory=list)
+    selections: list[RunRow] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        parts = (self.log, self.results, self.answers, self.features, self.contexts, self.traces, self.calibrations)
-        return any((*parts, self.diffs, self.coverage))
+        parts = (self.log, self.results, self.answers, self.features)
+        return any(parts) or any(getattr(self, name) for name in KINDS.values())
 
     def answers_file(self, name: str) -> Path:
         return self.folder if self.folder.is_file() else self.folder / f"{name}.jsonl"
@@ -78,6 +90,8 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     - every `*.json` that `sae-posttrain inspect`, `calibrate` or `data coverage` wrote, for the passages of the
       features, the traces around a switch, the features that changed, the rates by alpha, and the curves of coverage.
       It is recognised by its content.
+    - every `*.json` that `sae-posttrain discover class`, `data overlap`, `data redundancy` or `data select` wrote, for
+      classes of texts and comparisons of benchmarks.
 
     All other files are ignored. If a folder contains further run folders, these are read too, except checkpoints. A
     path may also be that of a single file.

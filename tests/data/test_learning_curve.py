@@ -32,6 +32,13 @@ def test_more_texts_find_the_good_feature_more_often() -> None:
     assert set(many.layers) == {(2,)}
 
 
+def test_a_part_in_which_no_feature_tells_the_class_detects_nothing() -> None:
+    positive_E = np.arange(8) % 2 == 0
+    same = {0: FiringSets.of([[1]] * 8, d_sae=3)}
+    (point,) = learning_curve(same, positive_E, same, positive_E, shares=[1.0], draws=2)
+    assert (point.f1, point.layers, point.sizes) == ((0, 0), ((), ()), (0, 0))
+
+
 def test_a_share_out_of_range_is_refused() -> None:
     firing, positive_E = planted(20, 0)
     with pytest.raises(ValueError, match="not more than 0"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sae_posttrain.data import ranking_agreement, ranking_redundancy, redundancy
+from sae_posttrain.data.redundancy import kendall_tau
 from sae_posttrain.discovery.firing import FiringSets
 
 
@@ -119,3 +120,12 @@ def test_sizes_between_are_interpolated_where_a_benchmark_is_large() -> None:
     scores = (rng.random((4, 120)) < np.array([0.2, 0.4, 0.6, 0.8])[:, None]).astype(float)
     every = ranking_agreement(scores, list(range(1, 121, 4)), draws=20).mean()
     assert ranking_redundancy(scores, draws=20) == pytest.approx(every, abs=0.03)
+
+
+def test_tau_is_scipys() -> None:
+    kendalltau = pytest.importorskip("scipy.stats").kendalltau
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 4, (40, 6)).astype(float), rng.integers(0, 4, 6).astype(float)
+    expected = np.nan_to_num([kendalltau(row, second).statistic for row in first])
+    assert kendall_tau(first, second) == pytest.approx(expected)
+    assert kendall_tau(np.ones((1, 6)), second).tolist() == [0]

@@ -1,0 +1,155 @@
+"""`discover class` and `classify` end to end on files, and their section of the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
+
+from sae_posttrain import FeatureSet
+from sae_posttrain.cli import main
+
+FILLER, ANIMALS, TOOLS = ["the", "big", "is", "and"], ["cat", "dog", "cow"], ["saw", "axe", "rake"]
+
+
+def rows(seed: int, number: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for n in range(number):
+        label, words = (("animal", ANIMALS), ("tool", TOOLS))[n % 2]
+        filler = rng.permutation(FILLER).tolist()
+        made.append({"text": " ".join([*filler[:2], rng.choice(words), *filler[2:]]), "label": label, "n": n})
+    return made
+
+
+def write_rows(path: Path, of_file: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in of_file), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    tokenizer = word_tokenizer([*FILLER, *ANIMALS, *TOOLS], "<pad>")
+    tokenizer.save_pretrained(folder / "model")
+    model = qwen3(len(tokenizer), num_hidden_layers=2)
+    model.save_pretrained(folder / "model")
+    write_saes(folder / "SAE-tiny-L0_4", range(2), d_sae=40, width=WIDTH)
+    words = tokenizer.convert_tokens_to_ids([*ANIMALS, *TOOLS, *FILLER])
+    for file in (folder / "SAE-tiny-L0_4").glob("*.pt"):
+        sae = torch.load(file, weights_only=True)
+        # The dual basis of the embeddings, which are most of the residual: each feature is 1 on its own word.
+        sae["W_enc"][: len(words)] = torch.linalg.pinv(model.get_input_embeddings().weight[words].detach()).T
+        sae["b_enc"] = torch.where(torch.arange(40) < len(words), -0.5, -9.0)
+        torch.save(sae, file)
+    write_rows(folder / "train.jsonl", rows(0, 40))
+    write_rows(folder / "test.jsonl", rows(1, 20))
+    return folder
+
+
+def discover(place: Path, output: Path, *more: str) -> int:
+    command = ["discover", "class", "--rows", str(place / "train.jsonl"), "--targets", "animal", "--layers", "0", "1"]
+    models = ["--model", str(place / "model"), "--sae", str(place / "SAE-tiny-L0_4")]
+    return main([*command, *models, "--output", str(output), *more])
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> Path:
+    """A folder with the features, their results, and the cache."""
+    folder = place / "run"
+    test = ["--test", f"other={place / 'test.jsonl'}", "--draws", "2", "--cache", str(place / "cache")]
+    assert discover(place, folder / "animal.safetensors", *test) == 0
+    return folder
+
+
+def test_features_and_results_are_written(run: Path) -> None:
+    features = FeatureSet.load(run / "animal.safetensors")
+    assert features.targets == ("animal",)
+    (found,) = json.loads((run / "animal.classes.json").read_text())["class_discovery"]
+    assert [(one["layer"], one["feature"]) for one in found["features"]] == [
+        (layer.layer, feature) for layer in features.layers for feature in layer.ids
+    ]
+    (test,) = found["tests"]
+    ways = {row["method"]: row for row in test["methods"]}
+    assert list(ways)[:4] == ["OR-rule", "random features", "always yes", "difference of means"]
+    assert ways["always yes"]["f1"] == pytest.approx(2 / 3)
+    assert ways["OR-rule"]["f1"] > ways["random features"]["f1"]
+    assert ways["difference of means"]["f1"] > 0.8
+    assert [point["examples"] for point in test["curve"]][-1] == 40
+    told = {token for one in found["features"] for token, _ in one["tokens"]}
+    assert told
+    assert told <= {*FILLER, *ANIMALS}  # the tokens are of held-out texts of the class
+
+
+def test_a_second_call_reads_the_cache_and_prints_the_same(
+    place: Path, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    more = ["--cache", str(place / "cache"), "--no-dense", "--draws", "0"]
+    assert discover(place, tmp_path / "again.safetensors", *more) == 0
+    shown = capsys.readouterr().out
+    assert "animal: F1" in shown
+    assert "largest contrast by layer: 0:" in shown
+    again, first = (FeatureSet.load(one) for one in (tmp_path / "again.safetensors", run / "animal.safetensors"))
+    assert again.sha256 == first.sha256
+
+
+def test_a_source_for_each_class_does_the_same(place: Path, run: Path, tmp_path: Path) -> None:
+    for name in ("animal", "tool"):
+        texts = [row["text"] for row in rows(0, 40) if row["label"] == name]
+        (tmp_path / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
+    command = ["discover", "class", "--texts", *(f"{name}={tmp_path / name}.txt" for name in ("animal", "tool"))]
+    models = ["--model", str(place / "model"), "--sae", str(place / "SAE-tiny-L0_4"), "--layers", "0", "1"]
+    output = tmp_path / "found.safetensors"
+    assert main([*command, *models, "--targets", "animal", "--output", str(output)]) == 0
+    assert FeatureSet.load(output).sha256 == FeatureSet.load(run / "animal.safetensors").sha256
+
+
+def classify(place: Path, run: Path, *more: str) -> int:
+    command = ["classify", str(place / "test.jsonl"), "--features", str(run / "animal.safetensors")]
+    return main([*command, "--model", str(place / "model"), *more])
+
+
+def test_classify_writes_rows_with_their_evidence(
+    place: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sae, output = ["--sae", str(place / "SAE-tiny-L0_4")], tmp_path / "verdicts.jsonl"
+    assert classify(place, run, *sae, "--output", str(output)) == 0
+    shown = capsys.readouterr().out
+    verdicts = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [row["n"] for row in verdicts] == list(range(20))
+    (found,) = json.loads((run / "animal.classes.json").read_text())["class_discovery"]
+    f1 = found["tests"][0]["methods"][0]["f1"]
+    assert f"animal: F1 {f1:.3f}" in shown  # the test that `discover class` made on the same rows
+    assert f"animal: {sum(row['classes'] == ['animal'] for row in verdicts)} of 20 texts" in shown
+    for row in verdicts:
+        assert row["classes"] == sorted({one["target"] for one in row["evidence"]})
+        assert all(row["text"][one["start"] : one["end"]] == one["token"] for one in row["evidence"])
+
+
+def test_the_report_shows_the_classes(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for shown in ("Classes of texts", "Learning curve", "difference of means", "On other", "may be offensive"):
+        assert shown in page
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--label-column", "kind"], "no label in column 'kind'"),
+        (["--column", "body"], "no text in column 'body'"),
+        (["--targets", "plant"], "No texts of plant"),
+        (["--test", "other.jsonl"], "expected NAME=FILE"),
+    ],
+)
+def test_mistakes_say_what_to_change(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str
+) -> None:
+    assert discover(place, tmp_path / "x.safetensors", *more) == 2
+    assert says in capsys.readouterr().err
