@@ -128,22 +128,11 @@ class _Reader(NamedTuple):
         """`(S, F)` activations, 0 where a feature does not fire."""
         if self.sae is not None:
             return self.sae.encode(residual_SD.to(self.sae.encoder.device))[:, list(self.layer.ids)].float()
-        threshold = thresholds(self.layer)
-        assert threshold is not None
-        encoder_FD, bias_F, threshold_F = (
-            one.to(residual_SD.device) for one in (self.layer.encoder, self.layer.bias, threshold)
-        )
-        pre_SF = residual_SD.float() @ encoder_FD.T + bias_F
-        return pre_SF.relu() * (pre_SF > threshold_F)
-
-
-def thresholds(layer: LayerFeatures) -> Tensor | None:
-    found: Tensor | None = getattr(layer, "threshold", None)
-    return found
+        return self.layer.pre_activations(residual_SD).relu() * self.layer.fires(residual_SD)
 
 
 def _reader(layer: LayerFeatures, saes: Mapping[int, SparseAutoencoder] | None, found_with: str) -> _Reader:
-    if saes is None and thresholds(layer) is None:
+    if saes is None and layer.threshold is None:
         raise ValueError(
             f"The features of layer {layer.layer} have no firing thresholds, so the SAE is needed to tell where they "
             "fire. Give sae, or discover the features again."

@@ -131,6 +131,16 @@ def test_classify_writes_rows_with_their_evidence(
         assert all(row["text"][one["start"] : one["end"]] == one["token"] for one in row["evidence"])
 
 
+def test_without_an_sae_the_thresholds_decide(place: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert classify(place, run) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("row ") for line in lines) == 20
+    assert any(": layer " in line and " at '" in line for line in lines)
+    assert classify(place, run, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["results"]["animal"]["total"] == 20
+
+
 def test_the_report_shows_the_classes(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0

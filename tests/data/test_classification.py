@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,14 +49,20 @@ def features(model: Any, tokenizer: Any, saes: Any) -> FeatureSet:
     ).features
 
 
-def activations(model: Any, tokenizer: Any, saes: Any, text: str, layer: int) -> torch.Tensor:
-    """Of all features on each token but the first, of one text at a time."""
+def residual(model: Any, tokenizer: Any, text: str, layer: int) -> torch.Tensor:
+    """Of each token but the first, of one text at a time."""
     kept: list[torch.Tensor] = []
     handle = model.model.layers[layer].register_forward_hook(lambda module, args, output: kept.append(output))
     with torch.no_grad():
         model(torch.tensor([tokenizer(text)["input_ids"]]))
     handle.remove()
-    return saes[layer].encode(kept[0][0][1:])
+    return kept[0][0][1:]
+
+
+def activations(model: Any, tokenizer: Any, saes: Any, text: str, layer: int) -> torch.Tensor:
+    """Of all features on each token but the first."""
+    activation_SK: torch.Tensor = saes[layer].encode(residual(model, tokenizer, text, layer))
+    return activation_SK
 
 
 def test_a_verdict_names_every_feature_that_fires_and_its_strongest_token(
@@ -81,6 +88,26 @@ def test_a_verdict_names_every_feature_that_fires_and_its_strongest_token(
         fired += len(expected)
     assert 0 < fired < len(TEXTS) * sum(len(layer.ids) for layer in features.layers)
     assert verdicts[3].evidence == ()  # one token, which does not count
+
+
+def test_without_an_sae_a_feature_fires_above_its_threshold(
+    model: Any, tokenizer: Any, saes: Any, features: FeatureSet
+) -> None:
+    fired = 0
+    for text, verdict in zip(TEXTS, classify(model, tokenizer, features, TEXTS, batch_size=4), strict=True):
+        found = {(one.layer, one.feature, one.target) for one in verdict.evidence}
+        for layer in features.layers:
+            assert layer.threshold is not None
+            pre_SF = saes[layer.layer].pre_activations(residual(model, tokenizer, text, layer.layer), layer.ids)
+            for row, (feature, target) in enumerate(zip(layer.ids, layer.targets, strict=True)):
+                above = float(pre_SF[:, row].max()) - float(layer.threshold[row]) if len(pre_SF) else -1.0
+                if abs(above) > 1e-4:  # a threshold may be the pre-activation of one of these tokens
+                    assert ((layer.layer, feature, target) in found) == (above > 0)
+        fired += len(found)
+    assert 0 < fired < len(TEXTS) * sum(len(layer.ids) for layer in features.layers)
+    bare = replace(features, layers=tuple(replace(one, threshold=None, disagreement=None) for one in features.layers))
+    with pytest.raises(ValueError, match="have no firing thresholds"):
+        classify(model, tokenizer, bare, TEXTS)
 
 
 def test_another_sae_is_refused(model: Any, tokenizer: Any, saes: Any, features: FeatureSet) -> None:
