@@ -195,7 +195,7 @@ def evaluate(read: Mapping[str, ReadSet], trained_on: Sequence[str], seed: int) 
             for test_name, test in tests.items():
                 found = Detection.of(detects(test), test.positive_E)
                 where = {"train": name, "test": test_name, "method": method, "layers": layers, "features": features}
-                for metric in ("f1", "precision", "recall"):
+                for metric in ("f1", "balanced_accuracy", "precision", "recall"):
                     bounds = {"low": found.low, "high": found.high} if metric == "f1" else {"low": "", "high": ""}
                     yield {**where, "metric": metric, "value": getattr(found, metric), **bounds, "n": found.total}
         for test_name, test in tests.items():
@@ -215,6 +215,9 @@ def detectors(own: ReadSet, held_out_E: np.ndarray, seed: int) -> Iterator[tuple
     """Name, detector of a `ReadSet`, layers and number of features of each method."""
     rules = {
         "OR-rule": choose_rule(own.firing, own.positive_E, held_out_E),
+        "OR-rule, K by balanced accuracy": choose_rule(
+            own.firing, own.positive_E, held_out_E, choose_by="balanced_accuracy"
+        ),
         "OR-rule, several layers": choose_rule(own.firing, own.positive_E, held_out_E, combine="layers"),
         **{
             f"OR-rule, K={k}": choose_rule(own.firing, own.positive_E, held_out_E, sizes=[k]) for k in (1, 2, 5, 10, 30)

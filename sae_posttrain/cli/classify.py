@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..artefacts import CLASSES
 from ..texts import Row, load_rows, load_texts
+from .class_tables import print_rule
 from .inputs import add_dtype, load_model
 from .output_files import check_file, replacing
 
 if TYPE_CHECKING:
-    from ..data.class_results import ClassTest, LabelledTexts
+    from ..data.class_results import LabelledTexts
     from ..data.classification import Verdict
-    from ..discovery.or_rule import OrRule
 
 
 def add_discover_class(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,6 +38,13 @@ def add_discover_class(kinds: argparse._SubParsersAction[argparse.ArgumentParser
         metavar="NAME=FILE",
         help="labelled rows to judge the features on, such as en=en.jsonl de=de.jsonl",
     )
+    _add_rule(parser)
+    _add_results(parser)
+    _add_reading(parser)
+    parser.set_defaults(run=run_discover_class)
+
+
+def _add_rule(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes",
         type=int,
@@ -53,6 +60,13 @@ def add_discover_class(kinds: argparse._SubParsersAction[argparse.ArgumentParser
         "(default: %(default)s)",
     )
     parser.add_argument(
+        "--choose-by",
+        choices=("f1", "balanced_accuracy"),
+        default="f1",
+        help="what decides on the number of features; F1 favours many features, since on balanced labels it is 0.667 "
+        "for a rule that says yes to everything (default: %(default)s)",
+    )
+    parser.add_argument(
         "--select",
         choices=("firing rate", "random"),
         default="firing rate",
@@ -65,9 +79,6 @@ def add_discover_class(kinds: argparse._SubParsersAction[argparse.ArgumentParser
         metavar="SHARE",
         help="share of each class on which the number of features is chosen (default: %(default)s)",
     )
-    _add_results(parser)
-    _add_reading(parser)
-    parser.set_defaults(run=run_discover_class)
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +142,10 @@ def run_discover_class(args: argparse.Namespace) -> int:
     saes = {layer: load_sae(args.sae, layer) for layer in args.layers}
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device)
     reading: dict[str, Any] = {"batch_size": args.batch_size, "max_length": args.max_length}
-    options = {name: getattr(args, name) for name in ("layers", "targets", "sizes", "combine", "select", "held_out")}
+    options = {
+        name: getattr(args, name)
+        for name in ("layers", "targets", "sizes", "combine", "choose_by", "select", "held_out")
+    }
     found = discover_class_features(
         model,
         tokenizer,
@@ -144,7 +158,7 @@ def run_discover_class(args: argparse.Namespace) -> int:
     )
     path = found.features.save(output)
     flat = [text for members in texts.values() for text in members]
-    curve = {name: getattr(args, name) for name in ("draws", "sizes", "combine", "held_out", "seed")}
+    curve = {name: getattr(args, name) for name in ("draws", "sizes", "combine", "choose_by", "held_out", "seed")}
     results = judge_rules(
         model,
         tokenizer,
@@ -162,30 +176,9 @@ def run_discover_class(args: argparse.Namespace) -> int:
     with replacing(beside) as file:
         file.write(json.dumps(discovery_to_json(found, results, tokens), ensure_ascii=False) + "\n")
     for rule in found.rules:
-        _print_rule(rule, results[rule.target])
+        print_rule(rule, results[rule.target])
     print(f"Wrote {path} and {beside}.")
     return 0
-
-
-def _print_rule(rule: OrRule, tests: Sequence[ClassTest]) -> None:
-    chosen = rule.held_out[len(rule.features)]
-    print(f"{rule.target}: F1 {chosen.f1:.3f} ({chosen.low:.3f} to {chosen.high:.3f}) on {chosen.total} held-out texts")
-    print("  layer  feature  contrast")
-    for one in rule.features:
-        print(f"  {one.layer:5}  {one.feature:7}  {one.contrast:8.3f}")
-    layers = ", ".join(f"{layer}: {value:.3f}" for layer, value in sorted(rule.top_contrast.items()))
-    sizes = ", ".join(f"{size}: {one.f1:.3f}" for size, one in rule.held_out.items())
-    print(f"  largest contrast by layer: {layers}\n  held-out F1 by number of features: {sizes}")
-    for test in tests:
-        print(f"  test {test.name}" + " " * 26 + "F1                  precision  recall  layers")
-        for name, result in test.detections.items():
-            where = " ".join(map(str, test.layers[name]))
-            interval = f"{result.f1:.3f} ({result.low:.3f} to {result.high:.3f})"
-            print(f"    {name:<26} {interval:>24}  {result.precision:9.3f}  {result.recall:6.3f}  {where}")
-        for point in test.curve:
-            spread = f"{min(point.f1):.3f} to {max(point.f1):.3f}"
-            print(f"    found with {point.examples:6} texts: F1 {point.mean:.3f} ({spread} over {len(point.f1)} parts)")
-    print()
 
 
 def run_classify(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..discovery.firing import FiringSets
-from ..discovery.or_rule import SIZES, Combine, OrRule, choose_rule, rank_features, stratified_part
+from ..discovery.or_rule import SIZES, ChooseBy, Combine, OrRule, choose_rule, rank_features, stratified_part
 from ..metrics.detection import Detection
 
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -58,6 +58,7 @@ def learning_curve(
     held_out: float = 0.2,
     sizes: Sequence[int] = SIZES,
     combine: Combine = "layer",
+    choose_by: ChooseBy = "f1",
     seed: int = 0,
 ) -> list[CurvePoint]:
     """Find a rule on random parts of the data, and judge each on the whole test.
@@ -72,7 +73,7 @@ def learning_curve(
         draws: random parts of each size. The whole is drawn as often, with different held-out texts.
         held_out: share of each part that is held out.
         sizes: numbers of features to try.
-        combine: as in `choose_rule`.
+        combine, choose_by: as in `choose_rule`.
         seed: of the draws.
 
     Returns:
@@ -93,21 +94,15 @@ def learning_curve(
             members = np.flatnonzero(part_E)
             own = {layer: sets.take(members) for layer, sets in firing.items()}
             held_out_E = stratified_part(positive_E[members], held_out, rng)
-            rules.append(_rule(own, positive_E[members], held_out_E, sizes, combine))
+            rules.append(_rule(own, positive_E[members], held_out_E, sizes=sizes, combine=combine, choose_by=choose_by))
         f1 = tuple(Detection.of(rule.detects(test_firing), test_positive_E, resamples=1).f1 for rule in rules)
         layers = tuple(tuple(dict.fromkeys(one.layer for one in rule.features)) for rule in rules)
         points.append(CurvePoint(share, len(members), f1, layers, tuple(len(rule.features) for rule in rules)))
     return points
 
 
-def _rule(
-    firing: Mapping[int, FiringSets],
-    positive_E: np.ndarray,
-    held_out_E: np.ndarray,
-    sizes: Sequence[int],
-    combine: Combine,
-) -> OrRule:
+def _rule(firing: Mapping[int, FiringSets], positive_E: np.ndarray, held_out_E: np.ndarray, **settings: Any) -> OrRule:
     """The rule of a part; one without features, which detects nothing, if none fires more often on the class."""
     if not any(rank_features(firing, positive_E, ~held_out_E, top=1).values()):
         return OrRule("positive", (), {}, {})
-    return choose_rule(firing, positive_E, held_out_E, sizes=sizes, combine=combine)
+    return choose_rule(firing, positive_E, held_out_E, **settings)

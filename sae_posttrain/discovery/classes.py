@@ -19,6 +19,7 @@ from ..sae import SparseAutoencoder
 from .firing import FiringSets, collect_firing
 from .or_rule import (
     SIZES,
+    ChooseBy,
     Combine,
     OrRule,
     RankedFeature,
@@ -62,6 +63,7 @@ def discover_class_features(
     targets: Sequence[str] | None = None,
     sizes: Sequence[int] = SIZES,
     combine: Combine = "layer",
+    choose_by: ChooseBy = "f1",
     select: Literal["firing rate", "random"] = "firing rate",
     held_out: float = 0.2,
     seed: int = 0,
@@ -73,7 +75,7 @@ def discover_class_features(
     """Find the few features of each class whose firing on any token tells that a text is of the class.
 
     Features are ranked by how much more often they fire on the class than on the other texts. How many are taken is
-    decided by F1 on texts that were held out from the ranking.
+    decided on texts that were held out from the ranking.
 
     Args:
         model, tokenizer: the model and its tokenizer.
@@ -84,6 +86,8 @@ def discover_class_features(
         sizes: numbers of features to try.
         combine: `layer`: the best features of the layer whose best feature is best. `layers`: the best feature of each
             of several layers.
+        choose_by: the measure on the held-out texts that decides on the number of features, `f1` or
+            `balanced_accuracy`.
         select: `firing rate`, or `random`, which draws the same number of features of the same layers among those that
             fire at all, as a control.
         held_out: share of each class that is held out to choose the number of features.
@@ -120,7 +124,9 @@ def discover_class_features(
     )
     held_out_E = _held_out(labels_E, held_out, seed)
     rules = tuple(
-        choose_rule(firing, labels_E == target, held_out_E, target=target, sizes=sizes, combine=combine)
+        choose_rule(
+            firing, labels_E == target, held_out_E, target=target, sizes=sizes, combine=combine, choose_by=choose_by
+        )
         for target in targets
     )
     if select == "random":

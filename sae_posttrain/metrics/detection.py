@@ -56,9 +56,9 @@ class Detection:
         return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
 
     @property
-    def accuracy(self) -> float:
-        """Share of the examples that were judged correctly."""
-        return _ratio(self.true_positives + self.true_negatives, self.total)
+    def balanced_accuracy(self) -> float:
+        """Mean of the shares of the class and of the others that were judged correctly; 0.5 for "always yes"."""
+        return (self.recall + _ratio(self.true_negatives, self.true_negatives + self.false_positives)) / 2
 
     @classmethod
     def of(
@@ -103,7 +103,7 @@ class Detection:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        derived = {name: getattr(self, name) for name in ("precision", "recall", "f1", "accuracy")}
+        derived = {name: getattr(self, name) for name in ("precision", "recall", "f1", "balanced_accuracy")}
         return {**derived, "low": self.low, "high": self.high, "total": self.total}
 
 

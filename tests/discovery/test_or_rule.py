@@ -98,6 +98,17 @@ def test_the_rule_is_the_best_of_all_on_the_held_out_part(seed: int, combine: st
     assert rule.detects(firing).tolist() == [fires_by_hand(rows, pool[:best_size], e) for e in range(40)]
 
 
+def test_balanced_accuracy_does_not_favour_saying_yes_to_everything() -> None:
+    """Feature 0 tells the class, but not all of it; feature 1 fires on nearly everything."""
+    positive_E = np.arange(80) % 2 == 0
+    firing = {0: FiringSets.of([[1, 0] if e % 8 == 0 else [1] if e != 9 else [] for e in range(80)], d_sae=2)}
+    held_out_E = np.arange(80) // 2 % 8 < 4
+    by_f1 = choose_rule(firing, positive_E, held_out_E, sizes=[1, 2])
+    assert [one.feature for one in by_f1.features] == [0, 1]
+    by_both = choose_rule(firing, positive_E, held_out_E, sizes=[1, 2], choose_by="balanced_accuracy")
+    assert [one.feature for one in by_both.features] == [0]
+
+
 def test_no_feature_detects_nothing() -> None:
     firing, _, _ = planted(0)
     assert not any_fires(firing, []).any()
@@ -141,6 +152,7 @@ def test_a_part_keeps_the_share_of_the_class() -> None:
         ({"sizes": []}, "expected numbers of features"),
         ({"sizes": [0]}, "expected numbers of features"),
         ({"combine": "both"}, "expected 'layer' or 'layers'"),
+        ({"choose_by": "luck"}, "expected 'f1' or 'balanced_accuracy'"),
         ({"held_out_E": np.zeros(40, dtype=bool)}, "held-out examples need"),
         ({"held_out_E": np.arange(40) < 20}, "held-out examples need"),
     ],

@@ -21,7 +21,8 @@ def test_counts_and_interval_are_those_by_hand() -> None:
     found = Detection.of(detected, actual)
     assert found.total == 120
     assert found.true_positives == sum(d and a for d, a in zip(detected, actual, strict=True))
-    assert found.accuracy == pytest.approx((detected == actual).mean())
+    by_class = [(detected == actual)[actual == one].mean() for one in (True, False)]
+    assert found.balanced_accuracy == pytest.approx(np.mean(by_class))
     assert found.f1 == pytest.approx(f1_by_hand(detected.tolist(), actual.tolist()))
     drawn = [f1_by_hand(detected[row].tolist(), actual[row].tolist()) for row in rng.integers(0, 120, (4000, 120))]
     assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=0.01)
@@ -34,7 +35,8 @@ def test_a_detector_that_finds_nothing_scores_zero() -> None:
 
 
 def test_a_detector_that_always_says_yes_scores_two_thirds_on_balanced_labels() -> None:
-    assert Detection.of([True] * 10, [True, False] * 5).f1 == pytest.approx(2 / 3)
+    always = Detection.of([True] * 10, [True, False] * 5)
+    assert (always.f1, always.balanced_accuracy) == (pytest.approx(2 / 3), 0.5)
 
 
 @pytest.mark.parametrize(("detected", "actual"), [([], []), ([True], [True, False])])
