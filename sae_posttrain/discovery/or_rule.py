@@ -21,7 +21,7 @@ Combine: TypeAlias = Literal["layer", "layers"]
 
 ChooseBy: TypeAlias = Literal["f1", "balanced_accuracy"]
 """What decides on the number of features. F1 is the published measure. On balanced labels it is 0.667 for a rule that
-says yes to every text, so that it favours many features where none tells the class well. Balanced accuracy is then 0.5."""
+says yes to every text, so it favours many features where none tells the class well. Balanced accuracy is then 0.5."""
 
 
 @dataclass(frozen=True)

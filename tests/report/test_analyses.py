@@ -77,7 +77,7 @@ def test_the_numbers_are_those_of_the_files(folder: Path, report: Path) -> None:
 )
 def test_a_damaged_file_is_named(name: str, content: object, tmp_path: Path) -> None:
     (tmp_path / name).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="is damaged, or written by another version"):
+    with pytest.raises(ValueError, match="is damaged, or was written by another version"):
         write_report([tmp_path], tmp_path / "page.html")
 
 
