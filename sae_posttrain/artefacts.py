@@ -48,6 +48,7 @@ STEERING: Final = "steering/"
 STEERING_REWARD: Final = "steering/reward"
 STEERING_ADVANTAGE: Final = "steering/advantage"
 STEERING_TOKEN_SHARE: Final = "steering/token_share"
+STEERING_STOPPED: Final = "steering/stopped"
 STEERING_METRICS: Final = (STEERING_REWARD, STEERING_ADVANTAGE, STEERING_TOKEN_SHARE)
 
 

@@ -45,6 +45,7 @@ ROOMS: dict[str, frozenset[str]] = {
 MAY_IMPORT_TRL = (
     "training.sasft.trainer",
     "training.rollouts.config",
+    "training.rollouts.mixin",
     "training.rollouts.trainer",
     "lab",
     "cli",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -78,8 +78,6 @@ def rewards_of(chosen: RewardArguments, training: Any) -> list[Callable[..., Any
     Raises:
         ValueError: there is no name, or a name is unknown.
     """
-    from trl.rewards import get_soft_overlong_punishment
-
     from ..training.rewards import CodeSwitchingPenalty, LoopPenalty
 
     if not chosen.rewards:
@@ -99,9 +97,31 @@ def rewards_of(chosen: RewardArguments, training: Any) -> list[Callable[..., Any
         "code_switching_penalty": CodeSwitchingPenalty(
             to=chosen.code_switching_to, graded=chosen.code_switching_graded
         ),
-        "soft_overlong": get_soft_overlong_punishment(training.max_completion_length, chosen.soft_overlong_cache),
+        "soft_overlong": SoftOverlong(training.max_completion_length, chosen.soft_overlong_cache),
     }
     return [ours[name] if name in ours else _imported(name, ours) for name in chosen.rewards]
+
+
+class SoftOverlong:
+    """TRL's `get_soft_overlong_punishment`, for which a rollout that was stopped in its loop has the full length.
+
+    Args:
+        length: the largest number of tokens of a completion.
+        cache: tokens before it from which on the penalty grows.
+    """
+
+    __name__ = "soft_overlong_punishment_reward"  # TRL's, which the log's columns carry
+
+    def __init__(self, length: int, cache: int) -> None:
+        from trl.rewards import get_soft_overlong_punishment
+
+        self.length = length
+        self.punishment = get_soft_overlong_punishment(length, cache)
+
+    def __call__(self, completion_ids: list[list[int]], stopped: Sequence[bool] = (), **kwargs: Any) -> list[float]:
+        lengths = zip(completion_ids, stopped or [False] * len(completion_ids), strict=True)
+        found: list[float] = self.punishment([range(self.length) if cut else ids for ids, cut in lengths])
+        return found
 
 
 def _imported(name: str, ours: dict[str, Any]) -> Callable[..., Any]:

@@ -159,8 +159,8 @@ def _generated(model: nn.Module, delta_R1D: dict[int, Tensor], named: int | None
         # A forward pass does not show whether its tokens are a whole prompt, part of one, or drafted tokens. The
         # `generate` call does.
         with (
-            _instead(base, "generate", generation.around(base.generate)),
-            _instead(base, "init_continuous_batching", _refuse_continuous_batching),
+            replaced(base, "generate", generation.around(base.generate)),
+            replaced(base, "init_continuous_batching", _refuse_continuous_batching),
         ):
             yield
     finally:
@@ -169,7 +169,7 @@ def _generated(model: nn.Module, delta_R1D: dict[int, Tensor], named: int | None
 
 
 @contextmanager
-def _instead(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
     """Replace a method of one object inside the block."""
     own = vars(owner).get(name)
     setattr(owner, name, function)

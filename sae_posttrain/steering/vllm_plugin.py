@@ -2,7 +2,7 @@
 
 The environment variable `SAE_POSTTRAIN_VLLM_FEATURES` names a feature set. Requests whose `SamplingParams.extra_args`
 hold a `steering_alpha` are then steered with it, as `steer` would do. Other requests of the same batch are not steered.
-The plugin relies on vLLM's internals of versions 0.22 to 0.30, and raises an error where they differ.
+The plugin relies on vLLM's internals of versions 0.22 to 0.32, and raises an error where they differ.
 """
 
 # L token slots of a worker, D model width
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 FEATURES = "SAE_POSTTRAIN_VLLM_FEATURES"
 ALPHA = "steering_alpha"
+FEATURES_ID = "steering_features"
+"""The key of a request's `extra_args` that names the features it asks for, by `features_id`."""
 
 
 def install() -> None:
@@ -40,7 +42,7 @@ def install() -> None:
         from vllm.v1.request import Request
         from vllm.v1.worker.worker_base import WorkerWrapperBase
     except ImportError as error:
-        raise ImportError(f"{FEATURES} needs vLLM 0.22 to 0.30: pip install 'sae-posttrain[vllm]'.") from error
+        raise ImportError(f"{FEATURES} needs vLLM 0.22 to 0.32: pip install 'sae-posttrain[vllm]'.") from error
     install_on(Request, WorkerWrapperBase, features)
 
 
@@ -78,6 +80,11 @@ def alpha_of(sampling_params: Any) -> float:
     return float(given)
 
 
+def features_id(features: FeatureSet) -> str:
+    """A short name of a feature set, the same for equal sets in all processes."""
+    return features.sha256[:16]
+
+
 def cache_salt(request: Any) -> str | None:
     """A salt that keeps the cached prefix of a steered request apart from those of other requests.
 
@@ -97,6 +104,8 @@ class WorkerSteering:
     """A worker's steered requests, and the strengths that its blocks read."""
 
     strength_L: Tensor
+    identity: str = ""
+    """The features' `features_id`. A request that asks for other features is not steered."""
     requests: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Steered request → alpha, and the length of the prompt."""
     clean: bool = True
@@ -108,7 +117,8 @@ class WorkerSteering:
             self.requests.pop(name, None)
         for request in scheduled.scheduled_new_reqs:
             self.requests.pop(request.req_id, None)
-            if alpha := alpha_of(request.sampling_params):
+            asked = (getattr(request.sampling_params, "extra_args", None) or {}).get(FEATURES_ID, self.identity)
+            if (alpha := alpha_of(request.sampling_params)) and asked == self.identity:
                 self.requests[request.req_id] = alpha, _prompt_length(request)
 
     def fill(self, names: Sequence[str], computed: Sequence[int], scheduled: Any) -> None:
@@ -142,7 +152,7 @@ def attach(runner: Any, features: FeatureSet) -> None:
     # vLLM looks up compiled code by the configuration, before it traces the model.
     runner.vllm_config.additional_config["sae_posttrain_steered_layers"] = sorted(directions)
     _require(runner, "load_model", "max_num_tokens", "device")
-    load_model, steering = runner.load_model, WorkerSteering(torch.empty(0))
+    load_model, steering = runner.load_model, WorkerSteering(torch.empty(0), features_id(features))
 
     @functools.wraps(load_model)
     def load_steered_model(*args: Any, **kwargs: Any) -> Any:
@@ -208,5 +218,5 @@ def _require(owner: Any, *names: str) -> None:
     if missing := [name for name in names if not hasattr(owner, name)]:
         raise ImportError(
             f"This vLLM has no {', '.join(missing)} on {getattr(owner, '__name__', type(owner).__name__)}, which "
-            f"steering relies on. Install vLLM 0.22 to 0.30, or unset {FEATURES}."
+            f"steering relies on. Install vLLM 0.22 to 0.32, or unset {FEATURES}."
         )

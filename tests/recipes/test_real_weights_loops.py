@@ -20,7 +20,7 @@ from sae_posttrain.cli import main as cli
 from sae_posttrain.metrics.loops import LoopSettings, find_loop
 from sae_posttrain.steering import typical_contributions
 from sae_posttrain.training.rollouts import SteeredGRPOConfig
-from sae_posttrain.training.rollouts.source import source_of
+from sae_posttrain.training.rollouts.source import source_of, steering_set
 
 LEAST, LENGTH = 12, 40
 ARMS = ("dapo", "steered", "random_direction", "extra_plain", "dense", "greedy_rollout")
@@ -201,7 +201,8 @@ def test_what_is_compared_at_a_norm_adds_vectors_of_one_length(
     written = [typical_contributions(one)[2] for one in compared.values()]
     assert [vector.norm().item() for vector in written] == pytest.approx([written[0].norm().item()] * 4, rel=1e-5)
     args = SteeredGRPOConfig(str(tmp_path), bf16=False, steering_control="random_direction", steering_alpha=1.0)
-    training = source_of(args, features, AutoModelForCausalLM.from_pretrained(place / "model"), None, seed=1)
+    chosen = steering_set(args, features, seed=1)
+    training = source_of(args, features, chosen, AutoModelForCausalLM.from_pretrained(place / "model"), None)
     torch.testing.assert_close(training.directions[2], typical_contributions(compared["random direction", "1"])[2])
     with pytest.raises(ValueError, match=r"Features of layers \[1, 2\], dense of none: expected one layer"):
         norms.arms(FeatureSet.load(place / "both.safetensors"), None, [0])

@@ -7,7 +7,8 @@ from .function import steered_rollout_func
 
 if TYPE_CHECKING:
     from .config import SteeredGRPOConfig, SteeredRLOOConfig
-    from .trainer import SteeredGRPOTrainer, SteeredRLOOTrainer, SteeredRolloutMixin
+    from .mixin import SteeredRolloutMixin
+    from .trainer import SteeredGRPOTrainer, SteeredRLOOTrainer
 
 # Only these need TRL.
 _HOME = {
@@ -15,7 +16,7 @@ _HOME = {
     "SteeredRLOOConfig": "config",
     "SteeredGRPOTrainer": "trainer",
     "SteeredRLOOTrainer": "trainer",
-    "SteeredRolloutMixin": "trainer",
+    "SteeredRolloutMixin": "mixin",
 }
 __all__ = [
     "SteeredGRPOConfig",

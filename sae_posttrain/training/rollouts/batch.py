@@ -24,12 +24,14 @@ class SteeredBatch:
         filters_overlong: whether the trainer filters completions that are cut at the token limit, sparing steered ones.
         steered_tokens: for each row of this process, how many tokens were sampled while steering. None before the first
             turn is generated. Later turns of a conversation with tools add none.
+        ended: the rows of this process that were ended because they looped. Empty before the first turn is generated.
         rewards_per_func: `(N, F)`, NaN where a function gave no reward. None before the rewards are computed.
     """
 
     plan: RolloutPlan
     filters_overlong: bool
     steered_tokens: list[int] | None = None
+    ended: frozenset[int] = frozenset()
     rewards_per_func: Tensor | None = None
 
     @property
@@ -37,10 +39,11 @@ class SteeredBatch:
         """Whether the next turn must be steered. Only the first turn of a batch is steered."""
         return bool(self.plan) and self.steered_tokens is None
 
-    def count_steered(self, completion_ids: list[list[int]]) -> None:
-        """Record how many tokens of each completion were sampled while steering."""
+    def note_first_turn(self, completion_ids: list[list[int]], ended: frozenset[int]) -> None:
+        """Record how many tokens of each completion were sampled while steering, and which rows were ended."""
         here = self.plan.here
         self.steered_tokens = [len(ids) * steered for ids, steered in zip(completion_ids, here, strict=True)]
+        self.ended = ended
 
     def steered_counts(self, device: torch.device) -> Tensor:
         """`steered_tokens` as a `(B,)` tensor."""

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...feature_set import FeatureSet
+from .in_vllm import InVLLM
 from .plan import plan_for
 from .settings import Control, SteeringSettings
-from .source import Source, features_for, source_of
+from .source import Source, features_for, source_of, steering_set
 from .turn import prepare, steered_turn
 
 
@@ -23,12 +24,14 @@ def steered_rollout_func(
     steer_probability: float = 1.0,
     control: Control = "features",
     greedy_rollout_temperature: float = 0.0,
+    stop_after: int | None = None,
+    in_vllm: bool = False,
 ) -> Callable[[list[Any], Any], dict[str, Any]]:
     """A `rollout_func` for `trl.GRPOTrainer` that steers one rollout of each group.
 
-    Reward functions are given `steered`, true or false for each completion, and the completions table shows it. The
-    loss treats steered rows like all others. With overlong filtering, off-policy masks or other weights, use
-    `SteeredGRPOTrainer` instead.
+    Reward functions are given `steered` and `stopped`, true or false for each completion. The completions table shows
+    `steered`. The loss treats steered rows like all others. With overlong filtering, off-policy masks or other weights,
+    use `SteeredGRPOTrainer` instead.
 
     Args:
         features: a feature set or its path; None for a `control` that needs no features.
@@ -38,6 +41,11 @@ def steered_rollout_func(
         steer_probability: share of the groups that get a steered rollout, 0 to 1. Default: 1.0.
         control: `features`, or a control: `random_direction`, `extra_plain` or `greedy_rollout`.
         greedy_rollout_temperature: temperature of the rollout with `control="greedy_rollout"`; 0 is greedy.
+
+        stop_after: tokens of a loop after which the rollout ends. Default: it goes on to the token limit.
+        in_vllm: whether vLLM steers itself, in its one generate call. Start the program, or the server, with
+            SAE_POSTTRAIN_VLLM_FEATURES=FILE in its environment, the file of these features. Default: transformers
+            generates the steered rollouts a second time.
 
     Returns:
         A callable that can be pickled. It takes the prompts and the trainer, as TRL calls it.
@@ -58,6 +66,8 @@ def steered_rollout_func(
         steer_probability=steer_probability,
         steering_control=control,
         greedy_rollout_temperature=greedy_rollout_temperature,
+        steered_stop_after=stop_after,
+        steer_in_vllm=in_vllm,
     )
     return _SteeredRollouts(settings, features_for(settings, features))
 
@@ -78,6 +88,7 @@ class _SteeredRollouts:
         self.settings = settings
         self.features = features
         self.source: Source | None = None
+        self.in_vllm: InVLLM | None = None
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         if self.source is None:
@@ -89,10 +100,10 @@ class _SteeredRollouts:
         def turn(prompt_ids: Any, images: Any, fields: Any) -> Any:
             return trainer._generate_single_turn(prompt_ids, images, fields, **settings)
 
+        ended: frozenset[int] = frozenset()
         if plan:
-            completion_ids, logprobs = steered_turn(
-                trainer, turn, self.source, plan, prompt_ids=prompt_ids, images=images, fields=fields
-            )
+            first = steered_turn(trainer, turn, self.source, plan, prompt_ids=prompt_ids, images=images, fields=fields)
+            (completion_ids, logprobs), ended = first.made, first.ended
         else:
             completion_ids, logprobs = turn(prompt_ids, images, fields)
         steered = list(plan.here)
@@ -102,6 +113,7 @@ class _SteeredRollouts:
             "completion_ids": completion_ids,
             "logprobs": logprobs,
             "steered": steered,
+            "stopped": [row in ended for row in range(len(steered))],
         }
 
     def _prepared(self, trainer: Any) -> Source:
@@ -115,4 +127,7 @@ class _SteeredRollouts:
                         "or use SteeredGRPOTrainer."
                     )
         prepare(trainer)
-        return source_of(self.settings, self.features, trainer.model, None, trainer.args.seed)
+        chosen = steering_set(self.settings, self.features, trainer.args.seed)
+        source = source_of(self.settings, self.features, chosen, trainer.model, None)
+        self.in_vllm = InVLLM(source, chosen) if self.settings.steer_in_vllm else None
+        return source

@@ -41,6 +41,15 @@ class RolloutPlan:
             rows += [0] * (most - len(rows))
         return rows
 
+    def rows_of_engine(self, processes: int) -> tuple[bool, ...]:
+        """For each row of the processes that share an engine, whether it is steered.
+
+        Args:
+            processes: how many processes share it, such as vLLM's tensor parallel ranks.
+        """
+        first = self.process // processes * processes
+        return tuple(steered for process in range(first, first + processes) for steered in self._of(process))
+
     def __bool__(self) -> bool:
         return any(self.everywhere)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from ...residual import unwrap
+from ...steering.generate import replaced
 
 
 class RowTemperature(LogitsProcessor):
@@ -60,14 +61,8 @@ def row_temperature(model: nn.Module, rows: Sequence[bool], temperature: float) 
         ...     model.generate(**two_prompts, do_sample=True, temperature=0.7)
     """
     base = unwrap(model)
-    own = vars(base).get("generate")
-    base.generate = _with_rows(base, base.generate, torch.tensor(list(rows)), temperature)
-    try:
+    with replaced(base, "generate", _with_rows(base, base.generate, torch.tensor(list(rows)), temperature)):
         yield
-    finally:
-        del base.generate
-        if own is not None:
-            base.generate = own
 
 
 def _with_rows(base: Any, generate: Callable[..., Any], rows: Tensor, temperature: float) -> Callable[..., Any]:

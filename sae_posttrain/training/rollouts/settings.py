@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ...metrics.loops import MIN_REPEATS, MIN_TOKENS, LoopSettings
@@ -57,6 +57,21 @@ class SteeringSettings:
         default=True,
         metadata={"help": "Whether the mean and std of a group's rewards include the steered rollout."},
     )
+    steered_stop_after: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of a loop after which the chosen rollout ends, if the loop also has loop_min_repeats "
+            "periods. At least loop_min_tokens. Default: it goes on to max_completion_length."
+        },
+    )
+    steer_in_vllm: bool = field(
+        default=False,
+        metadata={
+            "help": "With use_vllm: whether vLLM steers the chosen rollouts itself, in the call that makes the others. "
+            "In server mode start the server with SAE_POSTTRAIN_VLLM_FEATURES=FILE. Otherwise transformers generates "
+            "them a second time."
+        },
+    )
     loop_min_repeats: int = field(default=MIN_REPEATS, metadata={"help": "Smallest number of whole periods of a loop."})
     loop_min_tokens: int = field(default=MIN_TOKENS, metadata={"help": "Smallest number of tokens of a loop."})
 
@@ -64,6 +79,13 @@ class SteeringSettings:
     def loop_settings(self) -> LoopSettings:
         """What counts as a loop in a completion's token ids."""
         return LoopSettings(self.loop_min_repeats, min_tokens=self.loop_min_tokens, fold_digits=False)
+
+    @property
+    def stop_at(self) -> LoopSettings | None:
+        """The loop at which a chosen rollout ends, if any."""
+        return (
+            None if self.steered_stop_after is None else replace(self.loop_settings, min_tokens=self.steered_stop_after)
+        )
 
     def warn_of_unseen_loops(self, max_completion_length: int | None) -> None:
         """Warn if completions are too short to hold a loop, so that loop rates and penalties are always 0."""
@@ -106,6 +128,11 @@ class SteeringSettings:
             raise ValueError(
                 f"loop_min_repeats={self.loop_min_repeats}, loop_min_tokens={self.loop_min_tokens}: expected at least "
                 "3 and 1."
+            )
+        if self.steered_stop_after is not None and self.steered_stop_after < self.loop_min_tokens:
+            raise ValueError(
+                f"steered_stop_after={self.steered_stop_after} is below loop_min_tokens={self.loop_min_tokens}: a "
+                "rollout that ends so early would not count as a loop. Raise the former or lower the latter."
             )
 
     def check_temperature(self, temperature: float) -> None:

@@ -4,17 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ...feature_set import FeatureSet
+from ...metrics.loops import LoopSettings
 from ...residual import unwrap
 from ...steering import steer, typical_contributions
+from .early_stop import loops_ended
 from .row_temperature import row_temperature
 from .settings import UNSTEERED, SteeringSettings
 
@@ -27,14 +29,29 @@ class Source:
         directions: layer → `(D,)` direction to steer along. If it is empty, nothing is steered.
         alpha: steering strength, in units of the directions.
         temperature: temperature of the chosen rollouts; 0 is greedy. Default: that of the other rollouts.
+        stop_at: the loop at which a chosen rollout ends. Default: it ends as other rollouts do.
     """
 
     directions: Mapping[int, Tensor]
     alpha: float
     temperature: float | None = None
+    stop_at: LoopSettings | None = None
 
-    def generating(self, model: nn.Module, rows: Sequence[bool]) -> AbstractContextManager[None]:
-        """Steer these rows of the `generate` calls inside the block, or change their temperature."""
+    @contextmanager
+    def generating(self, model: nn.Module, rows: Sequence[bool]) -> Iterator[Mapping[int, int]]:
+        """Sample these rows of the `generate` call inside the block as this source asks.
+
+        Yields:
+            row → tokens of its completion, for the rows that were ended in a loop. It is filled while `generate` runs.
+        """
+        with self._sampled(model, rows):
+            if self.stop_at is None or not any(rows):
+                yield {}
+            else:
+                with loops_ended(model, rows, self.stop_at) as lengths:
+                    yield lengths
+
+    def _sampled(self, model: nn.Module, rows: Sequence[bool]) -> AbstractContextManager[None]:
         if not any(rows):
             return nullcontext()
         if self.temperature is not None:
@@ -68,29 +85,46 @@ def features_for(settings: SteeringSettings, features: FeatureSet | str | Path |
     return found
 
 
+def steering_set(settings: SteeringSettings, features: FeatureSet | None, seed: int) -> FeatureSet | None:
+    """The features that the chosen rollouts are steered with; for the control `random_direction`, random ones.
+
+    Args:
+        settings: the settings of the run.
+        features: what `features_for` returned.
+        seed: seed of the random directions; the same on every process.
+    """
+    if features is None or settings.steering_control != "random_direction":
+        return features
+    directions = random_like(typical_contributions(features), seed)
+    one = torch.ones(1)
+    layers = [replace(at.take([0]), direction=directions[at.layer][None], typical=one) for at in features.layers]
+    return replace(features, layers=tuple(layers))
+
+
 def source_of(
-    settings: SteeringSettings, features: FeatureSet | None, model: nn.Module, name: str | None, seed: int
+    settings: SteeringSettings,
+    features: FeatureSet | None,
+    chosen: FeatureSet | None,
+    model: nn.Module,
+    name: str | None,
 ) -> Source:
     """Make the source that the settings choose.
 
     Args:
         settings: the settings of the run.
         features: what `features_for` returned.
+        chosen: what `steering_set` returned.
         model: the model to steer.
         name: the name or folder that the model was loaded from, if known.
-        seed: seed of the random directions; the same on every process.
 
     Raises:
         ValueError: the features belong to another model.
     """
-    if features is None:
+    if features is None or chosen is None:
         greedy = settings.steering_control == "greedy_rollout" and settings.steered_per_group > 0
-        return Source({}, 0.0, settings.greedy_rollout_temperature if greedy else None)
+        return Source({}, 0.0, settings.greedy_rollout_temperature if greedy else None, settings.stop_at)
     features.check_model(unwrap(model).config, name)
-    directions = typical_contributions(features)
-    if settings.steering_control == "random_direction":
-        directions = random_like(directions, seed)
-    return Source(directions, _alpha(settings, features))
+    return Source(typical_contributions(chosen), _alpha(settings, features), stop_at=settings.stop_at)
 
 
 def _alpha(settings: SteeringSettings, features: FeatureSet) -> float:

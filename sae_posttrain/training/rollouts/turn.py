@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import GenerationConfig
 
+from .in_vllm import InVLLM
 from .plan import RolloutPlan
 from .source import Source
+
+
+@dataclass(frozen=True)
+class SteeredTurn:
+    """One generated turn.
+
+    Args:
+        made: what TRL's `_generate_single_turn` returned: the completions, or a tuple that begins with them.
+        ended: the rows that were ended because they looped.
+    """
+
+    made: Any
+    ended: frozenset[int]
+
+    @property
+    def completions(self) -> list[list[int]]:
+        """Token ids of each row's completion."""
+        found: list[list[int]] = self.made[0] if isinstance(self.made, tuple) else self.made
+        return found
+
+    def forget_logprobs(self, rows: Sequence[int]) -> None:
+        """Report the log-probabilities of these rows' tokens as missing, if there are any."""
+        if isinstance(self.made, tuple) and self.made[1] is not None:
+            for row in rows:
+                self.made[1][row] = [None] * len(self.completions[row])
 
 
 def steers_in_place(trainer: Any) -> bool:
@@ -22,51 +49,77 @@ def steered_turn(
     turn: Callable[..., Any],
     source: Source,
     plan: RolloutPlan,
+    in_vllm: InVLLM | None = None,
     *,
     prompt_ids: Any,
     images: Any,
     fields: Any,
-) -> Any:
+) -> SteeredTurn:
     """Run one turn with the planned rows steered.
 
-    The plain `generate` of transformers is steered directly. vLLM and continuous batching generate every row as usual;
-    then the training model generates the steered rows again, in one more `generate` call over these rows only. Their
-    log-probabilities are reported as missing, for which TRL uses an importance weight of 1.
+    The plain `generate` of transformers is steered directly, and so is vLLM with `in_vllm`. Otherwise vLLM and
+    continuous batching generate every row as usual. Then the training model generates the steered rows again, in one
+    more `generate` call over these rows only. The log-probabilities of steered rows are reported as missing, for which
+    TRL uses an importance weight of 1.
 
     Args:
         trainer: the TRL trainer.
         turn: TRL's `_generate_single_turn`.
         source: what the steered rows are steered with.
         plan: which rows are steered.
+        in_vllm: how vLLM steers itself. Default: it does not.
         prompt_ids, images, fields: the arguments of `turn`.
 
     Returns:
-        The same as `turn`.
+        What `turn` returned, and which rows were ended in a loop. These are cut where they ended.
 
     Raises:
         ValueError: the prompts have images, and transformers' plain `generate` does not make the rollouts.
     """
     if steers_in_place(trainer):
-        with source.generating(trainer.model, plan.here):
-            return turn(prompt_ids, images, fields)
+        with source.generating(trainer.model, plan.here) as ended:
+            made = turn(prompt_ids, images, fields)
+        return _cut(made, ended)
+    if trainer.use_vllm and in_vllm is not None:
+        with in_vllm.requests(trainer, plan):
+            made = turn(prompt_ids, images, fields)
+        if in_vllm.steers:
+            steered = SteeredTurn(made, in_vllm.ended(made[0], plan.rows(), trainer.max_completion_length))
+            steered.forget_logprobs(plan.rows())
+            return steered
+    else:
+        made = None
     if images is not None or fields:
         raise ValueError(
-            "Rollouts for prompts with images can only be steered if transformers generates them: set use_vllm and "
-            "use_transformers_continuous_batching to false."
+            "Rollouts for prompts with images can only be steered if transformers generates them, or vLLM with "
+            "steer_in_vllm: set use_vllm and use_transformers_continuous_batching to false."
         )
-    made = turn(prompt_ids, images, fields)
+    steered = SteeredTurn(turn(prompt_ids, images, fields) if made is None else made, frozenset())
+    return _generated_again(trainer, turn, source, plan, steered, prompt_ids)
+
+
+def _generated_again(
+    trainer: Any, turn: Callable[..., Any], source: Source, plan: RolloutPlan, made: SteeredTurn, prompt_ids: Any
+) -> SteeredTurn:
+    """Replace the steered rows of a turn by ones that the training model generates."""
     rows = plan.rows(as_many_everywhere=trainer._dist.is_fsdp or trainer._dist.is_zero3)
     if not rows:
         return made
-    with _dense(trainer), source.generating(trainer.model, [True] * len(rows)):
-        again = turn([prompt_ids[row] for row in rows], images, fields)
-    completions, logprobs = made if isinstance(made, tuple) else (made, None)
-    new = again[0] if isinstance(again, tuple) else again
-    for row, ids in zip(plan.rows(), new, strict=False):  # the rest is padding
-        completions[row] = ids
-        if logprobs is not None:
-            logprobs[row] = [None] * len(ids)
-    return made
+    with _dense(trainer), source.generating(trainer.model, [True] * len(rows)) as lengths:
+        again = turn([prompt_ids[row] for row in rows], None, {})
+    again = _cut(again, lengths)
+    for place, row in enumerate(plan.rows()):  # the rest is padding
+        made.completions[row] = again.completions[place]
+    made.forget_logprobs(plan.rows())
+    return replace(made, ended=frozenset(row for place, row in enumerate(plan.rows()) if place in again.ended))
+
+
+def _cut(made: Any, lengths: Mapping[int, int]) -> SteeredTurn:
+    """Cut the rows that were ended in a loop: `generate` has filled them with padding."""
+    turn = SteeredTurn(made, frozenset(lengths))
+    for row, length in lengths.items():
+        del turn.completions[row][length:]
+    return turn
 
 
 def end_tokens(trainer: Any) -> list[int]:
