@@ -130,7 +130,7 @@ def _rows(
 
 def _tell_failures(run: SampledRun, prompts: Sequence[Any]) -> None:
     if run.failures:
-        (prompt, number), error = next(iter(run.failures.items()))
+        (prompt, number), error = min(run.failures.items())
         print(
             f"{len(run.failures)} responses could not be sampled and are left out. The first is response {number + 1} "
             f"to prompt {prompt + 1} of {len(prompts)}: {error} Run the same command again to try them again.",
