@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .discovery.firing import collect_firing
     from .expected import expected_switch_rate
     from .feature_set import FeatureSet
-    from .inspection import diff_models, find_passages, measure_fit, top_contexts, trace_switches
+    from .inspection import diagnose, diff_models, find_passages, measure_fit, top_contexts, trace_switches
     from .metrics import (
         CodeSwitchingReport,
         LoopSettings,
@@ -79,6 +79,7 @@ _HOME = {
     "collect_firing": "discovery.firing",
     "compare_rates": "metrics",
     "count_tokens": "token_counts",
+    "diagnose": "inspection",
     "diff_models": "inspection",
     "discover_class_features": "discovery.classes",
     "discover_contrast_features": "discovery",
@@ -132,6 +133,7 @@ __all__ = [
     "collect_firing",
     "compare_rates",
     "count_tokens",
+    "diagnose",
     "diff_models",
     "discover_class_features",
     "discover_contrast_features",

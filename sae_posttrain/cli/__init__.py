@@ -10,7 +10,22 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import calibrate, classify, data, demo, discover, features, grpo, inspect, measure, report, sae, sft, steer
+from . import (
+    calibrate,
+    classify,
+    data,
+    demo,
+    diagnose,
+    discover,
+    features,
+    grpo,
+    inspect,
+    measure,
+    report,
+    sae,
+    sft,
+    steer,
+)
 from .wording import in_options
 
 CLOSED = 141
@@ -89,6 +104,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         grpo,
         measure,
         inspect,
+        diagnose,
         classify,
         data,
         report,

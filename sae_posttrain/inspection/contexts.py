@@ -195,7 +195,9 @@ class _Passages:
                 heap = self._best.setdefault((layer, row), [])
                 if len(heap) < self._top or peak > heap[0][0]:
                     group, text = self._members[n]
-                    context = Context(group, peak, _pieces(text, self._cuts[n], values_SF[:, row], place, self._around))
+                    context = Context(
+                        group, peak, pieces_around(text, self._cuts[n], values_SF[:, row], place, self._around)
+                    )
                     # -n: among equal peaks the earlier text is kept, whatever the batch size.
                     (heapq.heappush if len(heap) < self._top else heapq.heapreplace)(heap, (peak, -n, context))
 
@@ -209,8 +211,16 @@ def contexts_to_json(found: Sequence[FeatureContexts]) -> dict[str, Any]:
     return {TOP_CONTEXTS: [asdict(one) for one in found]}
 
 
-def _pieces(text: str, cut: Pieces, pre_S: Tensor, place: int, around: int) -> tuple[tuple[str, float], ...]:
-    """The text around a place, by token, each with its value. Tokens that share one character become one piece."""
+def pieces_around(text: str, cut: Pieces, pre_S: Tensor, place: int, around: int) -> tuple[tuple[str, float], ...]:
+    """The text around a place, by token, each with its value. Tokens that share one character become one piece.
+
+    Args:
+        text: the whole text.
+        cut: its tokens. The first is left out: it is the beginning of the sequence, or the attention sink.
+        pre_S: pre-activation at each token.
+        place: the token in the middle.
+        around: number of tokens on each side.
+    """
     found: list[tuple[int, int, float]] = []
     first, last = max(1, place - around), min(len(cut.ids), place + around + 1)
     for (start, end), value in zip(cut.places[first:last], pre_S[first:last].tolist(), strict=True):

@@ -92,11 +92,11 @@ def _deck(
     cards = [_card(layer, row, passages) for layer in features.layers for row in range(len(layer.ids))]
     cards.sort(key=lambda card: -card.score)
     source = features.provenance
-    about = (source.selection, _public(source.base_model), _public(source.sae))
+    about = (source.selection, public(source.base_model), public(source.sae))
     return Deck(name, tuple(owners), *about, features.alpha, tuple(cards[:SHOWN]), tuple(cards[SHOWN:]))
 
 
-def _public(name: str) -> str:
+def public(name: str) -> str:
     """A hub id unchanged. Of a local folder only its name is shown, because the page may be sent to others."""
     return name if re.fullmatch(r"[\w-]+/[\w.-]+", name) else Path(name).name
 

@@ -17,6 +17,7 @@ from .charts import dash, short
 from .classes import class_figures
 from .coverage import coverage_figures
 from .curves import training_curves
+from .diagnoses import diagnosis_figures
 from .diffs import diff_figures
 from .examples import loops, switches
 from .rates import PAIRS, comparisons
@@ -30,6 +31,7 @@ _PARTS = {
     "decks": ("the features", "sae-posttrain discover"),
     "passages": ("the passages with the highest activations of each feature", "sae-posttrain inspect contexts"),
     "traces": ("the features around a switch", "sae-posttrain inspect switches"),
+    "diagnoses": ("what is behind bad answers", "sae-posttrain diagnose"),
     "calibrations": ("the loop rate by alpha", "sae-posttrain calibrate"),
     "diffs": ("the features that changed", "sae-posttrain inspect diff"),
     "coverage": ("the coverage of wanted features", "sae-posttrain data coverage"),
@@ -79,6 +81,7 @@ def render(runs: Sequence[Run]) -> str:
         "overlaps": overlap_figures(runs),
         "redundancies": redundancy_figures(runs),
         "selections": selection_panels(runs),
+        "diagnoses": diagnosis_figures(runs),
     }
     parts["passages"] = any(card.passages for deck in parts["decks"] for card in deck.cards)
     results = _results(compared)
@@ -86,6 +89,7 @@ def render(runs: Sequence[Run]) -> str:
     shown = {
         "rates": ("Failure rates", parts["rates"] or results),
         "examples": ("Examples", examples),
+        "diagnosis": ("What is behind the fault", parts["diagnoses"]),
         "curves": ("During training", parts["curves"]),
         "traces": ("Around a switch", parts["traces"]),
         "features": ("Features", parts["decks"]),

@@ -20,6 +20,7 @@ from ..artefacts import (
     CALLBACK_STATES,
     CLASS_DISCOVERY,
     COVERAGE_CURVES,
+    DIAGNOSIS,
     EVAL,
     EVAL_RESULTS,
     FEATURE_SET_METADATA,
@@ -47,6 +48,7 @@ KINDS = {
     BENCHMARK_OVERLAP: "overlaps",
     BENCHMARK_REDUNDANCY: "redundancies",
     BENCHMARK_SELECTION: "selections",
+    DIAGNOSIS: "diagnoses",
 }
 
 
@@ -70,6 +72,7 @@ class Run:
     overlaps: list[RunRow] = field(default_factory=list)
     redundancies: list[RunRow] = field(default_factory=list)
     selections: list[RunRow] = field(default_factory=list)
+    diagnoses: dict[str, RunRow] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         parts = (self.log, self.results, self.answers, self.features)
@@ -87,9 +90,9 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     - every `*.jsonl` that `sae-posttrain measure code-switching` or `measure repetition` wrote with --output, for rates
       and examples. Files with the same name in several runs are compared with each other.
     - every `*.safetensors` that is a feature set, for the feature cards.
-    - every `*.json` that `sae-posttrain inspect`, `calibrate` or `data coverage` wrote, for the passages of the
-      features, the traces around a switch, the features that changed, the rates by alpha, and the curves of coverage.
-      It is recognised by its content.
+    - every `*.json` that `sae-posttrain inspect`, `diagnose`, `calibrate` or `data coverage` wrote, for the passages of
+      features, the traces around a switch, the features that changed, the causes of bad answers, the rates by alpha,
+      and the curves of coverage. It is recognised by its content.
     - every `*.json` that `sae-posttrain discover class`, `data overlap`, `data redundancy` or `data select` wrote, for
       classes of texts and comparisons of benchmarks.
 
@@ -170,6 +173,9 @@ def _add_json(run: Run, path: Path) -> None:
     key = next((key for key in KINDS if isinstance(content, dict) and key in content), None)
     if key == TARGET_RATE:
         run.calibrations[path.name.removesuffix(CALIBRATION_CURVE).removesuffix(".json")] = content
+    elif key == DIAGNOSIS:
+        with explaining_damage(path):
+            run.diagnoses[path.stem] = dict(content[key])
     elif key is not None:
         with explaining_damage(path):
             if not isinstance(content[key], list):

@@ -9,8 +9,8 @@ import pytest
 from sae_posttrain.cli import main
 
 COMMANDS = [
-    *["calibrate", "sft", "grpo", "report", "steer", "demo"],
-    *["discover language", "discover repetition", "discover tokens"],
+    *["calibrate", "sft", "grpo", "report", "steer", "demo", "diagnose"],
+    *["discover language", "discover repetition", "discover tokens", "discover contrast"],
     *["features show", "features select", "sae info", "sae list", "sae train"],
     *["measure code-switching", "measure repetition", "measure language-confusion"],
     *["inspect contexts", "inspect switches"],

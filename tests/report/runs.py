@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,16 @@ from sae_posttrain.data import coverage_curve, coverage_to_json
 from sae_posttrain.discovery.firing import FiringSets
 from sae_posttrain.feature_set import FeatureSet, LayerFeatures, Provenance
 from sae_posttrain.inspection.contexts import Context, FeatureContexts, contexts_to_json
+from sae_posttrain.inspection.diagnose_answers import Counted
+from sae_posttrain.inspection.diagnose_cases import Case
+from sae_posttrain.inspection.diagnose_features import Diagnosis, Suspect
+from sae_posttrain.inspection.diagnose_proof import CauseTest, Proof
 from sae_posttrain.inspection.diff import diff_readings
 from sae_posttrain.inspection.diff_record import diff_to_json
 from sae_posttrain.inspection.feature_readings import FeatureReading
 from sae_posttrain.inspection.trace import LayerTrace, SwitchTrace, TraceCurve, traces_to_json
 from sae_posttrain.lab.shared.record import write_numbers
-from sae_posttrain.metrics import Share
+from sae_posttrain.metrics import Share, compare_rates
 from sae_posttrain.steering.curve import Calibration, Point
 from sae_posttrain.training.sasft.record import take_up
 
@@ -212,6 +217,34 @@ def coverage(wrap: Wrap = str) -> dict[str, Any]:
     return coverage_to_json(curves, layer=26, targets=150, covered=20, budget=40)
 
 
+def diagnosis(wrap: Wrap = str, *, proved: bool = True) -> dict[str, Any]:
+    """Of ten answers, all of which loop again; the first feature's ablation cures eight. As JSON reads it back."""
+
+    def counted(hits: int) -> Counted:
+        return Counted(tuple((n, n < hits) for n in range(10)))
+
+    def trial(members: tuple[tuple[int, int], ...], hits: int) -> CauseTest:
+        ablated, control = counted(hits), counted(9)
+        shares = (ablated.share, control.share, compare_rates(ablated, control))
+        return CauseTest(members, *shares, counted(7).share, counted(1).share, None, 0.1, 0.97)
+
+    both = ((26, 126), (27, 128))
+    trials = (trial(both[:1], 2), trial(both[1:], 9), trial(both, 1))
+    examples = ((wrap("Where is the river?"), wrap("There. " * 90), wrap("Behind the hill.")),)
+    proof = Proof(10, counted(10).share, counted(0).share, trials, 1.0, 4.0, 3, examples)
+    pieces = tuple((wrap(piece), 3 * abs(math.sin(n))) for n, piece in enumerate(PASSAGES["en"]))
+    suspects = tuple(Suspect(layer, one, 2.0 - n, 0.4 - n / 5, 2.5, 0.5, pieces) for n, (layer, one) in enumerate(both))
+    ranked = features(selection="diagnosis")
+    kept = replace(ranked, layers=(ranked.layers[0].take([0]),)) if proved else None
+    found = Diagnosis(
+        *(wrap("repetition"), suspects, (Case("p", "r"),) * 10, 12, ranked, proof if proved else None, kept),
+        model=wrap("Qwen/Qwen3-1.7B-Base"),
+        sae=wrap("Qwen/SAE-Res-W32K"),
+    )
+    read: dict[str, Any] = json.loads(json.dumps(found.to_dict()))
+    return read
+
+
 def write_runs(folder: Path, wrap: Wrap = str) -> list[Path]:
     """Two runs with all there is."""
     sft = write_run(folder / "sft", 0.12, level=0.1, wrap=wrap)
@@ -224,4 +257,5 @@ def write_runs(folder: Path, wrap: Wrap = str) -> list[Path]:
     write_json(sasft / f"repetition{CALIBRATION_CURVE}", calibration())
     write_json(sasft / "diff.json", model_diff(chosen, wrap))
     write_json(sasft / "coverage.json", coverage(wrap))
+    write_json(sasft / "diagnosis.json", diagnosis(wrap))
     return [sft, sasft]

@@ -13,7 +13,7 @@ from .engine import SASFTEngine, codes_of
 from .features_term import FeaturesTerm
 from .finder import WeightFinder
 from .loss import Baseline, Scale
-from .segments import LanguageOf
+from .segments import LanguageOf, RowGroups
 from .terms import Term
 from .token_term import TokenTerm
 from .weight import AUTO, LOSS_BUDGET, Weight
@@ -36,6 +36,7 @@ def build_engine(
     token_weight: Weight | None = None,
     token_share: float = 1.0,
     token_counts: TokenCounts | None = None,
+    label_column: str | None = None,
 ) -> SASFTEngine:
     """Build the engine with the terms that these settings require.
 
@@ -51,6 +52,15 @@ def build_engine(
                 "(SASFTConfig: features, token_weight, sasft_weight)."
             )
         return SASFTEngine((), (), ())
+    if label_column is not None:
+        return _engine_by_label(
+            *(features, suppress, weight, loss_budget),
+            baseline=baseline,
+            scale=scale,
+            label_of=language_of,
+            refresh_baselines=refresh_baselines,
+            has_tokens=token_weight is not None,
+        )
     codes = codes_of(suppress)
     check_budget(loss_budget)
     terms: list[Term] = []
@@ -71,3 +81,32 @@ def build_engine(
     asked = {FeaturesTerm.name: weight, TokenTerm.name: token_weight}
     found = [term for term in terms if asked[term.name] == AUTO]
     return SASFTEngine(codes, terms, candidates, language_of, WeightFinder(found, loss_budget))
+
+
+def _engine_by_label(
+    features: FeatureSet | str | Path | None,
+    suppress: str | Sequence[str],
+    weight: Weight,
+    loss_budget: float,
+    *,
+    baseline: Baseline,
+    scale: Scale,
+    label_of: LanguageOf | None,
+    refresh_baselines: int,
+    has_tokens: bool,
+) -> SASFTEngine:
+    """The engine of training by label: the rows have labels instead of languages."""
+    if features is None or has_tokens:
+        raise ValueError(
+            "label_column is for features of a concept, such as `discover contrast` finds, and the token term knows "
+            "languages only. Give features, and leave out token_weight."
+        )
+    features = FeatureSet.of(features)
+    targets = (suppress,) if isinstance(suppress, str) else tuple(suppress)
+    if not targets:
+        raise ValueError(f"suppress is empty: name what to keep out, of {', '.join(features.targets)}.")
+    check_budget(loss_budget)
+    groups = RowGroups.of_labels(sorted({*features.languages, *features.targets}))
+    term = FeaturesTerm(features, targets, weight, baseline, scale, refresh_baselines, groups=groups)
+    finder = WeightFinder([term] if weight == AUTO else [], loss_budget)
+    return SASFTEngine(targets, [term], (), label_of, finder, groups=groups)

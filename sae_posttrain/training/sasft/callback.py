@@ -17,7 +17,7 @@ from .assembly import build_engine
 from .checks import naming_bad_rows
 from .engine import HookCallback
 from .loss import Baseline, Scale
-from .segments import LanguageCollator, LanguageOf, columns_of
+from .segments import LanguageCollator, LanguageOf, RowGroups, columns_of
 from .weight import LOSS_BUDGET, Weight
 
 LANGUAGE_COLUMN = "language"
@@ -65,6 +65,9 @@ class SASFTCallback(HookCallback):
             share a script, such as de and en. Without them, answers in these languages are not penalised.
         loss_budget: largest increase of the cross-entropy that all terms with weight `"auto"` may cause together, as a
             share of the cross-entropy, estimated during the run. 0.01 is 1%.
+        label_column: for features of a concept, such as `discover contrast` finds: the dataset column that holds each
+            row's label, instead of a language. The features of a suppressed label are penalised in rows with other
+            labels, each compared with the baseline of its own label. `language_of` then gives labels.
 
     Raises:
         ValueError: a setting out of range, an unknown code, a suppressed language without a feature, or neither
@@ -91,6 +94,7 @@ class SASFTCallback(HookCallback):
         token_share: float = 1.0,
         token_counts: TokenCounts | None = None,
         loss_budget: float = LOSS_BUDGET,
+        label_column: str | None = None,
     ) -> None:
         engine = build_engine(
             features,
@@ -104,7 +108,9 @@ class SASFTCallback(HookCallback):
             token_share=token_share,
             token_counts=token_counts,
             loss_budget=loss_budget,
+            label_column=label_column,
         )
+        self._column = label_column or LANGUAGE_COLUMN
         super().__init__(engine)
 
     def set_trainer(self, trainer: Trainer) -> SASFTCallback:
@@ -121,14 +127,14 @@ class SASFTCallback(HookCallback):
                 "This trainer already has SASFT. To suppress several languages give one callback all of them: "
                 'suppress=["zh", "ru"].'
             )
-        column = LANGUAGE_COLUMN if LANGUAGE_COLUMN in columns_of(trainer.train_dataset) else None
-        trainer.train_dataset = naming_bad_rows(trainer.train_dataset, column)
+        column = self._column if self._column in columns_of(trainer.train_dataset) else None
+        trainer.train_dataset = naming_bad_rows(trainer.train_dataset, column, engine.groups)
         engine.attach(trainer, column)
         self.trainer = trainer
         if hasattr(trainer, "sasft"):
             return self  # this trainer's methods are still wrapped from an earlier call
         if column is not None or _is_unknown_stream(trainer.train_dataset):
-            _carry(trainer, LANGUAGE_COLUMN)
+            _carry(trainer, self._column, engine.groups)
         compute_loss, log, train, save = trainer.compute_loss, trainer.log, trainer.train, trainer._save_checkpoint
 
         def compute_loss_with_sasft(model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
@@ -161,9 +167,9 @@ class SASFTCallback(HookCallback):
             raise ValueError("SASFTCallback found no trainer: call .set_trainer(trainer) before trainer.train().")
         if trainer is not self.trainer:
             is_new = not hasattr(trainer, "sasft")
-            if is_new and LANGUAGE_COLUMN in columns_of(trainer.train_dataset):
+            if is_new and self._column in columns_of(trainer.train_dataset):
                 raise ValueError(
-                    f"The dataset has a {LANGUAGE_COLUMN!r} column, and its batches are already laid out without it: "
+                    f"The dataset has a {self._column!r} column, and its batches are already laid out without it: "
                     "call callback.set_trainer(trainer) before trainer.train()."
                 )
             self.set_trainer(trainer)
@@ -175,8 +181,8 @@ def _is_unknown_stream(dataset: Any) -> bool:
     return isinstance(dataset, IterableDataset) and not hasattr(dataset, "column_names")
 
 
-def _carry(trainer: Trainer, column: str) -> None:
+def _carry(trainer: Trainer, column: str, groups: RowGroups) -> None:
     """Keep the column until the collator, which adds it to the batch."""
     trainer._set_signature_columns_if_needed()
     trainer._signature_columns = [*trainer._signature_columns, column]
-    trainer.data_collator = LanguageCollator(trainer.data_collator, column)
+    trainer.data_collator = LanguageCollator(trainer.data_collator, column, groups)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from ...residual import decoder, unwrap
-from .segments import LANGUAGE_IDS, LanguageOf, language_id, language_in
+from .segments import BY_LANGUAGE, LANGUAGE_IDS, LanguageOf, RowGroups, group_in
 from .telling import tokenizer_of
 from .weight import AUTO, Weight
 
@@ -154,11 +154,11 @@ def check_captured(missing: Sequence[int], without_gradient: Set[int]) -> None:
     )
 
 
-def check_data(dataset: Any, column: str | None) -> None:
+def check_data(dataset: Any, column: str | None, groups: RowGroups = BY_LANGUAGE) -> None:
     """Refuse a training set without labels, or with invalid languages."""
     if dataset is not None:
         check_labels(dataset)
-        check_codes(dataset, column)
+        check_codes(dataset, column, groups)
 
 
 def check_labels(dataset: Any) -> None:
@@ -178,7 +178,7 @@ def _has_labels(row: Any) -> bool:
     return isinstance(row, Mapping) and "labels" in row
 
 
-def check_codes(dataset: Any, column: str | None) -> None:
+def check_codes(dataset: Any, column: str | None, groups: RowGroups = BY_LANGUAGE) -> None:
     """Refuse a language column with a value that is not a language. Of a stream, `PEEKED_ROWS` rows are checked."""
     if column is None:
         return
@@ -186,7 +186,7 @@ def check_codes(dataset: Any, column: str | None) -> None:
         rows = dataset if isinstance(dataset, list | tuple) else ()  # other types may encode a row at each access
         for number, row in enumerate(islice(dataset, PEEKED_ROWS) if hasattr(dataset, "map") else rows, start=1):
             if column != LANGUAGE_IDS:
-                _check_row(row, column, number)
+                _check_row(row, column, number, groups)
         return
     if column == LANGUAGE_IDS:
         return
@@ -198,28 +198,28 @@ def check_codes(dataset: Any, column: str | None) -> None:
         )
     for code in dataset.unique(column):
         try:
-            language_id(code)
+            groups.id_of(code)
         except ValueError:
-            _check_row({column: code}, column, list(dataset[column]).index(code) + 1)
+            _check_row({column: code}, column, list(dataset[column]).index(code) + 1, groups)
 
 
-def naming_bad_rows(dataset: Any, column: str | None) -> Any:
+def naming_bad_rows(dataset: Any, column: str | None, groups: RowGroups = BY_LANGUAGE) -> Any:
     """Return the dataset. For a stream, errors about values that are not languages will name the row."""
     if column is None or hasattr(dataset, "unique") or not hasattr(dataset, "map"):
         return dataset
     known = dataset.num_shards == 1  # each worker counts the rows of its own shards
-    how = {"column": column, "numbered": known}
+    how = {"column": column, "numbered": known, "groups": groups}
     return dataset.map(_checked, with_indices=True, features=dataset.features, fn_kwargs=how)
 
 
-def _checked(row: dict[str, Any], index: int, column: str, numbered: bool) -> dict[str, Any]:
-    _check_row(row, column, index + 1 if numbered else None)
+def _checked(row: dict[str, Any], index: int, column: str, numbered: bool, groups: RowGroups) -> dict[str, Any]:
+    _check_row(row, column, index + 1 if numbered else None, groups)
     return row
 
 
-def _check_row(row: Mapping[str, Any], column: str, number: int | None) -> None:
+def _check_row(row: Mapping[str, Any], column: str, number: int | None, groups: RowGroups) -> None:
     try:
-        language_in(column, row.get(column))
+        group_in(column, row.get(column), groups)
     except ValueError as error:
         said = next((text for text in row.values() if isinstance(text, str) and text != row.get(column)), "")
         where = "Some row" if number is None else f"Row {number}"

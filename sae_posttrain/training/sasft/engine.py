@@ -17,7 +17,7 @@ from .finder import WeightFinder
 from .meter import Meter
 from .objective import check_objective
 from .record import KEY, take_up
-from .segments import LANGUAGE_IDS, UNKNOWN, LanguageOf
+from .segments import BY_LANGUAGE, LANGUAGE_IDS, UNKNOWN, LanguageOf, RowGroups
 from .telling import LanguageTeller, tokenizer_of
 from .terms import Term
 
@@ -36,6 +36,7 @@ class SASFTEngine:
         candidates: the languages that can be identified by script.
         language_of: as in `SASFTCallback`.
         finder: sets the weights of terms with weight `auto`. Default: no term has this weight.
+        groups: what rows are told apart by: languages, or labels.
     """
 
     def __init__(
@@ -45,7 +46,10 @@ class SASFTEngine:
         candidates: Sequence[str],
         language_of: LanguageOf | None = None,
         finder: WeightFinder | None = None,
+        *,
+        groups: RowGroups = BY_LANGUAGE,
     ) -> None:
+        self.groups = groups
         self.suppress = tuple(suppress)
         self.finder = finder or WeightFinder((), 0.0)
         self.terms: dict[str, Term] = {term.name: term for term in terms}
@@ -57,7 +61,7 @@ class SASFTEngine:
             self._record["loss_budget"] = self.finder.loss_budget
         self._start_weights = {name: one.weight for name, one in self.terms.items() if name not in self.finder.terms}
         self.meter = Meter(self._counted())
-        self._teller = LanguageTeller(None, self._candidates, language_of)
+        self._teller = LanguageTeller(None, self._candidates, language_of, groups=groups)
         self._reader = BatchReader(self._teller)
         self._tells_languages = True
         self._running = False
@@ -80,13 +84,23 @@ class SASFTEngine:
         check_trainer(trainer)
         has_segments = shows_segments(trainer)
         self._tells_languages = column is not None or has_segments
+        self._check_labels(column)
         check_languages(trainer, column, self.language_of, max(term.weight for term in self.terms.values()))
         for term in self.terms.values():
             term.check(trainer)
-        check_data(trainer.train_dataset, column)
-        self._teller = LanguageTeller(tokenizer_of(trainer), self._candidates, self.language_of, has_segments)
+        check_data(trainer.train_dataset, column, self.groups)
+        self._teller = LanguageTeller(
+            *(tokenizer_of(trainer), self._candidates, self.language_of, has_segments), groups=self.groups
+        )
         if column is None and trainer.is_world_process_zero():
             self._teller.describe(trainer.train_dataset)
+
+    def _check_labels(self, column: str | None) -> None:
+        if not self.groups.are_languages and column is None and self.language_of is None:
+            raise ValueError(
+                f"The features stand for {', '.join(self.suppress)}, and the training set has no column with labels. "
+                "Add a column that label_column names, or pass language_of, a function that gives the labels."
+            )
 
     def start(self, trainer: Trainer, model: nn.Module, state: TrainerState) -> None:
         """Hook the model. Call it before the first compiled forward, which ignores hooks that are added later.

@@ -19,7 +19,7 @@ from .batch import Batch
 from .checks import check_captured, check_gradient, check_residual, check_settings, weight_of
 from .loss import Baseline, Penalty, Scale, build_penalty, sasft_loss
 from .refresh import BaselineRefresh
-from .segments import UNKNOWN
+from .segments import BY_LANGUAGE, UNKNOWN, RowGroups
 from .weight import Weight
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class FeaturesTerm:
         features: the feature set.
         suppress: codes of the languages to keep out of answers in other languages.
         weight, baseline, scale, refresh_baselines: as in `SASFTCallback`.
+        groups: what rows are told apart by.
     """
 
     name = "features"
@@ -45,7 +46,10 @@ class FeaturesTerm:
         baseline: Baseline = "mean",
         scale: Scale = "raw",
         refresh_baselines: int = 0,
+        *,
+        groups: RowGroups = BY_LANGUAGE,
     ) -> None:
+        self._groups = groups
         check_settings(baseline, scale, refresh_baselines)
         self.suppress = tuple(suppress)
         self.features = features.select(suppress)
@@ -55,8 +59,8 @@ class FeaturesTerm:
             *(f"{kind}_{code}" for kind in ("pre_activation", "penalised") for code in self.suppress),
         )
         self.advice: Mapping[str, str] = {
-            SASFT_NO_BASELINE: "their language has no baseline in the feature set. Discover features with "
-            "texts in this language too, or use baseline='zero'.",
+            SASFT_NO_BASELINE: f"their {'language' if groups.are_languages else 'label'} has no baseline in "
+            "the feature set. Discover features with texts in it too, or use baseline='zero'.",
         }
         self._settings = {
             "features_sha256": features.sha256,
@@ -65,7 +69,7 @@ class FeaturesTerm:
             "scale": scale,
             "refresh_baselines": refresh_baselines,
         }
-        self._start = {one.layer: build_penalty(one, suppress, baseline, scale) for one in self.features.layers}
+        self._start = {one.layer: build_penalty(one, suppress, baseline, scale, groups) for one in self.features.layers}
         self.penalties: dict[int, Penalty] = dict(self._start)
         self._every = refresh_baselines
         self._refresh: BaselineRefresh | None = None
@@ -87,7 +91,7 @@ class FeaturesTerm:
 
     def start(self, trainer: Trainer, model: nn.Module, step: int, resumed: Mapping[str, Any]) -> None:
         self.penalties, self._drift = dict(self._start), {}
-        self._refresh = BaselineRefresh(self.penalties) if self._every else None
+        self._refresh = BaselineRefresh(self.penalties, self._groups.names) if self._every else None
         self._ended = step
         if self._refresh is not None and "refresh" in resumed:
             self.penalties = self._refresh.resume(self.penalties, resumed["refresh"], trainer)

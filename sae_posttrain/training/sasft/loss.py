@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ...feature_set import LayerFeatures
-from ...languages import stand_ins
 from .reading import read_features
-from .segments import CODES
+from .segments import BY_LANGUAGE, RowGroups
 
 Baseline = Literal["mean", "zero"]
 Scale = Literal["raw", "typical"]
@@ -76,7 +75,13 @@ class Penalty:
         return residual_BSD, sum(read_BSF.float().split(len(self.encoder_FD), dim=-1), start=self.bias_F)
 
 
-def build_penalty(features: LayerFeatures, suppress: Sequence[str], baseline: Baseline, scale: Scale) -> Penalty:
+def build_penalty(
+    features: LayerFeatures,
+    suppress: Sequence[str],
+    baseline: Baseline,
+    scale: Scale,
+    groups: RowGroups = BY_LANGUAGE,
+) -> Penalty:
     """Build the tables of one layer. A feature is penalised in every language with a baseline except its own.
 
     The loss is averaged over the features of each suppressed language, and the losses of several suppressed languages
@@ -87,17 +92,18 @@ def build_penalty(features: LayerFeatures, suppress: Sequence[str], baseline: Ba
         features: the features of the layer.
         suppress: codes of the languages to keep out of answers in other languages.
         baseline, scale: as in `SASFTCallback`.
+        groups: what rows are told apart by: languages, or labels.
     """
     features = features.select(suppress)
-    baseline_LF = torch.zeros(len(CODES) + 1, len(features.ids))
+    baseline_LF = torch.zeros(len(groups.names) + 1, len(features.ids))
     weight_LF = torch.zeros_like(baseline_LF)
-    known_L = torch.zeros(len(CODES) + 1, dtype=torch.bool)
+    known_L = torch.zeros(len(groups.names) + 1, dtype=torch.bool)
     count = {target: features.targets.count(target) for target in features.targets}
     unit_F = torch.tensor([1 / count[target] for target in features.targets])
     if scale == "typical":
         unit_F = unit_F / features.typical
-    for row, code in enumerate(CODES):
-        lender = next((one for one in (code, *stand_ins(code)) if one in features.baselines), None)
+    for row, code in enumerate(groups.names):
+        lender = next((one for one in groups.lenders(code) if one in features.baselines), None)
         if baseline == "mean":
             if lender is None:
                 continue

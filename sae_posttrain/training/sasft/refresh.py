@@ -32,9 +32,11 @@ class BaselineRefresh:
 
     Args:
         start: the penalties of each layer with the base model's baselines. Drift is measured from these.
+        names: of the languages or labels, in the order of the tables' rows.
     """
 
-    def __init__(self, start: Mapping[int, Penalty]) -> None:
+    def __init__(self, start: Mapping[int, Penalty], names: Sequence[str] = CODES) -> None:
+        self._names = list(names)
         self._start = dict(start)
         # The last column counts tokens. The last row is for tokens of unknown language.
         self._sums = {layer: _with_a_count(one.baseline_LF) for layer, one in start.items()}
@@ -84,8 +86,8 @@ class BaselineRefresh:
         """The state with which a resumed run continues identically. This is a collective call on every rank."""
         sums = {layer: trainer.accelerator.reduce(sums_LF, "sum") for layer, sums_LF in self._sums.items()}
         return {
-            "baselines": {str(layer): _by_language(one.baseline_LF) for layer, one in penalties.items()},
-            "sums": {str(layer): _by_language(sums_LF) for layer, sums_LF in sums.items()},
+            "baselines": {str(layer): self._by_name(one.baseline_LF) for layer, one in penalties.items()},
+            "sums": {str(layer): self._by_name(sums_LF) for layer, sums_LF in sums.items()},
         }
 
     def resume(
@@ -95,22 +97,20 @@ class BaselineRefresh:
         resumed = {}
         for layer, penalty in penalties.items():
             baseline_LF = penalty.baseline_LF.clone()
-            _fill(baseline_LF, state["baselines"][str(layer)])
+            self._fill(baseline_LF, state["baselines"][str(layer)])
             resumed[layer] = replace(penalty, baseline_LF=baseline_LF)
             if trainer.is_world_process_zero():  # the saved sums are over all ranks
-                _fill(self._sums[layer], state["sums"][str(layer)])
+                self._fill(self._sums[layer], state["sums"][str(layer)])
         return resumed
+
+    def _by_name(self, values_LF: Tensor) -> dict[str, list[float]]:
+        return {name: row for name, row in zip(self._names, values_LF.tolist(), strict=False) if any(row)}
+
+    def _fill(self, values_LF: Tensor, by_name: Mapping[str, Sequence[float]]) -> None:
+        for name, row in by_name.items():
+            values_LF[self._names.index(name)] = torch.tensor(row, dtype=values_LF.dtype)
 
 
 def _with_a_count(baseline_LF: Tensor) -> Tensor:
     """Zeros for a layer's sums, with one more column for the number of tokens."""
     return torch.zeros(baseline_LF.shape[0], baseline_LF.shape[1] + 1, dtype=torch.float64)
-
-
-def _by_language(values_LF: Tensor) -> dict[str, list[float]]:
-    return {code: row for code, row in zip(CODES, values_LF.tolist(), strict=False) if any(row)}
-
-
-def _fill(values_LF: Tensor, by_language: Mapping[str, Sequence[float]]) -> None:
-    for code, row in by_language.items():
-        values_LF[CODES.index(code)] = torch.tensor(row, dtype=values_LF.dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from ...languages import LANGUAGES, get_language
+from ...languages import LANGUAGES, get_language, stand_ins
 
 LANGUAGE_IDS = "language_ids"
 """Name of the batch entry `(B, S)`, and of the per-token dataset column, with the language ids."""
 UNKNOWN = -1
 CODES: tuple[str, ...] = tuple(sorted(LANGUAGES))
+OTHER_LABELS = "(other labels)"
+"""Stands for every label without a baseline, in training by label."""
 
 LanguageOf = Callable[[Mapping[str, Any]], Sequence[str | None]]
 """A user's function from the batch (such as `input_ids` and `labels`, `(B, S)`, or ms-swift's `channel`) to one
@@ -42,10 +45,49 @@ def language_id(code: str | None) -> int:
     return CODES.index(get_language(code).code)
 
 
-def language_in(column: str, code: Any) -> int:
-    """`language_id` of a value in a dataset column. An error message names the column."""
+@dataclass(frozen=True)
+class RowGroups:
+    """What rows are told apart by: their language, or any label.
+
+    Args:
+        names: of the groups, in the order of the tables' rows.
+        are_languages: whether they are the languages; else `names` are labels, and one more stands for all others.
+    """
+
+    names: tuple[str, ...] = CODES
+    are_languages: bool = True
+
+    @classmethod
+    def of_labels(cls, labels: Sequence[str]) -> RowGroups:
+        """The groups of rows with these labels, and one for all other labels."""
+        return cls((*labels, OTHER_LABELS), are_languages=False)
+
+    def id_of(self, value: Any) -> int:
+        """Row of a group in the tables; UNKNOWN for a missing value.
+
+        Raises:
+            ValueError: a code that is no language's, or a label that is no text.
+        """
+        if self.are_languages:
+            return language_id(value)
+        if value is None or value == "":
+            return UNKNOWN
+        if not isinstance(value, str):
+            raise ValueError(f"Expected a label such as {self.names[0]!r}, not {value!r} ({type(value).__name__}).")
+        return self.names.index(value) if value in self.names else len(self.names) - 1
+
+    def lenders(self, name: str) -> tuple[str, ...]:
+        """The groups whose baseline may serve for this one, itself first."""
+        return (name, *stand_ins(name)) if self.are_languages else (name,)
+
+
+BY_LANGUAGE = RowGroups()
+
+
+def group_in(column: str, value: Any, groups: RowGroups = BY_LANGUAGE) -> int:
+    """`RowGroups.id_of` of a value in a dataset column. An error message names the column."""
     try:
-        return language_id(code)
+        return groups.id_of(value)
     except ValueError as error:
         raise ValueError(f"Column {column!r}: {error} Rename the column if it is about something else.") from error
 
@@ -95,7 +137,9 @@ def segments_of(inputs: Mapping[str, Any]) -> Tensor:
     return starts_BS.flatten().cumsum(0).view_as(starts_BS) - 1
 
 
-def apply_language_of(language_of: LanguageOf, inputs: Mapping[str, Any], segment_BS: Tensor) -> Tensor:
+def apply_language_of(
+    language_of: LanguageOf, inputs: Mapping[str, Any], segment_BS: Tensor, groups: RowGroups = BY_LANGUAGE
+) -> Tensor:
     """Call a user's function, which returns one code or None per segment, and spread the result to `(B, S)`.
 
     Raises:
@@ -108,7 +152,7 @@ def apply_language_of(language_of: LanguageOf, inputs: Mapping[str, Any], segmen
             f"language_of gave {len(codes)} languages for a batch of {count} segments. Return one code, or None, per "
             "row. If examples are packed, return one per part of a row from one position_ids == 0 to the next."
         )
-    return torch.tensor([language_id(code) for code in codes], device=segment_BS.device)[segment_BS]
+    return torch.tensor([groups.id_of(code) for code in codes], device=segment_BS.device)[segment_BS]
 
 
 class LanguageCollator:
@@ -119,10 +163,14 @@ class LanguageCollator:
 
     Args:
         inner: the trainer's own collator. It does not get the language column.
-        column: a column of language codes, or of per-token language ids when examples were packed.
+        column: a column of language codes or labels, or of per-token ids of these when examples were packed.
+        groups: whether the column holds languages, or labels.
     """
 
-    def __init__(self, inner: Callable[[list[Any]], dict[str, Any]], column: str) -> None:
+    def __init__(
+        self, inner: Callable[[list[Any]], dict[str, Any]], column: str, groups: RowGroups = BY_LANGUAGE
+    ) -> None:
+        self.groups = groups
         self.inner = inner
         self.column = column
 
@@ -149,7 +197,7 @@ class LanguageCollator:
         """The language ids of one row: one per token of a packed row, or the id of a single example everywhere."""
         if self.column == LANGUAGE_IDS:
             return torch.cat([torch.as_tensor(example[self.column]) for example in pack])
-        rows = [language_in(self.column, example.get(self.column)) for example in pack]
+        rows = [group_in(self.column, example.get(self.column), self.groups) for example in pack]
         if len(pack) == 1:
             return torch.full((length,), rows[0])
         sizes = torch.tensor([len(example["input_ids"]) for example in pack])

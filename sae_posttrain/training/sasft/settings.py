@@ -89,6 +89,18 @@ class SASFTSettings:
             "help": "Dataset column with each example's language code. Without it, the script of the answer decides."
         },
     )
+    label_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of language_column, for features of a concept: dataset column with each example's label. "
+            "The features of a suppressed label are penalised in rows with other labels."
+        },
+    )
+
+    @property
+    def group_column(self) -> str:
+        """The column that tells rows apart: by label, if that is named; else by language."""
+        return self.label_column or self.language_column
 
     def check_terms(self) -> None:
         """Refuse settings of another framework that leave nothing to add to the loss.
@@ -135,6 +147,7 @@ class SASFTSettings:
             "token_share": self.token_share,
             "token_counts": TokenCounts.load(self.token_counts) if self.token_counts is not None else None,
             "loss_budget": self.sasft_loss_budget,
+            "label_column": self.label_column,
         }
 
     @classmethod

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from ...artefacts import SASFT_SCRIPT_CLOSE, SASFT_SCRIPT_MARGIN, source_metric
 from ...metrics.prose import blank
 from .identifier import ScriptIdentifier, labelled_runs
-from .segments import UNKNOWN, LanguageOf, apply_language_of, language_id, segments_of
+from .segments import BY_LANGUAGE, UNKNOWN, LanguageOf, RowGroups, apply_language_of, language_id, segments_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class LanguageTeller:
         language_of: as in `SASFTCallback`.
         has_segments: whether the batches show where one example ends and the next begins. If not, only the column is
             used.
+        groups: whether rows are told apart by language, or by label. No script tells a label.
     """
 
     counted = ("by_column", "by_function", "by_script", "answers", "margin", "close")
@@ -52,8 +53,11 @@ class LanguageTeller:
         candidates: Sequence[str],
         language_of: LanguageOf | None = None,
         has_segments: bool = True,
+        groups: RowGroups = BY_LANGUAGE,
     ) -> None:
-        self._identify = ScriptIdentifier(tokenizer, candidates) if tokenizer is not None and has_segments else None
+        told_by_script = tokenizer is not None and has_segments and groups.are_languages
+        self._identify = ScriptIdentifier(tokenizer, candidates) if tokenizer is not None and told_by_script else None
+        self._groups = groups
         self._language_of = language_of
         self._has_segments = has_segments
 
@@ -71,7 +75,7 @@ class LanguageTeller:
         if self._has_segments:
             segment_BS = segments_of(inputs)
             if self._language_of is not None:
-                given_BS = apply_language_of(self._language_of, inputs, segment_BS)
+                given_BS = apply_language_of(self._language_of, inputs, segment_BS, self._groups)
                 language_BS = language_BS.where(language_BS >= 0, given_BS)
             shares.append(self._told(language_BS, labelled_BS))
             open_BS = (language_BS < 0) & (inputs["labels"] != -100)

@@ -19,7 +19,7 @@ from ..cards import CardMixin, default_output_dir
 from .assembly import build_engine
 from .checks import check_codes, naming_bad_rows
 from .engine import HookCallback
-from .segments import CODES, LANGUAGE_IDS, LanguageCollator, LanguageOf, columns_of, language_id, language_in
+from .segments import LANGUAGE_IDS, LanguageCollator, LanguageOf, RowGroups, columns_of, group_in
 from .settings import SASFTSettings
 
 _TOKENS_CARD = (
@@ -115,16 +115,15 @@ class SASFTTrainer(CardMixin, SFTTrainer):
         self._train_set_prepared = False
         super().__init__(model, args, *positional, **kwargs)
         columns = columns_of(self.train_dataset)
-        if self._language_column is None and args.language_column in columns:
-            self._language_column = args.language_column
-        if self._language_column is None and args.language_column != SASFTConfig.language_column:
-            raise ValueError(
-                f"The training set has no column {args.language_column!r} (language_column). It has "
-                f"{', '.join(columns)}."
-            )
+        wanted = args.group_column
+        if self._language_column is None and wanted in columns:
+            self._language_column = wanted
+        if self._language_column is None and wanted != SASFTConfig.language_column:
+            setting = "label_column" if args.label_column else "language_column"
+            raise ValueError(f"The training set has no column {wanted!r} ({setting}). It has {', '.join(columns)}.")
         self.sasft.attach(self, self._language_column)
         if self._language_column is not None:
-            self.data_collator = LanguageCollator(self.data_collator, self._language_column)
+            self.data_collator = LanguageCollator(self.data_collator, self._language_column, self.sasft.groups)
         self.add_callback(HookCallback(self.sasft, self))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -161,14 +160,14 @@ class SASFTTrainer(CardMixin, SFTTrainer):
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
     ) -> Any:
-        column = args.language_column
+        column = args.group_column
         # TRL prepares the training set first; an evaluation set may be called "train" too.
         is_train, self._train_set_prepared = not self._train_set_prepared and dataset_name == "train", True
         has_column = is_train and column in columns_of(dataset)
-        dataset = naming_bad_rows(dataset, column if has_column else None)
+        dataset = naming_bad_rows(dataset, column if has_column else None, self.sasft.groups)
         if not (has_column and packing) or args.max_length is None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        check_codes(dataset, column)
+        check_codes(dataset, column, self.sasft.groups)
         self._language_column = LANGUAGE_IDS
         # TRL packs only input_ids and labels. So TRL prepares the rows, and they are packed here with the languages.
         rows_only = copy.copy(args)
@@ -177,7 +176,7 @@ class SASFTTrainer(CardMixin, SFTTrainer):
         map_kwargs = {"num_proc": args.dataset_num_proc} if isinstance(rows, Dataset) else {}
         rows = rows.map(
             _spread_language,
-            fn_kwargs={"column": column, "ids": {code: language_id(code) for code in CODES}},
+            fn_kwargs={"column": column, "groups": self.sasft.groups},
             **map_kwargs,
         ).select_columns(["input_ids", "labels", LANGUAGE_IDS])
         if args.shuffle_dataset:
@@ -186,9 +185,7 @@ class SASFTTrainer(CardMixin, SFTTrainer):
         return packed.shuffle(seed=args.seed) if args.shuffle_dataset else packed
 
 
-def _spread_language(example: dict[str, Any], column: str, ids: dict[str, int]) -> dict[str, Any]:
-    """Repeat the language id for each token, because packing keeps lists of the tokens' length. `ids` is an argument so
-    that a cached `map` is computed again if the numbering of languages changes."""
-    code = example.get(column)
-    row = ids[code] if isinstance(code, str) and code in ids else language_in(column, code)
-    return {LANGUAGE_IDS: [row] * len(example["input_ids"])}
+def _spread_language(example: dict[str, Any], column: str, groups: RowGroups) -> dict[str, Any]:
+    """Repeat the id of the language or label for each token, because packing keeps lists of the tokens' length.
+    `groups` is an argument so that a cached `map` is computed again if the numbering changes."""
+    return {LANGUAGE_IDS: [group_in(column, example.get(column), groups)] * len(example["input_ids"])}

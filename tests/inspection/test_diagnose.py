@@ -1,0 +1,231 @@
+"""Diagnosis in a world with a planted cause, its ranking and its ablation against arithmetic by hand, and the command.
+
+The blocks of the model write nothing, so that a token's residual is its embedding. One direction makes the head say
+`bad`; the embeddings of `bad` and of `t…` words have it, those of `g…` words do not.
+"""
+
+# S sequence, D model width, K dictionary size, V vocabulary
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+from torch import Tensor
+
+from sae_posttrain import FeatureSet
+from sae_posttrain.artefacts import DIAGNOSIS
+from sae_posttrain.cli import main
+from sae_posttrain.inspection import diagnose
+from sae_posttrain.inspection.diagnose_answers import ProofSettings
+from sae_posttrain.inspection.diagnose_cases import (
+    Case,
+    LoopFault,
+    SwitchFault,
+    TextFault,
+    encode_cases,
+    split_cases,
+)
+from sae_posttrain.inspection.diagnose_features import Diagnosis
+from sae_posttrain.metrics import SwitchCriteria
+from sae_posttrain.metrics.loops import LoopSettings
+from sae_posttrain.sae import SparseAutoencoder
+from sae_posttrain.sae.activations import ReLU
+from sae_posttrain.sampling import SamplingSettings
+from sae_posttrain.steering import typical_contributions
+
+WIDTH, LAYER, CULPRIT = tiny_models.WIDTH, 2, 4
+TRIGGERS, FINE = [f"t{n}" for n in range(12)], [f"g{n}" for n in range(12)]
+FAULT = TextFault("bad")
+BAD = [Case(f"{one} {one}", f"{one} bad bad", fault=(len(one) + 1, len(one) + 8)) for one in TRIGGERS]
+GOOD = [Case(f"{one} {one}", f"{one} {one} {one}") for one in FINE]
+SETTINGS = ProofSettings(SamplingSettings(0.0, 1.0, 3), alpha=3.0, controls=2, batch_size=50)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return tiny_models.word_tokenizer(["bad", *TRIGGERS, *FINE], "<pad>", "<end>")
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Any) -> Any:
+    made = tiny_models.qwen3(len(tokenizer), tie_word_embeddings=False)
+    with torch.no_grad():
+        for block in made.model.layers:
+            block.self_attn.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+        words_VD, head_VD = made.get_input_embeddings().weight, made.get_output_embeddings().weight
+        words_VD.normal_(generator=torch.Generator().manual_seed(1))
+        words_VD[:, 0] = 0.0
+        head_VD.copy_(words_VD)
+        bad = tokenizer.convert_tokens_to_ids("bad")
+        words_VD[[bad, *tokenizer.convert_tokens_to_ids(TRIGGERS)], 0] = 6.0
+        head_VD[bad] = 0.0
+        head_VD[bad, 0] = 20.0
+    return made
+
+
+@pytest.fixture(scope="module")
+def saes() -> dict[int, SparseAutoencoder]:
+    """One feature reads and writes the planted direction; the others read random ones without it."""
+    encoder_KD = torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(3)) / WIDTH**0.5
+    encoder_KD[:, 0] = 0.0
+    encoder_KD[CULPRIT] = torch.eye(WIDTH)[0]
+    return {
+        LAYER: SparseAutoencoder(encoder_KD, torch.zeros(8), encoder_KD, torch.zeros(WIDTH), ReLU(), LAYER),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(model: Any, tokenizer: Any, saes: Any) -> Diagnosis:
+    return diagnose(
+        *(model, tokenizer, saes, BAD, GOOD), fault=FAULT, layers=[LAYER], top=2, proof=SETTINGS, progress=False
+    )
+
+
+def residuals(model: Any, ids: Any) -> Tensor:
+    with torch.no_grad():
+        states = model(torch.tensor([list(ids)]), output_hidden_states=True).hidden_states
+    residual_SD: Tensor = states[LAYER + 1][0]
+    return residual_SD
+
+
+def test_the_ranking_is_that_of_a_count_by_hand(found: Diagnosis, model: Any, tokenizer: Any, saes: Any) -> None:
+    means = []
+    for cases in (BAD, GOOD):
+        of_case = []
+        for case in encode_cases(tokenizer, cases, chat=False, max_length=64):
+            first, last = (case.fault[0] - 1, case.fault[1]) if case.fault else (case.start, len(case.ids))
+            of_case.append(saes[LAYER].encode(residuals(model, case.ids)[first:last]).mean(0))
+        means.append(torch.stack(of_case).mean(0))
+    score_K = means[0] - means[1]
+    assert found.suspects[0].feature == CULPRIT == int(score_K.argmax())
+    for one in found.suspects:
+        assert one.score == pytest.approx(float(score_K[one.feature]), abs=1e-5)
+        assert one.fault == pytest.approx(float(means[0][one.feature]), abs=1e-5)
+    assert "".join(text for text, _ in found.suspects[0].pieces).strip().endswith("bad bad")
+
+
+def test_ablating_the_cause_cures_and_amplifying_it_breaks(found: Diagnosis) -> None:
+    assert found.proof is not None
+    assert (found.proof.before.hits, found.proof.before.total) == (12, 12)
+    culprit = next(trial for trial in found.proof.trials if trial.members == ((LAYER, CULPRIT),))
+    other = next(trial for trial in found.proof.trials if len(trial.members) == 1 and trial != culprit)
+    together = found.proof.trials[-1]
+    assert culprit.ablated.hits == together.ablated.hits == 0
+    assert culprit.random_ablated.hits == culprit.random_ablated.total == 24
+    assert other.ablated.hits == 12
+    assert culprit.amplified is not None
+    assert culprit.random_amplified is not None
+    assert culprit.amplified.hits == 12
+    assert culprit.random_amplified.rate < 0.5
+    assert culprit.is_cause
+    assert not other.is_cause
+    assert found.features is not None
+    assert [layer.ids for layer in found.features.layers] == [(CULPRIT,)]
+    assert found.features.targets == ("fault",)
+    assert found.features.layers[0].threshold is not None
+
+
+def test_the_ablation_is_that_of_the_equation(found: Diagnosis, model: Any, tokenizer: Any) -> None:
+    """x' = x − d at the token before the fault, through the final norm and the head."""
+    assert found.proof is not None
+    trial = found.proof.trials[-1]
+    direction_D = typical_contributions(found.ranked)[LAYER]
+    before, after = 0.0, 0.0
+    for case in encode_cases(tokenizer, BAD, chat=False, max_length=64):
+        assert case.fault is not None
+        first = case.fault[0]
+        residual_D = residuals(model, case.ids[:first])[-1]
+        embedded_D = model.get_input_embeddings().weight[case.ids[first - 1]]
+        for number, state_D in enumerate((embedded_D, embedded_D - direction_D)):
+            logits_V = model.get_output_embeddings()(model.model.norm(state_D))
+            probability = float(logits_V.softmax(-1)[case.ids[first]].detach())
+            before, after = (before + probability, after) if number == 0 else (before, after + probability)
+        assert residual_D.shape == direction_D.shape
+    assert trial.first_token == pytest.approx(after / before, rel=1e-4)
+    assert trial.first_token < 0.1 < trial.random_first_token
+
+
+def test_the_beginning_of_a_bad_response_serves_where_there_is_no_good_one(
+    model: Any, tokenizer: Any, saes: Any
+) -> None:
+    cases = [Case("g1 g2", "g3 g4 g5 bad bad", fault=(9, 16))]
+    found = diagnose(*(model, tokenizer, saes, cases), fault=FAULT, layers=[LAYER], top=1, proof=None, progress=False)
+    assert [one.feature for one in found.suspects] == [CULPRIT]
+    assert found.proof is None
+    assert found.good == 0
+    with pytest.raises(ValueError, match="Give good cases"):
+        diagnose(
+            *(model, tokenizer, saes, [Case("g1", "bad", fault=(0, 3))]), fault=FAULT, layers=[LAYER], progress=False
+        )
+    with pytest.raises(ValueError, match="none of 1 answers to 1 bad cases"):
+        diagnose(*(model, tokenizer, saes, cases), fault=FAULT, layers=[LAYER], proof=SETTINGS, progress=False)
+
+
+def test_what_counts_as_a_fault() -> None:
+    text = "We begin. " + "And so on. " * 20
+    loop = LoopFault(LoopSettings(min_length=40)).find(text, None, None)
+    assert loop is not None
+    assert text[: loop[0]].count("And so") == 1  # what is said for the first time is not faulty
+    assert loop[1] == len(text)
+    switch = SwitchFault(SwitchCriteria(to="zh"), "zh")
+    assert switch.find("All 一切 good, 好 too.", "en", None) == (4, 14)
+    with pytest.raises(ValueError, match="needs the language"):
+        switch.find("一切", None, None)
+    rows = [{"response": "Oh NO.", "prompt": "p"}, {"response": "Fine.", "language": "en"}]
+    bad, good = split_cases(rows, TextFault("oh no"))
+    assert (bad[0].fault, bad[0].prompt, good[0].language) == ((0, 5), "p", "en")
+    with pytest.raises(ValueError, match="is empty"):
+        TextFault(" ")
+
+
+@pytest.fixture(scope="module")
+def place(model: Any, tokenizer: Any, saes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model, the SAE as a file of the Qwen-Scope layout, and cases."""
+    folder = tmp_path_factory.mktemp("place")
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "SAE-tiny-L0_8").mkdir()
+    sae = saes[LAYER]
+    tensors = {"W_enc": sae.encoder, "W_dec": sae.decoder.T.contiguous(), "b_enc": sae.bias, "b_dec": sae.decoder_bias}
+    torch.save(tensors, folder / "SAE-tiny-L0_8" / f"layer{LAYER}.sae.pt")
+    rows = [{"prompt": one.prompt, "response": one.response} for one in (*BAD, *GOOD)]
+    (folder / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def test_the_command_on_a_file_of_cases(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "run" / "diagnosis.json"
+    command = ["diagnose", "--model", str(place / "model"), "--sae", str(place / "SAE-tiny-L0_8"), "--no-chat"]
+    command += ["--cases", str(place / "cases.jsonl"), "--fault-text", "bad", "--top", "2", "--alpha", "3"]
+    assert main([*command, "--controls", "2", "--max-new-tokens", "3", "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "12 bad and 12 good answers." in shown
+    assert f"layer {LAYER} feature {CULPRIT}" in shown
+    assert json.loads(output.read_text(encoding="utf-8"))[DIAGNOSIS]["kept"] == [[LAYER, CULPRIT]]
+    features = FeatureSet.load(output.with_suffix(".safetensors"))
+    assert features.layers[0].ids == (CULPRIT,)
+
+
+def test_the_command_on_one_case(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "diagnosis.json"
+    command = ["diagnose", "--model", str(place / "model"), "--sae", str(place / "SAE-tiny-L0_8"), "--no-chat"]
+    command += ["--output", str(output)]
+    one = [*command, "--prompt", "g1 g2", "--response", "g3 g4 bad bad"]
+    assert main([*one, "--fault-text", "bad", "--no-proof"]) == 0
+    assert FeatureSet.load(output.with_suffix(".safetensors")).layers[0].ids[0] == CULPRIT
+    for wrong, message in (
+        (one, "Name the faulty words with --fault-text"),
+        ([*command, "--response", "bad"], "--response needs --prompt"),
+        (command, "or --cases with a file"),
+        ([*one, "--fault-text", "missing"], "None of 1 answers has the fault"),
+        ([*one, "--fault-text", "bad", "--output", str(tmp_path / "a.txt")], "ending in .json"),
+    ):
+        capsys.readouterr()
+        assert main(wrong) == 2
+        assert message in capsys.readouterr().err
