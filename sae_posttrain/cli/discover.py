@@ -22,7 +22,9 @@ _DENSE = "the mean residual in a loop's last period minus that in its first"
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("discover", help="find features for training and steering, or count tokens")
     kinds = parser.add_subparsers(required=True, metavar="kind")
-    language = kinds.add_parser("language", help="find features that are active in one language only")
+    language = kinds.add_parser(
+        "language", help="find features that are more active in one language than in the others"
+    )
     language.add_argument(
         "--texts",
         nargs="+",

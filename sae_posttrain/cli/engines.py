@@ -71,7 +71,9 @@ def add_engine(group: argparse._ArgumentGroup) -> None:
 
 def add_shape(group: argparse._ActionsContainer) -> None:
     """Add the options that shape responses besides the temperature, top-p and the length."""
-    group.add_argument("--top-k", type=int, default=0, help="number of tokens that are kept; 0 keeps all (default: 0)")
+    group.add_argument(
+        "--top-k", type=int, default=0, help="sample only from this many most probable tokens; 0: from all (default: 0)"
+    )
     group.add_argument(
         "--min-p",
         type=float,
