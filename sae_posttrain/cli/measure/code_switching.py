@@ -51,9 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--count-code", action="store_true", help="also count words inside code, LaTeX and HTML tags")
     group.add_argument("--count-urls", action="store_true", help="also count words inside URLs")
-    group.add_argument(
-        "--count-latin", action="store_true", help="also count words in Latin letters in responses in another script"
-    )
+    group.add_argument("--count-latin", action="store_true", help="also count words in Latin letters")
     group.add_argument(
         "--allow",
         nargs="+",
