@@ -1,8 +1,9 @@
 """What SASFT adds to a step of SFT, in time and in memory, beside the published way of doing it.
 
-    python benchmarks/sasft_step.py [--quick | --tokens]
+    python benchmarks/sasft_step.py [--quick | --tokens | --device cuda]
 
 Random Qwen3 models on one thread of the CPU, with plain SGD, so that what surrounds the model weighs as much as it can.
+With `--device cuda`, the shapes of Qwen3-1.7B and 8B in bfloat16 on a GPU.
 The ways take turns in one process. The published way is written from its description (arXiv:2507.14894): the whole
 residual goes to float32, and the whole SAE of each layer stays in memory.
 
@@ -53,6 +54,7 @@ class Case:
     lora: bool = False
     dtype: str = "float32"
     rounds: int = 15
+    device: str = "cpu"
     shares: tuple[float, ...] = ()
     """Of the positions in which the token term is computed; instead of the feature term, where there are any."""
 
@@ -87,6 +89,8 @@ CASES = [
     Case(size="150M", rows=2, length=128, rounds=7),
     Case(size="500M", rows=2, length=64, rounds=5),
 ]
+GPU = Case(device="cuda", dtype="bfloat16", rounds=7, size="1.7B", rows=8, length=512, features=16, layers=4)
+GPU_CASES = [GPU, replace(GPU, lora=True), replace(GPU, size="8B", rows=4, lora=True)]
 TOKEN_CASES = [
     Case(size="500M", rows=4, length=64, rounds=4, shares=(0.25, 1.0)),
     Case(size="500M", rows=8, length=128, rounds=2, shares=(0.25,)),
@@ -119,8 +123,8 @@ def settings_of(case: Case, folder: str) -> dict[str, Any]:
         "optim": "sgd",
         "learning_rate": 1e-6,
         "gradient_checkpointing": False,
-        "bf16": False,
-        "use_cpu": True,
+        "bf16": False,  # the model has the case's dtype itself
+        "use_cpu": case.device == "cpu",
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
@@ -128,9 +132,13 @@ def settings_of(case: Case, folder: str) -> dict[str, Any]:
     }
 
 
+def model_of(case: Case) -> Any:
+    return qwen3(case.size).to(case.device, getattr(torch, case.dtype))
+
+
 def trainer_of(case: Case, folder: str, found: FeatureSet | None) -> Any:
     """SASFT with features, plain SFT without."""
-    model = qwen3(case.size).to(getattr(torch, case.dtype))
+    model = model_of(case)
     given: dict[str, Any] = {
         "train_dataset": rows_of(case) if found else rows_of(case).remove_columns("language"),
         "processing_class": tokenizer(SIZES[case.size][2]),
@@ -168,7 +176,8 @@ def part_of(trainer: Any) -> Way:
     batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
     shape = (*batches[0]["input_ids"].shape, trainer.model.config.hidden_size)
     residuals = {
-        one.layer: torch.randn(shape, dtype=trainer.model.dtype, requires_grad=True) for one in term.features.layers
+        one.layer: torch.randn(shape, dtype=trainer.model.dtype, device=trainer.model.device, requires_grad=True)
+        for one in term.features.layers
     }
 
     def model_alone(model: Any, inputs: Any, **kwargs: Any) -> Tensor:
@@ -186,9 +195,9 @@ def as_published(case: Case, folder: str, found: FeatureSet) -> Way:
     plain: Callable[..., Tensor] = trainer.compute_loss
     blocks = decoder_blocks(trainer.model)
     whole = (2, case.dictionary, SIZES[case.size][0])  # encoder and decoder
-    saes = {one.layer: torch.randn(whole) for one in found.layers}
-    baseline_BF = torch.zeros(case.rows, case.features)
-    counts_B = (torch.arange(case.rows) % 4 != LANGUAGES.index(SUPPRESSED)).float()
+    saes = {one.layer: torch.randn(whole, device=case.device) for one in found.layers}
+    baseline_BF = torch.zeros(case.rows, case.features, device=case.device)
+    counts_B = (torch.arange(case.rows, device=case.device) % 4 != LANGUAGES.index(SUPPRESSED)).float()
 
     def compute_loss(model: Any, inputs: Any, **kwargs: Any) -> Tensor:
         kept: dict[int, Tensor] = {}
@@ -202,7 +211,7 @@ def as_published(case: Case, folder: str, found: FeatureSet) -> Way:
         loss = plain(model, inputs, **kwargs)
         for handle in handles:
             handle.remove()
-        total = torch.zeros(())
+        total = torch.zeros((), device=case.device)
         for one in found.layers:
             pre_BSF = kept[one.layer] @ saes[one.layer][0][list(one.ids)].T
             excess_BSF = (pre_BSF - baseline_BF[:, None]).relu() * counts_B[:, None, None] * labelled_BS[..., None]
@@ -221,7 +230,7 @@ def tokens_part_of(trainer: Any) -> Way:
     engine.start(trainer, trainer.model, trainer.state)
     batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
     shape = (*batches[0]["input_ids"].shape, trainer.model.config.hidden_size)
-    hidden_BSD = torch.randn(shape, dtype=trainer.model.dtype, requires_grad=True)
+    hidden_BSD = torch.randn(shape, dtype=trainer.model.dtype, device=trainer.model.device, requires_grad=True)
 
     def model_alone(model: Any, inputs: Any, **kwargs: Any) -> Tensor:
         passed_BSD: Tensor = term.read(hidden_BSD)
@@ -235,7 +244,7 @@ def tokens_part_of(trainer: Any) -> Way:
 def measured_tokens(case: Case) -> list[Timing]:
     """Plain SFT, twice, and the token term at each share, on the weights of one model."""
     words = tokenizer(SIZES[case.size][2], "猫")
-    model = qwen3(case.size).to(getattr(torch, case.dtype))
+    model = model_of(case)
     with TemporaryDirectory() as folder:
         settings = settings_of(case, folder) | {"train_sampling_strategy": "sequential", "shuffle_dataset": False}
 
@@ -250,9 +259,13 @@ def measured_tokens(case: Case) -> list[Timing]:
         for share in case.shares:
             ways[f"tokens, share {share:g}"] = step_of(trainer(share))
             ways[f"tokens, share {share:g}: the term's part of that, alone"] = tokens_part_of(trainer(share))
-        timings = interleaved("SFT step", ways, rounds=case.rounds, size=str(case), dtype=case.dtype, memory=True)
+        timings = interleaved("SFT step", ways, size=str(case), memory=True, **taken_as(case))
     # The part alone adds to gradients that in a step are the model's.
     return [replace(one, peak_memory=None) if one.variant.endswith("alone") else one for one in timings]
+
+
+def taken_as(case: Case) -> dict[str, Any]:
+    return {"rounds": case.rounds, "dtype": case.dtype, "device": case.device}
 
 
 def measured(case: Case) -> list[Timing]:
@@ -270,7 +283,7 @@ def measured(case: Case) -> list[Timing]:
         }
         if case.layout != "packed":  # it reads one language per row
             ways["as published"] = as_published(case, folder, found)
-        timings = interleaved("SFT step", ways, rounds=case.rounds, size=str(case), dtype=case.dtype, memory=True)
+        timings = interleaved("SFT step", ways, size=str(case), memory=True, **taken_as(case))
     resident = {
         "SASFT": sum(one.encoder.nbytes + one.bias.nbytes for one in found.layers) / MEGABYTE,
         "as published": case.layers * 2 * case.dictionary * width * 4 / MEGABYTE,
@@ -284,9 +297,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three cases; writes no file")
     parser.add_argument("--tokens", action="store_true", help="only the cases of the token term")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: writes a file of its own")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     files = {"sasft_step": [] if args.tokens else CASES, "sasft_step_tokens": TOKEN_CASES}
+    if args.device == "cuda":
+        if not torch.cuda.is_available():
+            parser.error("There is no GPU that torch can use; leave out --device cuda.")
+        files = {"sasft_step_cuda": GPU_CASES}
+    torch.set_num_threads(1)
     for name, cases in {"": QUICK}.items() if args.quick else files.items():
         timings: list[Timing] = []
         for case in cases:

@@ -27,7 +27,6 @@ from sae_posttrain.metrics.loops import LoopSettings
 from sae_posttrain.steering.vllm_plugin import ALPHA, FEATURES
 from sae_posttrain.training.rollouts.in_vllm import changed, detection
 
-SIZES["1.7B"] = (2048, 28, 151936)
 CASES = {"4M": (512, 7), "40M": (256, 5)}
 QUICK = {"4M": (128, 3)}
 ON_GPU = {"1.7B": (2048, 7)}
