@@ -108,13 +108,14 @@ def run_framework(session: nox.Session, name: str) -> None:
 
 @nox.session
 def vllm(session: nox.Session) -> None:
-    """Sampling and steering with vLLM's CPU build, in process and as a server on this machine."""
+    """Sampling, steering and steered rollouts with vLLM's CPU build, in process and as a server on this machine."""
     pins = str(ROOT / "tests" / "integrations" / "constraints" / "vllm.txt")
     session.install("--constraint", pins, "torch")
     # Without torchvision, torchaudio and torchcodec, whose builds want torch's CUDA build.
     session.install("--no-deps", "--requirement", pins)
     session.install("--no-deps", "--no-build-isolation", "--editable", ".")
-    tests = ("tests/sampling/test_vllm.py", "tests/steering/test_vllm_engine.py")
+    rollouts = "tests/training/rollouts/test_in_vllm_engine.py"
+    tests = ("tests/sampling/test_vllm.py", "tests/steering/test_vllm_engine.py", rollouts)
     session.run("python", "-m", "pytest", "-m", "", *(session.posargs or tests))
 
 

@@ -107,9 +107,8 @@ def measure(size: str, length: int, rounds: int, device: str, eager: bool) -> li
         model.save_pretrained(folder / "model")
         os.environ[FEATURES] = str(found.save(folder / "features.safetensors"))
         made = ways(engine(folder, size, length, device, eager), model.to(device).eval(), found, length, device)
-        return interleaved(
-            "steered group", made, rounds=rounds, size=group_shape(size, length), device=device, dtype=str(dtype)[6:]
-        )
+        shape = group_shape(size, length) + (", eager" if eager else "")
+        return interleaved("steered group", made, rounds=rounds, size=shape, device=device, dtype=str(dtype)[6:])
 
 
 def main() -> None:
