@@ -37,6 +37,7 @@ ONLY_READ = {
     "sample_loops": "samples until a model loops",
     "discover_repetition_features": "samples until a model loops",
     "load_sae": "loads from the hub",
+    "VllmEngine": "needs vLLM",
     "ask_server": "asks a server",
     "server_generator": "asks a server",
     "train_saes": "trains",

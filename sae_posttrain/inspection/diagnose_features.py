@@ -147,6 +147,7 @@ def diagnose(
             of range, or the model does not make the fault again.
 
     Example:
+        >>> from sae_posttrain.inspection import TextFault
         >>> bad = [Case("the cat", "sees a house sings a house sings", fault=(11, 32))]
         >>> found = diagnose(model, tokenizer, "saes", bad, fault=TextFault("sings"), layers=[16], top=1, proof=None)
         >>> len(found.suspects)

@@ -111,7 +111,7 @@ def test_sae_and_model_that_do_not_belong_together(
             load_saes({LAYER: sae}, [LAYER], model)
         assert bool(caplog.messages) == bool(mismatch(sae, model)) == warns
         if warns:
-            assert "trained on Qwen/Qwen3-1.7B-Base, and the model is Qwen/Qwen3-8B" in caplog.text
+            assert "trained on Qwen/Qwen3-1.7B-Base, but the model is Qwen/Qwen3-8B" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ REFUSED = {
     ),
     "SAELens scale missing": (
         changed(PUBLISHED["SAELens topk"], normalize_activations="expected_average_only_in"),
-        r"looked for .*activation_scaler\.json",
+        r"activation_scaler\.json, is missing",
     ),
     "SAELens without k": (changed(PUBLISHED["SAELens topk"], k=None), "k is None"),
     "SAELens k of 4.9": (changed(PUBLISHED["SAELens topk"], k=4.9), "k is 4.9; expected a whole number"),

@@ -205,7 +205,7 @@ def test_a_truncated_file_is_refused(folder: Path, share: float) -> None:
 )
 def test_wrong_keys_are_refused(folder: Path, contents: object) -> None:
     write(folder, contents)
-    with pytest.raises(ValueError, match=r"layer3\.sae\.pt holds .*W_enc.*W_dec.*b_enc.*b_dec"):
+    with pytest.raises(ValueError, match=r"layer3\.sae\.pt contains .*W_enc.*W_dec.*b_enc.*b_dec"):
         load_sae(folder, 3)
 
 

@@ -60,14 +60,14 @@ class SteeringSettings:
     steered_stop_after: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens of a loop after which the chosen rollout ends, if the loop also has loop_min_repeats "
+            "help": "Tokens of a loop after which the steered rollout ends, if the loop also has loop_min_repeats "
             "periods. At least loop_min_tokens. Default: it goes on to max_completion_length."
         },
     )
     steer_in_vllm: bool = field(
         default=False,
         metadata={
-            "help": "With use_vllm: whether vLLM steers the chosen rollouts itself, in the call that makes the others. "
+            "help": "With use_vllm: whether vLLM itself makes the steered rollouts, in the call that makes the others. "
             "In server mode start the server with SAE_POSTTRAIN_VLLM_FEATURES=FILE. Otherwise transformers generates "
             "them a second time."
         },
