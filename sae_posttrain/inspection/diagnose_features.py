@@ -135,8 +135,7 @@ def diagnose(
         where: `stretch` ranks on all faulty tokens; `before` on the token before the fault alone.
         proof: settings of the proof; None only ranks.
         chat: whether the chat template is applied to text prompts too.
-        batch_size: cases per forward pass.
-        max_length: tokens of prompt and response that are read.
+        batch_size, max_length: cases per forward pass, and tokens of prompt and response that are read.
         progress: whether progress bars are shown.
 
     Returns:

@@ -68,7 +68,7 @@ def test_a_trainer_without_args(world: World, monkeypatch: pytest.MonkeyPatch) -
     trainer = SASFTTrainer(model, features=replace(world.features, layers=layers), **parts)
     assert trainer.args.output_dir == "tiny-SASFT"
     assert trainer.sasft.suppress == ("zh",)
-    with pytest.raises(ValueError, match="the features belong to ru, zh. Name the language"):
+    with pytest.raises(ValueError, match=r"the features belong to ru, zh\. Name the language"):
         SASFTTrainer(world.make_model(), features=world.features, **parts)
     with pytest.raises(ValueError, match="No features"):
         SASFTTrainer(world.make_model(), **parts)
