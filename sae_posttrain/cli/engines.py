@@ -238,6 +238,15 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def steered_by(args: argparse.Namespace) -> dict[str, Any]:
+    """What the responses are steered with, to tell runs apart: the file's content counts, since it may be replaced."""
+    if not args.features:
+        return {"features": None, "alpha": None}
+    from ..feature_set import FeatureSet
+
+    return {"features": FeatureSet.load(args.features).sha256, "alpha": _alpha(args)}
+
+
 def _alpha(args: argparse.Namespace) -> float:
     from ..feature_set import FeatureSet
 

@@ -6,12 +6,13 @@ import hashlib
 import importlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..sampling import Endpoint, FailedSample, SamplingSettings, ask_server
+from ..sampling.kept import drop_half_a_line
 
 Messages: TypeAlias = list[dict[str, str]]
 """A chat: messages with `role` and `content`."""
@@ -71,7 +72,7 @@ def load_generator(name: str) -> Generator:
     return generator
 
 
-def kept_answers(generate: Generator, path: str | Path) -> Generator:
+def kept_answers(generate: Generator, path: str | Path, about: Mapping[str, Any] | None = None) -> Generator:
     """The same generator, but with its answers kept in a file: a second run asks only what is not there yet.
 
     A chat that is asked several times gets an answer for each time. Failures are not kept, so they are asked again.
@@ -79,18 +80,21 @@ def kept_answers(generate: Generator, path: str | Path) -> Generator:
     Args:
         generate: who answers.
         path: a .jsonl file. It is made if it does not exist, and continued if it does.
+        about: what the answers depend on besides the chat, such as the model's name and the temperature. Answers that
+            were kept with other values are not used. Default: the chat alone decides.
 
     Raises:
-        ValueError: a line of the file is no answer.
+        ValueError: a line of the file is no answer. A last line that was not written to its end is cut instead.
     """
     path = Path(path)
     known = _read(path)
+    asked_of = json.dumps(about, sort_keys=True) if about else ""
 
     def answer(chats: Sequence[Messages]) -> list[str | None]:
         times: Counter[str] = Counter()
         keys = []
         for chat in chats:
-            chat_hash = hashlib.sha256(json.dumps(chat, sort_keys=True).encode()).hexdigest()
+            chat_hash = hashlib.sha256((json.dumps(chat, sort_keys=True) + asked_of).encode()).hexdigest()
             times[chat_hash] += 1
             keys.append(f"{chat_hash} {times[chat_hash]}")
         new = [place for place, key in enumerate(keys) if key not in known]
@@ -112,9 +116,15 @@ def kept_answers(generate: Generator, path: str | Path) -> Generator:
     return answer
 
 
+def count_kept(path: str | Path) -> int:
+    """How many answers a file of `kept_answers` holds; 0 if it does not exist. Raises: ValueError: as there."""
+    return len(_read(Path(path)))
+
+
 def _read(path: Path) -> dict[str, str]:
     known: dict[str, str] = {}
     if path.exists():
+        drop_half_a_line(path)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 row = json.loads(line)

@@ -54,15 +54,20 @@ class KeptResponses:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        for path in self._paths():
-            for key, response in _read(path, self.run):
-                self.found.setdefault(key, response)
         with self._told():
-            _drop_half_a_line(self.path)
             self._file = self.path.open("ab", buffering=0)  # nothing waits in a buffer when the process is killed
-            self._lock()
-            if self._file.tell() == 0:
-                self._write([{"run": self.run, "hash": _hash(self.run)}])
+        try:
+            self._lock()  # before anything is cut: another process may be writing
+            for path in self._paths():
+                for key, response in _read(path, self.run):
+                    self.found.setdefault(key, response)
+            with self._told():
+                drop_half_a_line(self.path)
+                if self.path.stat().st_size == 0:
+                    self._write([{"run": self.run, "hash": _hash(self.run)}])
+        except BaseException:  # `__exit__` is not called
+            self._file.close()
+            raise
         return self
 
     def __exit__(
@@ -153,7 +158,12 @@ def _read(path: Path, run: Mapping[str, Any]) -> Iterator[tuple[Key, Response]]:
         for number, line in enumerate(file):
             if not line.endswith("\n"):
                 return
-            row = json.loads(line)
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {number + 1}, is no kept response ({error}); delete the line."
+                ) from error
             if number == 0:
                 _check_same_run(path, row, run)
             else:
@@ -179,8 +189,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _drop_half_a_line(path: Path) -> None:
-    """Cut what is behind the last line that was written to its end."""
+def drop_half_a_line(path: Path) -> None:
+    """Cut what is behind the last line of a file that was written to its end; a killed process leaves half a line."""
     if not path.exists():
         return
     with path.open("rb+") as file:

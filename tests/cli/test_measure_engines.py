@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from measure_cases import measured, write
 from steering_cases import feature_set
 
+from sae_posttrain.cli.engines import steered_by
 from sae_posttrain.texts import load_rows
 
 PROMPTS = [{"prompt": text, "language": "en"} for text in ("ab", "cd", "long")]
@@ -91,6 +93,17 @@ def test_features_steer_the_responses(model_folder: Path, prompts: Path, tmp_pat
         assert measured("--model", model_folder, "--prompts", prompts, *options) == 0
         found.append([row["response"] for row in load_rows(output)])
     assert found[0] == found[1] != found[2]
+
+
+def test_other_features_under_the_same_name_are_another_run(tmp_path: Path) -> None:
+    file = tmp_path / "features.safetensors"
+    given = Namespace(features=str(file), alpha=2.0)
+    told = []
+    for layer in (0, 1, 1):
+        feature_set(16, 2).select(layers=[layer]).save(file)
+        told.append(steered_by(given))
+    assert told[0] != told[1] == told[2]
+    assert steered_by(Namespace(features=None, alpha=None)) == {"features": None, "alpha": None}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from sae_posttrain.data import (
     server_generator,
     synthesize_examples,
 )
-from sae_posttrain.data.generators import Messages
+from sae_posttrain.data.generators import Messages, count_kept
 from sae_posttrain.sampling import Endpoint, SamplingSettings
 
 CATS = SynthesisTarget(1, 7, "questions about cats", passages=("a {prompt} cat", "two cats", "three cats"))
@@ -141,6 +141,26 @@ def test_answers_are_written_while_the_generator_works(tmp_path: Path, monkeypat
         kept_answers(breaks, file)(chats)
     again = Recorder(lambda chat: "new")
     assert kept_answers(again, file)(chats) == ["answer 0", "answer 1", "answer 2", "answer 3", "new"]
+
+
+def test_answers_of_another_model_are_not_used(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    chats: list[Messages] = [[{"role": "user", "content": "a"}]]
+    for model in ("small", "large", "small"):
+        found = kept_answers(Recorder(lambda chat, by=model: by), file, {"model": model})(chats)  # type: ignore[misc]
+        assert found == [model]
+    assert count_kept(file) == 2
+
+
+def test_half_a_line_of_a_killed_run_is_asked_again(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    chats: list[Messages] = [[{"role": "user", "content": text}] for text in ("a", "b")]
+    kept_answers(Recorder(lambda chat: "old"), file)(chats)
+    file.write_bytes(file.read_bytes()[:-5])
+    again = Recorder(lambda chat: "new")
+    assert kept_answers(again, file)(chats) == ["old", "new"]
+    assert [chat[0]["content"] for chat in again.asked] == ["b"]
+    assert count_kept(file) == 2
 
 
 def test_a_server_answers_with_a_seed_for_each_chat() -> None:

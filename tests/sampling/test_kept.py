@@ -92,6 +92,25 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_second_run_cuts_nothing_that_the_first_is_writing(tmp_path: Path) -> None:
+    with kept(tmp_path) as first:
+        with first.path.open("ab") as file:
+            file.write(b'{"setting": 0, "prompt"')
+        before = first.path.read_bytes()
+        with pytest.raises(ValueError, match="Another process is writing"), kept(tmp_path):
+            pass
+        assert first.path.read_bytes() == before
+
+
+def test_a_damaged_line_is_told_with_its_number(tmp_path: Path) -> None:
+    with kept(tmp_path) as file:
+        file.add({(0, 0, 0): FIRST})
+    with file.path.open("a", encoding="utf-8") as damaged:
+        damaged.write("{\n")
+    with pytest.raises(ValueError, match="line 3, is no kept response"), kept(tmp_path):
+        pass
+
+
 def test_each_process_has_its_own_file_and_reads_all(tmp_path: Path) -> None:
     with kept(tmp_path) as first, kept(tmp_path, process=1) as second:
         first.add({(0, 0, 0): FIRST})

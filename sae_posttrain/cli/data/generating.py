@@ -37,8 +37,8 @@ def add_generator(parser: argparse.ArgumentParser, *, temperature: float, max_ne
     group.add_argument(
         "--answers",
         metavar="FILE",
-        help=".jsonl file that keeps every answer, so that a second run asks only what is missing (default: the "
-        "output's name with .answers.jsonl)",
+        help=".jsonl file that keeps every answer, so that a second run with the same generator and settings asks only "
+        "what is missing (default: the output's name with .answers.jsonl)",
     )
 
 
@@ -49,18 +49,23 @@ def generator_of(args: argparse.Namespace) -> Generator:
         ValueError: --endpoint without --served-model, or a Python function that does not exist.
     """
     from ...data import kept_answers, load_generator, server_generator
+    from ...data.generators import count_kept
     from ...sampling import Endpoint, SamplingSettings
 
+    path = Path(args.answers) if args.answers else Path(args.output).with_suffix(".answers.jsonl")
+    about = {"generator": args.generator}
     if args.endpoint:
         if not args.served_model:
             raise ValueError("--endpoint needs --served-model, the name of the model on the server.")
         endpoint = Endpoint(args.endpoint, args.served_model, args.key_variable, args.concurrency)
-        settings = SamplingSettings(args.temperature, args.top_p, max_new_tokens=args.max_new_tokens, seed=args.seed)
+        shape = {"temperature": args.temperature, "top_p": args.top_p, "max_new_tokens": args.max_new_tokens}
+        about = {"model": args.served_model, "seed": args.seed, **shape}
+        # A run that goes on must not draw again the numbers of the answers that are kept.
+        settings = SamplingSettings(**shape, seed=args.seed + count_kept(path))
         generate = server_generator(endpoint, settings)
     else:
         generate = load_generator(args.generator)
-    path = Path(args.answers) if args.answers else Path(args.output).with_suffix(".answers.jsonl")
-    return kept_answers(generate, path)
+    return kept_answers(generate, path, about)
 
 
 def instructions_of(args: argparse.Namespace) -> Instructions:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...metrics.thinking import opens_thinking
 from ...texts import Row
-from ..engines import Opened, opened_engine
+from ..engines import Opened, opened_engine, steered_by
 from ..output_files import is_device
 from .responses import sampled_at, sampling_of
 
@@ -89,7 +89,7 @@ def _kept(
     if not args.output or is_device(Path(args.output)):
         yield None
         return
-    identity = {**opened.engine.identity(), "features": args.features, "alpha": args.alpha}
+    identity = {**opened.engine.identity(), **steered_by(args)}
     run = describe_run(prompts, identity, [asdict(one) for one in settings], args.samples)
     with KeptResponses(args.output, run, opened.process) as kept:
         if kept.found:
