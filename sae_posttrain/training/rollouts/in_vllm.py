@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,12 +75,22 @@ class InVLLM:
                 FEATURES,
             )
 
-    def ended(self, completions: Sequence[Sequence[int]], rows: Sequence[int], limit: int) -> frozenset[int]:
-        """Of these rows, those that vLLM ended in a loop before the token limit."""
+    def ended(
+        self, completions: Sequence[Sequence[int]], rows: Sequence[int], limit: int, final: Collection[int] = ()
+    ) -> frozenset[int]:
+        """Of these rows, those that vLLM ended in a loop before the token limit.
+
+        Args:
+            completions: token ids of every row.
+            rows: the rows to look at.
+            limit: the token limit.
+            final: end-of-sequence tokens. A row that ends with one ended by itself, even if it looped before.
+        """
         loops = self.source.stop_at
         if loops is None:
             return frozenset()
-        return frozenset(row for row in rows if len(completions[row]) < limit and find_loop(completions[row], loops))
+        cut = [row for row in rows if 0 < len(completions[row]) < limit and completions[row][-1] not in final]
+        return frozenset(row for row in cut if find_loop(completions[row], loops))
 
     def _in_process(self, generate: Callable[..., Any], rows: Sequence[bool]) -> Callable[..., Any]:
         """For colocate mode: `LLM.generate` takes one `SamplingParams` for each prompt."""

@@ -84,7 +84,8 @@ def steered_turn(
         with in_vllm.requests(trainer, plan):
             made = turn(prompt_ids, images, fields)
         if in_vllm.steers:
-            steered = SteeredTurn(made, in_vllm.ended(made[0], plan.rows(), trainer.max_completion_length))
+            limit, final = trainer.max_completion_length, end_tokens(trainer)
+            steered = SteeredTurn(made, in_vllm.ended(made[0], plan.rows(), limit, final))
             steered.forget_logprobs(plan.rows())
             return steered
     else:

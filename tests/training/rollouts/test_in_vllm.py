@@ -18,7 +18,8 @@ from sae_posttrain import FeatureSet
 from sae_posttrain.metrics.loops import LoopSettings, find_loop
 from sae_posttrain.steering.vllm_plugin import ALPHA, FEATURES, features_id
 from sae_posttrain.training.rollouts import in_vllm, steered_rollout_func
-from sae_posttrain.training.rollouts.in_vllm import detection, differ, given_to_vllm, over_http
+from sae_posttrain.training.rollouts.in_vllm import InVLLM, detection, differ, given_to_vllm, over_http
+from sae_posttrain.training.rollouts.source import Source
 
 from .engine import Parameters, cut, with_engine
 from .world import GROUP, LENGTH, LOOPING, features, plain, steered, tokenizer
@@ -157,6 +158,14 @@ def test_vllm_ends_every_loop_between_its_length_and_twice_that(period: int, tok
 def test_varied_text_is_not_ended() -> None:
     ids = torch.randint(0, 20, (400,), generator=torch.Generator().manual_seed(0)).tolist()
     assert cut(ids, detection(LoopSettings(min_tokens=50))) == ids
+
+
+def test_a_rollout_that_loops_and_then_ends_itself_was_not_ended() -> None:
+    source = Source({}, 0.0, stop_at=LoopSettings(min_tokens=20))
+    looped, end = [5, 6] * 15, 9
+    rows = [looped, [*looped, 7, 8, end], list(range(30)), []]
+    assert InVLLM(source, None).ended(rows, range(4), limit=100, final=[end]) == {0}
+    assert InVLLM(source, None).ended(rows, range(4), limit=len(looped), final=[end]) == frozenset()
 
 
 def test_requests_over_http_keep_what_the_user_set() -> None:
