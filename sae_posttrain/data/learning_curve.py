@@ -93,7 +93,7 @@ def learning_curve(
             part_E = stratified_part(positive_E, share, rng, least=2)  # one of each is held out
             members = np.flatnonzero(part_E)
             own = {layer: sets.take(members) for layer, sets in firing.items()}
-            held_out_E = stratified_part(positive_E[members], held_out, rng)
+            held_out_E = stratified_part(positive_E[members], held_out, rng, left=1)
             rules.append(_rule(own, positive_E[members], held_out_E, sizes=sizes, combine=combine, choose_by=choose_by))
         f1 = tuple(Detection.of(rule.detects(test_firing), test_positive_E, resamples=1).f1 for rule in rules)
         layers = tuple(tuple(dict.fromkeys(one.layer for one in rule.features)) for rule in rules)

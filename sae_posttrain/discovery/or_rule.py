@@ -168,7 +168,7 @@ def choose_rule(
 def random_features(firing: FiringSets, besides: Sequence[RankedFeature], count: int, seed: int) -> list[int]:
     """Features at random among those that fire on some example, without the given ones: the control of a claim."""
     alive_K = firing.counts() > 0
-    alive_K[[one.feature for one in besides]] = False
+    alive_K[[one.feature for one in besides if one.layer == firing.layer]] = False
     candidates = np.flatnonzero(alive_K)
     chosen: list[int] = np.random.default_rng(seed).permutation(candidates)[:count].tolist()
     return chosen
@@ -185,10 +185,20 @@ def shared_features(
     return found
 
 
-def stratified_part(positive_E: np.ndarray, share: float, rng: np.random.Generator, *, least: int = 1) -> np.ndarray:
-    """`(E,)` a random part of the examples, with the same share of the class and of the others, at least so many."""
+def stratified_part(
+    positive_E: np.ndarray, share: float, rng: np.random.Generator, *, least: int = 1, left: int = 0
+) -> np.ndarray:
+    """`(E,)` a random part of the examples, with the same share of the class and of the others.
+
+    Args:
+        positive_E: whether each example is of the class.
+        share: size of the part, from 0 to 1.
+        rng: of the draw.
+        least: number that is taken at least of the class, and of the others.
+        left: number that is not taken at least, of each.
+    """
     chosen_E = np.zeros(len(positive_E), dtype=bool)
     for members in (np.flatnonzero(positive_E), np.flatnonzero(~positive_E)):
-        number = max(least, round(share * len(members)))
+        number = min(max(least, round(share * len(members))), len(members) - left)
         chosen_E[rng.permutation(members)[:number]] = True
     return chosen_E

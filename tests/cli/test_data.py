@@ -15,6 +15,7 @@ from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
 
 from sae_posttrain.cli import main
 from sae_posttrain.cli.data import overlap as overlap_command
+from sae_posttrain.cli.data.scores import scores_by_example
 from sae_posttrain.discovery import firing_cache
 from sae_posttrain.discovery.firing import FiringSets
 
@@ -195,6 +196,20 @@ def test_scores_of_another_number_of_examples_are_refused(
     scores = write_rows(tmp_path / "scores.jsonl", rows)
     assert main(["data", "redundancy", *sets(place), "--scores", f"long={scores}", *reading(place)]) == 2
     assert "The scores are of 1 examples, but the benchmark has 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"model": "m", "example": 1, "score": 0}, "row 2: a second score of m for example 1"),
+        ({"model": "m", "example": 2, "score": "nan"}, "row 2: the score nan of m is not a finite number"),
+        ({"model": "m", "example": "two", "score": 1}, "expected the number of a row in the column example, got 'two'"),
+    ],
+)
+def test_wrong_scores_are_refused(row: dict[str, Any], says: str, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "scores.jsonl", [{"model": "m", "example": 1, "score": 1}, row])
+    with pytest.raises(ValueError, match=says):
+        scores_by_example(str(file))
 
 
 def test_scores_that_are_incomplete_are_named(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,12 @@ def test_a_part_in_which_no_feature_tells_the_class_detects_nothing() -> None:
     assert (point.f1, point.layers, point.sizes) == ((0, 0), ((), ()), (0, 0))
 
 
+def test_a_large_held_out_share_of_few_texts_leaves_some_to_rank_with() -> None:
+    firing, positive_E = planted(4, 0)
+    (point,) = learning_curve(firing, positive_E, firing, positive_E, shares=[1.0], draws=2, held_out=0.9)
+    assert point.examples == 4
+
+
 def test_a_share_out_of_range_is_refused() -> None:
     firing, positive_E = planted(20, 0)
     with pytest.raises(ValueError, match="not more than 0"):

@@ -129,6 +129,8 @@ def test_the_control_draws_features_that_fire_and_are_not_the_rule() -> None:
     drawn = random_features(firing, [RankedFeature(0, 1, 0.5)], 3, seed=0)
     assert sorted(drawn) == [0, 2, 5]
     assert random_features(firing, [], 2, seed=0) == random_features(firing, [], 2, seed=0)
+    of_another_layer = [RankedFeature(7, 1, 0.5)]
+    assert sorted(random_features(firing, of_another_layer, 4, seed=0)) == [0, 1, 2, 5]
 
 
 def test_shared_features_is_the_jaccard_index() -> None:
@@ -144,6 +146,8 @@ def test_a_part_keeps_the_share_of_the_class() -> None:
     assert (part_E & positive_E).sum() == 2
     assert part_E.sum() == 10
     assert (stratified_part(positive_E, 0.001, np.random.default_rng(0), least=2) & positive_E).sum() == 2
+    most_E = stratified_part(positive_E, 0.999, np.random.default_rng(0), left=1)
+    assert ((most_E & positive_E).sum(), most_E.sum()) == (19, 98)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ def scores_by_example(file: str) -> Any:
     import numpy as np
 
     table = _table(file, "example")
-    examples = sorted({example for row in table.values() for example in row}, key=float)
+    examples = sorted({example for row in table.values() for example in row}, key=lambda one: _number(one, file))
     wrong = [model for model, row in table.items() if len(row) != len(examples)]
     if wrong:
         raise ValueError(
@@ -32,13 +33,26 @@ def scores_by_benchmark(file: str, sources: Mapping[str, str], control: str | No
     return {name: [row[name] for row in table.values()] for name in wanted}
 
 
+def _number(example: str, file: str) -> float:
+    try:
+        return float(example)
+    except ValueError as error:
+        raise ValueError(f"{file}: expected the number of a row in the column example, got {example!r}.") from error
+
+
 def _table(file: str, column: str) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     for number, row in enumerate(load_rows(file), start=1):
         try:
-            table.setdefault(str(row["model"]), {})[str(row[column])] = float(row["score"])
+            model, place, score = str(row["model"]), str(row[column]), float(row["score"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{file}, row {number}: expected the columns model, {column} and score (a number), got {row}."
             ) from error
+        if not math.isfinite(score):
+            raise ValueError(f"{file}, row {number}: the score {score} of {model} is not a finite number.")
+        scores = table.setdefault(model, {})
+        if place in scores:
+            raise ValueError(f"{file}, row {number}: a second score of {model} for {column} {place}; expected one.")
+        scores[place] = score
     return table
