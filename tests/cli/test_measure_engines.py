@@ -99,7 +99,7 @@ def test_other_features_under_the_same_name_are_another_run(tmp_path: Path) -> N
     file = tmp_path / "features.safetensors"
     given = Namespace(features=str(file), alpha=2.0)
     told = []
-    for layer in (0, 1, 1):
+    for layer in (1, 2, 2):
         feature_set(16, 2).select(layers=[layer]).save(file)
         told.append(steered_by(given))
     assert told[0] != told[1] == told[2]
