@@ -20,6 +20,7 @@ class FakeServer:
 
     Args:
         answer: function from the path and the body of a request to its answer.
+        headers: of all requests, those for pages too.
         models: names of the models in `/v1/models`; None: the page does not exist.
     """
 
@@ -88,6 +89,7 @@ def served(server: FakeServer, port: int = 0) -> Iterator[FakeServer]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            server.headers.append({name.lower(): value for name, value in self.headers.items()})
             self._reply(server.get(self.path))
 
         def do_POST(self) -> None:

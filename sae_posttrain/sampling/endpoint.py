@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -83,14 +85,20 @@ def client_for(endpoint: Endpoint) -> AsyncOpenAI:
     key = endpoint.key()
     if key and urlsplit(endpoint.url).scheme == "http" and urlsplit(endpoint.url).hostname not in _OWN_MACHINE:
         logger.warning("The key in %s goes to %s unencrypted; use https.", endpoint.key_variable, endpoint.url)
-    client = openai.AsyncOpenAI(
-        base_url=endpoint.url,
-        api_key=key or "EMPTY",  # as vLLM's documentation; without one it would take OPENAI_API_KEY
-        max_retries=endpoint.retries,
-        timeout=openai.Timeout(endpoint.timeout, connect=10.0),
-    )
-    # These come from the environment too, and would be sent to a server of anybody.
-    client.organization = client.project = None
-    if getattr(client, "admin_api_key", None):
-        client.admin_api_key = None
-    return client
+    with _without_openai_variables():
+        return openai.AsyncOpenAI(
+            base_url=endpoint.url,
+            api_key=key or "EMPTY",  # as vLLM's documentation says
+            max_retries=endpoint.retries,
+            timeout=openai.Timeout(endpoint.timeout, connect=10.0),
+        )
+
+
+@contextmanager
+def _without_openai_variables() -> Iterator[None]:
+    """Hide OpenAI's variables (organisation, project, keys, headers): the library would send them to any server."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("OPENAI_")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

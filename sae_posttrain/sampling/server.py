@@ -158,7 +158,8 @@ class _Asking:
             return ""
         try:
             root = self.engine.endpoint.url.rstrip("/").removesuffix("/v1")
-            found: Any = await self.client.with_options(max_retries=0).get(f"{root}/{page}", cast_to=object)
+            # Not `with_options`, which makes a client that reads the environment.
+            found: Any = await self.client.get(f"{root}/{page}", cast_to=object, options={"max_retries": 0})
             return str(found.get(key, ""))
         except Exception:  # it only names the version
             return ""

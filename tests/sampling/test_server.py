@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from typing import Any
 
@@ -240,10 +241,16 @@ def test_the_key_comes_from_its_variable_and_is_shown_nowhere(
 
 
 def test_without_a_variable_no_key_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    variables = {"OPENAI_API_KEY": KEY, "OPENAI_ADMIN_KEY": KEY, "OPENAI_CUSTOM_HEADERS": f"X-Secret: {KEY}"}
+    variables |= {"OPENAI_ORG_ID": "org-of-somebody", "OPENAI_PROJECT_ID": "project-of-somebody"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     with served(FakeServer(echo)) as server:
         ask_server(endpoint(server), ["a"], SHORT)
+    assert len(server.headers) == 3  # the models, the version, the prompt
     assert KEY not in str(server.headers)
+    assert "of-somebody" not in str(server.headers)
+    assert {name: os.environ[name] for name in variables} == variables
 
 
 def test_a_variable_without_a_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
