@@ -32,7 +32,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     cases = parser.add_argument_group("the bad answers")
     cases.add_argument("--prompt", help="one prompt")
     cases.add_argument("--response", help="the bad answer to it")
-    cases.add_argument("--language", metavar="CODE", help="language that the response should be in")
+    cases.add_argument(
+        "--language",
+        metavar="CODE",
+        help="language that the response should be in; with --cases, of the rows that have no column language",
+    )
     cases.add_argument(
         "--cases",
         metavar="FILE",
@@ -147,11 +151,18 @@ def _rows(args: argparse.Namespace) -> tuple[list[Row], list[Row]]:
     """The rows with the bad answers, and those to compare them with."""
     if (args.cases is None) == (args.response is None):
         raise ValueError("Give either --prompt and --response, or --cases with a file of them.")
+    if args.cases is not None and args.prompt is not None:
+        raise ValueError("--prompt belongs to --response; with --cases, the prompts are in the file.")
     if args.cases is None and args.prompt is None and not args.no_proof:
         raise ValueError("--response needs --prompt, to answer it again; or give --no-proof.")
-    against = read_rows(args.against, "response", None) if args.against else []
+    against, cases = (
+        [{**row, "language": row.get("language") or args.language} for row in read_rows(file, "response", None)]
+        if file
+        else []
+        for file in (args.against, args.cases)
+    )
     if args.cases is not None:
-        return read_rows(args.cases, "response", None), against
+        return cases, against
     row = {"prompt": args.prompt, "response": args.response, "language": args.language}
     return [{name: value for name, value in row.items() if value is not None}], against
 

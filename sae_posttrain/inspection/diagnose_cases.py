@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -75,8 +76,8 @@ class TextFault:
             raise ValueError("The faulty text is empty.")
 
     def find(self, response: str, language: str | None, ended: bool | None) -> tuple[int, int] | None:
-        start = response.lower().find(self.text.lower())
-        return None if start < 0 else (start, start + len(self.text))
+        found = re.search(re.escape(self.text), response, re.IGNORECASE)  # `lower` may change the length of a text
+        return None if found is None else found.span()
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,12 @@ def prove_causes(
         progress: whether a progress bar is shown.
 
     Raises:
-        ValueError: the model makes the fault again in none of the answers.
+        ValueError: a case has no prompt, or the model makes the fault again in none of the answers.
     """
+    if not all(case.prompt_ids for case in (*bad, *good)):
+        raise ValueError(
+            "A case has no prompt, so that it cannot be answered again. Leave out such cases, or rank only."
+        )
     answers = FaultAnswers(model, tokenizer, fault, settings, progress)
     plain = Edit("ablate", 0.0, None)
     bad, good = bad[: settings.cases], good[: settings.cases]

@@ -9,6 +9,7 @@ The blocks of the model write nothing, so that a token's residual is its embeddi
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from torch import Tensor
 from sae_posttrain import FeatureSet
 from sae_posttrain.artefacts import DIAGNOSIS
 from sae_posttrain.cli import main
+from sae_posttrain.cli.diagnose import _rows
 from sae_posttrain.inspection import diagnose
 from sae_posttrain.inspection.diagnose_answers import ProofSettings
 from sae_posttrain.inspection.diagnose_cases import (
     Case,
+    EncodedCase,
     LoopFault,
     SwitchFault,
     TextFault,
@@ -31,6 +34,7 @@ from sae_posttrain.inspection.diagnose_cases import (
     split_cases,
 )
 from sae_posttrain.inspection.diagnose_features import Diagnosis
+from sae_posttrain.inspection.diagnose_proof import prove_causes
 from sae_posttrain.metrics import SwitchCriteria
 from sae_posttrain.metrics.loops import LoopSettings
 from sae_posttrain.sae import SparseAutoencoder
@@ -167,6 +171,19 @@ def test_the_beginning_of_a_bad_response_serves_where_there_is_no_good_one(
         diagnose(*(model, tokenizer, saes, cases), fault=FAULT, layers=[LAYER], proof=SETTINGS, progress=False)
 
 
+def test_the_place_of_a_faulty_text_is_right_behind_letters_that_change_their_length() -> None:
+    response = "İİİ Oh NO."  # in lower case each of the first three letters is two characters
+    place = TextFault("oh no").find(response, None, None)
+    assert place is not None
+    assert response[slice(*place)] == "Oh NO"
+
+
+def test_a_case_without_a_prompt_cannot_be_proved(model: Any, tokenizer: Any, found: Diagnosis) -> None:
+    case = EncodedCase(Case(None, "x"), (5, 6), 0, (1, 2))
+    with pytest.raises(ValueError, match="A case has no prompt"):
+        prove_causes(model, tokenizer, found.ranked, TextFault("x"), [case], [])
+
+
 def test_what_counts_as_a_fault() -> None:
     text = "We begin. " + "And so on. " * 20
     loop = LoopFault(LoopSettings(min_length=40)).find(text, None, None)
@@ -212,6 +229,15 @@ def test_the_command_on_a_file_of_cases(place: Path, tmp_path: Path, capsys: pyt
     assert features.layers[0].ids == (CULPRIT,)
 
 
+def test_the_language_given_is_that_of_rows_without_one(tmp_path: Path) -> None:
+    rows = [{"response": "a", "language": "fr"}, {"response": "b"}, {"response": "c", "language": ""}]
+    file = tmp_path / "cases.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = {"cases": str(file), "against": None, "prompt": None, "response": None, "no_proof": False}
+    found, _ = _rows(Namespace(**given, language="en"))
+    assert [row["language"] for row in found] == ["fr", "en", "en"]
+
+
 def test_the_command_on_one_case(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "diagnosis.json"
     command = ["diagnose", "--model", str(place / "model"), "--sae", str(place / "SAE-tiny-L0_8"), "--no-chat"]
@@ -223,6 +249,7 @@ def test_the_command_on_one_case(place: Path, tmp_path: Path, capsys: pytest.Cap
         (one, "Name the faulty words with --fault-text"),
         ([*command, "--response", "bad"], "--response needs --prompt"),
         (command, "or --cases with a file"),
+        ([*command, "--cases", "cases.jsonl", "--prompt", "g1"], "--prompt belongs to --response"),
         ([*one, "--fault-text", "missing"], "None of 1 answers has the fault"),
         ([*one, "--fault-text", "bad", "--output", str(tmp_path / "a.txt")], "ending in .json"),
     ):
