@@ -121,16 +121,19 @@ def read_set(name: str, file: str, args: argparse.Namespace) -> ReadSet:
     for start in range(0, len(texts), SHARD):
         kept = Path(args.output_dir) / name / f"{start:06d}.npz"
         part = texts[start : start + SHARD]
+        key = _hash([args.model, args.sae, str(args.max_length), *part])
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             if model is None:
                 model, tokenizer = load(args.model)
             found: dict[str, Any] = read_texts(model, tokenizer, saes, part, args.batch_size, args.max_length)
-            np.savez(kept, texts=_hash(part), **found)
+            partial = kept.with_suffix(".partial.npz")
+            np.savez(partial, texts=key, **found)
+            partial.replace(kept)  # a killed run never leaves an incomplete file under the final name
             print(f"{name}: read {start + len(part)} of {len(texts)} texts", flush=True)
         with np.load(kept) as arrays:
-            if str(arrays["texts"]) != _hash(part):
-                raise ValueError(f"{kept} is of other texts. Name another output folder.")
+            if str(arrays["texts"]) != key:
+                raise ValueError(f"{kept} is of other texts, or of another model or SAE. Name another output folder.")
             parts.append(dict(arrays))
     firing, residuals = {}, {}
     for layer, sae in saes.items():
@@ -157,7 +160,7 @@ def read_texts(
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
     order = sorted((e for e, ids in enumerate(encoded) if len(ids) > 1), key=lambda e: -len(encoded[e]))
     found: dict[str, np.ndarray] = {}
-    fired: dict[int, list[np.ndarray]] = {layer: [np.empty(0, np.uint16)] * len(texts) for layer in saes}
+    fired: dict[int, list[np.ndarray]] = {layer: [np.empty(0, np.uint32)] * len(texts) for layer in saes}
     for layer, sae in saes.items():
         found[f"mean-{layer}"] = np.zeros((len(texts), sae.d_model), np.float32)
     for start in range(0, len(order), batch_size):
@@ -167,7 +170,7 @@ def read_texts(
             for row, e in enumerate(batch):
                 own_SD = residuals[layer][row, 1 : len(encoded[e])]
                 fires_K = (sae.encode(own_SD) > 0).any(0)
-                fired[layer][e] = fires_K.nonzero()[:, 0].numpy().astype(np.uint16)
+                fired[layer][e] = fires_K.nonzero()[:, 0].numpy().astype(np.uint32)
                 found[f"mean-{layer}"][e] = own_SD.float().mean(0).numpy()
     for layer, rows in fired.items():
         found[f"sizes-{layer}"] = np.array([len(row) for row in rows], np.int64)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..artefacts import CLASSES
 from ..texts import Row, load_rows, load_texts
 from .class_tables import print_rule
-from .inputs import add_dtype, load_model
+from .inputs import add_dtype, load_model, named
 from .output_files import check_file, replacing
 
 if TYPE_CHECKING:
@@ -129,9 +129,12 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def run_discover_class(args: argparse.Namespace) -> int:
+    from ..data.class_results import check_tests
+
     output = check_file(args.output)
     texts = _texts_by_class(args)
-    tests = {name: _labelled(file, args) for name, file in _named(args.test).items()}
+    tests = {name: _labelled(file, args) for name, file in named(args.test).items()}
+    check_tests(tests, args.targets or list(texts))
 
     from accelerate import PartialState
 
@@ -245,7 +248,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 def _texts_by_class(args: argparse.Namespace) -> dict[str, list[str]]:
     if args.texts:
-        sources = _named(args.texts)
+        sources = named(args.texts)
         return {name: load_texts(file, column=args.column, limit=args.limit) for name, file in sources.items()}
     labelled = _labelled(args.rows, args)
     texts: dict[str, list[str]] = {}
@@ -276,13 +279,3 @@ def _rows_with_text(source: str, args: argparse.Namespace) -> list[Row]:
                 f"{', '.join(map(repr, row))}. Name the column with --column."
             )
     return rows
-
-
-def _named(items: Sequence[str]) -> dict[str, str]:
-    named: dict[str, str] = {}
-    for item in items:
-        name, separator, source = item.partition("=")
-        if not separator or not name or name in named:
-            raise ValueError(f"{item!r}: expected NAME=FILE, each name once, such as en=en.jsonl.")
-        named[name] = source
-    return named

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from ..metrics.loops import MIN_LENGTH, MIN_REPEATS, MIN_TOKENS, LoopSettings
 from ..metrics.thinking import TAGS
 from ..texts import Row, load_rows
 from .answers import ColumnNames, answers_in, prompt_of_chat, under_our_names, with_prompt
+
+
+def named(items: Sequence[str]) -> dict[str, str]:
+    """Items of the form NAME=FILE as name → file.
+
+    Raises: ValueError: an item of another form, or a name that comes twice.
+    """
+    found: dict[str, str] = {}
+    for item in items:
+        name, separator, source = item.partition("=")
+        if not separator or not name or not source or name in found:
+            raise ValueError(f"{item!r}: expected NAME=FILE, each name once, such as en=en.jsonl.")
+        found[name] = source
+    return found
 
 
 def add_chat(parser: argparse._ActionsContainer) -> None:

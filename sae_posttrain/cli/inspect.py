@@ -10,7 +10,7 @@ from typing import Any
 from ..languages import get_language
 from ..texts import load_texts
 from . import model_diff
-from .inputs import add_chat, add_dtype, load_model, read_rows, uses_chat
+from .inputs import add_chat, add_dtype, load_model, named, read_rows, uses_chat
 from .wording import option
 
 
@@ -91,12 +91,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def run_contexts(args: argparse.Namespace) -> int:
     _check_output(args.output)
-    texts = {}
-    for item in args.texts:
-        name, separator, source = item.partition("=")
-        if not separator:
-            raise ValueError(f"--texts {item!r}: expected NAME=SOURCE, such as zh=zh.txt.")
-        texts[name] = load_texts(source, column=args.column, limit=args.limit)
+    sources = named(args.texts)
+    texts = {name: load_texts(source, column=args.column, limit=args.limit) for name, source in sources.items()}
 
     from accelerate import PartialState
 

@@ -70,6 +70,18 @@ class ClassTest:
         return {"name": self.name, "methods": methods, "curve": [point.to_dict() for point in self.curve]}
 
 
+def check_tests(tests: Mapping[str, LabelledTexts], targets: Sequence[str]) -> None:
+    """Check, before anything is read, that each test can judge each class.
+
+    Raises:
+        ValueError: a test lacks the class, or has nothing else.
+    """
+    for name, test in tests.items():
+        for target in targets:
+            if len(set(test.of(target).tolist())) < 2:
+                raise ValueError(f"The test {name} needs texts of {target} and others, by the same labels.")
+
+
 def judge_rules(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -108,15 +120,12 @@ def judge_rules(
     """
     reading: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
     layers = list(found.firing)
-    for name, test in tests.items():
-        for rule in found.rules:
-            if len(set(test.of(rule.target).tolist())) < 2:
-                raise ValueError(f"The test {name} needs texts of {rule.target} and others, by the same labels.")
+    check_tests(tests, [rule.target for rule in found.rules])
     dense = dense and bool(tests)
     dense_own = mean_residuals(model, tokenizer, texts, layers=layers, **reading) if dense else {}
     results: dict[str, list[ClassTest]] = {rule.target: [] for rule in found.rules}
     for name, test in tests.items():
-        place = None if cache is None else Path(cache) / name
+        place = None if cache is None else Path(cache) / "tests" / name
         firing = collect_firing(model, tokenizer, sae, test.texts, layers=layers, at="any", cache=place, **reading)
         dense_test = mean_residuals(model, tokenizer, test.texts, layers=layers, **reading) if dense else {}
         for rule in found.rules:

@@ -80,7 +80,7 @@ def test_the_report_finds_what_is_written(place: Path, tmp_path: Path, capsys: p
         (switches, ["--target", "ko"], "None of the 3 responses switches into ko"),
         (switches, ["--target", "klingon"], "klingon"),
         (switches, ["--features", "nowhere.safetensors"], "no feature set at nowhere.safetensors"),
-        (contexts, ["--texts", "zh.txt"], "expected NAME=SOURCE"),
+        (contexts, ["--texts", "zh.txt"], "expected NAME=FILE"),
         (contexts, ["--top", "0"], "--top=0"),
     ],
 )

@@ -98,9 +98,9 @@ def test_features_steer_the_responses(model_folder: Path, prompts: Path, tmp_pat
 def test_other_features_under_the_same_name_are_another_run(tmp_path: Path) -> None:
     file = tmp_path / "features.safetensors"
     given = Namespace(features=str(file), alpha=2.0)
-    told = []
+    told, both = [], feature_set(16, 3)
     for layer in (1, 2, 2):
-        feature_set(16, 2).select(layers=[layer]).save(file)
+        both.select(layers=[layer]).save(file)
         told.append(steered_by(given))
     assert told[0] != told[1] == told[2]
     assert steered_by(Namespace(features=None, alpha=None)) == {"features": None, "alpha": None}

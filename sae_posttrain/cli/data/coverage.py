@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..inputs import named
 from ..output_files import check_file, replacing
 from .missing import add_at, wanted_rows
-from .reading import add_reading, collect, launched_processes, named
+from .reading import add_reading, collect, launched_processes
 from .targets import add_targets
 
 if TYPE_CHECKING:

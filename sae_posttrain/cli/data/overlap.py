@@ -9,8 +9,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from ...artefacts import BENCHMARK_OVERLAP
+from ..inputs import named
 from ..output_files import check_file
-from .reading import add_sets, collect, launched_processes, named, write_values
+from .reading import add_sets, collect, launched_processes, write_values
 from .scores import scores_by_benchmark
 
 if TYPE_CHECKING:

@@ -98,20 +98,6 @@ def launched_processes() -> Iterator[Any]:
     state.end_training()
 
 
-def named(items: list[str]) -> dict[str, str]:
-    """Items of the form NAME=FILE as name → file.
-
-    Raises: ValueError: an item of another form, or a name that comes twice.
-    """
-    found: dict[str, str] = {}
-    for item in items:
-        name, separator, source = item.partition("=")
-        if not separator or not name or name in found:
-            raise ValueError(f"{item!r}: expected NAME=FILE, each name once, such as gsm8k=gsm8k.jsonl.")
-        found[name] = source
-    return found
-
-
 def write_values(output: Path, key: str, values: list[Any]) -> None:
     """Write one of the JSON files that the report knows by their key."""
     with replacing(output) as file:

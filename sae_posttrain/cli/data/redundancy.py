@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...artefacts import BENCHMARK_REDUNDANCY
+from ..inputs import named
 from ..output_files import check_file
-from .reading import add_sets, collect, launched_processes, named, write_values
+from .reading import add_sets, collect, launched_processes, write_values
 from .scores import scores_by_example
 
 if TYPE_CHECKING:
