@@ -129,12 +129,9 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def run_discover_class(args: argparse.Namespace) -> int:
-    from ..data.class_results import check_tests
-
     output = check_file(args.output)
     texts = _texts_by_class(args)
-    tests = {name: _labelled(file, args) for name, file in named(args.test).items()}
-    check_tests(tests, args.targets or list(texts))
+    tests = _tests(args, args.targets or list(texts))
 
     from accelerate import PartialState
 
@@ -255,6 +252,14 @@ def _texts_by_class(args: argparse.Namespace) -> dict[str, list[str]]:
     for text, label in zip(labelled.texts, labelled.labels, strict=True):
         texts.setdefault(label, []).append(text)
     return texts
+
+
+def _tests(args: argparse.Namespace, targets: Sequence[str]) -> dict[str, LabelledTexts]:
+    from ..data.class_results import check_tests
+
+    tests = {name: _labelled(file, args) for name, file in named(args.test).items()}
+    check_tests(tests, targets)
+    return tests
 
 
 def _labelled(source: str, args: argparse.Namespace) -> LabelledTexts:

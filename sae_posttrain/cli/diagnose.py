@@ -29,7 +29,31 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--sae", required=True, help="folder, hub id or short name (see `sae list`) of the SAEs")
     parser.add_argument("--layers", type=int, nargs="+", help="0-based decoder blocks (default: all that have an SAE)")
     parser.add_argument("--k", type=int, help="active features per token, if the SAE's files and name do not say")
-    cases = parser.add_argument_group("the bad answers")
+    _add_cases(parser.add_argument_group("the bad answers"))
+    rank = parser.add_argument_group("ranking")
+    rank.add_argument("--top", type=int, default=3, help="suspected features per layer (default: %(default)s)")
+    rank.add_argument(
+        "--where",
+        choices=("stretch", "before"),
+        default="stretch",
+        help="rank on all faulty tokens, or on the one before the fault alone (default: %(default)s)",
+    )
+    rank.add_argument("--batch-size", type=int, default=8, help="cases per forward pass (default: %(default)s)")
+    rank.add_argument("--max-length", type=int, default=1024, help="tokens read of each case (default: %(default)s)")
+    _add_proof(parser.add_argument_group("proof"))
+    add_dtype(parser)
+    add_chat(parser)
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="the .json file to write, for `report`; the features that passed the proof are written beside it, as "
+        ".safetensors",
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_cases(cases: argparse._ArgumentGroup) -> None:
     cases.add_argument("--prompt", help="one prompt")
     cases.add_argument("--response", help="the bad answer to it")
     cases.add_argument(
@@ -55,27 +79,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     cases.add_argument("--to", metavar="CODE", help="only switches into this language count")
     cases.add_argument("--name", help="what the features stand for (default: repetition, --to, or fault)")
     add_loops(cases, tokens=False)
-    rank = parser.add_argument_group("ranking")
-    rank.add_argument("--top", type=int, default=3, help="suspected features per layer (default: %(default)s)")
-    rank.add_argument(
-        "--where",
-        choices=("stretch", "before"),
-        default="stretch",
-        help="rank on all faulty tokens, or on the one before the fault alone (default: %(default)s)",
-    )
-    rank.add_argument("--batch-size", type=int, default=8, help="cases per forward pass (default: %(default)s)")
-    rank.add_argument("--max-length", type=int, default=1024, help="tokens read of each case (default: %(default)s)")
-    _add_proof(parser.add_argument_group("proof"))
-    add_dtype(parser)
-    add_chat(parser)
-    parser.add_argument(
-        "--output",
-        required=True,
-        metavar="FILE",
-        help="the .json file to write, for `report`; the features that passed the proof are written beside it, as "
-        ".safetensors",
-    )
-    parser.set_defaults(run=run)
 
 
 def _add_proof(proof: argparse._ArgumentGroup) -> None:
