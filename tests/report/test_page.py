@@ -18,7 +18,7 @@ from sae_posttrain.report.page import render
 
 from .runs import calibration, features, traces, write_json, write_rows, write_run, write_runs
 
-SECTIONS = ["rates", "examples", "curves", "traces", "features", "diff", "alpha", "coverage"]
+SECTIONS = ["rates", "examples", "diagnosis", "curves", "traces", "features", "diff", "alpha", "coverage"]
 ATTACK = "</script></style></title><img src=https://evil.example/x onerror=alert(1)>\"'&{{ 7*7 }}\u202e"
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 

@@ -1,0 +1,152 @@
+"""The recipes of classes, benchmarks and diagnoses as shipped, on models and SAEs made here."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
+
+from sae_posttrain.artefacts import DIAGNOSIS
+from sae_posttrain.cli import main
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+FILLER, CLEAN, TOXIC = ["the", "big", "is", "and"], ["cat", "dog", "cow"], ["saw", "axe", "rake"]
+
+
+def recipe(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_recipe", RECIPES / name / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, SAEs of two layers whose first features are words, and labelled texts in two sets."""
+    folder = tmp_path_factory.mktemp("place")
+    tokenizer = word_tokenizer([*FILLER, *CLEAN, *TOXIC], "<pad>")
+    tokenizer.save_pretrained(folder / "model")
+    model = qwen3(len(tokenizer), num_hidden_layers=2)
+    model.save_pretrained(folder / "model")
+    write_saes(folder / "SAE-tiny-L0_4", range(2), d_sae=40, width=WIDTH)
+    words = tokenizer.convert_tokens_to_ids([*CLEAN, *TOXIC, *FILLER])
+    for file in (folder / "SAE-tiny-L0_4").glob("*.pt"):
+        sae = torch.load(file, weights_only=True)
+        # The dual basis of the embeddings, which are most of the residual: each feature is 1 on its own word.
+        sae["W_enc"][: len(words)] = torch.linalg.pinv(model.get_input_embeddings().weight[words].detach()).T
+        sae["b_enc"] = torch.where(torch.arange(40) < len(words), -0.5, -9.0)
+        torch.save(sae, file)
+    for seed, (name, labels) in enumerate({"one": ("toxic", "clean"), "two": ("Toxic", "Not Toxic")}.items()):
+        rng = np.random.default_rng(seed)
+        rows = [
+            {"text": " ".join([*rng.choice(FILLER, 2), rng.choice(vocabulary)]), "label": label}
+            for _ in range(20)
+            for label, vocabulary in zip(labels, (TOXIC, CLEAN), strict=True)
+        ]
+        write(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def results(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def reading(place: Path) -> list[str]:
+    return ["run.py", "--model", str(place / "model"), "--sae", str(place / "SAE-tiny-L0_4")]
+
+
+def test_classes_are_found_and_carried_over(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    run = recipe("classify")
+    sets = ["--sets", f"one={place / 'one.jsonl'}", f"two={place / 'two.jsonl'}", "--texts", "40", "--seeds", "0"]
+    command = [*reading(place), "--layers", "0", "1", *sets, "--output_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    run.main()
+    rows = results(tmp_path / "results.csv")
+    f1 = {(row["train"], row["test"], row["method"]): float(row["value"]) for row in rows if row["metric"] == "f1"}
+    for train in ("one", "two"):
+        for test in ("one", "two"):
+            assert f1[train, test, "OR-rule, K by balanced accuracy"] > f1[train, test, "random features"]
+    assert f1["one", "two", "always yes"] == pytest.approx(2 / 3, abs=0.01)
+    monkeypatch.setattr(run, "load", None)  # what was read is kept: a second call opens no model
+    run.main()
+    again = results(tmp_path / "results.csv")
+    assert again[len(rows) :] == rows
+    write(tmp_path / "others.jsonl", [{"text": "the cow is", "label": "clean"}, {"text": "the axe", "label": "toxic"}])
+    changed = [part.replace(str(place / "one.jsonl"), str(tmp_path / "others.jsonl")) for part in command]
+    monkeypatch.setattr(sys, "argv", changed)
+    with pytest.raises(ValueError, match="of other texts"):
+        run.main()
+
+
+def test_benchmarks_are_compared_and_selected_from(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = ["--sets", f"one={place / 'one.jsonl'}", f"part={tmp_path / 'part.jsonl'}", "--n", "10"]
+    rows = [json.loads(line) for line in (place / "one.jsonl").read_text(encoding="utf-8").splitlines()]
+    write(tmp_path / "part.jsonl", [row for row in rows if row["label"] == "clean"])
+    output = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", [*reading(place), "--layer", "1", *sets, "--output_dir", str(output)])
+    recipe("benchmarks").main()
+    found = {
+        (row["metric"], row["benchmark"], row["other"], row["setting"]): row["value"]
+        for row in results(output / "results.csv")
+    }
+    assert float(found["covered", "part", "one", "whole"]) == 1.0
+    assert float(found["covered", "one", "part", "whole"]) < 1.0
+    assert float(found["features added", "part", "", "place 2"]) == 0.0
+    assert float(found["examples", "one", "", "whole"]) == 40
+    assert float(found["coverage", "one", "chosen", "10 rows"]) >= float(found["coverage", "one", "random", "10 rows"])
+    assert len((output / "chosen.jsonl").read_text(encoding="utf-8").splitlines()) == 10
+    assert "<svg" in (output / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_diagnosis_is_made_once_and_counted(place: Path, tmp_path: Path) -> None:
+    run, output = recipe("diagnose"), tmp_path / "diagnosis"
+    fine = [{"prompt": "the big", "response": f"the {word} is big", "language": "en"} for word in CLEAN]
+    loops = [{"prompt": f"the {word}", "response": " ".join([word] * 50), "language": "en"} for word in CLEAN]
+    late = {"prompt": "the", "response": f"{'x' * 150} {' '.join(['dog'] * 60)}", "language": "en"}
+    write(tmp_path / "answers.jsonl", [late, *loops, *fine])
+    measured = tmp_path / "cases.jsonl"
+    assert (
+        main(["measure", "repetition", "--responses", str(tmp_path / "answers.jsonl"), "--output", str(measured)]) == 0
+    )
+    chosen = run.choose_cases(run.load_rows(measured), 2, 150)
+    assert [row["response"] for row in chosen] == [row["response"] for row in (*loops[:2], *fine[:2])]
+    command = [*reading(place)[1:], "--layers", "1", "--cases", str(measured), "--number", "2"]
+    command += ["--max_new_tokens", "50", "--output_dir", str(output)]
+    run.main(command)
+    rows = results(output / "results.csv")
+    diagnosis = json.loads((output / "diagnosis.json").read_text(encoding="utf-8"))[DIAGNOSIS]
+    assert diagnosis["good"] == 2
+    assert {row["metric"] for row in rows} >= {
+        "unchanged",
+        "ablated",
+        "random directions ablated",
+        "first token left",
+    }
+    (first, *_) = diagnosis["proof"]["trials"]
+    ablated = next(row for row in rows if row["metric"] == "ablated")
+    assert float(ablated["value"]) == first["ablated"]["hits"] / first["ablated"]["total"]
+    written = (output / "diagnosis.json").stat().st_mtime_ns
+    run.main(command)
+    assert (output / "diagnosis.json").stat().st_mtime_ns == written
+    assert results(output / "results.csv")[len(rows) :] == rows
