@@ -15,8 +15,10 @@ import pytest
 import torch
 from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
 
+from sae_posttrain import collect_firing
 from sae_posttrain.artefacts import DIAGNOSIS
 from sae_posttrain.cli import main
+from sae_posttrain.discovery.pooled import mean_residuals
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILLER, CLEAN, TOXIC = ["the", "big", "is", "and"], ["cat", "dog", "cow"], ["saw", "axe", "rake"]
@@ -82,10 +84,16 @@ def test_classes_are_found_and_carried_over(place: Path, tmp_path: Path, monkeyp
     run.main()
     rows = results(tmp_path / "results.csv")
     f1 = {(row["train"], row["test"], row["method"]): float(row["value"]) for row in rows if row["metric"] == "f1"}
-    for train in ("one", "two"):
-        for test in ("one", "two"):
-            assert f1[train, test, "OR-rule, K by balanced accuracy"] > f1[train, test, "random features"]
+    assert {(train, test) for train, test, _ in f1} == {(a, b) for a in ("one", "two") for b in ("one", "two")}
+    assert f1["one", "two", "words (TF-IDF, logistic regression)"] == 1.0  # a set's toxic words are in no clean text
     assert f1["one", "two", "always yes"] == pytest.approx(2 / 3, abs=0.01)
+    with np.load(tmp_path / "one" / "000000.npz") as kept:
+        texts = [text for text, _ in run.sample(run.load_rows(place / "one.jsonl"), 40)]
+        pieces = run.load(str(place / "model"))
+        fires = collect_firing(*pieces, str(place / "SAE-tiny-L0_4"), texts, layers=[1], progress=False)[1]
+        assert np.array_equal(kept["features-1"], fires.features)
+        means = mean_residuals(*pieces, texts, layers=[1], progress=False)[1]
+        assert kept["mean-1"] == pytest.approx(means, abs=1e-5)
     monkeypatch.setattr(run, "load", None)  # what was read is kept: a second call opens no model
     run.main()
     again = results(tmp_path / "results.csv")
