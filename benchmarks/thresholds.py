@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import _rows
 import torch
@@ -22,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sae_posttrain import FeatureSet, discover_language_features
 from sae_posttrain.texts import load_texts
 
-LANGUAGE, RANDOM = "monolinguality", "random"
+WAYS: tuple[Literal["monolinguality", "random"], ...] = ("monolinguality", "random")
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def main() -> None:
         AutoTokenizer.from_pretrained(args.model),
     )
     texts = {code: load_texts(file, limit=args.limit) for code, file in (item.split("=", 1) for item in args.texts)}
-    rows = []
-    for select in (LANGUAGE, RANDOM):
+    rows: list[Disagreement] = []
+    for select in WAYS:
         features = discover_language_features(
             model, tokenizer, args.sae, texts, layers=args.layers, top=args.top, select=select, max_length=256
         )

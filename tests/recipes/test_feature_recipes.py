@@ -89,10 +89,11 @@ def test_classes_are_found_and_carried_over(place: Path, tmp_path: Path, monkeyp
     assert f1["one", "two", "always yes"] == pytest.approx(2 / 3, abs=0.01)
     with np.load(tmp_path / "one" / "000000.npz") as kept:
         texts = [text for text, _ in run.sample(run.load_rows(place / "one.jsonl"), 40)]
-        pieces = run.load(str(place / "model"))
-        fires = collect_firing(*pieces, str(place / "SAE-tiny-L0_4"), texts, layers=[1], progress=False)[1]
+        model, tokenizer = run.load(str(place / "model"))
+        saes = str(place / "SAE-tiny-L0_4")
+        fires = collect_firing(model, tokenizer, saes, texts, layers=[1], progress=False)[1]
         assert np.array_equal(kept["features-1"], fires.features)
-        means = mean_residuals(*pieces, texts, layers=[1], progress=False)[1]
+        means = mean_residuals(model, tokenizer, texts, layers=[1], progress=False)[1]
         assert kept["mean-1"] == pytest.approx(means, abs=1e-5)
     monkeypatch.setattr(run, "load", None)  # what was read is kept: a second call opens no model
     run.main()
