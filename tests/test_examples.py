@@ -39,7 +39,6 @@ ONLY_READ = {
     "load_sae": "loads from the hub",
     "VllmEngine": "needs vLLM",
     "ask_server": "asks a server",
-    "VllmEngine": "needs vLLM and downloads a model",
     "server_generator": "asks a server",
     "train_saes": "trains",
     "discover_class_features": "needs many labelled texts",
