@@ -119,7 +119,7 @@ class Interrupting:
     def __call__(self, *given: Any) -> Any:
         self.calls += 1
         if self.calls == 4:
-            signal.raise_signal(signal.SIGINT)  # os.kill may hand it to another thread, which raises it later
+            signal.raise_signal(signal.SIGINT)
         return self.respond(*given)
 
 
@@ -140,9 +140,13 @@ def test_ctrl_c_reports_on_what_is_there(
         return counted(*given)
 
     output = tmp_path / "out.jsonl"
-    with monkeypatch.context() as patched:
-        patched.setattr(engine._Batches, "respond", interrupted)
-        code = measured(*command(model_folder, prompts, output, "--fail-above", 0.0, "--json"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(engine._Batches, "respond", interrupted)
+            code = measured(*command(model_folder, prompts, output, "--fail-above", 0.0, "--json"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     told = capsys.readouterr()
     assert code == 130
     assert "Stopped: the report is on 6 of 24 responses. The same command goes on with the others." in told.err
