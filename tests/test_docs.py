@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -45,11 +45,7 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_settings_tables_are_those_of_the_dataclasses() -> None:
-    spec = importlib.util.spec_from_file_location("settings_tables", DOCS / "settings.py")
-    assert spec is not None
-    assert spec.loader is not None
-    settings = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(settings)
+    settings = load_script(DOCS / "settings.py", "settings_tables")
     for page in settings.TABLES:
         text = (DOCS / page).read_text(encoding="utf-8")
         assert settings.rewritten(page, text) == text, f"{page} is out of date: run python docs/settings.py"

@@ -1,6 +1,5 @@
 """`make test-versions` runs what pyproject.toml promises: its lower bounds, and the versions of constraints.txt."""
 
-import importlib.util
 from importlib.metadata import requires, version
 from pathlib import Path
 from types import ModuleType
@@ -8,18 +7,14 @@ from types import ModuleType
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from scripts import load_script
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def noxfile() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("noxfile", ROOT / "noxfile.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "noxfile.py", "noxfile")
 
 
 def pins(lines: list[str]) -> dict[str, str]:

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
+from word_features import write_word_features
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
@@ -35,18 +34,7 @@ def write_rows(path: Path, of_file: list[dict[str, Any]]) -> Path:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
-    tokenizer = word_tokenizer([*FILLER, *ANIMALS, *TOOLS], "<pad>")
-    tokenizer.save_pretrained(folder / "model")
-    model = qwen3(len(tokenizer), num_hidden_layers=2)
-    model.save_pretrained(folder / "model")
-    write_saes(folder / "SAE-tiny-L0_4", range(2), d_sae=40, width=WIDTH)
-    words = tokenizer.convert_tokens_to_ids([*ANIMALS, *TOOLS, *FILLER])
-    for file in (folder / "SAE-tiny-L0_4").glob("*.pt"):
-        sae = torch.load(file, weights_only=True)
-        # The dual basis of the embeddings, which are most of the residual: each feature is 1 on its own word.
-        sae["W_enc"][: len(words)] = torch.linalg.pinv(model.get_input_embeddings().weight[words].detach()).T
-        sae["b_enc"] = torch.where(torch.arange(40) < len(words), -0.5, -9.0)
-        torch.save(sae, file)
+    write_word_features(folder, FILLER, [*ANIMALS, *TOOLS])
     write_rows(folder / "train.jsonl", rows(0, 40))
     write_rows(folder / "test.jsonl", rows(1, 20))
     return folder

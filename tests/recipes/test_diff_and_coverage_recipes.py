@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 import openai_server
 import pytest
 import torch
+from scripts import load_script
 from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer, write_saes
 
 from sae_posttrain import FeatureSet
@@ -24,13 +23,7 @@ WORDS = ["the", "cat", "sees", "a", "small", "house", "sings", "there", "and", "
 
 
 def recipe(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_recipe", RECIPES / name / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(RECIPES / name / "run.py", f"{name}_recipe")
 
 
 @pytest.fixture(scope="module")

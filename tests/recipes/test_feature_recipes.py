@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
+from scripts import load_script
+from word_features import write_word_features
 
 from sae_posttrain import collect_firing
 from sae_posttrain.artefacts import DIAGNOSIS
@@ -25,31 +24,14 @@ FILLER, CLEAN, TOXIC = ["the", "big", "is", "and"], ["cat", "dog", "cow"], ["saw
 
 
 def recipe(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_recipe", RECIPES / name / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(RECIPES / name / "run.py", f"{name}_recipe")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, SAEs of two layers whose first features are words, and labelled texts in two sets."""
     folder = tmp_path_factory.mktemp("place")
-    tokenizer = word_tokenizer([*FILLER, *CLEAN, *TOXIC], "<pad>")
-    tokenizer.save_pretrained(folder / "model")
-    model = qwen3(len(tokenizer), num_hidden_layers=2)
-    model.save_pretrained(folder / "model")
-    write_saes(folder / "SAE-tiny-L0_4", range(2), d_sae=40, width=WIDTH)
-    words = tokenizer.convert_tokens_to_ids([*CLEAN, *TOXIC, *FILLER])
-    for file in (folder / "SAE-tiny-L0_4").glob("*.pt"):
-        sae = torch.load(file, weights_only=True)
-        # The dual basis of the embeddings, which are most of the residual: each feature is 1 on its own word.
-        sae["W_enc"][: len(words)] = torch.linalg.pinv(model.get_input_embeddings().weight[words].detach()).T
-        sae["b_enc"] = torch.where(torch.arange(40) < len(words), -0.5, -9.0)
-        torch.save(sae, file)
+    write_word_features(folder, FILLER, [*CLEAN, *TOXIC])
     for seed, (name, labels) in enumerate({"one": ("toxic", "clean"), "two": ("Toxic", "Not Toxic")}.items()):
         rng = np.random.default_rng(seed)
         rows = [

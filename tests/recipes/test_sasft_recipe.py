@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-import importlib.util
+import importlib
 import json
 import random
 import re
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from scripts import load_script
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from two_processes import launch
@@ -40,13 +41,7 @@ WIDTH, BLOCKS, DICTIONARY = 16, 3, 64
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sasft_recipe", RECIPE / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look up their annotations
-    spec.loader.exec_module(module)
-    return module
+    return load_script(RECIPE / "run.py", "sasft_recipe")
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib
-import importlib.util
 import json
 import random
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from scripts import load_script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_posttrain import FeatureSet, discover_repetition_features
@@ -43,13 +42,7 @@ def scripts() -> Iterator[Scripts]:
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"steered_dapo_{name}", RECIPE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look up their annotations
-    spec.loader.exec_module(module)
-    return module
+    return load_script(RECIPE / f"{name}.py", f"steered_dapo_{name}")
 
 
 @pytest.fixture(scope="module")
