@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,10 +15,13 @@ import pytest
 from scripts import load_script
 from word_features import write_word_features
 
-from sae_posttrain import collect_firing
+from sae_posttrain import collect_firing, load_sae
 from sae_posttrain.artefacts import DIAGNOSIS
 from sae_posttrain.cli import main
+from sae_posttrain.discovery.firing import FiringSets
 from sae_posttrain.discovery.pooled import mean_residuals
+from sae_posttrain.metrics.detection import Detection
+from sae_posttrain.residual import read_residuals
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILLER, CLEAN, TOXIC = ["the", "big", "is", "and"], ["cat", "dog", "cow"], ["saw", "axe", "rake"]
@@ -59,25 +63,34 @@ def reading(place: Path) -> list[str]:
 
 def test_classes_are_found_and_carried_over(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
+    monkeypatch.syspath_prepend(str(RECIPES / "classify"))
     run = recipe("classify")
+    reading = sys.modules["reading"]
     sets = ["--sets", f"one={place / 'one.jsonl'}", f"two={place / 'two.jsonl'}", "--texts", "40", "--seeds", "0"]
-    command = [*reading(place), "--layers", "0", "1", *sets, "--output_dir", str(tmp_path)]
+    of_layers = ["run.py", "--model", str(place / "model"), "--sae", str(place / "SAE-tiny-L0_4"), f"{twin(place)}:1"]
+    command = [*of_layers, "--layers", "0", "1", *sets, "--output_dir", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", command)
     run.main()
     rows = results(tmp_path / "results.csv")
+    assert {row["sae"] for row in rows} == {"SAE-tiny-L0_4", "SAE-twin-L0_4"}
     f1 = {(row["train"], row["test"], row["method"]): float(row["value"]) for row in rows if row["metric"] == "f1"}
     assert {(train, test) for train, test, _ in f1} == {(a, b) for a in ("one", "two") for b in ("one", "two")}
     assert f1["one", "two", "words (TF-IDF, logistic regression)"] == 1.0  # a set's toxic words are in no clean text
     assert f1["one", "two", "always yes"] == pytest.approx(2 / 3, abs=0.01)
     with np.load(tmp_path / "one" / "000000.npz") as kept:
-        texts = [text for text, _ in run.sample(run.load_rows(place / "one.jsonl"), 40)]
-        model, tokenizer = run.load(str(place / "model"))
+        texts = [text for text, _ in reading.sample(reading.load_rows(place / "one.jsonl"), 40)]
+        model, tokenizer = reading.load(str(place / "model"))
         saes = str(place / "SAE-tiny-L0_4")
         fires = collect_firing(model, tokenizer, saes, texts, layers=[1], progress=False)[1]
-        assert np.array_equal(kept["features-1"], fires.features)
+        for name in ("SAE-tiny-L0_4", "SAE-twin-L0_4"):
+            assert np.array_equal(kept[f"features-{name}-1"], fires.features)
+        peak = (
+            load_sae(saes, 1).encode(read_residuals(model, [1], tokenizer(texts[:1])["input_ids"])[0][1][0, 1:]).amax(0)
+        )
+        assert kept["peaks-SAE-tiny-L0_4-1"][: len(fires[0])] == pytest.approx(peak[fires[0]].numpy(), rel=1e-3)
         means = mean_residuals(model, tokenizer, texts, layers=[1], progress=False)[1]
         assert kept["mean-1"] == pytest.approx(means, abs=1e-5)
-    monkeypatch.setattr(run, "load", None)  # what was read is kept: a second call opens no model
+    monkeypatch.setattr(reading, "load", None)  # what was read is kept: a second call opens no model
     run.main()
     again = results(tmp_path / "results.csv")
     assert again[len(rows) :] == rows
@@ -86,6 +99,46 @@ def test_classes_are_found_and_carried_over(place: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(sys, "argv", changed)
     with pytest.raises(ValueError, match="of other texts"):
         run.main()
+
+
+def twin(place: Path) -> Path:
+    """The same SAEs under another name."""
+    copy = place / "SAE-twin-L0_4"
+    if not copy.exists():
+        shutil.copytree(place / "SAE-tiny-L0_4", copy)
+    return copy
+
+
+def test_the_limits_of_a_rule_are_those_of_trying_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("scipy")
+    monkeypatch.syspath_prepend(str(RECIPES / "classify"))
+    limits = load_script(RECIPES / "classify" / "limits.py", "classify_limits")
+    reading = sys.modules["reading"]
+    rng = np.random.default_rng(0)
+    positive_E = rng.random(60) < 0.5
+    peak_EK = np.where(rng.random((60, 12)) < 0.4, rng.integers(1, 5, (60, 12)), 0).astype(np.float32)
+    peak_EK[positive_E, 3] += 2
+    rows = [row.nonzero()[0] for row in peak_EK]
+    sets = FiringSets.of(rows, d_sae=12, layer=1)
+    peaks = np.concatenate([peak_EK[e][row] for e, row in enumerate(rows)])
+    read = reading.ReadSet([""] * 60, positive_E, {1: sets}, {1: peaks}, {})
+    held_out_E = np.arange(60) % 5 == 0
+    assert np.array_equal(limits.peaks_of(read, 1).toarray(), peak_EK)
+    part = read.take(~held_out_E)
+    assert np.array_equal(limits.peaks_of(part, 1).toarray(), peak_EK[~held_out_E])
+    own_EK, own_E = peak_EK[~held_out_E], positive_E[~held_out_E]
+    tried = {
+        (s, t): (own_EK[own_E, s] > t).mean() - (own_EK[~own_E, s] > t).mean() for s in range(12) for t in range(8)
+    }
+    said_E = limits.with_threshold(read, held_out_E).detects(part)
+    assert said_E[own_E].mean() - said_E[~own_E].mean() == pytest.approx(max(tried.values()))
+    found, _, size = limits.hindsight(read, held_out_E, read)
+    ranked = limits.rank_features(read.firing, positive_E, ~held_out_E)[1]
+    accuracy = {
+        k: Detection.of((peak_EK[:, [one.feature for one in ranked[:k]]] > 0).any(1), positive_E).balanced_accuracy
+        for k in (1, 2, 5, 10)
+    }
+    assert found.balanced_accuracy == pytest.approx(max(accuracy.values())) == pytest.approx(accuracy[size])
 
 
 def test_benchmarks_are_compared_and_selected_from(
