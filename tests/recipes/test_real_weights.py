@@ -31,6 +31,15 @@ def test_wheels_become_an_ordinary_checkpoint_with_the_weights_of_the_gguf_file(
     )
 
 
+def test_a_server_gets_the_gguf_file_itself(prepare: ModuleType, listed: Path, tmp_path: Path) -> None:
+    prepare.main(arguments(listed, tmp_path, "--gguf-only"))
+    assert (tmp_path / "tiny.gguf").read_bytes() == (listed.parent / "tiny.gguf").read_bytes()
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert json.loads((tmp_path / "source.json").read_text("utf-8"))["licence"] == "none"
+    with pytest.raises(SystemExit):
+        prepare.main(arguments(listed, tmp_path, "--gguf-only", "--corpus", str(tmp_path)))
+
+
 def test_a_cut_vocabulary_keeps_the_tokenisation_and_the_logits_of_what_is_left(
     prepare: ModuleType, listed: Path, original: Gemma3ForCausalLM, corpus: Path, tmp_path: Path
 ) -> None:
