@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,11 @@ def test_missing_lists_what_few_examples_fire(
     wanted = set().union(*fired["pool"])
     counts = {feature: sum(feature in one for one in fired["seed"]) for feature in wanted}
     assert {row["feature"]: row["examples"] for row in lacking} == {f: c for f, c in counts.items() if c < 2}
-    assert [row["examples"] for row in lacking] == sorted(row["examples"] for row in lacking)
+    order = [(row["examples"], -row["pool_examples"]) for row in lacking]
+    assert order == sorted(order)
+    assert {row["feature"]: row["pool_examples"] for row in lacking}.items() <= Counter(
+        feature for one in fired["pool"] for feature in one
+    ).items()
     assert f"fire {sum(map(bool, counts.values())) / len(wanted):.1%} of {len(wanted)}" in capsys.readouterr().out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,10 @@ from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer, write_saes
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.feature_set import LayerFeatures, Provenance
+from sae_posttrain.texts import load_rows
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+PARTS = ("seed", "pool", "natural")
 WORDS = ["the", "cat", "sees", "a", "small", "house", "sings", "there", "and", "it", "runs"]
 
 
@@ -78,26 +81,88 @@ def test_models_are_read_once_and_compared(place: Path, tmp_path: Path) -> None:
         assert len(list(csv.DictReader(file))) == len(rows)
 
 
-def test_the_steps_of_coverage_follow_each_other(place: Path, tmp_path: Path) -> None:
+def answer_with_a_shown_text(path: str, body: dict[str, Any]) -> openai_server.Answer:
+    """Rewrites name no text, so that they differ from the prompts."""
+    content = body["messages"][-1]["content"]
+    shown = [line[2:] for line in content.splitlines() if line.startswith("- ")]
+    return 200, openai_server.chat(shown[0] if shown else "the cat sings there")
+
+
+@pytest.fixture
+def coverage(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(RECIPES / "coverage"))
+    return recipe("coverage")
+
+
+def of_coverage(place: Path, output: Path, url: str, *more: str) -> list[str]:
+    words = ["--model", str(place / "sft-0"), "--sae", str(place / "SAE-tiny-L0_4"), "--layer", "1"]
+    words += ["--seed-set", str(place / "seed.jsonl"), "--pool", str(place / "pool.jsonl"), "--pool-rows", "25"]
+    words += ["--natural-rows", "15", "--pool-least", "1", "--targets", "6", "--seeds", "0"]
+    words += ["--instructions", str(RECIPES / "coverage" / "mathematics.yaml"), "--task", "cats"]
+    files = ["--output", str(output), "--results", str(output.with_suffix(".csv"))]
+    return [*words, "--endpoint", url, "--served-model", "tiny", *files, *more]
+
+
+def test_the_steps_of_coverage_follow_each_other(coverage: ModuleType, place: Path, tmp_path: Path) -> None:
     pytest.importorskip("openai")
-    run, output = recipe("coverage"), tmp_path / "coverage"
-
-    def answer(path: str, body: dict[str, Any]) -> openai_server.Answer:
-        shown = [line[2:] for line in body["messages"][-1]["content"].splitlines() if line.startswith("- ")]
-        return 200, openai_server.chat(shown[0] if shown else "the cat sings there")
-
-    model = ["--model", str(place / "sft-0"), "--sae", str(place / "SAE-tiny-L0_4"), "--layer", "1"]
-    data = ["--seed-set", str(place / "seed.jsonl"), "--pool", str(place / "pool.jsonl"), "--pool-rows", "25"]
-    sizes = ["--natural-rows", "15", "--pool-least", "1", "--targets", "6", "--per-target", "2", "--seeds", "0"]
-    with openai_server.served(openai_server.FakeServer(answer)) as server:
-        asking = ["--endpoint", server.url, "--served-model", "tiny"]
-        files = ["--output", str(output), "--results", str(tmp_path / "results.csv")]
-        rows = run.main([*model, *data, *sizes, *asking, *files])
+    output = tmp_path / "coverage"
+    with openai_server.served(openai_server.FakeServer(answer_with_a_shown_text)) as server:
+        words = of_coverage(place, output, server.url, "--per-target", "1")
+        rows = coverage.main(words)
         asked = len(server.asked)
-        assert run.main([*model, *data, *sizes, *asking, *files]) == rows
+        assert coverage.main([*words, "--concurrency", "2"]) == rows  # how fast the server is asked changes nothing
         assert len(server.asked) == asked
-    coverage = {row["arm"]: row["value"] for row in rows if row["metric"].startswith("coverage by")}
-    assert coverage.keys() == {"explained", "shown", "random", "natural"}
-    assert coverage["shown"] > coverage["random"]
-    hits = {row["arm"]: row["value"] for row in rows if row["metric"] == "fires its own target"}
+        with pytest.raises(ValueError, match="--per-target was 1, now 2"):
+            coverage.main([*words, "--per-target", "2"])
+        with pytest.raises(ValueError, match=r"natural\.jsonl was made from other data"):
+            coverage.main([*words, "--natural-rows", "14"])
+        assert len(server.asked) == asked
+    by_budget = {row["arm"]: row["value"] for row in rows if row["metric"].startswith("coverage by")}
+    assert by_budget.keys() == {"explained", "shown", "random", "natural"}
+    assert by_budget["shown"] > by_budget["random"]
+    hits = {row["arm"]: row["value"] for row in rows if row["metric"] == "fires its own target, plain prompts"}
     assert hits["shown"] > hits["random"]
+    # What the server copies out of a shown passage counts as written, but not in the share without copies.
+    originals = {row["arm"]: row["n"] for row in rows if row["metric"] == "fires its own target, no copies"}
+    assert originals["shown"] == 6 < originals["random"] == 12
+
+
+def test_a_step_is_not_reused_for_an_input_that_changed(
+    coverage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, source, output = sys.modules["recorded_steps"], tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("1")
+    ran: list[list[str]] = []
+
+    def run(words: list[str]) -> int:
+        ran.append(words)
+        output.write_text("done")
+        print("told")
+        return 0
+
+    monkeypatch.setattr(steps, "command", run)
+    words = ["data", "verify", str(source), "--output", str(output), "--json", "--cache", "a"]
+    assert steps.run_once(output, words) == steps.run_once(output, [*words[:-1], "b"]) == "told\n"
+    assert len(ran) == 1
+    source.write_text("2")
+    with pytest.raises(ValueError, match=r"out\.jsonl was made by another run: command was .*in\.jsonl \(sha256"):
+        steps.run_once(output, words)
+    output.unlink()
+    steps.run_once(output, words)
+    assert len(ran) == 2
+    with pytest.raises(ValueError, match="--json was given, now not given"):
+        steps.run_once(output, [word for word in words if word != "--json"])
+
+
+def test_a_topic_divides_a_corpus(coverage: ModuleType, tmp_path: Path) -> None:
+    corpus = [{"text": f"word {n}" if n % 3 else "short", "source": "ab"[n % 2]} for n in range(12)]
+    write(tmp_path / "corpus.jsonl", corpus)
+    files = ["--seed-set", str(tmp_path / "corpus.jsonl"), "--pool", str(tmp_path / "corpus.jsonl")]
+    sizes = ["--topic", "source=b", "--least-words", "2", "--pool-rows", "3", "--natural-rows", "9"]
+    places = ["--output", str(tmp_path), "--results", str(tmp_path / "r.csv")]
+    model = ["--model", "m", "--sae", "s", "--layer", "1", "--endpoint", "http://127.0.0.1:1/v1"]
+    coverage.split(coverage.parse([*model, "--served-model", "x", *files, *sizes, *places]))
+    found = {name: [row["text"] for row in load_rows(tmp_path / f"{name}.jsonl")] for name in PARTS}
+    assert set(found["seed"]) == {"word 2", "word 4", "word 8", "word 10"}
+    assert {*found["pool"], *found["natural"]} == {"word 1", "word 5", "word 7", "word 11"}
+    assert (len(found["pool"]), len(found["natural"])) == (3, 1)

@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         weak = len(found.weak(args.weak))
         if state.is_main_process:
             poor = [{**row, "examples": counts[row["feature"]]} for row in rows if counts[row["feature"]] < args.weak]
-            write_jsonl(output, sorted(poor, key=lambda row: row["examples"]))
+            # What fires in most texts of the pool is wanted most; --limit-targets of the next commands takes the first.
+            write_jsonl(output, sorted(poor, key=lambda row: (row["examples"], -row.get("pool_examples", 0))))
             print(
                 f"{args.output}: {found.examples} examples fire {found.share:.1%} of {len(found.targets)} wanted "
                 f"features. {len(found.missing)} are missing, and {weak} are fired by fewer than {args.weak} examples."
