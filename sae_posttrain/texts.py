@@ -49,10 +49,7 @@ def load_texts(
     """
     _check_limit(limit)
     rows = _iterate_rows(source, split, streaming=limit is not None)
-    texts = list(islice(_texts_of(rows, source, column), limit))
-    if not texts:
-        raise ValueError(f"{source} holds no non-empty text in column {column!r}.")
-    return texts
+    return list(islice(_texts_of(rows, source, column), limit))
 
 
 def _check_limit(limit: int | None) -> None:
@@ -71,6 +68,7 @@ def stream_texts(source: str | Path, *, column: str = "text", split: str = "trai
 
 
 def _texts_of(rows: Iterator[Row], source: str | Path, column: str) -> Iterator[str]:
+    found = False
     for number, row in enumerate(rows, start=1):
         if column not in row:
             raise ValueError(
@@ -81,7 +79,10 @@ def _texts_of(rows: Iterator[Row], source: str | Path, column: str) -> Iterator[
         if text is not None and not isinstance(text, str):
             raise ValueError(f"{source}, row {number}: column {column!r} holds a {type(text).__name__}, not a text.")
         if text and text.strip():
+            found = True
             yield text
+    if not found:
+        raise ValueError(f"{source} holds no non-empty text in column {column!r}.")
 
 
 def _iterate_rows(source: str | Path, split: str, streaming: bool) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Answer = tuple[int, Any]
-"""A status, and the JSON of the answer."""
+"""A status, and the JSON of the answer; or its bytes, such as those of a web page."""
 
 
 @dataclass
@@ -21,11 +21,11 @@ class FakeServer:
     Args:
         answer: function from the path and the body of a request to its answer.
         headers: of all requests, those for pages too.
-        models: names of the models in `/v1/models`; None: the page does not exist.
+        models: names of the models in `/v1/models`, or the bytes of that page; None: the page does not exist.
     """
 
     answer: Callable[[str, dict[str, Any]], Answer]
-    models: list[str] | None = field(default_factory=lambda: ["tiny"])
+    models: list[str] | bytes | None = field(default_factory=lambda: ["tiny"])
     owner: str = "vllm"
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -40,6 +40,8 @@ class FakeServer:
 
     def get(self, path: str) -> Answer:
         if path == "/v1/models" and self.models is not None:
+            if isinstance(self.models, bytes):
+                return 200, self.models
             return 200, {"object": "list", "data": [_model(name, self.owner) for name in self.models]}
         return (200, {"version": "9.9"}) if path == "/version" else (404, {"error": {"message": "no such page"}})
 
@@ -102,9 +104,9 @@ def served(server: FakeServer, port: int = 0) -> Iterator[FakeServer]:
             if status == 0:  # the connection breaks
                 self.close_connection = True
                 return
-            raw = json.dumps(found).encode()
+            raw = found if isinstance(found, bytes) else json.dumps(found).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html" if raw.startswith(b"<") else "application/json")
             self.send_header("Content-Length", str(len(raw)))
             self.end_headers()
             self.wfile.write(raw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..metrics.loops import MIN_LENGTH, MIN_REPEATS, MIN_TOKENS, LoopSettings
@@ -25,6 +25,21 @@ def named(items: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"{item!r}: expected NAME=FILE, each name once, such as en=en.jsonl.")
         found[name] = source
     return found
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The `type` of an option: a whole number of at least `least`."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}.")
+        return number
+
+    return read
 
 
 def add_chat(parser: argparse._ActionsContainer) -> None:

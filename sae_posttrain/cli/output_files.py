@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 
-def check_file(output: str | Path) -> Path:
+def check_file(output: str | Path, *, inputs: Iterable[str | Path | None] = ()) -> Path:
     """Check that a file can be written to a path, and create its folder.
 
-    Raises: ValueError: the path is a folder. OSError: nothing can be written there.
+    Args:
+        output: the path.
+        inputs: files that the command reads, which it must not replace; None is left out.
+
+    Raises: ValueError: the path is a folder, or one of the inputs. OSError: nothing can be written there.
     """
     path = Path(output)
     if path.is_dir():
         raise ValueError(f"--output {output} is a folder; name the file to write.")
     if not is_device(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if any(Path(one).resolve() == path.resolve() for one in inputs if one is not None):
+            raise ValueError(f"{output} is an input of this command; name another file to write.")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"{output} cannot be written: part of its path is a file, not a folder.") from error
         tempfile.TemporaryFile(dir=path.parent).close()
     return path
+
+
+def check_json(output: str | Path, *, inputs: Iterable[str | Path | None] = ()) -> Path:
+    """`check_file` for a file that `sae-posttrain report` finds by its ending. Raises: ValueError: another ending."""
+    if Path(output).suffix != ".json":
+        raise ValueError(f"{output}: name the file to write, ending in .json.")
+    return check_file(output, inputs=inputs)
 
 
 @contextmanager

@@ -137,7 +137,9 @@ def coverage_curve(
     budgets = np.unique(np.linspace(0, found.examples, points).round().astype(np.int64))
     start = 1 - new_T.sum() / len(new_T)
     of_new = Redundancy(found.counts[new_T], found.examples)
-    grown = np.concatenate([[0.0], of_new.coverage]) * of_new.features / len(new_T)
+    grown = np.zeros(found.examples + 1)
+    if of_new.features:
+        grown[1:] = of_new.coverage * of_new.features / len(new_T)
     rows = _fired_at(firing, found.targets[new_T], draws, seed)
     shares = start + np.array([[np.searchsorted(row, n) for n in budgets] for row in rows]) / len(new_T)
     low, high = np.quantile(shares, [0.025, 0.975], axis=0)

@@ -5,51 +5,76 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..sampling import Endpoint, FailedSample, SamplingSettings, ask_server
+from ..sampling import Endpoint, FailedSample, Response, SamplingProgress, SamplingSettings, ServerEngine
 from ..sampling.kept import drop_half_a_line
+from ..sampling.requests import requests_for
+
+logger = logging.getLogger(__name__)
 
 Messages: TypeAlias = list[dict[str, str]]
 """A chat: messages with `role` and `content`."""
 
-Generator: TypeAlias = Callable[[Sequence[Messages]], Sequence[str | None]]
-"""Answers each chat with a text, or with None where that failed."""
+Generator: TypeAlias = Callable[[Sequence[Messages]], Iterable[str | None]]
+"""Answers each chat, in order, with a text, or with None where that failed. It may yield its answers one by one."""
 
 KEPT_AT_ONCE = 64
-"""Requests whose answers are written together; what is asked again after an interruption."""
+"""Chats that a Python function is given in one call, after which its answers are kept."""
 
 
-def server_generator(endpoint: Endpoint, settings: SamplingSettings) -> Generator:
-    """A generator that asks a server with OpenAI's protocol, many requests at once.
+def server_generator(endpoint: Endpoint, settings: SamplingSettings, *, first: int = 0) -> Generator:
+    """A generator that asks a server with OpenAI's protocol, many requests at once, and shows its progress.
 
     Args:
         endpoint: the server; it bounds the number of requests under way, and names the variable that holds the key.
         settings: how answers are sampled.
+        first: number of the first request, from which its random seed follows: a run that goes on must not use the
+            numbers of the answers that are there.
 
     Returns:
-        The generator. A chat that the server refuses is answered with None.
+        The generator. It yields each answer as soon as those before it are there. A chat that the server refuses, or
+        answers with nothing, is answered with None, and the log says why.
 
     Example:
         >>> generate = server_generator(Endpoint("http://localhost:8000/v1", "judge"), SamplingSettings())
-        >>> generate([[{"role": "user", "content": "Say hello."}]])
+        >>> list(generate([[{"role": "user", "content": "Say hello."}]]))
         ['Hello.']
     """
+    asked = first
 
-    asked = 0
-
-    def generate(chats: Sequence[Messages]) -> list[str | None]:
+    def generate(chats: Sequence[Messages]) -> Iterator[str | None]:
         nonlocal asked
-        # Seeds count on from call to call, so that a chat that is asked again gets another answer.
-        answers = ask_server(endpoint, [list(chat) for chat in chats], replace(settings, seed=settings.seed + asked))
+        # Numbers count on from call to call, so that a chat that is asked again gets another answer.
+        requests = requests_for([list(chat) for chat in chats], settings, 1, range(asked, asked + len(chats)))
         asked += len(chats)
-        return [None if isinstance(one, FailedSample) else one.text for one in answers]
+        waiting: dict[int, Response | FailedSample] = {}
+        errors: list[str] = []
+        due = 0
+        with SamplingProgress(len(requests), settings.max_new_tokens, "answers") as progress:
+            for group in ServerEngine(endpoint).sample(requests, settings, progress=progress):
+                waiting.update(group)
+                while due in waiting:
+                    answer = waiting.pop(due)
+                    due += 1
+                    error = answer.error if isinstance(answer, FailedSample) else _emptiness(answer)
+                    errors += [error] if error else []
+                    yield None if error or isinstance(answer, FailedSample) else answer.text
+        if errors:
+            logger.warning("The server failed on %d of %d requests. The first error: %s", len(errors), due, errors[0])
 
     return generate
+
+
+def _emptiness(answer: Response) -> str:
+    if answer.text.strip():
+        return ""
+    limit = " It ended at the token limit, perhaps while the model was thinking." * (answer.finish_reason == "length")
+    return f"The answer is empty.{limit}"
 
 
 def load_generator(name: str) -> Generator:
@@ -72,16 +97,23 @@ def load_generator(name: str) -> Generator:
     return generator
 
 
-def kept_answers(generate: Generator, path: str | Path, about: Mapping[str, Any] | None = None) -> Generator:
+def kept_answers(
+    generate: Generator,
+    path: str | Path,
+    about: Mapping[str, Any] | None = None,
+    *,
+    at_once: int | None = KEPT_AT_ONCE,
+) -> Generator:
     """The same generator, but with its answers kept in a file: a second run asks only what is not there yet.
 
     A chat that is asked several times gets an answer for each time. Failures are not kept, so they are asked again.
 
     Args:
-        generate: who answers.
+        generate: who answers. What it yields is written to the file at once.
         path: a .jsonl file. It is made if it does not exist, and continued if it does.
         about: what the answers depend on besides the chat, such as the model's name and the temperature. Answers that
             were kept with other values are not used. Default: the chat alone decides.
+        at_once: chats in one call of the generator. None: all of them, for a generator that yields.
 
     Raises:
         ValueError: a line of the file is no answer. A last line that was not written to its end is cut instead.
@@ -98,22 +130,37 @@ def kept_answers(generate: Generator, path: str | Path, about: Mapping[str, Any]
             times[chat_hash] += 1
             keys.append(f"{chat_hash} {times[chat_hash]}")
         new = [place for place, key in enumerate(keys) if key not in known]
-        for start in range(0, len(new), KEPT_AT_ONCE):
-            places = new[start : start + KEPT_AT_ONCE]
-            texts = generate([chats[place] for place in places])
-            if len(texts) != len(places):
-                raise ValueError(
-                    f"The generator gave {len(texts)} answers to {len(places)} chats; expected one for each."
-                )
-            found = {keys[place]: text for place, text in zip(places, texts, strict=True) if text is not None}
-            known.update(found)
-            path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        step = at_once or max(1, len(new))
+        for start in range(0, len(new), step):
+            places = new[start : start + step]
             with path.open("a", encoding="utf-8") as file:
-                for key, text in found.items():
-                    file.write(json.dumps({"chat": key, "answer": text}, ensure_ascii=True) + "\n")
+                texts = answers_in_order(generate, [chats[place] for place in places])
+                for place, text in zip(places, texts, strict=True):
+                    if text is not None:
+                        known[keys[place]] = text
+                        file.write(json.dumps({"chat": keys[place], "answer": text}, ensure_ascii=True) + "\n")
+                        file.flush()  # nothing waits in a buffer when the process is killed
         return [known.get(key) for key in keys]
 
     return answer
+
+
+def answers_in_order(generate: Generator, chats: Sequence[Messages]) -> Iterator[str | None]:
+    """The answers of a generator, one by one.
+
+    Raises:
+        ValueError: there are more or fewer answers than chats, or one is no text.
+    """
+    count = 0
+    for text in generate(chats) if chats else ():
+        count += 1
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"The generator answered chat {count} with a {type(text).__name__}; expected a text.")
+        if count <= len(chats):
+            yield text
+    if count != len(chats):
+        raise ValueError(f"The generator gave {count} answers to {len(chats)} chats; expected one for each.")
 
 
 def count_kept(path: str | Path) -> int:

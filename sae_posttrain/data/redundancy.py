@@ -36,7 +36,7 @@ class Redundancy:
         """`(N,)` c_1 to c_N: the expected share of F(D) that fires on n examples drawn without replacement (Eq. 7).
 
         It is computed in closed form: a feature that fires on m of N examples fires on none of the n with probability
-        C(N − m, n) / C(N, n).
+        C(N − m, n) / C(N, n). It is NaN if no feature fires.
         """
         times, features = np.unique(self.firing[self.firing > 0], return_counts=True)
         missing = np.zeros(self.examples)
@@ -46,7 +46,7 @@ class Redundancy:
             m = times[start : start + rows, None]
             left = np.clip((self.examples - m - drawn) / (self.examples - drawn), 0, 1)
             missing += features[start : start + rows] @ np.cumprod(left, axis=1)
-        return 1 - missing / max(1, self.features)
+        return 1 - missing / self.features if self.features else np.full(self.examples, np.nan)
 
     @property
     def auc(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .generators import Generator, Messages
+from .generators import Generator, Messages, answers_in_order
 from .instructions import Instructions, filled
 
 ValuedPieces: TypeAlias = Sequence[tuple[str, float]]
@@ -180,12 +180,8 @@ def _prompt_for(target: SynthesisTarget, told: Instructions, examples: int) -> s
 
 
 def _answers(generate: Generator, chats: Sequence[Messages | None]) -> list[str | None]:
-    """The cleaned answers to the chats that are not None. Raises: ValueError: not one answer for each."""
-    asked = [chat for chat in chats if chat is not None]
-    found = list(generate(asked)) if asked else []
-    if len(found) != len(asked):
-        raise ValueError(f"The generator gave {len(found)} answers to {len(asked)} chats; expected one for each.")
-    texts = iter(found)
+    """The cleaned answers to the chats that are not None. Raises: ValueError: as `answers_in_order`."""
+    texts = iter(list(answers_in_order(generate, [chat for chat in chats if chat is not None])))
     return [None if chat is None else _cleaned(next(texts)) for chat in chats]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .background import in_background
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST_FAILURES = 20
 """Requests in a row that may fail before the run ends; what fails so often will fail for all."""
+UNREADABLE = (LookupError, AttributeError, TypeError, JSONDecodeError)
+"""What the client raises on an answer that is not of the protocol."""
 _ENDS: dict[str, FinishReason] = {
     **dict.fromkeys(("stop", "eos", "eos_token", "tool_calls", "function_call"), "stop"),
     "length": "length",
@@ -146,6 +149,11 @@ class _Asking:
             self._gone(error)
         except APIStatusError as error:
             self._refuse(error)
+        except UNREADABLE:  # a web page, or JSON of another kind
+            raise ValueError(
+                f"{endpoint.url} does not speak OpenAI's protocol: its page /models is no list of models. The address "
+                "usually ends in /v1."
+            ) from None
         if models and endpoint.model not in {model.id for model in models}:
             there = ", ".join(sorted(model.id for model in models)[:20])
             raise ValueError(f"The server at {endpoint.url} has no model {endpoint.model!r}; it has {there}.")
@@ -185,8 +193,8 @@ class _Asking:
                 self._refuse(error)
                 answer = FailedSample(self._safe(error))
                 break
-            except (OpenAIError, LookupError, AttributeError, TypeError) as error:
-                answer = FailedSample(f"The server's answer cannot be read: {self._safe(error)}")
+            except (OpenAIError, *UNREADABLE) as error:
+                answer = FailedSample(f"The server's answer is not that of OpenAI's protocol: {self._safe(error)}")
                 break
         self._count(answer)
         return place, answer
@@ -198,6 +206,8 @@ class _Asking:
         return await self.client.chat.completions.create(messages=messages, **options)
 
     def _response(self, found: Any) -> Response:
+        if isinstance(found, str):  # of a page that is no JSON
+            raise TypeError(f"{found.strip()[:80]!r}")
         choice = found.choices[0]
         message = getattr(choice, "message", None)
         text = choice.text if message is None else self.engine.join_reasoning(message.model_dump())

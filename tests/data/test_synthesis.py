@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import openai_server
 import pytest
 
 from sae_posttrain.data import (
+    Generator,
     Instructions,
     SynthesisTarget,
     explain_features,
@@ -85,8 +87,6 @@ def test_what_the_generator_fails_to_write_is_left_out() -> None:
     answers = iter(["one", None, " ", "first answer"])
     found = synthesize_examples([CATS], lambda chats: [next(answers) for _ in chats], per_target=3)
     assert [(one.prompt, one.completion) for one in found] == [("one", "first answer")]
-    with pytest.raises(ValueError, match="gave 1 answers to 2 chats"):
-        synthesize_examples([CATS], lambda chats: ["one"], per_target=2)
 
 
 def test_a_label_needs_an_instruction() -> None:
@@ -127,20 +127,34 @@ def test_answers_are_kept_and_only_what_is_missing_is_asked_again(tmp_path: Path
         kept_answers(second, file)
 
 
-def test_answers_are_written_while_the_generator_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae_posttrain.data.generators.KEPT_AT_ONCE", 2)
+def breaks_at_the_fourth(chats: Sequence[Messages]) -> Iterator[str]:
+    for chat in chats:
+        if chat[0]["content"] == "4":
+            raise ConnectionError("gone")
+        yield f"answer {chat[0]['content']}"
+
+
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_answers_are_written_while_the_generator_works(tmp_path: Path, at_once: int | None) -> None:
     file = tmp_path / "answers.jsonl"
     chats: list[Messages] = [[{"role": "user", "content": str(n)}] for n in range(5)]
-
-    def breaks(some: Sequence[Messages]) -> list[str | None]:
-        if some[0][0]["content"] == "4":
-            raise ConnectionError("gone")
-        return [f"answer {chat[0]['content']}" for chat in some]
-
+    broken: Generator = breaks_at_the_fourth if at_once is None else lambda chats: list(breaks_at_the_fourth(chats))
     with pytest.raises(ConnectionError):
-        kept_answers(breaks, file)(chats)
+        kept_answers(broken, file, at_once=at_once)(chats)
     again = Recorder(lambda chat: "new")
     assert kept_answers(again, file)(chats) == ["answer 0", "answer 1", "answer 2", "answer 3", "new"]
+    assert len(again.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "says"),
+    [([], "gave 0 answers to 2 chats"), (["a"] * 3, "gave 3 answers to 2"), (["a", 3], "chat 2 with a int; expected")],
+)
+def test_answers_that_fit_no_chat_are_refused(answers: list[Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=says):
+        synthesize_examples([CATS], lambda chats: answers, per_target=2)
+    with pytest.raises(ValueError, match=says):
+        synthesize_examples([CATS], kept_answers(lambda chats: answers, tmp_path / "a.jsonl"), per_target=2)
 
 
 def test_answers_of_another_model_are_not_used(tmp_path: Path) -> None:
@@ -163,7 +177,7 @@ def test_half_a_line_of_a_killed_run_is_asked_again(tmp_path: Path) -> None:
     assert count_kept(file) == 2
 
 
-def test_a_server_answers_with_a_seed_for_each_chat() -> None:
+def test_a_server_answers_with_a_seed_for_each_chat(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("openai")
     told: list[dict[str, object]] = []
 
@@ -177,10 +191,12 @@ def test_a_server_answers_with_a_seed_for_each_chat() -> None:
         settings = SamplingSettings(0.5, 0.9, max_new_tokens=7, seed=3)
         generate = server_generator(Endpoint(server.url, "tiny", concurrency=2), settings)
         chats: list[Messages] = [[{"role": "user", "content": text}] for text in ("same", "same", "bad")]
-        assert generate(chats) == ["Fine.", "Fine.", None]
-        assert generate(chats[:1]) == ["Fine."]
+        assert list(generate(chats)) == ["Fine.", "Fine.", None]
+        assert "failed on 1 of 3 requests. The first error: Error code: 400" in caplog.text
+        later = server_generator(Endpoint(server.url, "tiny"), settings, first=2)
+        assert [*generate(chats[:1]), *later(chats[:1])] == ["Fine.", "Fine."]
     fine = [body for body in told if body["messages"] != chats[2]]
-    assert len({body["seed"] for body in fine}) == 3  # also from call to call
+    assert len({body["seed"] for body in fine}) == 4  # also from call to call, and where a run goes on
     assert {(body["temperature"], body["max_tokens"]) for body in fine} == {(0.5, 7)}
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..inputs import named
-from ..output_files import check_file, replacing
+from ..inputs import at_least, named
+from ..output_files import check_json, replacing
 from .missing import add_at, wanted_rows
 from .reading import add_reading, collect, launched_processes
 from .targets import add_targets
@@ -27,7 +26,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_targets(parser)
     parser.add_argument("--seed-set", metavar="FILE", help="data set that all others are added to")
     parser.add_argument(
-        "--budget", type=int, help="number of examples to compare at (default: the size of the smallest data set)"
+        "--budget",
+        type=at_least(1),
+        help="number of examples to compare at (default: the size of the smallest data set)",
     )
     parser.add_argument(
         "--columns",
@@ -38,7 +39,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--seed-set are pool and seed",
     )
     add_at(parser)
-    parser.add_argument("--draws", type=int, default=200, help="random draws for the bands (default: %(default)s)")
+    parser.add_argument(
+        "--draws", type=at_least(1), default=200, help="random draws for the bands (default: %(default)s)"
+    )
     parser.add_argument("--output", metavar="FILE", help=".json file to write the curves to, for `report`")
     add_reading(parser)
 
@@ -47,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
     sources = named(args.sets)
     if taken := {"pool", "seed"} & sources.keys():
         raise ValueError(f"{min(taken)!r} is a name of this command's own; give the data set another one.")
-    output = check_file(args.output) if args.output else None
-    if output is not None and Path(output).suffix != ".json":
-        raise ValueError(f"--output {args.output}: name the file to write, ending in .json.")
+    output = check_json(args.output) if args.output else None
 
     from ...data import coverage_at, coverage_curve, coverage_to_json, target_coverage
 

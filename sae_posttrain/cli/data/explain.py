@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ...texts import load_texts
-from ..inputs import add_dtype, load_model
+from ..inputs import add_dtype, at_least, load_model
 from ..output_files import check_file
 from .generating import add_generator, generator_of, instructions_of
 from .targets import read_targets, write_jsonl
@@ -24,9 +24,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--sae", required=True, help="folder, hub id or short name (`sae-posttrain sae list`) of the SAEs"
     )
     parser.add_argument("--layer", type=int, help="only the features of this decoder block (default: all)")
-    parser.add_argument("--limit-targets", type=int, metavar="N", help="only the first N features (default: all)")
+    parser.add_argument(
+        "--limit-targets", type=at_least(1), metavar="N", help="only the first N features (default: all)"
+    )
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
-    parser.add_argument("--limit", type=int, default=1000, help="rows read of each file (default: %(default)s)")
+    parser.add_argument("--limit", type=at_least(1), default=1000, help="rows read of each file (default: %(default)s)")
     parser.add_argument("--top", type=int, default=5, help="passages for each feature (default: %(default)s)")
     parser.add_argument("--around", type=int, default=12, help="tokens shown to both sides (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
@@ -38,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    output = check_file(args.output)
+    output = check_file(args.output, inputs=[args.targets, *args.texts])
     rows = read_targets(args.targets, args.layer)[: args.limit_targets]
     generate, instructions = generator_of(args), instructions_of(args)
 
@@ -52,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
         relevance = {} if judged is None else {"relevance": judged[place]}
         texts = ["".join(piece for piece, _ in one).strip() for one in own]
         found.append({**row, "explanation": explanation, **relevance, "passages": texts})
+    asked = sum(bool(own) for own in passages)
+    if asked and not any(explanations):
+        raise ValueError(f"The generator explained none of the {asked} features; {args.output} was not written.")
     write_jsonl(output, found)
     silent = sum(not own for own in passages)
     failed = sum(one is None for one in explanations) - silent

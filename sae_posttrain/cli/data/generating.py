@@ -25,12 +25,19 @@ def add_generator(parser: argparse.ArgumentParser, *, temperature: float, max_ne
     group.add_argument("--served-model", metavar="NAME", help="name of the model on the server; needed with --endpoint")
     group.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the server's key")
     group.add_argument("--concurrency", type=int, default=16, help="requests at once (default: %(default)s)")
-    group.add_argument("--temperature", type=float, default=temperature, help="of the generator (default: %(default)s)")
-    group.add_argument("--top-p", type=float, default=0.95, help="of the generator (default: %(default)s)")
     group.add_argument(
-        "--max-new-tokens", type=int, default=max_new_tokens, help="tokens of an answer (default: %(default)s)"
+        "--temperature", type=float, default=temperature, help="of the server's model (default: %(default)s)"
     )
-    group.add_argument("--seed", type=int, default=0, help="random seed of the sampling (default: %(default)s)")
+    group.add_argument("--top-p", type=float, default=0.95, help="of the server's model (default: %(default)s)")
+    group.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=max_new_tokens,
+        help="tokens of an answer of the server (default: %(default)s)",
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, help="random seed of the server's sampling (default: %(default)s)"
+    )
     group.add_argument(
         "--instructions", metavar="FILE", help=".yaml file with other instructions for the generator; see docs/data.md"
     )
@@ -60,12 +67,9 @@ def generator_of(args: argparse.Namespace) -> Generator:
         endpoint = Endpoint(args.endpoint, args.served_model, args.key_variable, args.concurrency)
         shape = {"temperature": args.temperature, "top_p": args.top_p, "max_new_tokens": args.max_new_tokens}
         about = {"model": args.served_model, "seed": args.seed, **shape}
-        # A run that goes on must not draw again the numbers of the answers that are kept.
-        settings = SamplingSettings(**shape, seed=args.seed + count_kept(path))
-        generate = server_generator(endpoint, settings)
-    else:
-        generate = load_generator(args.generator)
-    return kept_answers(generate, path, about)
+        settings = SamplingSettings(**shape, seed=args.seed)
+        return kept_answers(server_generator(endpoint, settings, first=count_kept(path)), path, about, at_once=None)
+    return kept_answers(load_generator(args.generator), path, about)
 
 
 def instructions_of(args: argparse.Namespace) -> Instructions:

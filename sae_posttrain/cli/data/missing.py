@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..inputs import at_least
 from ..output_files import check_file
 from .reading import add_reading, collect, launched_processes
 from .targets import WEAK, add_targets, read_targets, write_jsonl
@@ -17,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_targets(parser)
     parser.add_argument(
         "--weak",
-        type=int,
+        type=at_least(1),
         default=WEAK,
         metavar="N",
         help="a feature that fewer examples fire is weakly covered (default: %(default)s)",
@@ -38,9 +39,7 @@ def add_at(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    output = check_file(args.output)
-    if args.weak < 1 or args.pool_least < 1:
-        raise ValueError(f"--weak {args.weak}, --pool-least {args.pool_least}: expected at least 1.")
+    output = check_file(args.output, inputs=[args.source, args.targets, args.pool])
 
     from ...data import target_coverage
 
@@ -58,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
             print(
                 f"{args.output}: {found.examples} examples fire {found.share:.1%} of {len(found.targets)} wanted "
                 f"features. {len(found.missing)} are missing, and {weak} are fired by fewer than {args.weak} examples."
+                + " So the file is empty."
+                * (not poor)
             )
     return 0
 

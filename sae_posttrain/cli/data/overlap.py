@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...artefacts import BENCHMARK_OVERLAP
 from ..inputs import named
-from ..output_files import check_file
-from .reading import add_sets, collect, launched_processes, write_values
+from ..output_files import check_json
+from .reading import add_sets, check_fires, collect, launched_processes, write_values
 from .scores import scores_by_benchmark
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    output = check_file(args.output) if args.output else None
+    output = check_json(args.output) if args.output else None
     sources = named(args.sets)
     if len(sources) < 2:
         raise ValueError("Give at least two benchmarks, each as NAME=FILE.")
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     scores = scores_by_benchmark(args.scores, sources, args.control) if args.scores else {}
 
     with launched_processes() as state:
-        sets = collect(args, state.device, sources, "last")
+        sets = check_fires(collect(args, state.device, sources, "last"), "last")
         if state.is_main_process:
             values = _overlap_of(sets, _correlations(scores, list(sets), args.control))
             print(json.dumps(values)) if args.json else _print_overlap(values, args.control)

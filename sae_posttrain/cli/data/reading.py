@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...texts import stream_texts
-from ..inputs import add_dtype, load_model
+from ..inputs import add_dtype, at_least, load_model
 from ..output_files import replacing
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add_reading(parser: argparse.ArgumentParser, *, column: str = "text") -> Non
     )
     parser.add_argument("--layer", type=int, required=True, help="0-based decoder block")
     parser.add_argument("--column", default=column, help="column of the texts (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="rows to read of each source (default: all)")
+    parser.add_argument("--limit", type=at_least(1), help="rows to read of each source (default: all)")
     parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
     parser.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: %(default)s)")
     parser.add_argument(
@@ -62,9 +62,11 @@ def collect(
         columns: name → column of the texts, where it is another than --column.
 
     Raises:
-        ValueError: a column for a source that does not exist.
+        ValueError: a column for a source that does not exist, or a name that cannot be that of a folder.
     """
     columns = columns or {}
+    if args.cache and (unusable := [name for name in sources if {"/", "\\"} & set(name) or name in (".", "..")]):
+        raise ValueError(f"--cache has a folder for each data set, which cannot be named {unusable[0]!r}.")
     if unknown := columns.keys() - sources.keys():
         raise ValueError(f"No data set is named {min(unknown)!r}; there are {', '.join(sources)}.")
 
@@ -85,6 +87,18 @@ def collect(
         )[args.layer]
         for name, source in sources.items()
     }
+
+
+def check_fires(sets: Mapping[str, FiringSets], at: str) -> Mapping[str, FiringSets]:
+    """The sets, if there is anything to compare. Raises: ValueError: no feature fires on any text of one of them."""
+    for name, one in sets.items():
+        if not len(one.features):
+            where = "the last token of any" if at == "last" else "any"
+            raise ValueError(
+                f"{name}: no feature fires on {where} of its {len(one)} texts. The first token of a text does not "
+                "count; if the texts are longer than that, the SAE does not fit the model or the layer."
+            )
+    return sets
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...artefacts import BENCHMARK_REDUNDANCY
 from ..inputs import named
-from ..output_files import check_file
-from .reading import add_sets, collect, launched_processes, write_values
+from ..output_files import check_json
+from .reading import add_sets, check_fires, collect, launched_processes, write_values
 from .scores import scores_by_example
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    output = check_file(args.output) if args.output else None
+    output = check_json(args.output) if args.output else None
     sources = named(args.sets)
     scores = {name: scores_by_example(file) for name, file in named(args.scores).items()}
     if unknown := scores.keys() - sources.keys():
         raise ValueError(f"--scores names {', '.join(sorted(unknown))}; expected one of {', '.join(sources)}.")
 
     with launched_processes() as state:
-        sets = collect(args, state.device, sources, "last")
+        sets = check_fires(collect(args, state.device, sources, "last"), "last")
         if state.is_main_process:
             found = {name: _redundancy_of(one, scores.get(name)) for name, one in sets.items()}
             print(json.dumps(found)) if args.json else _print_redundancy(found)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...artefacts import BENCHMARK_SELECTION
 from ...texts import stream_rows, stream_texts
-from ..output_files import check_file, replacing
-from .reading import add_reading, collect, launched_processes, write_values
+from ..output_files import check_file, check_json, replacing
+from .reading import add_reading, check_fires, collect, launched_processes, write_values
 
 if TYPE_CHECKING:
     from ...data import Selection
@@ -41,13 +41,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    output = check_file(args.output)
-    curve = check_file(args.curve) if args.curve else None
+    output = check_file(args.output, inputs=[args.source])
+    curve = check_json(args.curve, inputs=[args.source]) if args.curve else None
 
     from ...data import length_matched_coverage, redundancy, select_by_coverage
 
     with launched_processes() as state:
-        sets = collect(args, state.device, {"": args.source}, args.at)[""]
+        found = collect(args, state.device, {"": args.source}, args.at)
+        sets = check_fires({args.source: found[""]}, args.at)[args.source]
         chosen = select_by_coverage(sets, args.n)
         if state.is_main_process:
             _write_rows(output, args, chosen.examples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..inputs import at_least
 from ..output_files import check_file
 from .generating import add_generator, generator_of, instructions_of
 from .targets import read_targets, write_jsonl
@@ -31,13 +32,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the control: as many requests, but the generator is told nothing about the features",
     )
     parser.add_argument("--min-relevance", type=float, metavar="R", help="only rows whose relevance is at least this")
-    parser.add_argument("--limit-targets", type=int, metavar="N", help="only the first N features (default: all)")
+    parser.add_argument(
+        "--limit-targets", type=at_least(1), metavar="N", help="only the first N features (default: all)"
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help=".jsonl file to write the examples to")
     add_generator(parser, temperature=1.0, max_new_tokens=256)
 
 
 def run(args: argparse.Namespace) -> int:
-    output = check_file(args.output)
+    output = check_file(args.output, inputs=[args.targets, args.instructions])
     rows = read_targets(args.targets, None, args.min_relevance)
     explained = [row for row in rows if row.get("explanation")][: args.limit_targets]
     if not explained:
@@ -64,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
         answers=not args.no_answers,
         instructions=instructions_of(args),
     )
+    asked = len(targets) * args.per_target * (1 + args.rewrites)
+    if not found:
+        raise ValueError(f"The generator wrote none of the {asked} examples; {args.output} was not written.")
     write_jsonl(
         output,
         (
@@ -79,7 +85,6 @@ def run(args: argparse.Namespace) -> int:
             for one in found
         ),
     )
-    asked = len(targets) * args.per_target * (1 + args.rewrites)
     print(
         f"{args.output}: {len(found)} examples for {len(targets)} features; {asked - len(found)} could not be written."
     )

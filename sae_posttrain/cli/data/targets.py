@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...texts import Row, load_rows
+from ...texts import Row, stream_rows
+from ..inputs import at_least
 from ..output_files import replacing
 
 WEAK = 3
@@ -27,7 +28,7 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pool", metavar="FILE", help="want every feature that fires in these texts")
     parser.add_argument(
         "--pool-least",
-        type=int,
+        type=at_least(1),
         default=1,
         metavar="N",
         help="texts of --pool that a feature must fire in (default: %(default)s)",
@@ -52,10 +53,19 @@ def read_targets(source: str, layer: int | None = None, min_relevance: float | N
     Raises:
         ValueError: a row without a layer and a feature, or no target is left.
     """
-    rows = _of_feature_set(source) if source.endswith(".safetensors") else load_rows(source)
+    rows = _of_feature_set(source) if source.endswith(".safetensors") else list(stream_rows(source))
+    if not rows:
+        raise ValueError(
+            f"{source} holds no rows. `sae-posttrain data missing` writes an empty file where nothing is missing, and "
+            "`sae-posttrain data verify` where no example fires its target."
+        )
     for number, row in enumerate(rows, start=1):
-        if not all(isinstance(row.get(name), int) for name in ("layer", "feature")):
-            raise ValueError(f"{source}, row {number}: expected whole numbers in layer and feature, got {row!r:.120}.")
+        place = {name: _whole(row.get(name)) for name in ("layer", "feature")}
+        if None in place.values():
+            raise ValueError(
+                f"{source}, row {number}: expected whole numbers from 0 in layer and feature, got {row!r:.120}."
+            )
+        row.update(place)
         if min_relevance is not None and "relevance" not in row:
             raise ValueError(f"{source}, row {number} has no relevance; `sae-posttrain data explain --task` writes it.")
     kept = [row for row in rows if layer is None or row["layer"] == layer]
@@ -64,8 +74,16 @@ def read_targets(source: str, layer: int | None = None, min_relevance: float | N
     if not kept:
         layers = ", ".join(str(one) for one in sorted({row["layer"] for row in rows}))
         limit = "" if min_relevance is None else f" with a relevance of {min_relevance:g} or more"
-        raise ValueError(f"{source} holds no target of layer {layer}{limit}; its targets are of layer {layers}.")
+        of_layer = "" if layer is None else f" of layer {layer}"
+        raise ValueError(f"{source} holds no target{of_layer}{limit}; its targets are of layer {layers}.")
     return kept
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number of JSON, or the digits that stand for it in .csv; None for anything else."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _of_feature_set(source: str) -> list[Row]:

@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    output = check_file(args.output)
+    output = check_file(args.output, inputs=[args.source])
     rows = read_targets(args.source)[: args.limit]
     wrong = sorted({row["layer"] for row in rows} - {args.layer})
     if wrong:
