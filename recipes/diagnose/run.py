@@ -1,10 +1,14 @@
-"""Diagnose the loops of a model: some answers that loop early, as many that do not, and the proof.
+"""Diagnose a model: some answers with a fault, as many without it, and the proof.
 
-    python recipes/diagnose/run.py --model models/smollm2-135m --sae saes/smollm2-135m --layers 12 \
+    python recipes/diagnose/run.py --model models/smollm2-135m --sae saes/smollm2-135m --layers 12 17 22 \
         --cases cases.jsonl --output_dir diagnosis
+    python recipes/diagnose/run.py --to zh --model runs/sft-0 --sae saes --layers 14 16 17 --cases answers.jsonl \
+        --output_dir switches --temperature 1.3 --no-chat
 
-`cases.jsonl` is what `measure repetition --output` writes. The script chooses cases, runs `diagnose` and `report`, and
-writes results.csv. A diagnosis that the output folder already holds is not made again.
+`cases.jsonl` is what `measure repetition --output` writes; with `--to`, it is what `measure code-switching --output`
+writes. The script chooses cases, runs `diagnose` and `report`, and writes results.csv. Options that it does not know are
+passed to `diagnose`, such as `--test`, `--suspects` and `--controls`. A diagnosis that the output folder already holds is
+not made again.
 """
 
 from __future__ import annotations
@@ -15,85 +19,123 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae_posttrain.artefacts import DIAGNOSIS
+from sae_posttrain.artefacts import DIAGNOSIS, LOOP, NEAR_LOOP, UNEXPECTED
 from sae_posttrain.cli import main as command
 from sae_posttrain.cli.diagnose import NOT_PROVED
 from sae_posttrain.lab.shared.results import append_results
+from sae_posttrain.languages import get_language
 from sae_posttrain.texts import load_rows
+
+NOTHING = dict.fromkeys(("low", "high", "n", "p_value", "corrected_p", "verdict"), "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    args = parse(arguments)
+    args, passed_on = parse(arguments)
     folder: Path = args.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     cases, found = folder / "cases.jsonl", folder / "diagnosis.json"
-    rows = choose_cases(load_rows(args.cases), args.number, args.latest)
+    rows = choose_cases(load_rows(args.cases), args)
     cases.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     if not found.exists():
-        reading = ["--model", args.model, "--sae", args.sae, "--layers", *map(str, args.layers), "--dtype", "float32"]
-        trials = ["--top", str(args.top), "--limit", str(args.number), "--controls", str(args.controls)]
+        reading = ["--model", args.model, "--sae", args.sae, "--layers", *map(str, args.layers)]
+        reading += ["--to", args.to] if args.to else []
+        trials = ["--top", str(args.top), "--limit", str(args.number)]
         length = ["--max-new-tokens", str(args.max_new_tokens), "--answers-at-once", "120"]
-        code = command(["diagnose", *reading, *trials, *length, "--cases", str(cases), "--output", str(found)])
+        output = ["--cases", str(cases), "--output", str(found)]
+        code = command(["diagnose", *reading, *trials, *length, *passed_on, *output])
         if code not in (0, NOT_PROVED):
             raise SystemExit("diagnose failed.")
     if command(["report", str(folder), "--output", str(folder / "report.html")]):
         raise SystemExit("report failed.")
     diagnosis = json.loads(found.read_text(encoding="utf-8"))[DIAGNOSIS]
-    append_results(args.results or folder / "results.csv", list(result_rows(diagnosis)), __file__)
+    run = args.name or folder.name
+    results = [{"recipe": "diagnose", "run": run, **row} for row in result_rows(diagnosis)]
+    append_results(args.results or folder / "results.csv", results, __file__)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this script, and those for `diagnose`."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--sae", required=True)
     parser.add_argument("--layers", type=int, nargs="+", required=True)
-    parser.add_argument("--cases", required=True, help="what `measure repetition --output` wrote")
-    parser.add_argument(
-        "--number", type=int, default=10, help="answers with a loop, and without (default: %(default)s)"
-    )
+    parser.add_argument("--cases", required=True, help="what `measure … --output` wrote")
+    parser.add_argument("--to", metavar="CODE", help="switches into this language are the fault (default: loops)")
+    parser.add_argument("--number", type=int, default=10, help="answers with the fault (default: %(default)s)")
+    parser.add_argument("--good", type=int, help="answers without it (default: as many)")
     parser.add_argument(
         "--latest", type=int, default=150, help="a chosen loop begins before this character (default: %(default)s)"
     )
     parser.add_argument("--top", type=int, default=2, help="suspected features per layer (default: %(default)s)")
-    parser.add_argument("--controls", type=int, default=1, help="random directions of each test (default: %(default)s)")
     parser.add_argument("--max_new_tokens", type=int, default=96)
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--name", help="of the run, in the results (default: the output folder's)")
     parser.add_argument("--results", type=Path, help="CSV to append to (default: results.csv in output_dir)")
-    return parser.parse_args(arguments)
+    return parser.parse_known_args(arguments)
 
 
-def choose_cases(rows: Sequence[Mapping[str, Any]], number: int, latest: int) -> list[Mapping[str, Any]]:
-    """The first answers whose loop begins early, so that few new tokens show it, and the first without any loop."""
-    early = [row for row in rows if row["loop"] and row["loop"]["start"] < latest]
-    fine = [row for row in rows if not row["loop"] and not row["near_loop"]]
-    return [*early[:number], *fine[:number]]
+def choose_cases(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> list[Mapping[str, Any]]:
+    """The first answers with the fault, and the first without any.
+
+    A chosen loop begins early, so that few new tokens show it. A chosen switch is not the first word, so that there is
+    some answer before it.
+    """
+    if args.to:
+        scripts = get_language(args.to).scripts
+        bad = [row for row in rows if row[UNEXPECTED] and row[UNEXPECTED][0]["script"] in scripts]
+        bad = [row for row in bad if row["response"][: row[UNEXPECTED][0]["start"]].strip()]
+        fine = [row for row in rows if not row[UNEXPECTED]]
+    else:
+        bad = [row for row in rows if row[LOOP] and row[LOOP]["start"] < args.latest]
+        fine = [row for row in rows if not row[LOOP] and not row[NEAR_LOOP]]
+    return [*bad[: args.number], *fine[: args.number if args.good is None else args.good]]
 
 
 def result_rows(diagnosis: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A row for each number of the proof: answers with the fault, and what becomes of the first faulty token."""
     proof = diagnosis["proof"]
-    where = {"recipe": "diagnose", "model": Path(diagnosis["model"]).name, "fault": diagnosis["fault"]}
-    before = proof["before"]
-    yield {**where, "features": "", **counted("unchanged", before), "p_value": ""}
+    where = {"model": Path(diagnosis["model"]).name, "fault": diagnosis["fault"]}
+    plain = {**where, "features": ""}
+    if proof["before"]:
+        yield {**plain, **counted("unchanged", proof["before"])}
+    yield {**plain, **number("probability of the first faulty token", proof["probability"]), "n": proof["cases"]}
     for trial in proof["trials"]:
-        features = " ".join(f"{layer}:{feature}" for layer, feature in trial["members"])
-        for metric, difference in (("ablated", "ablating"), ("amplified", "amplifying")):
-            if trial[metric] is None:
-                continue
-            own = {**where, "features": features, **counted(metric, trial[metric])}
-            yield {**own, "p_value": trial[difference]["p_value"]}
-            random = counted(f"random directions {metric}", trial[f"random_{metric}"])
-            yield {**where, "features": features, **random, "p_value": ""}
-        for metric in ("first_token", "random_first_token"):
-            name = metric.replace("_", " ") + " left"
-            none = dict.fromkeys(("low", "high", "n", "p_value"), "")
-            yield {**where, "features": features, "metric": name, "value": trial[metric], **none}
+        named = {**where, "features": " ".join(f"{layer}:{feature}" for layer, feature in trial["members"])}
+        verdict = "cause" if trial["is_cause"] else "hint" if trial["is_hint"] else ""
+        decided = {"p_value": trial["p_value"], "corrected_p": trial["corrected_p"], "verdict": verdict}
+        answers, token = trial["answers"], trial["token"]
+        if answers:
+            yield {**named, **counted("ablated", answers["ablated"]), **decided}
+            yield {**named, **counted("random directions ablated", answers["random_ablated"])}
+            yield {**named, **counted("difference of means ablated", answers["dense_ablated"])}
+            if answers["amplified"]:
+                own = counted("amplified", answers["amplified"])
+                yield {**named, **own, "p_value": answers["amplifying"]["p_value"]}
+                yield {**named, **counted("random directions amplified", answers["random_amplified"])}
+                yield {**named, **counted("difference of means amplified", answers["dense_amplified"])}
+        yield {**named, **number("first token left", token["left"]), **({} if answers else decided)}
+        yield {**named, **drawn("random first token left", token["random_left"])}
+        yield {**named, **number("difference of means first token left", token["dense_left"])}
+        yield {**named, **number("cases in which it falls more than under random directions", token["lower"])}
+        if token["raised"] is not None:
+            yield {**named, **number("first token, added, times", token["raised"])}
+            yield {**named, **drawn("random first token, added, times", token["random_raised"])}
+            yield {**named, **number("difference of means first token, added, times", token["dense_raised"])}
 
 
 def counted(metric: str, share: Mapping[str, Any]) -> dict[str, Any]:
     """The share of answers with the fault, and its interval."""
     rate = share["hits"] / share["total"]
-    return {"metric": metric, "value": rate, "low": share["low"], "high": share["high"], "n": share["total"]}
+    return {**number(metric, rate), "low": share["low"], "high": share["high"], "n": share["total"]}
+
+
+def drawn(metric: str, values: Sequence[float]) -> dict[str, Any]:
+    """The mean over the draws, with the lowest and the highest of them."""
+    return {**number(metric, sum(values) / len(values)), "low": min(values), "high": max(values), "n": len(values)}
+
+
+def number(metric: str, value: float) -> dict[str, Any]:
+    return {"metric": metric, "value": value, **NOTHING}
 
 
 if __name__ == "__main__":

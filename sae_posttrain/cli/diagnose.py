@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artefacts import LOOP, UNEXPECTED
 from ..languages import get_language
 from ..texts import Row
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
-from .output_files import check_file, replacing
+from .output_files import check_file, remove_older, replacing
 
 if TYPE_CHECKING:
     from ..inspection.diagnose_cases import Case, Fault
+    from ..inspection.diagnose_features import Diagnosis
 
 NOT_PROVED = 1
-"""Exit code when no feature passed the proof."""
+"""Exit code when the proof shows no cause. Features that are a mere hint are written all the same."""
 LONGEST_ANSWER = 512
 
 
@@ -32,6 +34,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_cases(parser.add_argument_group("the bad answers"))
     rank = parser.add_argument_group("ranking")
     rank.add_argument("--top", type=int, default=3, help="suspected features per layer (default: %(default)s)")
+    rank.add_argument(
+        "--suspects",
+        metavar="FILE",
+        help="feature set of the same SAE whose features are tested instead of the highest ones; its layers are used",
+    )
     rank.add_argument(
         "--where",
         choices=("stretch", "before"),
@@ -83,15 +90,33 @@ def _add_cases(cases: argparse._ArgumentGroup) -> None:
 
 def _add_proof(proof: argparse._ArgumentGroup) -> None:
     proof.add_argument("--no-proof", action="store_true", help="only rank; all suspects are written")
+    proof.add_argument(
+        "--prove-by",
+        choices=("auto", "answers", "probability"),
+        default="auto",
+        help="answers: answer again, and count the faults. probability: read how probable the first faulty token is, "
+        "without sampling; for faults that come rarely (default: probability for switches of language, else answers)",
+    )
+    proof.add_argument(
+        "--test",
+        nargs="+",
+        choices=("each", "layer", "all"),
+        default=["each", "layer", "all"],
+        help="what is tested together: each feature by itself, those of each layer, all (default: each layer all)",
+    )
     proof.add_argument("--strength", type=float, default=1.0, help="share of each feature to take away (default: 1)")
     proof.add_argument("--alpha", type=float, default=4.0, help="typical strengths to amplify by (default: 4)")
     proof.add_argument(
-        "--controls", type=int, default=3, help="random directions of equal norm for each test (default: %(default)s)"
+        "--controls",
+        type=int,
+        help="random directions of equal norm for each test (default: 3 by answers, 20 by probability)",
     )
     proof.add_argument(
         "--limit", type=int, default=32, help="bad cases, and good prompts, to answer again (default: %(default)s)"
     )
-    proof.add_argument("--temperature", type=float, default=0.0, help="temperature (default: 0, which is greedy)")
+    proof.add_argument(
+        "--temperature", type=float, default=0.0, help="temperature (default: 0, which is greedy, or 1 by probability)"
+    )
     proof.add_argument("--top-p", type=float, default=1.0, help="top-p (default: 1)")
     proof.add_argument("--samples", type=int, default=1, help="answers to each prompt, if sampled (default: 1)")
     proof.add_argument(
@@ -112,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
 
     from accelerate import PartialState
 
+    from ..feature_set import FeatureSet
     from ..inspection.diagnose_cases import split_cases
     from ..inspection.diagnose_features import diagnose
     from ..sae import load_sae
@@ -125,6 +151,8 @@ def run(args: argparse.Namespace) -> int:
     if not bad:
         raise ValueError(f"None of {len(rows)} answers has the fault. Say what is wrong with --fault-text.")
     layers = args.layers or available_layers(args.sae)
+    if args.suspects:
+        layers = [layer.layer for layer in FeatureSet.load(args.suspects).layers]
     saes = {layer: load_sae(args.sae, layer, k=args.k) for layer in layers}
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device)
     found = diagnose(
@@ -132,8 +160,9 @@ def run(args: argparse.Namespace) -> int:
         fault=fault,
         layers=layers,
         top=args.top,
+        suspects=args.suspects,
         where=args.where,
-        proof=None if args.no_proof else _proof(args, tokenizer, bad),
+        proof=None if args.no_proof else _proof(args, tokenizer, bad, fault),
         chat=uses_chat(args, tokenizer),
         batch_size=args.batch_size,
         max_length=args.max_length,
@@ -142,12 +171,25 @@ def run(args: argparse.Namespace) -> int:
     with replacing(path) as file:
         json.dump(found.to_dict(), file, ensure_ascii=False)
     print(f"Wrote {path}")
-    features = found.ranked if found.proof is None else found.features
-    if features is None:
-        print("No feature cures more cases than random directions do, so no feature set was written.")
+    return _write_features(found, path.with_suffix(".safetensors"))
+
+
+def _write_features(found: Diagnosis, path: Path) -> int:
+    """Write the features that stand for the fault, or see that there is no file of them. Returns the exit code."""
+    from ..inspection.diagnose_trials import FEW
+
+    if found.proof is None:
+        print(f"Wrote {found.ranked.save(path)}. Its features are suspects: nothing was tested.")
+        return 0
+    if found.features is None:
+        print("No feature makes the fault rarer than random directions do, so no feature set was written.")
+        remove_older(path, "its features are not those of this diagnosis")
         return NOT_PROVED
-    print(f"Wrote {features.save(path.with_suffix('.safetensors'))}")
-    return 0
+    print(f"Wrote {found.features.save(path)}")
+    if any(trial.is_cause for trial in found.proof.trials):
+        return 0
+    print(f"Its features are a hint, not a proof, which takes at least {FEW} cases that show the fault.")
+    return NOT_PROVED
 
 
 def _rows(args: argparse.Namespace) -> tuple[list[Row], list[Row]]:
@@ -156,8 +198,10 @@ def _rows(args: argparse.Namespace) -> tuple[list[Row], list[Row]]:
         raise ValueError("Give either --prompt and --response, or --cases with a file of them.")
     if args.cases is not None and args.prompt is not None:
         raise ValueError("--prompt belongs to --response; with --cases, the prompts are in the file.")
-    if args.cases is None and args.prompt is None and not args.no_proof:
-        raise ValueError("--response needs --prompt, to answer it again; or give --no-proof.")
+    if args.cases is None and args.prompt is None and not args.no_proof and args.prove_by != "probability":
+        raise ValueError(
+            "--response needs --prompt, to answer it again; or give --prove-by probability, or --no-proof."
+        )
     against, cases = (
         [{**row, "language": row.get("language") or args.language} for row in read_rows(file, "response", None)]
         if file
@@ -198,14 +242,19 @@ def _kind(rows: Sequence[Row], loop: Fault, switch: Fault) -> str:
     )
 
 
-def _proof(args: argparse.Namespace, tokenizer: Any, bad: Sequence[Case]) -> Any:
+def _proof(args: argparse.Namespace, tokenizer: Any, bad: Sequence[Case], fault: Fault) -> Any:
     from ..inspection.diagnose_answers import ProofSettings
+    from ..inspection.diagnose_cases import SwitchFault
     from ..sampling import SamplingSettings
 
     longest = max(len(tokenizer(case.response)["input_ids"]) for case in bad)
     tokens = args.max_new_tokens or min(longest, LONGEST_ANSWER)
+    rare = isinstance(fault, SwitchFault)
+    by = args.prove_by if args.prove_by != "auto" else "probability" if rare else "answers"
     return ProofSettings(
         SamplingSettings(args.temperature, args.top_p, tokens, seed=args.seed),
+        by=by,
+        members=tuple(args.test),
         samples=args.samples,
         strength=args.strength,
         alpha=args.alpha,

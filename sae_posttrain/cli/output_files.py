@@ -60,6 +60,16 @@ def replacing(path: Path) -> Iterator[IO[str]]:
         scratch.unlink(missing_ok=True)
 
 
+def remove_older(path: Path, why: str) -> None:
+    """Remove the file that an earlier run wrote, and say so, when this run has nothing to write there.
+
+    Otherwise the older file would be taken for the result of this run.
+    """
+    if path.is_file():
+        path.unlink()
+        print(f"Removed {path}, which an earlier run wrote: {why}.")
+
+
 def is_device(path: Path) -> bool:
     """Whether the path is a device such as /dev/stdout, which must not be replaced."""
     return path.exists() and not path.is_file()

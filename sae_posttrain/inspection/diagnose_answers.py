@@ -18,8 +18,13 @@ from ..steering.generate import steer
 from ..steering.removal import ablate
 from .diagnose_cases import EncodedCase, Fault
 
+LEAST_DRAWS = 5  # to know how much random directions differ
 GREEDY = SamplingSettings(0.0, top_p=1.0, max_new_tokens=256)
 Way = Literal["ablate", "amplify"]
+ProveBy = Literal["answers", "probability"]
+"""`answers`: answer again, and count. `probability`: read how probable the first faulty token is, without sampling."""
+Members = Literal["each", "layer", "all"]
+"""What is tested together: each suspect by itself, the suspects of each layer, or all of them."""
 
 
 @dataclass(frozen=True)
@@ -27,29 +32,49 @@ class ProofSettings:
     """How the proof is done.
 
     Args:
-        sampling: how answers are sampled. Greedy by default: then each case has one answer, always the same.
+        sampling: how answers are sampled. Greedy by default: then each case has one answer, always the same. By
+            `probability`, only its temperature counts, and temperature 0 is read at 1.
+        by: what is compared. A fault that is a rare draw, such as a switch of language, hardly comes again in a few
+            answers; its probability can be read.
+        members: what is tested together.
         samples: answers to each prompt; one if greedy.
         strength: share of what the features write that is taken away; 1 is all of it.
         alpha: strength of amplifying, in typical strengths.
-        controls: number of random draws of directions of equal norm, for each trial.
+        controls: number of random draws of directions of equal norm, for each trial. Default: 3 by `answers`, 20 by
+            `probability`, where a draw costs little.
         cases: most bad cases and most good prompts that are answered again.
         batch_size: answers sampled at once.
     """
 
     sampling: SamplingSettings = GREEDY
+    by: ProveBy = "answers"
+    members: tuple[Members, ...] = ("each", "layer", "all")
     samples: int = 1
     strength: float = 1.0
     alpha: float = 4.0
-    controls: int = 3
+    controls: int | None = None
     cases: int = 32
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        if min(self.samples, self.controls, self.cases, self.batch_size) < 1:
+        if min(self.samples, self.draws, self.cases, self.batch_size) < 1:
             raise ValueError(
-                f"samples={self.samples}, controls={self.controls}, cases={self.cases}, batch_size={self.batch_size}: "
+                f"samples={self.samples}, controls={self.draws}, cases={self.cases}, batch_size={self.batch_size}: "
                 "expected at least 1."
             )
+        if self.by not in ("answers", "probability"):
+            raise ValueError(f"by={self.by!r}: expected 'answers' or 'probability'.")
+        if not self.members or set(self.members) - {"each", "layer", "all"}:
+            raise ValueError(f"members={self.members}: expected some of 'each', 'layer' and 'all'.")
+        if self.by == "probability" and self.draws < LEAST_DRAWS:
+            raise ValueError(f"controls={self.draws}: by probability, expected at least {LEAST_DRAWS}.")
+
+    @property
+    def draws(self) -> int:
+        """Number of random draws."""
+        if self.controls is not None:
+            return self.controls
+        return 3 if self.by == "answers" else 20
 
 
 @dataclass(frozen=True)

@@ -9,45 +9,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..artefacts import DIAGNOSIS
 from ..discovery.contrast import activation_contrast
-from ..discovery.selection import check_choice, highest, layer_features
+from ..discovery.selection import Choice, check_choice, highest, layer_features
 from ..discovery.sources import load_saes, provenance
 from ..discovery.statistics import Statistics, check_reading, sum_passages
 from ..discovery.thresholds import TokenSample
 from ..feature_set import FeatureSet
 from ..sae import SparseAutoencoder
-from .contexts import pieces_around
 from .diagnose_answers import ProofSettings
 from .diagnose_cases import GOOD, Case, EncodedCase, Fault, Where, encode_cases
 from .diagnose_proof import DEFAULT_PROOF, Proof, prove_causes
-from .pre_activations import cut, read_pre_activations
-
-SHOWN_AROUND = 12  # tokens on each side of a feature's peak
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """A feature that is more active on the faulty tokens than on the good ones.
-
-    Args:
-        layer, feature: of the SAE.
-        score: mean activation on the faulty tokens minus that on the good ones; each case weighs the same.
-        size: what the score writes, as a share of the length of the mean residual on the good tokens. Comparable
-            between layers.
-        fault, good: the two mean activations.
-        pieces: text of a bad case around the feature's highest pre-activation, each piece with its own.
-    """
-
-    layer: int
-    feature: int
-    score: float
-    size: float
-    fault: float
-    good: float
-    pieces: tuple[tuple[str, float], ...]
+from .diagnose_suspects import Suspect, excerpt, pieces_of, suspects_of
+from .diagnose_trials import members_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +38,8 @@ class Diagnosis:
         good: number of good cases that they were compared with; 0 if the beginning of each bad response was used.
         ranked: all suspects as a feature set, best first within each layer.
         proof: what became of the fault when features were ablated or amplified; None if it was not tested.
-        features: those suspects that cured more cases than random directions did, None if there are none.
+        features: those suspects that the proof shows to be a cause; with too few cases for a proof, those for which the
+            fault is rarer than under random directions. None if there are none.
         model, sae: names.
     """
 
@@ -86,7 +64,7 @@ class Diagnosis:
                 "good": self.good,
                 "suspects": [asdict(one) for one in self.suspects],
                 "proof": None if self.proof is None else self.proof.to_dict(),
-                "kept": [] if self.features is None else [list(one) for one in _members(self.features)],
+                "kept": [] if self.features is None else [list(one) for one in members_of(self.features)],
             }
         }
 
@@ -94,7 +72,7 @@ class Diagnosis:
         """The suspects, and what the proof says of each."""
         header = f"{'layer':>5} {'feature':>8} {'size':>7} {'fault':>8} {'good':>8}  around its peak"
         lines = [
-            f"{one.layer:5} {one.feature:8} {one.size:7.1%} {one.fault:8.3f} {one.good:8.3f}  {_excerpt(one)}"
+            f"{one.layer:5} {one.feature:8} {one.size:7.1%} {one.fault:8.3f} {one.good:8.3f}  {excerpt(one)}"
             for one in self.suspects
         ]
         return "\n".join([header, *lines, *([] if self.proof is None else ["", self.proof.table()])])
@@ -112,6 +90,7 @@ def diagnose(
     top: int = 3,
     where: Where = "stretch",
     proof: ProofSettings | None = DEFAULT_PROOF,
+    suspects: FeatureSet | str | Path | None = None,
     chat: bool = False,
     batch_size: int = 8,
     max_length: int = 1024,
@@ -121,7 +100,8 @@ def diagnose(
 
     1. Rank: mean activation on the faulty tokens, and on the one before them, minus that on good ones.
     2. Prove: sample the answer anew with each suspect ablated, and count in how many cases the fault is gone, beside
-       random directions of equal norm; amplify it on good prompts, and count how many answers get the fault.
+       random directions of equal norm; amplify it on good prompts, and count how many answers get the fault. Or read
+       how probable the fault is, without sampling (`ProofSettings(by="probability")`).
 
     Args:
         model, tokenizer: the model and its fast tokenizer.
@@ -134,6 +114,8 @@ def diagnose(
         top: suspects per layer.
         where: `stretch` ranks on all faulty tokens; `before` on the token before the fault alone.
         proof: settings of the proof; None only ranks.
+        suspects: a feature set of the same SAE, whose features are tested instead of the highest ones, such as those of
+            `discover repetition`, or those of another language as a control. `layers` and `top` do not count then.
         chat: whether the chat template is applied to text prompts too.
         batch_size, max_length: cases per forward pass, and tokens of prompt and response that are read.
         progress: whether progress bars are shown.
@@ -154,6 +136,8 @@ def diagnose(
 
     Source: arXiv:2605.11887, sections 3.3, 7.2 and 8.1.
     """
+    given = None if suspects is None else FeatureSet.of(suspects)
+    layers = layers if given is None else [layer.layer for layer in given.layers]
     check_choice(layers, top, "contrast", ("contrast",))
     check_reading(batch_size, max_length)
     saes = load_saes(sae, layers, model)
@@ -172,16 +156,20 @@ def diagnose(
         progress=progress,
         sample=sample,
     )
-    ranked = _ranked(model, saes, statistics, fault.name, [*bad, *good], top=top, sample=sample, progress=progress)
-    suspects = _suspects(ranked, statistics, fault.name, _pieces(model, tokenizer, ranked, encoded_bad, batch_size))
+    chosen = _highest(statistics, fault.name, top) if given is None else _chosen(given, statistics, fault.name)
+    ranked = _ranked(model, saes, statistics, chosen, [*bad, *good], sample=sample, progress=progress)
+    shown = suspects_of(ranked, statistics, fault.name, pieces_of(model, tokenizer, ranked, encoded_bad, batch_size))
     proved = features = None
     if proof is not None:
         proved = prove_causes(
-            *(model, tokenizer, ranked, fault, encoded_bad, encoded_good), settings=proof, progress=progress
+            *(model, tokenizer, ranked, fault, encoded_bad, encoded_good),
+            settings=proof,
+            dense=_difference_of_means(statistics, fault.name),
+            progress=progress,
         )
         features = _kept(ranked, proved)
     return Diagnosis(
-        *(fault.name, suspects, tuple(one.case for one in encoded_bad), len(encoded_good), ranked, proved, features),
+        *(fault.name, shown, tuple(one.case for one in encoded_bad), len(encoded_good), ranked, proved, features),
         model=ranked.provenance.base_model,
         sae=ranked.provenance.sae,
     )
@@ -211,90 +199,71 @@ def _statistics(
     return sum_passages(model, saes, [name, GOOD], lambda: batches, total=total, progress=progress, sample=sample)
 
 
+def _highest(statistics: Statistics, name: str, top: int) -> dict[int, list[Choice]]:
+    """For each layer the features that are most more active on the faulty tokens."""
+    found = {
+        layer: highest(activation_contrast(groups, name, GOOD), name, top, own=name)
+        for layer, groups in statistics.items()
+    }
+    if not any(found.values()):
+        raise ValueError(
+            f"No feature of layers {list(statistics)} is more active on the faulty tokens than on the good ones. Try "
+            "other layers, or check that SAE and model belong together."
+        )
+    return found
+
+
+def _chosen(given: FeatureSet, statistics: Statistics, name: str) -> dict[int, list[Choice]]:
+    """The features of a set that fire on these tokens, with their scores."""
+    found: dict[int, list[Choice]] = {}
+    for layer in given.layers:
+        groups = statistics[layer.layer]
+        score_K = activation_contrast(groups, name, GOOD)
+        fires_K = groups[name].firing + groups[GOOD].firing > 0
+        if layer.ids and max(layer.ids) >= len(score_K):
+            raise ValueError(f"The suspects have feature {max(layer.ids)}, but the SAE has {len(score_K)} features.")
+        found[layer.layer] = [Choice(one, name, float(score_K[one]), own=name) for one in layer.ids if fires_K[one]]
+    if not any(found.values()):
+        raise ValueError("None of the given suspects fires on any token of these cases, so that none can be tested.")
+    return found
+
+
 def _ranked(
     model: PreTrainedModel,
     saes: Mapping[int, SparseAutoencoder],
     statistics: Statistics,
-    name: str,
+    chosen: Mapping[int, Sequence[Choice]],
     cases: Sequence[Case],
     *,
-    top: int,
     sample: TokenSample,
     progress: bool,
 ) -> FeatureSet:
-    found = []
-    for layer, sae in saes.items():
-        chosen = highest(activation_contrast(statistics[layer], name, GOOD), name, top, own=name)
-        if chosen:
-            found.append(layer_features(sae, statistics[layer], chosen, baselines=True, sample=sample))
-    if not found:
-        raise ValueError(
-            f"No feature of layers {list(saes)} is more active on the faulty tokens than on the good ones. Try other "
-            "layers, or check that SAE and model belong together."
-        )
+    found = [
+        layer_features(sae, statistics[layer], chosen[layer], baselines=True, sample=sample)
+        for layer, sae in saes.items()
+        if chosen[layer]
+    ]
+    name = found[0].targets[0]
     texts = {name: [f"{case.prompt}\n{case.response}" for case in cases]}
     return FeatureSet(tuple(found), provenance(model, saes, texts, "diagnosis", progress=progress))
 
 
-def _suspects(
-    ranked: FeatureSet,
-    statistics: Statistics,
-    name: str,
-    pieces: Mapping[tuple[int, int], tuple[tuple[str, float], ...]],
-) -> tuple[Suspect, ...]:
-    found = []
-    for layer in ranked.layers:
-        length = max(float(statistics[layer.layer][GOOD].mean_residual.norm()), 1e-12)
-        for row, feature in enumerate(layer.ids):
-            score = float(layer.score[row])
-            fault, good = (float(layer.activations[group][row]) for group in (name, GOOD))
-            size = score * float(layer.direction[row].norm()) / length
-            found.append(Suspect(layer.layer, feature, score, size, fault, good, pieces[layer.layer, feature]))
-    return tuple(sorted(found, key=lambda one: -one.size))
-
-
-def _pieces(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    ranked: FeatureSet,
-    cases: Sequence[EncodedCase],
-    batch_size: int,
-) -> dict[tuple[int, int], tuple[tuple[str, float], ...]]:
-    """For each feature, the bad case with its highest pre-activation on a faulty token, around that token."""
-    best: dict[tuple[int, int], tuple[float, tuple[tuple[str, float], ...]]] = {}
-    read = read_pre_activations(model, ranked, [one.ids for one in cases], batch_size=batch_size)
-    for n, pre in read:
-        case = cases[n]
-        assert case.fault is not None
-        response = cut(tokenizer, case.case.response, len(case.ids) - case.start)
-        for layer in ranked.layers:
-            for row, feature in enumerate(layer.ids):
-                pre_S = pre[layer.layer][case.start :, row]
-                first, last = (place - case.start for place in case.fault)
-                peak, place = pre_S[first:last].max(0)
-                if (layer.layer, feature) not in best or float(peak) > best[layer.layer, feature][0]:
-                    shown = pieces_around(case.case.response, response, pre_S, first + int(place), SHOWN_AROUND)
-                    best[layer.layer, feature] = float(peak), shown
-    return {key: shown for key, (_, shown) in best.items()}
+def _difference_of_means(statistics: Statistics, name: str) -> dict[int, Tensor]:
+    """Layer → `(D,)` mean residual of the faulty tokens minus that of the good ones: what needs no SAE."""
+    return {
+        layer: (groups[name].mean_residual - groups[GOOD].mean_residual).float().cpu()
+        for layer, groups in statistics.items()
+    }
 
 
 def _kept(ranked: FeatureSet, proof: Proof) -> FeatureSet | None:
-    """The features that cured more cases by themselves than random directions did."""
-    causes = {trial.members[0] for trial in proof.trials if len(trial.members) == 1 and trial.is_cause}
+    """The features that passed the proof by themselves; those of a group that was tested only as a whole, if it did."""
+    alone = {trial.members[0] for trial in proof.trials if len(trial.members) == 1}
+    passed = [trial for trial in proof.trials if trial.verdict]
+    causes = {one for trial in passed for one in trial.members if len(trial.members) == 1 or one not in alone}
     layers = []
     for layer in ranked.layers:
         rows = [row for row, feature in enumerate(layer.ids) if (layer.layer, feature) in causes]
         if rows:
             layers.append(layer.take(rows))
     return replace(ranked, layers=tuple(layers)) if layers else None
-
-
-def _members(features: FeatureSet) -> list[tuple[int, int]]:
-    return [(layer.layer, feature) for layer in features.layers for feature in layer.ids]
-
-
-def _excerpt(suspect: Suspect) -> str:
-    """The text around the peak, the strongest piece in brackets."""
-    highest_value = max((value for _, value in suspect.pieces), default=0.0)
-    text = "".join(f"[{piece}]" if value == highest_value else piece for piece, value in suspect.pieces)
-    return " ".join(text.split())

@@ -51,7 +51,8 @@ def compare_rates(report: C, against: C, *, seed: int = 0) -> Difference:
 
     The interval combines the intervals of the two runs (`share_interval`) and the correlation of their rates over
     prompts. It remains valid when few or no responses fail. The p-value is that of a permutation test, which swaps
-    the two runs' answers to each prompt at random. The runs may have different numbers of samples.
+    the two runs' answers to each prompt at random. Where the runs have different numbers of answers to a prompt, it
+    deals all of them to the two runs at random, so that the numbers stay as they are.
 
     Args:
         report: report of the run to judge, measured with `clusters`.
@@ -136,15 +137,15 @@ def _correlation(hits_2P: np.ndarray, sizes_2P: np.ndarray, rates: np.ndarray) -
 def _swapping(hits_2P: np.ndarray, sizes_2P: np.ndarray, rng: np.random.Generator) -> float:
     """The p-value of the permutation test. Prompts with equal counts are sampled together, which is exact and fast."""
     kinds, numbers = np.unique(np.concatenate([hits_2P, sizes_2P]).T, axis=0, return_counts=True)
-    hits_K2, sizes_K2 = kinds[:, :2], kinds[:, 2:]
-    swapped_RK = rng.binomial(numbers, 0.5, size=(RESAMPLES, len(kinds)))
-    kept_RK = numbers - swapped_RK
-    first = (kept_RK @ hits_K2[:, 0] + swapped_RK @ hits_K2[:, 1]) / (
-        kept_RK @ sizes_K2[:, 0] + swapped_RK @ sizes_K2[:, 1]
-    )
-    second = (kept_RK @ hits_K2[:, 1] + swapped_RK @ hits_K2[:, 0]) / (
-        kept_RK @ sizes_K2[:, 1] + swapped_RK @ sizes_K2[:, 0]
-    )
-    rates = hits_2P.sum(axis=1) / sizes_2P.sum(axis=1)
-    as_large = np.abs(first - second) >= abs(rates[0] - rates[1]) - 1e-12
+    alike_K = kinds[:, 2] == kinds[:, 3]
+    hits_K2 = kinds[alike_K, :2]
+    swapped_RK = rng.binomial(numbers[alike_K], 0.5, size=(RESAMPLES, len(hits_K2)))
+    kept_RK = numbers[alike_K] - swapped_RK
+    first_R = kept_RK @ hits_K2[:, 0] + swapped_RK @ hits_K2[:, 1]
+    for (hits, others, size, other_size), number in zip(kinds[~alike_K], numbers[~alike_K], strict=True):
+        hit = hits + others
+        first_R += rng.hypergeometric(hit, size + other_size - hit, size, size=(RESAMPLES, number)).sum(axis=1)
+    total, sizes = hits_2P.sum(), sizes_2P.sum(axis=1)
+    rates = hits_2P.sum(axis=1) / sizes
+    as_large = np.abs(first_R / sizes[0] - (total - first_R) / sizes[1]) >= abs(rates[0] - rates[1]) - 1e-12
     return float((as_large.sum() + 1) / (RESAMPLES + 1))

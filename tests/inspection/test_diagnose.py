@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.artefacts import DIAGNOSIS
 from sae_posttrain.cli import main
-from sae_posttrain.cli.diagnose import _rows
+from sae_posttrain.cli.diagnose import NOT_PROVED, _rows
 from sae_posttrain.inspection import diagnose
 from sae_posttrain.inspection.diagnose_answers import ProofSettings
 from sae_posttrain.inspection.diagnose_cases import (
@@ -35,6 +38,7 @@ from sae_posttrain.inspection.diagnose_cases import (
 )
 from sae_posttrain.inspection.diagnose_features import Diagnosis
 from sae_posttrain.inspection.diagnose_proof import prove_causes
+from sae_posttrain.inspection.diagnose_tokens import FirstTokens
 from sae_posttrain.metrics import SwitchCriteria
 from sae_posttrain.metrics.loops import LoopSettings
 from sae_posttrain.sae import SparseAutoencoder
@@ -120,15 +124,22 @@ def test_ablating_the_cause_cures_and_amplifying_it_breaks(found: Diagnosis) -> 
     culprit = next(trial for trial in found.proof.trials if trial.members == ((LAYER, CULPRIT),))
     other = next(trial for trial in found.proof.trials if len(trial.members) == 1 and trial != culprit)
     together = found.proof.trials[-1]
-    assert culprit.ablated.hits == together.ablated.hits == 0
-    assert culprit.random_ablated.hits == culprit.random_ablated.total == 24
-    assert other.ablated.hits == 12
-    assert culprit.amplified is not None
-    assert culprit.random_amplified is not None
-    assert culprit.amplified.hits == 12
-    assert culprit.random_amplified.rate < 0.5
+    one, all_of_them, another = culprit.answers, together.answers, other.answers
+    assert one is not None
+    assert all_of_them is not None
+    assert another is not None
+    assert one.ablated.hits == all_of_them.ablated.hits == 0
+    assert one.random_ablated.hits == one.random_ablated.total == 24
+    assert another.ablated.hits == 12
+    assert one.dense_ablated is not None
+    assert one.dense_ablated.hits == 0  # the triggers differ from good words in the planted direction alone
+    assert one.amplified is not None
+    assert one.random_amplified is not None
+    assert one.amplified.hits == 12
+    assert one.random_amplified.rate < 0.5
     assert culprit.is_cause
-    assert not other.is_cause
+    assert culprit.corrected_p == pytest.approx(3 * culprit.p_value)
+    assert not other.verdict
     assert found.features is not None
     assert [layer.ids for layer in found.features.layers] == [(CULPRIT,)]
     assert found.features.targets == ("fault",)
@@ -151,8 +162,77 @@ def test_the_ablation_is_that_of_the_equation(found: Diagnosis, model: Any, toke
             probability = float(logits_V.softmax(-1)[case.ids[first]].detach())
             before, after = (before + probability, after) if number == 0 else (before, after + probability)
         assert residual_D.shape == direction_D.shape
-    assert trial.first_token == pytest.approx(after / before, rel=1e-4)
-    assert trial.first_token < 0.1 < trial.random_first_token
+    assert found.proof.probability == pytest.approx(before / len(BAD), rel=1e-4)
+    assert trial.token.left == pytest.approx(after / before, rel=1e-4)
+    assert trial.token.left < 0.1 < min(trial.token.random_left)
+
+
+def test_a_cause_is_proved_without_sampling(model: Any, tokenizer: Any, saes: Any) -> None:
+    """Each feature alone, beside 20 random directions and the difference of means."""
+    settings = ProofSettings(by="probability", members=("each",))
+    how: dict[str, Any] = {"fault": FAULT, "layers": [LAYER], "proof": settings, "progress": False}
+    found = diagnose(*(model, tokenizer, saes, BAD, GOOD), top=2, **how)
+    assert found.proof is not None
+    assert found.proof.before is None
+    assert (found.proof.controls, found.proof.cases) == (20, 12)
+    culprit = next(trial for trial in found.proof.trials if trial.members == ((LAYER, CULPRIT),))
+    (other,) = (trial for trial in found.proof.trials if trial != culprit)
+    assert culprit.is_cause
+    assert culprit.token.lower == 1.0
+    assert len(culprit.token.random_left) == 20
+    assert culprit.token.dense_left == pytest.approx(culprit.token.left, abs=0.05)
+    assert culprit.p_value == max(culprit.token.over_cases, culprit.token.over_draws)
+    assert not other.verdict
+    assert "has a mean probability of" in found.table()
+    (given,) = found.ranked.layers
+    other_alone = replace(found.ranked, layers=(given.take([given.ids.index(other.members[0][1])]),))
+    again = diagnose(*(model, tokenizer, saes, BAD, GOOD), suspects=other_alone, **how)
+    assert [one.feature for one in again.suspects] == [other.members[0][1]]
+    assert again.features is None
+    few = diagnose(*(model, tokenizer, saes, BAD[:3], GOOD), top=1, **how)
+    assert few.proof is not None
+    assert few.proof.trials[0].verdict == "hint"
+    assert few.features is not None
+
+
+def test_a_switch_is_read_by_all_tokens_of_its_script(model: Any, tokenizer: Any, saes: Any) -> None:
+    """Of a tokenizer with two Han words, both count; in good answers, the probability of both is read too."""
+    words = tokenizer.backend_tokenizer.to_str().replace('"bad"', '"坏"').replace('"g3"', '"好"')
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(words), pad_token="<pad>")
+    bad = [Case(f"{one} {one}", f"{one} 坏 坏", "en", (len(one) + 1, len(one) + 4)) for one in TRIGGERS]
+    good = [Case(f"{one} {one}", f"{one} {one}", "en") for one in FINE if one != "g3"]
+    encoded, fine = (encode_cases(tokenizer, some, chat=False, max_length=64) for some in (bad, good))
+    fault = SwitchFault(SwitchCriteria(to="zh"), "zh")
+    found = diagnose(
+        *(model, tokenizer, saes, bad, good),
+        **{"fault": fault, "layers": [LAYER], "top": 1, "progress": False},
+        proof=ProofSettings(SamplingSettings(1.3, 1.0, 3), by="probability"),
+    )
+    assert found.proof is not None
+    han = tokenizer.convert_tokens_to_ids(["坏", "好"])
+    with torch.no_grad():
+        logits = [model(torch.tensor([list(one.ids)])).logits[0, one.fault[0] - 1] for one in encoded if one.fault]
+    by_hand = [float((logits_V / 1.3).softmax(-1)[han].sum()) for logits_V in logits]
+    assert found.proof.probability == pytest.approx(sum(by_hand) / len(by_hand), rel=1e-4)
+    (trial,) = found.proof.trials
+    assert trial.is_cause
+    assert trial.token.raised is not None
+    assert trial.token.random_raised is not None
+    assert trial.token.raised >= max(trial.token.random_raised)
+    read = FirstTokens.of(model, tokenizer, fault, 1.3).after_good(fine, encoded, [found.ranked], 1.0)
+    assert read is not None
+    assert len(read[0]) == len(read[1]) == len(good)
+
+
+def test_an_empty_proof_is_refused() -> None:
+    for wrong, message in (
+        ({"controls": 0}, "at least 1"),
+        ({"by": "magic"}, "expected 'answers' or 'probability'"),
+        ({"members": ()}, "expected some of"),
+        ({"by": "probability", "controls": 3}, "at least 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ProofSettings(**wrong)
 
 
 def test_the_beginning_of_a_bad_response_serves_where_there_is_no_good_one(
@@ -182,6 +262,9 @@ def test_a_case_without_a_prompt_cannot_be_proved(model: Any, tokenizer: Any, fo
     case = EncodedCase(Case(None, "x"), (5, 6), 0, (1, 2))
     with pytest.raises(ValueError, match="A case has no prompt"):
         prove_causes(model, tokenizer, found.ranked, TextFault("x"), [case], [])
+    at_the_start = EncodedCase(Case(None, "x"), (5, 6), 0, (0, 1))
+    with pytest.raises(ValueError, match="at the first token"):
+        prove_causes(model, tokenizer, found.ranked, TextFault("x"), [at_the_start], [])
 
 
 def test_what_counts_as_a_fault() -> None:
@@ -227,14 +310,23 @@ def test_the_command_on_a_file_of_cases(place: Path, tmp_path: Path, capsys: pyt
     assert json.loads(output.read_text(encoding="utf-8"))[DIAGNOSIS]["kept"] == [[LAYER, CULPRIT]]
     features = FeatureSet.load(output.with_suffix(".safetensors"))
     assert features.layers[0].ids == (CULPRIT,)
+    other = next(one for one in range(8) if one != CULPRIT)
+    suspects = tmp_path / "suspects.safetensors"
+    replace(features, layers=(replace(features.layers[0], ids=(other,)),)).save(suspects)
+    innocent = [*command, "--suspects", str(suspects), "--controls", "2", "--max-new-tokens", "3"]
+    assert main([*innocent, "--output", str(output)]) == NOT_PROVED
+    shown = capsys.readouterr().out
+    assert "no feature set was written" in shown
+    assert f"Removed {output.with_suffix('.safetensors')}, which an earlier run wrote" in shown
+    assert not output.with_suffix(".safetensors").exists()
 
 
 def test_the_language_given_is_that_of_rows_without_one(tmp_path: Path) -> None:
     rows = [{"response": "a", "language": "fr"}, {"response": "b"}, {"response": "c", "language": ""}]
     file = tmp_path / "cases.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    given = {"cases": str(file), "against": None, "prompt": None, "response": None, "no_proof": False}
-    found, _ = _rows(Namespace(**given, language="en"))
+    given = {"cases": str(file), **dict.fromkeys(("against", "prompt", "response")), "no_proof": False}
+    found, _ = _rows(Namespace(**given, language="en", prove_by="auto"))
     assert [row["language"] for row in found] == ["fr", "en", "en"]
 
 
@@ -245,6 +337,8 @@ def test_the_command_on_one_case(place: Path, tmp_path: Path, capsys: pytest.Cap
     one = [*command, "--prompt", "g1 g2", "--response", "g3 g4 bad bad"]
     assert main([*one, "--fault-text", "bad", "--no-proof"]) == 0
     assert FeatureSet.load(output.with_suffix(".safetensors")).layers[0].ids[0] == CULPRIT
+    assert main([*one, "--fault-text", "bad", "--top", "1", "--prove-by", "probability"]) == NOT_PROVED
+    assert "a hint, not a proof" in capsys.readouterr().out
     for wrong, message in (
         (one, "Name the faulty words with --fault-text"),
         ([*command, "--response", "bad"], "--response needs --prompt"),

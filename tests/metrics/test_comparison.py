@@ -47,6 +47,34 @@ def test_p_value_is_that_of_every_way_to_swap() -> None:
     assert found.p_value == pytest.approx(exact, abs=0.02)
 
 
+def test_p_value_is_that_of_every_way_to_deal_where_numbers_differ() -> None:
+    """One answer to each prompt against three: which of the four is the single one?"""
+    prompts = [("x", "..."), (".", "xxx"), (".", "xx."), (".", "x.x"), ("x", "xx.")]
+    found = compare_rates(run(*(one for one, _ in prompts)), run(*(three for _, three in prompts)))
+    differences = []
+    for chosen in itertools.product(range(4), repeat=len(prompts)):
+        hits = [0, 0]
+        for place, (one, three) in zip(chosen, prompts, strict=True):
+            dealt = one + three
+            hits[0] += dealt[place] == "x"
+            hits[1] += dealt.count("x") - (dealt[place] == "x")
+        differences.append(hits[0] / 5 - hits[1] / 15)
+    exact = np.mean([abs(one) >= abs(found.difference) - 1e-9 for one in differences])
+    assert found.p_value == pytest.approx(exact, abs=0.02)
+
+
+def test_chance_is_seldom_called_a_difference_where_numbers_differ() -> None:
+    """A single answer to each of 12 prompts that mostly fail, against three."""
+    rng = np.random.default_rng(2)
+    called = 0
+    for _ in range(80):
+        rates = rng.beta(8, 2, size=12)
+        one, three = rng.random(12) < rates, rng.binomial(3, rates)
+        many = run(*("x" * n + "." * (3 - n) for n in three))
+        called += compare_rates(run(*("x" if hit else "." for hit in one)), many).p_value <= 0.05
+    assert called <= 6
+
+
 def test_runs_that_are_alike_do_not_differ() -> None:
     same = run(*["x."] * 5, *[".."] * 20)
     found = compare_rates(same, same)

@@ -25,14 +25,16 @@ from sae_posttrain.feature_set import FeatureSet, LayerFeatures, Provenance
 from sae_posttrain.inspection.contexts import Context, FeatureContexts, contexts_to_json
 from sae_posttrain.inspection.diagnose_answers import Counted
 from sae_posttrain.inspection.diagnose_cases import Case
-from sae_posttrain.inspection.diagnose_features import Diagnosis, Suspect
-from sae_posttrain.inspection.diagnose_proof import CauseTest, Proof
+from sae_posttrain.inspection.diagnose_features import Diagnosis
+from sae_posttrain.inspection.diagnose_proof import Proof
+from sae_posttrain.inspection.diagnose_suspects import Suspect
+from sae_posttrain.inspection.diagnose_trials import CauseTest, TokenTest, answer_test, corrected
 from sae_posttrain.inspection.diff import diff_readings
 from sae_posttrain.inspection.diff_record import diff_to_json
 from sae_posttrain.inspection.feature_readings import FeatureReading
 from sae_posttrain.inspection.trace import LayerTrace, SwitchTrace, TraceCurve, traces_to_json
 from sae_posttrain.lab.shared.record import write_numbers
-from sae_posttrain.metrics import Share, compare_rates
+from sae_posttrain.metrics import Share
 from sae_posttrain.steering.curve import Calibration, Point
 from sae_posttrain.training.sasft.record import take_up
 
@@ -224,14 +226,15 @@ def diagnosis(wrap: Wrap = str, *, proved: bool = True) -> dict[str, Any]:
         return Counted(tuple((n, n < hits) for n in range(10)))
 
     def trial(members: tuple[tuple[int, int], ...], hits: int) -> CauseTest:
-        ablated, control = counted(hits), counted(9)
-        shares = (ablated.share, control.share, compare_rates(ablated, control))
-        return CauseTest(members, *shares, counted(7).share, counted(1).share, None, 0.1, 0.97)
+        down, up = [counted(hits), counted(9), counted(9), counted(4)], [counted(7), counted(1), counted(1), counted(6)]
+        token = TokenTest(0.1, (0.97, 0.9), 0.2, 1.0, 0.01, 0.01)
+        return CauseTest(members, 10, answer_test(down, up, dense=True), token)
 
     both = ((26, 126), (27, 128))
     trials = (trial(both[:1], 2), trial(both[1:], 9), trial(both, 1))
     examples = ((wrap("Where is the river?"), wrap("There. " * 90), wrap("Behind the hill.")),)
-    proof = Proof(10, counted(10).share, counted(0).share, trials, 1.0, 4.0, 3, examples)
+    before, good_before = counted(10).share, counted(0).share
+    proof = Proof("answers", 10, before, good_before, 0.4, corrected(trials), 1.0, 4.0, 2, examples)
     pieces = tuple((wrap(piece), 3 * abs(math.sin(n))) for n, piece in enumerate(PASSAGES["en"]))
     suspects = tuple(Suspect(layer, one, 2.0 - n, 0.4 - n / 5, 2.5, 0.5, pieces) for n, (layer, one) in enumerate(both))
     ranked = features(selection="diagnosis")
