@@ -6,9 +6,9 @@
         --output_dir switches --temperature 1.3 --no-chat
 
 `cases.jsonl` is what `measure repetition --output` writes; with `--to`, it is what `measure code-switching --output`
-writes. The script chooses cases, runs `diagnose` and `report`, and writes results.csv. Options that it does not know are
-passed to `diagnose`, such as `--test`, `--suspects` and `--controls`. A diagnosis that the output folder already holds is
-not made again.
+writes. The script chooses cases, runs `diagnose` and `report`, and writes results.csv. It passes options that it does
+not know to `diagnose`, such as `--test`, `--suspects` and `--controls`. A diagnosis that the output folder already
+holds is not made again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae_posttrain.artefacts import DIAGNOSIS, LOOP, NEAR_LOOP, UNEXPECTED
+from sae_posttrain.artefacts import DIAGNOSIS, LOOP, UNEXPECTED
 from sae_posttrain.cli import main as command
 from sae_posttrain.cli.diagnose import NOT_PROVED
 from sae_posttrain.lab.shared.results import append_results
@@ -87,7 +87,7 @@ def choose_cases(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) ->
         fine = [row for row in rows if not row[UNEXPECTED]]
     else:
         bad = [row for row in rows if row[LOOP] and row[LOOP]["start"] < args.latest]
-        fine = [row for row in rows if not row[LOOP] and not row[NEAR_LOOP]]
+        fine = [row for row in rows if not row[LOOP] and not row["near_loop"]]
     return [*bad[: args.number], *fine[: args.number if args.good is None else args.good]]
 
 

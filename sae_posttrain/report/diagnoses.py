@@ -14,27 +14,44 @@ LONGEST = 600  # characters of an answer
 
 
 @dataclass(frozen=True)
+class AnswerRow:
+    """Answers with the fault: without the features, random directions or the difference of means; or with more of them.
+
+    Args:
+        own, random, dense: the three; `dense` is None if it was not tested.
+    """
+
+    own: Share
+    random: Share
+    dense: Share | None
+
+
+@dataclass(frozen=True)
 class TrialRow:
     """One test: some features, and random directions of the same length.
 
     Args:
         name: of the features.
-        ablated, random_ablated: answers that still have the fault.
-        amplified, random_amplified: good answers that got it; None without good prompts.
-        p_value: of the difference between the first two.
-        first_token, random_first_token: what is left of the probability of the first faulty token.
-        is_cause: whether the features passed.
+        ablated: bad answers that still have the fault; None if the proof is by probability.
+        amplified: good answers that got it; None without good prompts.
+        p_value, corrected_p: of the difference to random directions, before and after Holm's correction.
+        left, random_left, dense_left: what is left of the probability of the first faulty token. `random_left` is the
+            lowest and the highest of all draws.
+        raised, random_raised: by what that probability is multiplied in good answers; None if it was not read.
+        verdict: `a cause`, `a hint` or nothing.
     """
 
     name: str
-    ablated: Share
-    random_ablated: Share
-    amplified: Share | None
-    random_amplified: Share | None
+    ablated: AnswerRow | None
+    amplified: AnswerRow | None
     p_value: float
-    first_token: float
-    random_first_token: float
-    is_cause: bool
+    corrected_p: float
+    left: float
+    random_left: tuple[float, float]
+    dense_left: float | None
+    raised: float | None
+    random_raised: float | None
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -80,24 +97,39 @@ def _figure(content: RunRow) -> DiagnosisFigure:
         good=int(content["good"]),
         verdict=_verdict(trials, proof),
         suspects=tuple(_card(one, fault) for one in content["suspects"]),
-        causes=frozenset((int(layer), int(feature)) for layer, feature in content["kept"]),
+        causes=frozenset((int(layer), int(feature)) for layer, feature in content["kept"] if _proved(trials)),
         trials=trials,
         cures=tuple(_cure(*one) for one in proof["examples"]) if proof else (),
     )
 
 
+def _proved(trials: Sequence[TrialRow]) -> bool:
+    """Whether some test shows a cause; else the features that were kept are hints."""
+    return any(trial.verdict == "a cause" for trial in trials)
+
+
 def _trial(row: RunRow) -> TrialRow:
-    shares = {name: _share(row[name]) for name in ("ablated", "random_ablated", "amplified", "random_amplified")}
-    ablated, random_ablated = shares["ablated"], shares["random_ablated"]
-    if ablated is None or random_ablated is None:
-        raise ValueError("a test without answers")
+    token = row["token"]
+    random = [float(one) for one in token["random_left"]]
+    raised = token["random_raised"]
     return TrialRow(
-        *(_named(row["members"]), ablated, random_ablated, shares["amplified"], shares["random_amplified"]),
-        p_value=float(row["ablating"]["p_value"]),
-        first_token=float(row["first_token"]),
-        random_first_token=float(row["random_first_token"]),
-        is_cause=bool(row["is_cause"]),
+        *(_named(row["members"]), _answers(row, "ablated"), _answers(row, "amplified")),
+        *(float(row["p_value"]), float(row["corrected_p"]), float(token["left"]), (min(random), max(random))),
+        dense_left=None if token["dense_left"] is None else float(token["dense_left"]),
+        raised=None if token["raised"] is None else float(token["raised"]),
+        random_raised=sum(map(float, raised)) / len(raised) if raised else None,
+        verdict="a cause" if row["is_cause"] else "a hint" if row["is_hint"] else "",
     )
+
+
+def _answers(row: RunRow, name: str) -> AnswerRow | None:
+    answers = row["answers"]
+    if answers is None or (answers[name] is None and name == "amplified"):
+        return None
+    own, random = _share(answers[name]), _share(answers[f"random_{name}"])
+    if own is None or random is None:
+        raise ValueError("a test without answers")
+    return AnswerRow(own, random, _share(answers[f"dense_{name}"]))
 
 
 def _share(row: Mapping[str, float] | None) -> Share | None:
@@ -116,12 +148,25 @@ def _named(members: Sequence[Sequence[int]]) -> str:
 def _verdict(trials: Sequence[TrialRow], proof: RunRow | None) -> str:
     if proof is None:
         return "Only ranked: nothing was tested, so that these features are suspects and no more."
-    best = min(trials, key=lambda trial: trial.ablated.rate)
-    told = (
-        f"Without {best.name}, {best.ablated.hits} of {best.ablated.total} answers have the fault. With random "
-        f"directions taken away instead, {best.random_ablated.hits} of {best.random_ablated.total}."
+    answered = [(trial, trial.ablated) for trial in trials if trial.ablated is not None]
+    if answered:
+        best, found = min(answered, key=lambda one: one[1].own.rate)
+        told = (
+            f"Without {best.name}, {found.own.hits} of {found.own.total} answers have the fault. With random "
+            f"directions taken away instead, {found.random.hits} of {found.random.total}."
+        )
+    else:
+        best = min(trials, key=lambda trial: trial.left)
+        told = (
+            f"The first faulty token of {int(proof['cases'])} cases has a mean probability of "
+            f"{float(proof['probability']):.2%}. Without {best.name}, {best.left:.1%} of it are left. With random "
+            f"directions taken away instead, {best.random_left[0]:.0%} to {best.random_left[1]:.0%}."
+        )
+    if best.verdict == "a cause":
+        return f"{told} It is a cause."
+    return (
+        f"{told} That is a hint; the cases are too few for a proof." if best.verdict else f"{told} No cause is proved."
     )
-    return f"{told} It is a cause." if best.is_cause else f"{told} No cause is proved by that."
 
 
 def _card(row: RunRow, fault: str) -> Card:

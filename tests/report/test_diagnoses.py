@@ -39,7 +39,7 @@ def test_a_ranking_alone_says_that_nothing_was_tested(tmp_path: Path) -> None:
 
 def test_a_damaged_diagnosis_is_named(tmp_path: Path) -> None:
     content = diagnosis()
-    content[DIAGNOSIS]["proof"]["trials"][0]["ablated"] = None
+    content[DIAGNOSIS]["proof"]["trials"][0]["answers"]["ablated"] = None
     with pytest.raises(ValueError, match=r"The diagnosis .diagnosis. in .* is damaged"):
         page(tmp_path, content)
     content = json.loads(json.dumps({DIAGNOSIS: 3}))
