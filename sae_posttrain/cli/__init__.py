@@ -26,6 +26,7 @@ from . import (
     sft,
     steer,
 )
+from .processes import check_processes
 from .wording import in_options
 
 CLOSED = 141
@@ -81,16 +82,18 @@ def _has_no_reader(descriptor: int) -> bool:
 
 
 def _describe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Show each command's line of help at the top of its own --help too."""
+    """Show each command's line of help at the top of its own --help too, and let it know its name."""
     for shown in commands._choices_actions:
         parser = commands.choices[shown.dest]
         parser.description = f"{(shown.help or '')[:1].upper()}{(shown.help or '')[1:]}."
+        parser.set_defaults(prog=parser.prog)
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
                 _describe(action)
 
 
-def _main(arguments: Sequence[str] | None) -> int:
+def parser_of_all() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="sae-posttrain", description=ABOUT)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
@@ -113,6 +116,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     ):
         module.add_parser(commands)
     _describe(commands)
+    return parser
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    parser = parser_of_all()
     args, rest = parser.parse_known_args(arguments)
     if rest and not getattr(args, "passes_rest", False):
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -121,6 +129,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     from ..bars import bars_in_lines  # imported here because only running commands need tqdm
 
     try:
+        if not check_processes(args):
+            return 2
         with bars_in_lines():
             return int(args.run(args))
     except (ValueError, OSError, ImportError) as error:

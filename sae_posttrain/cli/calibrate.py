@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artefacts import CALIBRATION_CURVE, CALIBRATION_RESPONSES
 from .engines import add_shape, answer_shape
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
-from .output_files import check_file, replacing
+from .output_files import check_file, remove_older, replacing
+from .processes import launched_processes, shares_work
 from .wording import in_options
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_goal(parser.add_argument_group("search and target"))
     _add_sampling(parser.add_argument_group("sampling, as in the later training"))
     parser.set_defaults(run=run)
+    shares_work(parser)
 
 
 def _add_goal(goal: argparse._ArgumentGroup) -> None:
@@ -99,50 +101,50 @@ def run(args: argparse.Namespace) -> int:
     path = check_file(args.output)
     prompts = [row["prompt"] for row in read_rows(args.prompts, "prompt", args.limit)]
 
-    from accelerate import Accelerator
-
     from ..feature_set import FeatureSet
     from ..sampling import SamplingSettings
     from ..steering import calibrate
 
     features = FeatureSet.load(args.features)
-    # Accelerator instead of PartialState, because only Accelerator respects `accelerate launch --cpu`.
-    state = Accelerator()
-    if not state.is_main_process:
-        logging.disable(logging.WARNING)
-    model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device, adapter=args.adapter)
-    settings = {name: getattr(args, name) for name in _SETTINGS}
-    calibration = calibrate(
-        model,
-        tokenizer,
-        features,
-        prompts,
-        temperatures=args.temperature,
-        sampling=SamplingSettings(
-            args.temperature[0], args.top_p, args.max_new_tokens, seed=args.seed, **answer_shape(args)
-        ),
-        chat=uses_chat(args, tokenizer),
-        loop_settings=loop_settings(args, tokens=True),
-        **settings,
-    )
-    found, verdict = calibration.best is not None, in_options(calibration.verdict(), args)
-    if state.is_main_process:
-        print(json.dumps(calibration.to_dict(), indent=2) if args.json else calibration.table())
-        curve, responses = path.with_suffix(CALIBRATION_CURVE), path.with_suffix(CALIBRATION_RESPONSES)
-        curve.parent.mkdir(parents=True, exist_ok=True)
-        curve.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n", encoding="utf-8")
-        with replacing(responses) as file:
-            for row in response_rows(calibration, prompts):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        if found:
-            calibration.calibrated().save(path)
-            out = sys.stderr if args.json else sys.stdout
-            print(f"\n{verdict}\nWrote {path}, {curve} and {responses}", file=out)
-        else:
-            print(f"\nNo feature set was written, only {curve} and {responses}. {verdict}", file=sys.stderr)
-    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/trainer_runs.py
-    state.end_training()
-    return 0 if found else 1
+    with launched_processes() as state:
+        model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device, adapter=args.adapter)
+        settings = {name: getattr(args, name) for name in _SETTINGS}
+        calibration = calibrate(
+            model,
+            tokenizer,
+            features,
+            prompts,
+            temperatures=args.temperature,
+            sampling=SamplingSettings(
+                args.temperature[0], args.top_p, args.max_new_tokens, seed=args.seed, **answer_shape(args)
+            ),
+            chat=uses_chat(args, tokenizer),
+            loop_settings=loop_settings(args, tokens=True),
+            **settings,
+        )
+        if state.is_main_process:
+            _tell(calibration, args, path, prompts)
+    return 0 if calibration.best is not None else 1
+
+
+def _tell(calibration: Calibration, args: argparse.Namespace, path: Path, prompts: Sequence[Any]) -> None:
+    """Print the curve, and write it with the responses and, if there is one, the calibrated feature set."""
+    print(json.dumps(calibration.to_dict(), indent=2) if args.json else calibration.table())
+    curve, responses = path.with_suffix(CALIBRATION_CURVE), path.with_suffix(CALIBRATION_RESPONSES)
+    curve.parent.mkdir(parents=True, exist_ok=True)
+    curve.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n", encoding="utf-8")
+    with replacing(responses) as file:
+        for row in response_rows(calibration, prompts):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    verdict = in_options(calibration.verdict(), args)
+    if calibration.best is not None:
+        calibration.calibrated().save(path)
+        out = sys.stderr if args.json else sys.stdout
+        print(f"\n{verdict}\nWrote {path}, {curve} and {responses}", file=out)
+        return
+    print(f"\nNo feature set was written, only {curve} and {responses}. {verdict}", file=sys.stderr)
+    if not (path.exists() and Path(args.features).exists() and path.samefile(args.features)):
+        remove_older(path, "its alpha is not of this calibration", sys.stderr)
 
 
 def response_rows(calibration: Calibration, prompts: Sequence[Any]) -> Iterator[dict[str, Any]]:

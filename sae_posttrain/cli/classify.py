@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,12 @@ from ..texts import Row, load_rows, load_texts
 from .class_tables import print_rule
 from .inputs import add_dtype, load_model, named
 from .output_files import check_file, replacing
+from .processes import launched_processes, shares_work
 
 if TYPE_CHECKING:
     from ..data.class_results import LabelledTexts
     from ..data.classification import Verdict
+    from ..discovery.classes import ClassDiscovery
 
 
 def add_discover_class(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -126,6 +128,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
     add_dtype(parser)
+    shares_work(parser)
 
 
 def run_discover_class(args: argparse.Namespace) -> int:
@@ -133,67 +136,66 @@ def run_discover_class(args: argparse.Namespace) -> int:
     texts = _texts_by_class(args)
     tests = _tests(args, args.targets or list(texts))
 
-    from accelerate import PartialState
-
-    from ..data.class_results import discovery_to_json, judge_rules, token_counts_of
+    from ..data.class_results import judge_rules, token_counts_of
     from ..discovery.classes import discover_class_features
     from ..sae import load_sae
 
     saes = {layer: load_sae(args.sae, layer) for layer in args.layers}
-    model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device)
     reading: dict[str, Any] = {"batch_size": args.batch_size, "max_length": args.max_length}
-    options = {
-        name: getattr(args, name)
-        for name in ("layers", "targets", "sizes", "combine", "choose_by", "select", "held_out")
-    }
-    found = discover_class_features(
-        model,
-        tokenizer,
-        saes,
-        texts,
-        seed=args.seed,
-        cache=Path(args.cache) / "discovery" if args.cache else None,
-        **options,
-        **reading,
-    )
-    path = found.features.save(output)
-    flat = [text for members in texts.values() for text in members]
+    names = ("layers", "targets", "sizes", "combine", "choose_by", "select", "held_out")
+    options = {name: getattr(args, name) for name in names}
     curve = {name: getattr(args, name) for name in ("draws", "sizes", "combine", "choose_by", "held_out", "seed")}
-    results = judge_rules(
-        model,
-        tokenizer,
-        saes,
-        found,
-        flat,
-        tests,
-        dense=args.dense and bool(tests),
-        curve=curve if args.draws and args.select != "random" else None,
-        cache=args.cache,
-        **reading,
-    )
-    tokens = token_counts_of(model, tokenizer, saes, found, flat, **reading)
+    flat = [text for members in texts.values() for text in members]
+    with launched_processes() as state:
+        model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device)
+        cache = Path(args.cache) / "discovery" if args.cache else None
+        found = discover_class_features(
+            model, tokenizer, saes, texts, seed=args.seed, cache=cache, **options, **reading
+        )
+        results = judge_rules(
+            *(model, tokenizer, saes, found, flat, tests),
+            dense=args.dense and bool(tests),
+            curve=curve if args.draws and args.select != "random" else None,
+            cache=args.cache,
+            **reading,
+        )
+        tokens = token_counts_of(model, tokenizer, saes, found, flat, **reading)
+        if state.is_main_process:
+            _write_classes(output, found, results, tokens)
+    return 0
+
+
+def _write_classes(output: Path, found: ClassDiscovery, results: Mapping[str, Any], tokens: Mapping[Any, Any]) -> None:
+    """Write the features and the results beside them, and print the rules."""
+    from ..data.class_results import discovery_to_json
+
+    path = found.features.save(output)
     beside = path.with_suffix(CLASSES)
     with replacing(beside) as file:
         file.write(json.dumps(discovery_to_json(found, results, tokens), ensure_ascii=False) + "\n")
     for rule in found.rules:
         print_rule(rule, results[rule.target])
     print(f"Wrote {path} and {beside}.")
-    return 0
 
 
 def run_classify(args: argparse.Namespace) -> int:
     output = check_file(args.output) if args.output else None
     rows = _rows_with_text(args.source, args)
 
-    from accelerate import PartialState
-
     from ..data.classification import classify
 
-    model, tokenizer = load_model(args.model, dtype=args.dtype, device=PartialState().device)
     texts = [row[args.column] for row in rows]
-    verdicts = classify(
-        model, tokenizer, args.features, texts, sae=args.sae, batch_size=args.batch_size, max_length=args.max_length
-    )
+    how = {"sae": args.sae, "batch_size": args.batch_size, "max_length": args.max_length}
+    with launched_processes() as state:
+        model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device)
+        verdicts = classify(model, tokenizer, args.features, texts, **how)
+        if state.is_main_process:
+            _tell(rows, verdicts, args, output)
+    return 0
+
+
+def _tell(rows: Sequence[Row], verdicts: Sequence[Verdict], args: argparse.Namespace, output: Path | None) -> None:
+    """Write the verdicts, or print them, and print a summary."""
     if output is not None:
         with replacing(output) as file:
             for row, verdict in zip(rows, verdicts, strict=True):
@@ -201,7 +203,7 @@ def run_classify(args: argparse.Namespace) -> int:
     summary = _summary(rows, verdicts, args)
     if args.json:
         print(json.dumps(summary))
-        return 0
+        return
     if output is None:
         for number, verdict in enumerate(verdicts, start=1):
             because = "; ".join(
@@ -211,7 +213,6 @@ def run_classify(args: argparse.Namespace) -> int:
     _print_summary(summary)
     if output is not None:
         print(f"Wrote {output}.")
-    return 0
 
 
 def _summary(rows: Sequence[Row], verdicts: Sequence[Verdict], args: argparse.Namespace) -> dict[str, Any]:

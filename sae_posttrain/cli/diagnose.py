@@ -243,17 +243,16 @@ def _kind(rows: Sequence[Row], loop: Fault, switch: Fault) -> str:
 
 
 def _proof(args: argparse.Namespace, tokenizer: Any, bad: Sequence[Case], fault: Fault) -> Any:
-    from ..inspection.diagnose_answers import ProofSettings
+    from ..inspection.diagnose_answers import ProofSettings, ProveBy
     from ..inspection.diagnose_cases import SwitchFault
     from ..sampling import SamplingSettings
 
     longest = max(len(tokenizer(case.response)["input_ids"]) for case in bad)
     tokens = args.max_new_tokens or min(longest, LONGEST_ANSWER)
-    rare = isinstance(fault, SwitchFault)
-    by = args.prove_by if args.prove_by != "auto" else "probability" if rare else "answers"
+    by: ProveBy = "probability" if isinstance(fault, SwitchFault) else "answers"
     return ProofSettings(
         SamplingSettings(args.temperature, args.top_p, tokens, seed=args.seed),
-        by=by,
+        by=by if args.prove_by == "auto" else args.prove_by,
         members=tuple(args.test),
         samples=args.samples,
         strength=args.strength,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from ..artefacts import LOOP_SAMPLE
 from .inputs import add_dtype, load_model
 from .output_files import replacing
+from .processes import launched_processes, shares_work
 
 
 def add_discovery_options(
@@ -56,6 +56,7 @@ def add_discovery_options(
     add_dtype(parser)
     parser.add_argument("--k", type=int, help="active features per token, if the SAE's files and name do not say")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
+    shares_work(parser)
 
 
 @dataclass
@@ -92,18 +93,11 @@ class DiscoveryRun:
 @contextmanager
 def discovery_run(args: argparse.Namespace) -> Iterator[DiscoveryRun]:
     """Load what the options name, on every process of `accelerate launch`."""
-    from accelerate import Accelerator
-
     from ..sae import load_sae
 
-    # Accelerator instead of PartialState, because only Accelerator respects `accelerate launch --cpu`.
-    state = Accelerator()
-    if not state.is_main_process:
-        logging.disable(logging.WARNING)
     saes = None if args.select == "dense" else {layer: load_sae(args.sae, layer, k=args.k) for layer in args.layers}
-    model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device)
     shared = ("layers", "top", "select", "seed", "batch_size", "max_length")
     options = {name: getattr(args, name) for name in shared}
-    yield DiscoveryRun(state, model, tokenizer, saes, options, args.output)
-    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/trainer_runs.py
-    state.end_training()
+    with launched_processes() as state:
+        model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device)
+        yield DiscoveryRun(state, model, tokenizer, saes, options, args.output)

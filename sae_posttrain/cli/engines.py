@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .inputs import load_model, uses_chat
+from .processes import launched_processes
 
 if TYPE_CHECKING:
     from ..sampling import SamplingEngine
@@ -183,23 +183,16 @@ def opened_engine(args: argparse.Namespace) -> Iterator[Opened]:
 def _transformers(args: argparse.Namespace) -> Iterator[Opened]:
     from contextlib import nullcontext
 
-    from accelerate import Accelerator
-
     from ..sampling import TransformersEngine
     from ..steering import steer
 
-    # Accelerator instead of PartialState, because only Accelerator respects `accelerate launch --cpu`.
-    state = Accelerator()
-    if not state.is_main_process:
-        logging.disable(logging.WARNING)
-    model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device, adapter=args.adapter)
-    chat = uses_chat(args, tokenizer)
-    share = {"process": state.process_index, "processes": state.num_processes}
-    engine = TransformersEngine(model, tokenizer, args.batch_size, chat, **share)
-    with steer(model, args.features, alpha=_alpha(args)) if args.features else nullcontext():
-        yield Opened(engine, tokenizer, chat, **share)
-    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/sft.py
-    state.end_training()
+    with launched_processes() as state:
+        model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device, adapter=args.adapter)
+        chat = uses_chat(args, tokenizer)
+        share = {"process": state.process_index, "processes": state.num_processes}
+        engine = TransformersEngine(model, tokenizer, args.batch_size, chat, **share)
+        with steer(model, args.features, alpha=_alpha(args)) if args.features else nullcontext():
+            yield Opened(engine, tokenizer, chat, **share)
 
 
 @contextmanager

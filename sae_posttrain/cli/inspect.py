@@ -11,6 +11,7 @@ from ..languages import get_language
 from ..texts import load_texts
 from . import model_diff
 from .inputs import add_chat, add_dtype, load_model, named, read_rows, uses_chat
+from .processes import launched_processes, shares_work
 from .wording import option
 
 
@@ -40,6 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     model_diff.add_options(diff)
     _add_output(diff)
     diff.set_defaults(run=run_diff)
+    shares_work(diff)
 
 
 def _add_switches(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -136,7 +138,10 @@ def run_switches(args: argparse.Namespace) -> int:
 
 def run_diff(args: argparse.Namespace) -> int:
     _check_output(args.output)
-    _write(args.output, model_diff.compare(args))
+    with launched_processes() as state:
+        written = model_diff.compare(args, state)
+        if state.is_main_process:
+            _write(args.output, written)
     return 0
 
 

@@ -68,13 +68,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_dtype(parser)
 
 
-def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """Read all models, one after the other, and print the ranking; returns it as plain values."""
+def compare(args: argparse.Namespace, state: Any) -> dict[str, Any]:
+    """Read all models, one after the other, and print the ranking; returns it as plain values.
+
+    Args:
+        args: of the command.
+        state: the processes, which share the reading. The main one prints.
+    """
     texts = texts_by_name(args.texts, column=args.column, limit=args.limit)
     if args.top < 1 or args.passages < 0:
         raise ValueError(f"--top {args.top}, --passages {args.passages}: expected at least 1 and 0.")
-
-    from accelerate import PartialState
 
     from ..discovery.sources import load_saes
     from ..feature_set import FeatureSet
@@ -87,7 +90,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     names = _short_names([args.base, args.tuned, *args.noise])
     readings, saes, first = [], {}, None
     for source, name in zip([args.base, args.tuned, *args.noise], names, strict=True):
-        model, tokenizer = load_model(source, dtype=args.dtype, device=PartialState().device)
+        model, tokenizer = load_model(source, dtype=args.dtype, device=state.device)
         if first is None:
             first, saes = tokenizer, load_saes(args.sae, args.layers, model)
         _check_tokens(first, tokenizer, texts, args.base, source)
@@ -96,9 +99,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         gc.collect()
     base, tuned, *noise = readings
     found = diff_readings(base, tuned, noise=noise, by=args.by, permutations=args.permutations, seed=args.seed)
-    contexts = _passages(args, saes, first, texts, found.ranking(args.top)) if args.passages else []
+    contexts = _passages(args, saes, first, texts, found.ranking(args.top), state) if args.passages else []
     written = diff_to_json(found, top=args.top, contexts=contexts, features=features)
-    if PartialState().is_main_process:
+    if state.is_main_process:
         _print(written[MODEL_DIFFS][0], found)
     return written
 
@@ -138,10 +141,9 @@ def _passages(
     tokenizer: Any,
     texts: Mapping[str, Sequence[str]],
     ranked: Sequence[ChangedFeature],
+    state: Any,
 ) -> list[FeatureContexts]:
     """Passages of the ranked features, read in whichever model the feature is more active."""
-    from accelerate import PartialState
-
     from ..inspection.contexts import top_activations
 
     found: list[FeatureContexts] = []
@@ -151,7 +153,7 @@ def _passages(
             if (one.score > 0) == rising:
                 wanted.setdefault(one.layer, []).append(one.feature)
         if wanted:
-            model, _ = load_model(source, dtype=args.dtype, device=PartialState().device)
+            model, _ = load_model(source, dtype=args.dtype, device=state.device)
             shown = {"top": args.passages, "around": args.around}
             reading = {"batch_size": args.batch_size, "max_length": args.max_length}
             found += top_activations(model, tokenizer, saes, wanted, texts, **shown, **reading)

@@ -60,14 +60,14 @@ def replacing(path: Path) -> Iterator[IO[str]]:
         scratch.unlink(missing_ok=True)
 
 
-def remove_older(path: Path, why: str) -> None:
+def remove_older(path: Path, why: str, out: IO[str] | None = None) -> None:
     """Remove the file that an earlier run wrote, and say so, when this run has nothing to write there.
 
     Otherwise the older file would be taken for the result of this run.
     """
     if path.is_file():
         path.unlink()
-        print(f"Removed {path}, which an earlier run wrote: {why}.")
+        print(f"Removed {path}, which an earlier run wrote: {why}.", file=out)
 
 
 def is_device(path: Path) -> bool:

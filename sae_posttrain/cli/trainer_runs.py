@@ -9,6 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from .processes import shares_work
+
 _FILE_KINDS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
@@ -31,6 +33,7 @@ def add_parser(
     # TRL's parser reads the arguments, and prints all settings for --help.
     parser = commands.add_parser(name, help=f"{what}: --config FILE [--any_trl_setting …]", add_help=False)
     parser.set_defaults(run=run, passes_rest=True, settings=settings)
+    shares_work(parser)
 
 
 def parse(parser: Any, arguments: list[str]) -> tuple[Any, ...]:

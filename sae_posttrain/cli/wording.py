@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-_NOT_OPTIONS = frozenset({"rest", "traceback", "run", "passes_rest", "settings"})
+_NOT_OPTIONS = frozenset({"rest", "traceback", "run", "passes_rest", "settings", "prog", "shares_work"})
 # Arguments whose option has another name.
 _OTHERWISE = {
     "loop_settings": "--min-repeats and --min-length",

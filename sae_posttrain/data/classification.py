@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..discovery.sources import load_saes
-from ..discovery.statistics import check_reading
+from ..discovery.statistics import check_reading, share_of_process
+from ..discovery.tokens import cut, first_tokens
 from ..feature_set import FeatureSet, LayerFeatures
 from ..residual import inputs_device, read_residuals, text_config
 from ..sae import SparseAutoencoder
@@ -82,7 +85,8 @@ def classify(
         max_length: number of tokens of each text that are read.
 
     Returns:
-        A verdict for each text. The first token of a text does not count.
+        A verdict for each text. The first token of a text does not count. Under `accelerate launch` every process reads
+        a part of the texts, and has all verdicts at the end.
 
     Raises:
         ValueError: the features do not fit the model or the SAE, or there is neither an SAE nor a threshold.
@@ -106,16 +110,17 @@ def classify(
         saes = {layer: one.encoder_to(device) for layer, one in loaded.items()}
     readers = {layer.layer: _reader(layer, saes, features.provenance.sae) for layer in features.layers}
     cuts = [_tokens(tokenizer, text, max_length) for text in texts]
-    verdicts = [Verdict(())] * len(texts)
+    verdicts: dict[int, Verdict] = {}
     order = sorted((n for n, one in enumerate(cuts) if len(one.ids) > 1), key=lambda n: -len(cuts[n].ids))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    for batch in share_of_process(order, batch_size):
         residuals, _ = read_residuals(model, readers, [cuts[n].ids for n in batch])
         for row, n in enumerate(batch):
             own = {layer: values[row, : len(cuts[n].ids)] for layer, values in residuals.items()}
             found = [one for reader in readers.values() for one in _evidence(reader, own, cuts[n])]
             verdicts[n] = Verdict(tuple(found))
-    return verdicts
+    if PartialState().num_processes > 1:
+        verdicts = {n: one for part in gather_object([verdicts]) for n, one in part.items()}
+    return [verdicts.get(n, Verdict(())) for n in range(len(texts))]
 
 
 class _Reader(NamedTuple):
@@ -157,11 +162,10 @@ class _Tokens(NamedTuple):
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> _Tokens:
-    encoded = tokenizer(text, truncation=True, max_length=max_length, return_offsets_mapping=tokenizer.is_fast)
-    ids: list[int] = encoded["input_ids"]
     if not tokenizer.is_fast:
+        (ids,) = first_tokens(tokenizer, [text], max_length)
         return _Tokens(ids, [tokenizer.decode([one]) for one in ids], [(-1, -1)] * len(ids))
-    places = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+    ids, places = cut(tokenizer, text, max_length, special=True)
     return _Tokens(ids, [text[start:end] for start, end in places], places)
 
 

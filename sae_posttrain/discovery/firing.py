@@ -23,6 +23,7 @@ from ..sae import SparseAutoencoder
 from .firing_cache import SHARD_SIZE, At, FiringCache, FiringSource, Shard, joined, offsets_of
 from .sources import fingerprint, load_saes, model_name, sae_hashes
 from .statistics import CHUNK_ELEMENTS, blocks_of_layers, check_reading, encoder_room
+from .tokens import first_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ def _collect(
     batch_size: int,
     max_length: int,
 ) -> Shard:
-    encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+    encoded = first_tokens(tokenizer, texts, None)
     cut = sum(len(ids) > max_length for ids in encoded)
     if at == "last" and cut:
         logger.warning(

@@ -19,6 +19,7 @@ from ..bars import progress_bar
 from ..residual import inputs_device, read_residuals
 from ..sae import SparseAutoencoder
 from .thresholds import TokenSample
+from .tokens import first_tokens
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ def collect_statistics(
 
     def passages() -> Iterator[list[TokenPassage]]:
         for group, members in batches:
-            encoded = tokenizer(members, truncation=True, max_length=max_length)["input_ids"]
+            encoded = first_tokens(tokenizer, members, max_length)
             yield [TokenPassage(ids, [GroupSpan(group, 1, len(ids))]) for ids in encoded if ids]
 
     sums = sum_passages(model, saes, texts, passages, total=len(batches), progress=progress, sample=sample)

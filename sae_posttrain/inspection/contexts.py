@@ -16,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ..artefacts import TOP_CONTEXTS
 from ..discovery.statistics import CHUNK_ELEMENTS
+from ..discovery.tokens import Pieces, cut
 from ..feature_set import FeatureSet
 from ..residual import read_residuals
 from ..sae import SparseAutoencoder
-from .pre_activations import Pieces, cut, read_pre_activations
+from .pre_activations import read_pre_activations
 
 
 @dataclass(frozen=True)

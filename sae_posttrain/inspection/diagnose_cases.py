@@ -10,10 +10,10 @@ from typing import Any, Literal, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from ..discovery.statistics import GroupSpan, TokenPassage
+from ..discovery.tokens import cut
 from ..metrics import SwitchCriteria, find_loop
 from ..metrics.loops import DEFAULT_LOOPS, LoopSettings
 from ..sampling import Prompt, encode_prompts
-from .pre_activations import cut
 
 GOOD = "good"
 """The group of tokens that the faulty ones are compared with."""

@@ -26,12 +26,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Source: Holm 1979, Scandinavian Journal of Statistics 6.
     """
-    p_values = np.asarray(p_values, dtype=float)
-    order = p_values.argsort(kind="stable")
-    factors = np.arange(len(p_values), 0, -1)
-    corrected = np.empty_like(p_values)
-    corrected[order] = np.maximum.accumulate(factors * p_values[order]).clip(max=1.0)
-    return corrected.tolist()
+    given = np.asarray(p_values, dtype=float)
+    order = given.argsort(kind="stable")
+    factors = np.arange(len(given), 0, -1)
+    corrected = np.empty_like(given)
+    corrected[order] = np.maximum.accumulate(factors * given[order]).clip(max=1.0)
+    return [float(value) for value in corrected]
 
 
 def chance_among_draws(value: float, draws: Sequence[float]) -> float:

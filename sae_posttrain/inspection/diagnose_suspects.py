@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..discovery.statistics import Statistics
+from ..discovery.tokens import cut
 from ..feature_set import FeatureSet
 from .contexts import pieces_around
 from .diagnose_cases import GOOD, EncodedCase
-from .pre_activations import cut, read_pre_activations
+from .pre_activations import read_pre_activations
 
 SHOWN_AROUND = 12  # tokens on each side of a feature's peak
 

@@ -22,6 +22,7 @@ from ..discovery.statistics import (
     share_of_process,
     sum_passages,
 )
+from ..discovery.tokens import first_tokens
 from ..sae import SparseAutoencoder
 
 Quantity: TypeAlias = Literal["activation", "firing", "pre_activation"]
@@ -101,7 +102,7 @@ def read_model_features(
 
     def passages() -> Iterator[list[TokenPassage]]:
         for batch in batches:
-            ids = tokenizer([text for _, text in batch], truncation=True, max_length=max_length)["input_ids"]
+            ids = first_tokens(tokenizer, [text for _, text in batch], max_length)
             yield [
                 TokenPassage(one, [GroupSpan(str(unit), 1, len(one))])
                 for (unit, _), one in zip(batch, ids, strict=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..discovery.statistics import CHUNK_ELEMENTS
+from ..discovery.tokens import first_tokens
 from ..residual import inputs_device, read_residuals, text_config
 from ..sae import SparseAutoencoder
 
@@ -136,8 +137,8 @@ def _measure(
 ) -> Fit:
     tally = _tally(sae, text_config(model).num_hidden_layers)
     for start in range(0, len(texts), batch_size):
-        encoded = tokenizer(list(texts[start : start + batch_size]), truncation=True, max_length=max_length)
-        sequences = [ids for ids in encoded["input_ids"] if len(ids) > 1]
+        encoded = first_tokens(tokenizer, texts[start : start + batch_size], max_length)
+        sequences = [ids for ids in encoded if len(ids) > 1]
         if not sequences:
             continue
         residuals, mask_BS = read_residuals(model, tally.blocks, sequences)

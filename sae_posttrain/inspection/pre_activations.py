@@ -5,41 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..feature_set import FeatureSet, LayerFeatures
 from ..residual import read_residuals, text_config
-
-
-class Pieces(NamedTuple):
-    """A text's token ids, and the start and end of each token in the text."""
-
-    ids: list[int]
-    places: list[tuple[int, int]]
-
-
-def cut(tokenizer: Any, text: str, max_length: int | None = None, *, special: bool = False) -> Pieces:
-    """Tokenise a text, and keep the place of each token in it.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        text: the text.
-        max_length: number of tokens that are kept. Default: all.
-        special: whether special tokens are added. Their place is (0, 0).
-
-    Raises:
-        ValueError: the tokenizer does not report places, as slow tokenizers do not.
-    """
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"{type(tokenizer).__name__} does not report where its tokens are in the text. Use the model's fast "
-            "tokenizer."
-        )
-    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-    return Pieces(encoded["input_ids"][:max_length], [tuple(p) for p in encoded["offset_mapping"][:max_length]])
 
 
 @torch.no_grad()

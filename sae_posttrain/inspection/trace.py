@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..artefacts import SWITCH_TRACES
+from ..discovery.tokens import cut
 from ..feature_set import FeatureSet, LayerFeatures
 from ..languages import get_language
 from ..metrics import unexpected_spans
 from ..sampling import encode_prompts
-from .pre_activations import cut, read_pre_activations
+from .pre_activations import read_pre_activations
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,10 @@ def _trial(row: RunRow) -> TrialRow:
     raised = token["random_raised"]
     return TrialRow(
         *(_named(row["members"]), _answers(row, "ablated"), _answers(row, "amplified")),
-        *(float(row["p_value"]), float(row["corrected_p"]), float(token["left"]), (min(random), max(random))),
+        p_value=float(row["p_value"]),
+        corrected_p=float(row["corrected_p"]),
+        left=float(token["left"]),
+        random_left=(min(random), max(random)),
         dense_left=None if token["dense_left"] is None else float(token["dense_left"]),
         raised=None if token["raised"] is None else float(token["raised"]),
         random_raised=sum(map(float, raised)) / len(raised) if raised else None,

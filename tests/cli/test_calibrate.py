@@ -89,8 +89,16 @@ def test_nothing_is_written_where_nothing_loops(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "calibrated.safetensors"
+    output.write_bytes((place / "features.safetensors").read_bytes())  # of an earlier run
     assert main(arguments(place, output, "0.01")) == 1
     printed = capsys.readouterr()
+    assert f"Removed {output}, which an earlier run wrote" in printed.err
+    assert not output.exists()
+    copy = tmp_path / "features.safetensors"
+    copy.write_bytes((place / "features.safetensors").read_bytes())
+    assert main([*arguments(place, copy, "0.01"), "--features", str(copy)]) == 1
+    assert copy.exists()  # what was read is not removed
+    assert "Removed" not in capsys.readouterr().err
     assert "0.01" in printed.out
     curve = output.with_suffix(".calibration.json")
     assert f"No feature set was written, only {curve} and {curve}l. Nothing loops more than without" in printed.err

@@ -173,10 +173,12 @@ def test_a_diagnosis_is_made_once_and_counted(place: Path, tmp_path: Path) -> No
     assert (
         main(["measure", "repetition", "--responses", str(tmp_path / "answers.jsonl"), "--output", str(measured)]) == 0
     )
-    chosen = run.choose_cases(run.load_rows(measured), 2, 150)
-    assert [row["response"] for row in chosen] == [row["response"] for row in (*loops[:2], *fine[:2])]
     command = [*reading(place)[1:], "--layers", "1", "--cases", str(measured), "--number", "2"]
-    command += ["--max_new_tokens", "50", "--output_dir", str(output)]
+    command += ["--max_new_tokens", "50", "--output_dir", str(output), "--controls", "2", "--test", "each"]
+    args, passed_on = run.parse(command)
+    assert passed_on == ["--controls", "2", "--test", "each"]
+    chosen = run.choose_cases(run.load_rows(measured), args)
+    assert [row["response"] for row in chosen] == [row["response"] for row in (*loops[:2], *fine[:2])]
     run.main(command)
     rows = results(output / "results.csv")
     diagnosis = json.loads((output / "diagnosis.json").read_text(encoding="utf-8"))[DIAGNOSIS]
@@ -185,12 +187,35 @@ def test_a_diagnosis_is_made_once_and_counted(place: Path, tmp_path: Path) -> No
         "unchanged",
         "ablated",
         "random directions ablated",
+        "difference of means ablated",
         "first token left",
     }
     (first, *_) = diagnosis["proof"]["trials"]
     ablated = next(row for row in rows if row["metric"] == "ablated")
-    assert float(ablated["value"]) == first["ablated"]["hits"] / first["ablated"]["total"]
+    counted = first["answers"]["ablated"]
+    assert float(ablated["value"]) == counted["hits"] / counted["total"]
+    assert float(ablated["corrected_p"]) == first["corrected_p"]
     written = (output / "diagnosis.json").stat().st_mtime_ns
     run.main(command)
     assert (output / "diagnosis.json").stat().st_mtime_ns == written
     assert results(output / "results.csv")[len(rows) :] == rows
+
+
+def test_switches_are_diagnosed_by_their_probability(place: Path, tmp_path: Path) -> None:
+    """A model that knows one Chinese word; the answers that hold it are the bad cases."""
+    run, output = recipe("diagnose"), tmp_path / "diagnosis"
+    write_word_features(tmp_path, FILLER, ["猫", *CLEAN])
+    bad = [{"prompt": f"the {word}", "response": f"is {word} 猫 big", "language": "en"} for word in CLEAN]
+    fine = [{"prompt": f"the {word}", "response": f"is {word} big", "language": "en"} for word in CLEAN]
+    first_word = {"prompt": "the big", "response": "猫 is big", "language": "en"}
+    answers, measured = write(tmp_path / "answers.jsonl", [first_word, *bad, *fine]), tmp_path / "cases.jsonl"
+    assert main(["measure", "code-switching", "--responses", str(answers), "--output", str(measured)]) == 0
+    command = ["--to", "zh", *reading(tmp_path)[1:], "--layers", "0", "1", "--top", "1", "--cases", str(measured)]
+    run.main([*command, "--number", "3", "--controls", "5", "--output_dir", str(output), "--no-chat"])
+    diagnosis = json.loads((output / "diagnosis.json").read_text(encoding="utf-8"))[DIAGNOSIS]
+    assert [case["response"] for case in diagnosis["cases"]] == [row["response"] for row in bad]
+    assert (diagnosis["fault"], diagnosis["proof"]["by"], diagnosis["proof"]["before"]) == ("zh", "probability", None)
+    metrics = {row["metric"]: float(row["value"]) for row in results(output / "results.csv")}
+    assert metrics["first token left"] == diagnosis["proof"]["trials"][-1]["token"]["left"]
+    assert "first token, added, times" in metrics
+    assert "has a mean probability of" in (output / "report.html").read_text(encoding="utf-8")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..inputs import at_least, named
 from ..output_files import check_json, replacing
+from ..processes import launched_processes
 from .missing import add_at, wanted_rows
-from .reading import add_reading, collect, launched_processes
+from .reading import add_reading, collect
 from .targets import add_targets
 
 if TYPE_CHECKING:

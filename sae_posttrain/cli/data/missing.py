@@ -7,7 +7,8 @@ from typing import Any
 
 from ..inputs import at_least
 from ..output_files import check_file
-from .reading import add_reading, collect, launched_processes
+from ..processes import launched_processes
+from .reading import add_reading, collect
 from .targets import WEAK, add_targets, read_targets, write_jsonl
 
 HELP = "list the wanted features that a data set never fires, or fires too rarely"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ...artefacts import BENCHMARK_OVERLAP
 from ..inputs import named
 from ..output_files import check_json
-from .reading import add_sets, check_fires, collect, launched_processes, write_values
+from ..processes import launched_processes
+from .reading import add_sets, check_fires, collect, write_values
 from .scores import scores_by_benchmark
 
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...texts import stream_texts
 from ..inputs import add_dtype, at_least, load_model
 from ..output_files import replacing
+from ..processes import shares_work
 
 if TYPE_CHECKING:
     from ...discovery.firing import FiringSets
@@ -43,6 +43,7 @@ def add_reading(parser: argparse.ArgumentParser, *, column: str = "text") -> Non
         help="folder that stores which features fire; a second run with it does not run the model again",
     )
     add_dtype(parser)
+    shares_work(parser)
 
 
 def collect(
@@ -99,17 +100,6 @@ def check_fires(sets: Mapping[str, FiringSets], at: str) -> Mapping[str, FiringS
                 "count; if the texts are longer than that, the SAE does not fit the model or the layer."
             )
     return sets
-
-
-@contextmanager
-def launched_processes() -> Iterator[Any]:
-    """The processes of `accelerate launch`; the main one prints and writes."""
-    from accelerate import Accelerator
-
-    state = Accelerator()  # not PartialState: only Accelerator respects `accelerate launch --cpu`
-    yield state
-    state.wait_for_everyone()  # the process group must be idle when it is destroyed; see cli/trainer_runs.py
-    state.end_training()
 
 
 def write_values(output: Path, key: str, values: list[Any]) -> None:

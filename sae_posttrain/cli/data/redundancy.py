@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ...artefacts import BENCHMARK_REDUNDANCY
 from ..inputs import named
 from ..output_files import check_json
-from .reading import add_sets, check_fires, collect, launched_processes, write_values
+from ..processes import launched_processes
+from .reading import add_sets, check_fires, collect, write_values
 from .scores import scores_by_example
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ...artefacts import BENCHMARK_SELECTION
 from ...texts import stream_rows, stream_texts
 from ..output_files import check_file, check_json, replacing
-from .reading import add_reading, check_fires, collect, launched_processes, write_values
+from ..processes import launched_processes
+from .reading import add_reading, check_fires, collect, write_values
 
 if TYPE_CHECKING:
     from ...data import Selection

@@ -8,8 +8,9 @@ import math
 from typing import TYPE_CHECKING
 
 from ..output_files import check_file
+from ..processes import launched_processes
 from .missing import add_at
-from .reading import add_reading, collect, launched_processes
+from .reading import add_reading, collect
 from .targets import read_targets, write_jsonl
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
-from ..engines import add_engine
+from ..engines import VLLM, add_engine
+from ..processes import shares_work
 from . import code_switching, language_confusion, repetition
 from .reporting import add_output
 from .responses import add_sampling, add_source
@@ -45,3 +46,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         kind.add_options(one)
         add_thinking(one)
         one.set_defaults(run=kind.run)
+        shares_work(one, when=_samples_here)
+
+
+def _samples_here(args: argparse.Namespace) -> bool:
+    """Whether the command samples from a model in these processes; vLLM has processes of its own, and says so."""
+    given = args.responses or args.endpoint or getattr(args, "expected", False)
+    return args.engine == VLLM or bool(args.model and not given)
