@@ -30,17 +30,14 @@ from sae_posttrain.inspection.diagnose_answers import ProofSettings
 from sae_posttrain.inspection.diagnose_cases import (
     Case,
     EncodedCase,
-    LoopFault,
     SwitchFault,
     TextFault,
     encode_cases,
-    split_cases,
 )
 from sae_posttrain.inspection.diagnose_features import Diagnosis
 from sae_posttrain.inspection.diagnose_proof import prove_causes
 from sae_posttrain.inspection.diagnose_tokens import FirstTokens
 from sae_posttrain.metrics import SwitchCriteria
-from sae_posttrain.metrics.loops import LoopSettings
 from sae_posttrain.sae import SparseAutoencoder
 from sae_posttrain.sae.activations import ReLU
 from sae_posttrain.sampling import SamplingSettings
@@ -224,17 +221,6 @@ def test_a_switch_is_read_by_all_tokens_of_its_script(model: Any, tokenizer: Any
     assert len(read[0]) == len(read[1]) == len(good)
 
 
-def test_an_empty_proof_is_refused() -> None:
-    for wrong, message in (
-        ({"controls": 0}, "at least 1"),
-        ({"by": "magic"}, "expected 'answers' or 'probability'"),
-        ({"members": ()}, "expected some of"),
-        ({"by": "probability", "controls": 3}, "at least 5"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            ProofSettings(**wrong)
-
-
 def test_the_beginning_of_a_bad_response_serves_where_there_is_no_good_one(
     model: Any, tokenizer: Any, saes: Any
 ) -> None:
@@ -251,13 +237,6 @@ def test_the_beginning_of_a_bad_response_serves_where_there_is_no_good_one(
         diagnose(*(model, tokenizer, saes, cases), fault=FAULT, layers=[LAYER], proof=SETTINGS, progress=False)
 
 
-def test_the_place_of_a_faulty_text_is_right_behind_letters_that_change_their_length() -> None:
-    response = "İİİ Oh NO."  # in lower case each of the first three letters is two characters
-    place = TextFault("oh no").find(response, None, None)
-    assert place is not None
-    assert response[slice(*place)] == "Oh NO"
-
-
 def test_a_case_without_a_prompt_cannot_be_proved(model: Any, tokenizer: Any, found: Diagnosis) -> None:
     case = EncodedCase(Case(None, "x"), (5, 6), 0, (1, 2))
     with pytest.raises(ValueError, match="A case has no prompt"):
@@ -265,23 +244,6 @@ def test_a_case_without_a_prompt_cannot_be_proved(model: Any, tokenizer: Any, fo
     at_the_start = EncodedCase(Case(None, "x"), (5, 6), 0, (0, 1))
     with pytest.raises(ValueError, match="at the first token"):
         prove_causes(model, tokenizer, found.ranked, TextFault("x"), [at_the_start], [])
-
-
-def test_what_counts_as_a_fault() -> None:
-    text = "We begin. " + "And so on. " * 20
-    loop = LoopFault(LoopSettings(min_length=40)).find(text, None, None)
-    assert loop is not None
-    assert text[: loop[0]].count("And so") == 1  # what is said for the first time is not faulty
-    assert loop[1] == len(text)
-    switch = SwitchFault(SwitchCriteria(to="zh"), "zh")
-    assert switch.find("All 一切 good, 好 too.", "en", None) == (4, 14)
-    with pytest.raises(ValueError, match="needs the language"):
-        switch.find("一切", None, None)
-    rows = [{"response": "Oh NO.", "prompt": "p"}, {"response": "Fine.", "language": "en"}]
-    bad, good = split_cases(rows, TextFault("oh no"))
-    assert (bad[0].fault, bad[0].prompt, good[0].language) == ((0, 5), "p", "en")
-    with pytest.raises(ValueError, match="is empty"):
-        TextFault(" ")
 
 
 @pytest.fixture(scope="module")
