@@ -41,10 +41,10 @@ class Suspect:
     pieces: tuple[tuple[str, float], ...]
 
 
-Pieces = Mapping[tuple[int, int], tuple[tuple[str, float], ...]]
+Excerpts = Mapping[tuple[int, int], tuple[tuple[str, float], ...]]
 
 
-def suspects_of(ranked: FeatureSet, statistics: Statistics, name: str, pieces: Pieces) -> tuple[Suspect, ...]:
+def suspects_of(ranked: FeatureSet, statistics: Statistics, name: str, pieces: Excerpts) -> tuple[Suspect, ...]:
     """The features of a set as suspects, the largest first."""
     found = []
     for layer in ranked.layers:
