@@ -3,8 +3,10 @@
     python benchmarks/sampling_engines.py [--model FOLDER] [--ways generate two-processes vllm server]
 
 It has to run in an environment with vLLM (`nox -s vllm` makes one with vLLM's CPU build). Without a model, one with
-random weights is made. All responses have the same length: the end-of-sequence token is never sampled. Every way runs
-in processes of its own, one after the other, for some rounds. Loading does not count; a short run before warms up.
+random weights is made. All responses have the same length, since the end-of-sequence token is never sampled; with
+`--ends N` the made model ends a response by any of N tokens of its 8,000, as real responses end at different places.
+Every way runs in processes of its own, one after the other, for some rounds. Loading does not count; a short run before
+warms up.
 """
 
 from __future__ import annotations
@@ -56,6 +58,9 @@ class Row:
     Args:
         seconds: on the clock.
         cpu_seconds: of all its processes together; on a busy machine only these compare what is computed.
+        new_tokens: the length of each response, or its limit where responses end by themselves.
+        ends: how many of the 8,000 tokens end a response; 0 where every response has the full length.
+        tokens_per_second: of the clock; the ratios compare tokens per second too.
     """
 
     way: str
@@ -63,6 +68,7 @@ class Row:
     dtype: str
     batch: int
     new_tokens: int
+    ends: int
     responses: int
     seconds: float
     cpu_seconds: float
@@ -71,6 +77,15 @@ class Row:
     faster_by_cpu_time: float
     rounds: int
     beside: str
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of one run: the seconds on the clock, those of the processor in all processes, and the tokens generated."""
+
+    seconds: float
+    cpu: float
+    tokens: int
 
 
 def main() -> None:
@@ -83,6 +98,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=256, help="of each response (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--width", type=int, default=384, help="of the model that is made (default: %(default)s)")
+    parser.add_argument("--ends", type=int, default=0, help="tokens of the made model that end a response (default: 0)")
     parser.add_argument("--eager", action="store_true", help="vLLM without torch.compile")
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -90,7 +106,7 @@ def main() -> None:
         worker(args)
         return
     with tempfile.TemporaryDirectory() as folder:
-        args.model = args.model or made_up(Path(folder) / f"random-{args.width}", args.width)
+        args.model = args.model or made_up(Path(folder) / f"random-{args.width}", args.width, args.ends)
         rows = measured(args)
     for row in rows:
         ratios = f"{row.faster_than_generate:8.2f}x on the clock{row.faster_by_cpu_time:8.2f}x by CPU time"
@@ -98,7 +114,7 @@ def main() -> None:
     print(_rows.write("sampling_engines", rows, ("torch", "transformers", _vllm_package())))
 
 
-def made_up(folder: Path, width: int) -> str:
+def made_up(folder: Path, width: int, ends: int) -> str:
     """A model of random weights, 20 million at a width of 384, and a tokenizer with one token per character."""
     vocabulary = {token: place for place, token in enumerate(["<pad>", *LETTERS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
@@ -112,27 +128,27 @@ def made_up(folder: Path, width: int) -> str:
         "vocab_size": len(LETTERS) + 1,
     }
     heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64}
-    ends = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": 0}
-    model = tf.Qwen3ForCausalLM(tf.Qwen3Config(**size, **heads, **ends, max_position_embeddings=1024))
-    model.generation_config = tf.GenerationConfig()
+    special = {"eos_token_id": list(range(1, ends + 1)) or None, "bos_token_id": None, "pad_token_id": 0}
+    model = tf.Qwen3ForCausalLM(tf.Qwen3Config(**size, **heads, **special, max_position_embeddings=1024))
+    model.generation_config = tf.GenerationConfig(eos_token_id=special["eos_token_id"])
     model.save_pretrained(folder)
     return str(folder)
 
 
 def measured(args: argparse.Namespace) -> list[Row]:
     """Each way in turn, for some rounds."""
-    times: dict[str, list[tuple[float, float]]] = {way: [] for way in args.ways}
+    times: dict[str, list[Times]] = {way: [] for way in args.ways}
     beside: list[float] = []
     for number in range(args.rounds):
         for way in args.ways:
             beside.append(os.getloadavg()[0])
             times[way].append(run(way, args))
-            clock, cpu = times[way][-1]
-            print(f"round {number + 1}, {way}: {clock:.1f} s, {cpu:.1f} CPU s, load {beside[-1]:.1f}", flush=True)
-    medians = {way: (median(one for one, _ in found), median(one for _, one in found)) for way, found in times.items()}
-    base = medians.get(WAYS[0], (float("nan"), float("nan")))
+            one = times[way][-1]
+            seen = f"{one.tokens} tokens, {one.seconds:.1f} s, {one.cpu:.1f} CPU s, load {beside[-1]:.1f}"
+            print(f"round {number + 1}, {way}: {seen}", flush=True)
     load = f"load average {min(beside):.1f} to {max(beside):.1f} before the runs, {os.cpu_count()} cores"
-    tokens = args.responses * args.new_tokens
+    fastest = {way: (median(one.tokens / one.seconds for one in found)) for way, found in times.items()}
+    cheapest = {way: (median(one.tokens / one.cpu for one in found)) for way, found in times.items()}
     return [
         Row(
             way,
@@ -140,24 +156,25 @@ def measured(args: argparse.Namespace) -> list[Row]:
             args.dtype,
             args.batch,
             args.new_tokens,
+            args.ends,
             args.responses,
-            round(clock, 2),
-            round(cpu, 2),
-            round(tokens / clock, 1),
-            round(base[0] / clock, 3),
-            round(base[1] / cpu, 3),
+            round(median(one.seconds for one in found), 2),
+            round(median(one.cpu for one in found), 2),
+            round(fastest[way], 1),
+            round(fastest[way] / fastest.get(WAYS[0], float("nan")), 3),
+            round(cheapest[way] / cheapest.get(WAYS[0], float("nan")), 3),
             args.rounds,
             load,
         )
-        for way, (clock, cpu) in medians.items()
+        for way, found in times.items()
     ]
 
 
-def run(way: str, args: argparse.Namespace) -> tuple[float, float]:
-    """The seconds on the clock, and of the processor, that a worker process or two of them measured."""
+def run(way: str, args: argparse.Namespace) -> Times:
+    """What a worker process or two of them measured."""
     options = ["--model", args.model, "--dtype", args.dtype, "--batch", str(args.batch), "--worker", way]
     options += ["--responses", str(args.responses), "--new-tokens", str(args.new_tokens)]
-    options += ["--eager"] if args.eager else []
+    options += ["--ends", str(args.ends), *(["--eager"] if args.eager else [])]
     launched = [sys.executable]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     environment |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -171,7 +188,8 @@ def run(way: str, args: argparse.Namespace) -> tuple[float, float]:
         raise SystemExit(f"{way} failed:\n{done.stderr[-3000:]}")
     # Two processes may write into one line.
     found = [json.loads(one) for one in re.findall(r'\{"seconds"[^}]*\}', done.stdout)]
-    return max(one["seconds"] for one in found), sum(one["cpu"] for one in found)
+    tokens = max(one["tokens"] for one in found)  # each process has the responses of all
+    return Times(max(one["seconds"] for one in found), sum(one["cpu"] for one in found), tokens)
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -185,9 +203,10 @@ def worker(args: argparse.Namespace) -> None:
             sampled = sample_run(sampling, prompts, settings, samples=1, progress=False)
             wait()
             seconds, cpu = time.perf_counter() - began, cpu_seconds() - cpu
-            if sampled.failures or any(one.tokens != tokens for found in sampled.in_order() for one in found):
-                raise SystemExit(f"Not every response has {tokens} tokens: {sampled.failures}")
-    print(json.dumps({"seconds": seconds, "cpu": cpu}), flush=True)
+            lengths = [one.tokens or 0 for found in sampled.in_order() for one in found]
+            if sampled.failures or len(lengths) != len(prompts) or (args.ends == 0 and set(lengths) != {tokens}):
+                raise SystemExit(f"Responses are missing, or have not {tokens} tokens: {sampled.failures}, {lengths}")
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "tokens": sum(lengths)}), flush=True)
 
 
 def cpu_seconds() -> float:
@@ -205,7 +224,8 @@ def engine(args: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
         state = Accelerator()
         model = tf.AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype)
         tokenizer = tf.AutoTokenizer.from_pretrained(args.model)
-        model.generation_config.eos_token_id = tokenizer.eos_token = None
+        if args.ends == 0:
+            model.generation_config.eos_token_id = tokenizer.eos_token = None
         share = {"process": state.process_index, "processes": state.num_processes}
         batch = args.batch // state.num_processes  # as many responses at once on the machine as elsewhere
         yield TransformersEngine(model, tokenizer, batch, **share), state.wait_for_everyone
