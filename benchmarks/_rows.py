@@ -27,8 +27,15 @@ class Row:
     unit: str
 
 
-def write(name: str, rows: Sequence[Any], libraries: Sequence[str] = LIBRARIES) -> Path:
-    """Replace `results/<name>.csv` by rows of one dataclass; each says on what, with what and when it was measured."""
+def write(
+    name: str, rows: Sequence[Any], libraries: Sequence[str] = LIBRARIES, *, case: Sequence[str] | None = None
+) -> Path:
+    """Write rows of one dataclass to `results/<name>.csv`; each says on what, with what and when it was measured.
+
+    Args:
+        case: columns that tell cases apart, which are measured by separate runs; rows of other cases stay in the file.
+            Without them, the file is replaced.
+    """
     origin = {
         "hardware": hardware(),
         "versions": " ".join(f"{library}=={version(library)}" for library in libraries),
@@ -37,11 +44,27 @@ def write(name: str, rows: Sequence[Any], libraries: Sequence[str] = LIBRARIES) 
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.csv"
+    columns = [*(field.name for field in fields(rows[0])), *origin]
+    new = [{**asdict(row), **origin} for row in rows]
+    others = [] if case is None else _other_cases(path, columns, new, case)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*(field.name for field in fields(rows[0])), *origin], lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**asdict(row), **origin} for row in rows)
+        writer.writerows([*others, *new])
     return path
+
+
+def _other_cases(
+    path: Path, columns: Sequence[str], new: Sequence[dict[str, Any]], case: Sequence[str]
+) -> list[dict[str, str]]:
+    measured = {tuple(str(row[name]) for name in case) for row in new}
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        old = csv.DictReader(file)
+        if old.fieldnames != list(columns):
+            return []  # of an earlier version of the benchmark
+        return [row for row in old if tuple(row[name] for name in case) not in measured]
 
 
 def hardware() -> str:

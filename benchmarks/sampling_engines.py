@@ -111,7 +111,8 @@ def main() -> None:
     for row in rows:
         ratios = f"{row.faster_than_generate:8.2f}x on the clock{row.faster_by_cpu_time:8.2f}x by CPU time"
         print(f"{row.way:15}{row.tokens_per_second:10.0f} tokens/s{ratios}")
-    print(_rows.write("sampling_engines", rows, ("torch", "transformers", _vllm_package())))
+    libraries = ("torch", "transformers", _vllm_package())
+    print(_rows.write("sampling_engines", rows, libraries, case=("model", "dtype", "ends")))
 
 
 def made_up(folder: Path, width: int, ends: int) -> str:

