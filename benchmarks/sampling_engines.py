@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--model", help="folder (default: one with random weights is made)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--batch", type=int, default=64, help="responses at once (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="responses at once in each process (default: %(default)s)")
     parser.add_argument("--responses", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--new-tokens", type=int, default=256, help="of each response (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
@@ -230,8 +230,7 @@ def engine(args: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
         if args.ends == 0:
             model.generation_config.eos_token_id = tokenizer.eos_token = None
         share = {"process": state.process_index, "processes": state.num_processes}
-        batch = args.batch // state.num_processes  # as many responses at once on the machine as elsewhere
-        yield TransformersEngine(model, tokenizer, batch, **share), state.wait_for_everyone
+        yield TransformersEngine(model, tokenizer, args.batch, **share), state.wait_for_everyone
         state.end_training()
     elif args.worker == "vllm":
         from sae_posttrain.sampling.vllm import VllmEngine
