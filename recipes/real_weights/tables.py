@@ -75,7 +75,7 @@ def lines_of(table: Mapping[str, Any], rows: Rows) -> list[str]:
     """The Markdown of a table: a line for each arm, a column for each metric.
 
     An arm that was measured with several seeds is shown with all of them together; the column `seeds` names them. With
-    `each_seed`, it has a line for each seed instead.
+    `each_seed`, it has a line for each seed instead; with `seed`, one line for this seed.
 
     Raises: ValueError for an arm without a row.
     """
@@ -90,7 +90,10 @@ def lines_of(table: Mapping[str, Any], rows: Rows) -> list[str]:
         if not seeds:
             raise ValueError(f"The results have no row of the arm {arm!r} of {recipe!r}.")
         single = sorted(seed for seed in seeds if "+" not in seed)
-        for seed in single if table.get("each_seed") else [max(seeds, key=lambda seed: (seed.count("+"), seed))]:
+        together = [max(seeds, key=lambda seed: (seed.count("+"), seed))]
+        if "seed" in table:
+            together = [str(table["seed"])]
+        for seed in single if table.get("each_seed") else together:
             cells = [cell(rows.get((recipe, arm, seed, one["metric"], str(one["setting"]))), one) for one in columns]
             lines.append("| " + " | ".join([shown, *cells, seed.replace("+", ", ") or "–"]) + " |")
     return lines
