@@ -151,3 +151,36 @@ def test_mistakes_say_what_to_change(
 ) -> None:
     assert discover(place, tmp_path / "x.safetensors", *more) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (None, "row 3: no label in column 'label'"),
+        (["tool"], "row 3: column 'label' holds a list; expected one label per row"),
+        ({"is": "tool"}, "holds a dict"),
+    ],
+)
+def test_rows_without_one_label_are_refused(
+    label: Any, words: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_file = [{**row, "label": label} if row["n"] == 2 else row for row in rows(0, 20)]
+    source = write_rows(tmp_path / "rows.jsonl", of_file)
+    assert discover(place, tmp_path / "f.safetensors", "--rows", str(source)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_copies_and_known_texts_are_named(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    different = {row["text"]: row for row in rows(2, 60)}
+    source = write_rows(tmp_path / "rows.jsonl", [{**row, "label": int(row["n"] % 2)} for row in different.values()])
+    more = ["--rows", str(source), "--targets", "0", "--draws", "0", "--no-dense"]
+    assert discover(place, tmp_path / "f.safetensors", *more) == 0
+    assert FeatureSet.load(tmp_path / "f.safetensors").targets == ("0",)
+    assert "copies" not in caplog.text
+    twice = [row for row in rows(0, 40) for _ in range(2)]
+    count = len({row["text"] for row in twice})
+    of_twice = write_rows(tmp_path / "twice.jsonl", twice)
+    more = ["--rows", str(of_twice), "--test", f"same={of_twice}", "--draws", "0", "--no-dense"]
+    assert discover(place, tmp_path / "f.safetensors", *more) == 0
+    assert f"{80 - count} of 80 texts are copies of others" in caplog.text
+    assert "80 of the 80 texts of the test same are among those" in caplog.text
