@@ -129,12 +129,27 @@ def test_without_an_sae_the_thresholds_decide(place: Path, run: Path, capsys: py
     assert summary["results"]["animal"]["total"] == 20
 
 
-def test_the_report_shows_the_classes(run: Path, tmp_path: Path) -> None:
+def test_the_report_shows_the_classes(place: Path, run: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     for shown in ("Classes of texts", "Learning curve", "difference of means", "On other", "may be offensive"):
         assert shown in page
+    assert "Chosen by firing rate" not in page  # the features stand under their class, and only there
+    assert "Not on this page" not in page
+    of_features = [
+        "inspect",
+        "contexts",
+        "--features",
+        str(run / "animal.safetensors"),
+        "--texts",
+        f"en={place / 'test.jsonl'}",
+    ]
+    contexts = run / "contexts.json"
+    assert main([*of_features, "--model", str(place / "model"), "--output", str(contexts)]) == 0
+    assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
+    contexts.unlink()
+    assert "Chosen by firing rate" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
