@@ -103,7 +103,7 @@ def steered(
         read = [{"prompt": p, "completion": one.text} for p, one in zip(prompts, answers, strict=True) if one.text]
         lost = list(read_answers(model, tokenizer, read, concept["tokens"], args.max_tokens, args.batch_size))
         value, low, high = ratio_interval(np.array([(nats, count) for nats, _, count in lost if count]))
-        yield name, "perplexity of sampled answers", setting, *map(math.exp, (value, low, high)), len(lost)
+        yield name, "perplexity of sampled answers", setting, math.exp(value), math.exp(low), math.exp(high), len(lost)
 
 
 def equal_norms(directions: dict[str, dict[int, Tensor]]) -> dict[str, dict[int, Tensor]]:

@@ -13,8 +13,12 @@ from ..texts import load_texts
 from .inputs import add_dtype, load_model
 
 if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
     from ..inspection.contexts import FeatureContexts
     from ..inspection.diff import ChangedFeature, ModelDiff
+    from ..sae import SparseAutoencoder
 
 HELP = "rank the features that change between two checkpoints of a model"
 BY = {"activation": "mean activation", "firing": "share of tokens", "pre_activation": "mean pre-activation"}
@@ -122,7 +126,7 @@ def _check_models(args: argparse.Namespace) -> None:
                 raise ValueError(f"{name} and {other} are the same model, {source}. Give each model once.")
 
 
-def _shape(model: Any) -> str:
+def _shape(model: nn.Module) -> str:
     from ..residual import text_config
 
     config = text_config(model)
@@ -148,7 +152,13 @@ def _short_names(sources: Sequence[str]) -> list[str]:
     return [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
 
 
-def _check_tokens(first: Any, other: Any, texts: Mapping[str, Sequence[str]], base: str, source: str) -> None:
+def _check_tokens(
+    first: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase,
+    texts: Mapping[str, Sequence[str]],
+    base: str,
+    source: str,
+) -> None:
     for members in texts.values():
         some = list(members[:COMPARED_TEXTS])
         if other is not first and other(some)["input_ids"] != first(some)["input_ids"]:
@@ -160,8 +170,8 @@ def _check_tokens(first: Any, other: Any, texts: Mapping[str, Sequence[str]], ba
 
 def _passages(
     args: argparse.Namespace,
-    saes: Mapping[int, Any],
-    tokenizer: Any,
+    saes: Mapping[int, SparseAutoencoder],
+    tokenizer: PreTrainedTokenizerBase,
     texts: Mapping[str, Sequence[str]],
     ranked: Sequence[ChangedFeature],
     state: Any,
