@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import IterableDataset
 from torch import Tensor
 
 from sae_posttrain import FeatureSet, SASFTCallback, SASFTConfig
@@ -50,18 +51,43 @@ def trained(trainer: Any) -> dict[str, Tensor]:
 
 
 # Packing drops the column of a plain trainer; SASFTTrainer carries it through.
-@pytest.mark.parametrize(("route", "packing"), [(with_labels, False), (with_trainer, False), (with_trainer, True)])
-def test_labels_are_languages_under_other_names(route: Any, packing: bool, world: World, by_label: FeatureSet) -> None:
-    settings: dict[str, Any] = {"packing": True, "max_length": 40} if packing else {}
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "packing": {"packing": True, "max_length": 40},
+    "padding-free": {"padding_free": True, "max_length": None},
+    "streamed": {"max_steps": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("route", "way"),
+    [(with_labels, "plain"), (with_labels, "padding-free"), (with_labels, "streamed")]
+    + [(with_trainer, way) for way in WAYS],
+)
+def test_labels_are_languages_under_other_names(route: Any, way: str, world: World, by_label: FeatureSet) -> None:
+    settings = WAYS[way]
+
+    def shaped(dataset: Any) -> Any:
+        return dataset.to_iterable_dataset() if way == "streamed" else dataset
+
     named = {**settings, **({"label_column": "kind"} if route is with_trainer else {})}
-    run = world.run(route, suppress=["toxic"], features=by_label, dataset=labelled(world), **named)
+    run = world.run(route, suppress=["toxic"], features=by_label, dataset=shaped(labelled(world)), **named)
     ours, log = trained(run), run.state.log_history[0]
+    settings = {**settings, "dataset": shaped(world.dataset)}
     theirs = trained(world.run(with_trainer, suppress=["zh"], **settings))
     other = trained(world.run(with_trainer, suppress=["zh"], weight=0.0, **settings))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert not all(torch.equal(value, other[name]) for name, value in ours.items())
     assert log["sasft_pre_activation_toxic"] != 0
     assert log["sasft_unknown_share"] == 0
+
+
+def test_a_stream_with_a_label_that_is_no_text_names_the_row(world: World, by_label: FeatureSet) -> None:
+    dataset = labelled(world).map(lambda row, place: {"kind": "toxic" if place else "neutral"}, with_indices=True)
+    rows = [{**row, "kind": 3 if place == 2 else row["kind"]} for place, row in enumerate(dataset)]
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    with pytest.raises(ValueError, match=r"Row 3 of the training set.*Expected a label such as .*, not 3 \(int\)"):
+        world.run(with_labels, suppress=["toxic"], features=by_label, dataset=stream, max_steps=1).train()
 
 
 def test_labels_without_a_baseline_or_missing_are_not_penalised(world: World, by_label: FeatureSet) -> None:
