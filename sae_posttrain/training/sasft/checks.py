@@ -221,10 +221,10 @@ def check_codes(dataset: Any, column: str | None, groups: RowGroups = BY_LANGUAG
         return
     kind = dataset.features[column]
     if getattr(kind, "dtype", None) not in ("string", "large_string", "string_view", "null"):
-        by_language, by_label = "expected strings, one language code per row", "expected strings, one label per row"
+        what = "language code" if groups.are_languages else "label"
         raise ValueError(
-            f"Column {column!r} holds {kind}; {by_language if groups.are_languages else by_label}. Convert it, or rename "
-            "it if it is about something else."
+            f"Column {column!r} holds {kind}; expected strings, one {what} per row. Convert it, or rename it if it is "
+            "about something else."
         )
     for code in dataset.unique(column):
         try:
