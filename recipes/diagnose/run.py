@@ -62,6 +62,12 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     parser.add_argument("--cases", required=True, help="what `measure … --output` wrote")
     parser.add_argument("--to", metavar="CODE", help="switches into this language are the fault (default: loops)")
     parser.add_argument("--number", type=int, default=10, help="answers with the fault (default: %(default)s)")
+    parser.add_argument(
+        "--skip",
+        type=int,
+        default=0,
+        help="answers of each kind left out first, as those with which suspects were found",
+    )
     parser.add_argument("--good", type=int, help="answers without it (default: as many)")
     parser.add_argument(
         "--latest", type=int, default=150, help="a chosen loop begins before this character (default: %(default)s)"
@@ -88,7 +94,8 @@ def choose_cases(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) ->
     else:
         bad = [row for row in rows if row[LOOP] and row[LOOP]["start"] < args.latest]
         fine = [row for row in rows if not row[LOOP] and not row["near_loop"]]
-    return [*bad[: args.number], *fine[: args.number if args.good is None else args.good]]
+    good = args.number if args.good is None else args.good
+    return [*bad[args.skip :][: args.number], *fine[args.skip :][:good]]
 
 
 def result_rows(diagnosis: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -52,7 +52,10 @@ class LoopFault:
 
 @dataclass(frozen=True)
 class SwitchFault:
-    """The response switches to another language. Only the words from the first switch to the last one are faulty."""
+    """The response switches to another language. The first switched words are faulty, up to the first other word.
+
+    What follows may be in any language, and is a consequence of the switch.
+    """
 
     criteria: SwitchCriteria = field(default_factory=SwitchCriteria)
     name: str = "switch"
@@ -61,7 +64,14 @@ class SwitchFault:
         if not language:
             raise ValueError("A switch of language needs the language that the response should be in.")
         spans = self.criteria.find(response, language)
-        return (spans[0].start, spans[-1].end) if spans else None
+        if not spans:
+            return None
+        end = spans[0].end
+        for span in spans[1:]:
+            if any(map(str.isalpha, response[end : span.start])):
+                break
+            end = span.end
+        return spans[0].start, end
 
 
 @dataclass(frozen=True)

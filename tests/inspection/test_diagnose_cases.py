@@ -38,7 +38,8 @@ def test_what_counts_as_a_fault() -> None:
     assert text[: loop[0]].count("And so") == 1  # what is said for the first time is not faulty
     assert loop[1] == len(text)
     switch = SwitchFault(SwitchCriteria(to="zh"), "zh")
-    assert switch.find("All 一切 good, 好 too.", "en", None) == (4, 14)
+    assert switch.find("All 一切 good, 好 too.", "en", None) == (4, 6)
+    assert switch.find("All 一切, 12 好 too.", "en", None) == (4, 12)  # no word of another language is between
     with pytest.raises(ValueError, match="needs the language"):
         switch.find("一切", None, None)
     rows = [{"response": "Oh NO.", "prompt": "p"}, {"response": "Fine.", "language": "en"}]
