@@ -105,24 +105,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def split(args: argparse.Namespace) -> None:
     """Write the seed set, and two parts of the pool: one says what is wanted, the other is natural sampling."""
-    column, _, value = (args.topic or "").partition("=")
-
-    def texts(source: str, *, inside: bool) -> list[str]:
-        rows = [row for row in load_rows(source) if not args.topic or (str(row.get(column)) == value) == inside]
-        found = [row["text"] for row in rows if len(row["text"].split()) >= args.least_words]
-        random.Random(0).shuffle(found)
-        return found
-
-    pool = texts(args.pool, inside=True)
+    pool = texts_of(args.pool, args.topic, args.least_words)
     wanted, others = pool[: args.pool_rows], pool[args.pool_rows :]
     files = {
-        "seed": texts(args.seed_set, inside=False)[: args.seed_rows],
+        "seed": texts_of(args.seed_set, args.topic, args.least_words, inside=False)[: args.seed_rows],
         "pool": wanted,
         "natural": others[: args.natural_rows],
     }
     for name, found in files.items():
         lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in found)
         write_once(args.output / f"{name}.jsonl", "".join(lines))
+
+
+def texts_of(source: str, topic: str | None, least_words: int, *, inside: bool = True) -> list[str]:
+    """The texts of a file in random order; with a topic COLUMN=VALUE, those of rows inside it or outside of it."""
+    column, _, value = (topic or "").partition("=")
+    rows = [row for row in load_rows(source) if not topic or (str(row.get(column)) == value) == inside]
+    found = [row["text"] for row in rows if len(row["text"].split()) >= least_words]
+    random.Random(0).shuffle(found)
+    return found
 
 
 def options_of(args: argparse.Namespace) -> Options:

@@ -15,7 +15,7 @@ from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
 
 from sae_posttrain.cli import main
 from sae_posttrain.cli.data import overlap as overlap_command
-from sae_posttrain.cli.data.scores import scores_by_example
+from sae_posttrain.cli.data.scores import scores_by_benchmark, scores_by_example
 from sae_posttrain.discovery import firing_cache
 from sae_posttrain.discovery.firing import FiringSets
 
@@ -210,6 +210,19 @@ def test_wrong_scores_are_refused(row: dict[str, Any], says: str, tmp_path: Path
     file = write_rows(tmp_path / "scores.jsonl", [{"model": "m", "example": 1, "score": 1}, row])
     with pytest.raises(ValueError, match=says):
         scores_by_example(str(file))
+
+
+def test_scores_come_from_a_csv_file_too(place: Path, tmp_path: Path) -> None:
+    """The values of .csv are texts: row 10 still comes after row 2."""
+    for name in ("by_example", "by_benchmark"):
+        rows = [json.loads(line) for line in (place / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in reversed(rows))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    of_json = scores_by_example(str(place / "by_example.jsonl"))
+    assert np.array_equal(scores_by_example(str(tmp_path / "by_example.csv")), of_json[::-1])
+    sources = {"long": "", "short": ""}
+    found = scores_by_benchmark(str(tmp_path / "by_benchmark.csv"), sources, "mmlu")
+    assert found == {"long": [5, 3, 2, 1], "short": [9, 5, 4, 2], "mmlu": [1, 0, 1, 0]}
 
 
 def test_scores_that_are_incomplete_are_named(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,3 +166,38 @@ def test_a_topic_divides_a_corpus(coverage: ModuleType, tmp_path: Path) -> None:
     assert set(found["seed"]) == {"word 2", "word 4", "word 8", "word 10"}
     assert {*found["pool"], *found["natural"]} == {"word 1", "word 5", "word 7", "word 11"}
     assert (len(found["pool"]), len(found["natural"])) == (3, 1)
+
+
+def test_a_classifier_learns_from_what_was_written(
+    coverage: ModuleType, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setitem(sys.modules, "run", coverage)
+    script = load_script(RECIPES / "coverage" / "classifier.py", "coverage_classifier")
+    rng = np.random.default_rng(0)
+    kinds = {"a": WORDS[:5], "b": WORDS[5:]}
+    corpus = [
+        {"text": " ".join(rng.choice(words, 6)), "source": name} for name, words in kinds.items() for _ in "x" * 60
+    ]
+    write(tmp_path / "corpus.jsonl", corpus)
+    real = coverage.texts_of(str(tmp_path / "corpus.jsonl"), "source=a", 1)
+    for name, texts in {"seed": ["x"] * 4, "pool": real[:5], "natural": real[5:15]}.items():
+        write(tmp_path / f"{name}.jsonl", [{"text": text} for text in texts])
+    write(tmp_path / "explained.jsonl", [{"layer": 1, "feature": 3}])
+    for arm in coverage.ARMS:
+        write(tmp_path / f"{arm}-0.jsonl", [{"prompt": text} for text in real[5:11]])
+        write(tmp_path / f"{arm}-0-kept.jsonl", [{"prompt": text} for text in real[5:7]])
+    words = ["--coverage", str(tmp_path), "--corpus", str(tmp_path / "corpus.jsonl"), "--topic", "source=a"]
+    words += ["--model", str(place / "sft-0"), "--sae", str(place / "SAE-tiny-L0_4"), "--layer", "1", "--seeds", "0"]
+    words += ["--start", "2", "--test", "20", "--results", str(tmp_path / "r.csv")]
+    rows = script.main(words)
+    added = {(row["arm"], row["budget"]): row["added"] for row in rows}
+    assert added == {
+        ("none", "all"): 0,
+        **{(arm, budget): n for arm in (*coverage.ARMS, "natural") for budget, n in (("all", 6), ("kept", 2))},
+    }
+    accuracy = {(row["arm"], row["budget"]): row["value"] for row in rows if row["metric"] == "accuracy"}
+    assert accuracy["shown", "all"] > 0.8
+    assert sum(row["n"] for row in rows[:4] if row["metric"].startswith("recall")) == 20
+    with pytest.raises(ValueError, match="lower --test"):
+        script.main([*words, "--test", "50"])
