@@ -114,6 +114,11 @@ def result_rows(diagnosis: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if answers:
             yield {**named, **counted("ablated", answers["ablated"]), **decided}
             yield {**named, **counted("random directions ablated", answers["random_ablated"])}
+            yield {
+                **named,
+                **drawn("share of each random draw", answers["random_draws"]),
+                "p_value": answers["over_draws"],
+            }
             yield {**named, **counted("difference of means ablated", answers["dense_ablated"])}
             if answers["amplified"]:
                 own = counted("amplified", answers["amplified"])

@@ -182,7 +182,7 @@ def _write_features(found: Diagnosis, path: Path) -> int:
         print(f"Wrote {found.ranked.save(path)}. Its features are suspects: nothing was tested.")
         return 0
     if found.features is None:
-        print("No feature makes the fault rarer than random directions do, so no feature set was written.")
+        print("No feature passed the proof, so no feature set was written.")
         remove_older(path, "its features are not those of this diagnosis")
         return NOT_PROVED
     print(f"Wrote {found.features.save(path)}")

@@ -198,15 +198,16 @@ def _answer_lines(proof: Proof) -> list[str]:
     lines = [
         f"The model makes the fault again in {proof.before.hits} of {proof.before.total} answers to {proof.cases} "
         f"cases; the {proof.trials[0].cases} cases concerned are used below. Answers with the fault:",
-        f"{'ablated':<28} {'features':>14} {'random':>14} {'means':>14} {'p':>7} {'corrected':>9}   "
+        f"{'ablated':<28} {'features':>14} {'random':>14} {'draws':>11} {'means':>14} {'p':>7} {'corrected':>9}   "
         f"{'amplified':>9} {'random':>8} {'means':>8}   {'1st token':>9} {'random':>7}",
     ]
     for trial in proof.trials:
         one, token = trial.answers, trial.token
         assert one is not None
+        between = f"{min(one.random_draws):.0%} to {max(one.random_draws):.0%}"
         lines.append(
             f"{members_in_words(trial.members):<28} {_rate(one.ablated):>14} {_rate(one.random_ablated):>14} "
-            f"{_rate(one.dense_ablated):>14} {trial.p_value:7.2g} {trial.corrected_p:9.2g}   "
+            f"{between:>11} {_rate(one.dense_ablated):>14} {trial.p_value:7.2g} {trial.corrected_p:9.2g}   "
             f"{_hits(one.amplified):>9} {_hits(one.random_amplified):>8} {_hits(one.dense_amplified):>8}   "
             f"{token.left:9.1%} {_mean(token.random_left):7.1%}  {trial.verdict}".rstrip()
         )

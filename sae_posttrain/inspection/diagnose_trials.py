@@ -28,6 +28,8 @@ class AnswerTest:
     Args:
         ablated, random_ablated: answers to the bad prompts that still have the fault; `random` is all draws together.
         random_draws: share of the answers that still have it, for each draw.
+        over_draws: p-value of the features' share against how much random directions differ among each other. It does
+            not decide, because few draws tell it badly; the p-value of `ablating` is over prompts, for these draws.
         dense_ablated: the same with the difference of means; None if it is not known.
         ablating: the features' rate minus that of the random directions.
         amplified, random_amplified, dense_amplified, amplifying: the same for good prompts, whose answers got the
@@ -37,6 +39,7 @@ class AnswerTest:
     ablated: Share
     random_ablated: Share
     random_draws: tuple[float, ...]
+    over_draws: float
     dense_ablated: Share | None
     ablating: Difference
     amplified: Share | None = None
@@ -146,10 +149,12 @@ def answer_test(down: Sequence[Counted], up: Sequence[Counted], *, dense: bool) 
         dense: whether the last count is that of the difference of means.
     """
     own, control, rival = _split(down, dense)
+    draws = tuple(one.share.rate for one in control)
     test = AnswerTest(
         own.share,
         _pooled(control).share,
-        tuple(one.share.rate for one in control),
+        draws,
+        chance_among_draws(own.share.rate, draws),
         None if rival is None else rival.share,
         compare_rates(own, _pooled(control)),
     )
