@@ -4,9 +4,19 @@ from .endpoint import Endpoint, ServerGone
 from .engine import TransformersEngine, sampler
 from .kept import KeptResponses, describe_run
 from .progress import SamplingProgress
-from .requests import FailedSample, Prompt, SampleRequest, SamplingEngine, encode_prompts, sample_seed
+from .requests import (
+    FailedSample,
+    Prompt,
+    SampleRequest,
+    SamplingEngine,
+    ScoringEngine,
+    TokenIds,
+    encode_prompts,
+    is_token_ids,
+    sample_seed,
+)
 from .response import FinishReason, Response
-from .run import SampledRun, sample_responses, sample_run
+from .run import KeyedResponses, SampledRun, sample_requests, sample_responses, sample_run
 from .server import ServerEngine, ask_server
 from .settings import SamplingSettings, check_counts, check_temperature_and_top_p
 
@@ -15,6 +25,7 @@ __all__ = [
     "FailedSample",
     "FinishReason",
     "KeptResponses",
+    "KeyedResponses",
     "Prompt",
     "Response",
     "SampleRequest",
@@ -22,14 +33,18 @@ __all__ = [
     "SamplingEngine",
     "SamplingProgress",
     "SamplingSettings",
+    "ScoringEngine",
     "ServerEngine",
     "ServerGone",
+    "TokenIds",
     "TransformersEngine",
     "ask_server",
     "check_counts",
     "check_temperature_and_top_p",
     "describe_run",
     "encode_prompts",
+    "is_token_ids",
+    "sample_requests",
     "sample_responses",
     "sample_run",
     "sample_seed",

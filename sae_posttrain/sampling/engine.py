@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -30,10 +30,17 @@ from .nucleus import Nucleus
 from .progress import SamplingProgress
 from .requests import FailedSample, SampleRequest, encode_prompts, sample_seed
 from .response import Response, decode
+from .scoring import response_logprobs
 from .settings import SamplingSettings
 from .stopping import StopTexts, length_to_stop
 
 NAME = f"transformers {version('transformers')}"
+
+
+def _unchanged(batch: Sequence[SampleRequest]) -> AbstractContextManager[Any]:
+    if any(request.extra_args for request in batch):
+        raise ValueError("These requests have extra_args, which only an engine with `around` can follow.")
+    return nullcontext()
 
 
 @dataclass
@@ -50,6 +57,8 @@ class TransformersEngine:
         synced: whether every process takes as many steps as the longest one, as split weights need it. All processes
             must then sample the same number of batches. By default `generate` decides.
         process, processes: which share of the batches is sampled here, and how many shares there are.
+        around: function from the requests of a batch to a context in which that batch is sampled. It follows the
+            requests' `extra_args`, for example by steering some rows. Default: requests with `extra_args` are refused.
     """
 
     model: PreTrainedModel
@@ -59,6 +68,7 @@ class TransformersEngine:
     synced: bool | None = None
     process: int = 0
     processes: int = 1
+    around: Callable[[Sequence[SampleRequest]], AbstractContextManager[Any]] = _unchanged
     name: str = NAME
     gives_ids: bool = True
 
@@ -88,14 +98,20 @@ class TransformersEngine:
             for batch in self._batches(ids):
                 if all(place in done for place in batch):
                     continue
-                seeds = [requests[place].seed for place in batch]
+                asked = [requests[place] for place in batch]
                 try:
-                    found = respond([ids[place] for place in batch], seeds)
+                    with self.around(asked):
+                        found = respond([ids[place] for place in batch], [one.seed for one in asked])
                 except torch.OutOfMemoryError as error:
                     raise ValueError(
                         f"{len(batch)} responses at once do not fit into the memory; give a smaller batch_size. {error}"
                     ) from error
                 yield [(place, one) for place, one in zip(batch, found, strict=True) if place not in done]
+
+    def logprobs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """As in `ScoringEngine`."""
+        with evaluating(self.model):
+            return [response_logprobs(self.model, prompt, response) for prompt, response in pairs]
 
     def _batches(self, ids: Sequence[Sequence[int]]) -> list[list[int]]:
         """This process's batches of places, with all places of each, whether they are still wanted or not."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from .requests import Prompt
+from .requests import Prompt, TokenIds
 from .response import Response
 
 try:
@@ -126,7 +126,7 @@ class KeptResponses:
 
 
 def describe_run(
-    prompts: Sequence[Prompt], engine: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], samples: int
+    prompts: Sequence[Prompt | TokenIds], engine: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], samples: int
 ) -> dict[str, Any]:
     """What a run's responses depend on, by name, so that a message can say what differs.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeGuard
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,6 +14,8 @@ from .response import Response
 from .settings import SamplingSettings
 
 Prompt = str | list[dict[str, Any]]
+TokenIds = list[int]
+"""A prompt as token ids, which no chat template changes."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,15 @@ class SampleRequest:
     """The request for one response.
 
     Args:
-        prompt: a text, or a list of messages.
+        prompt: a text, a list of messages, or token ids.
         seed: seed of this response alone; see `sample_seed`.
+        extra_args: what else the engine is told about this response, by name. vLLM and its server pass it to their
+            plugins, in `SamplingParams.extra_args`. `TransformersEngine` passes it to its `around`.
     """
 
-    prompt: Prompt
+    prompt: Prompt | TokenIds
     seed: int = 0
+    extra_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,26 @@ class SamplingEngine(Protocol):
         """
 
 
+class ScoringEngine(SamplingEngine, Protocol):
+    """A sampling engine that also computes the probability of given tokens."""
+
+    def logprobs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """The log-probability of each given token, under the model as it is: at temperature 1, without any steering.
+
+        Args:
+            pairs: prompts with their responses, both as token ids; no prompt is empty.
+
+        Returns:
+            For each pair, one number in nats per token of the response. Tokens that do not fit into the model's context
+            together with the prompt are left out.
+        """
+
+
+def is_token_ids(prompt: Prompt | TokenIds) -> TypeGuard[TokenIds]:
+    """Whether a prompt is given as token ids."""
+    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int)
+
+
 def sample_seed(seed: int, prompt: int, sample: int) -> int:
     """The seed of one response, which does not depend on the number of prompts, batches and processes.
 
@@ -91,12 +116,12 @@ def sample_seed(seed: int, prompt: int, sample: int) -> int:
 
 
 def requests_for(
-    prompts: Sequence[Prompt], settings: SamplingSettings, samples: int, places: Sequence[int] | None = None
+    prompts: Sequence[Prompt | TokenIds], settings: SamplingSettings, samples: int, places: Sequence[int] | None = None
 ) -> list[SampleRequest]:
     """The requests of a run: all samples of the first prompt, then those of the second, and so on.
 
     Args:
-        prompts: texts or lists of messages.
+        prompts: texts, lists of messages or token ids.
         settings: the run's settings, with its seed.
         samples: responses per prompt; one if the temperature is 0, since all would be equal.
         places: the prompts' places in a longer list, for their seeds. Default: 0, 1, 2 and so on.
@@ -109,11 +134,12 @@ def requests_for(
     ]
 
 
-def as_messages(prompt: Prompt, settings: SamplingSettings) -> list[dict[str, Any]]:
+def as_messages(prompt: Prompt | TokenIds, settings: SamplingSettings) -> list[dict[str, Any]]:
     """A prompt as chat messages. If it has no system message, that of the settings comes first."""
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    assert not is_token_ids(prompt), "token ids are sent as they are"
+    messages: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if settings.system is None or (messages and messages[0].get("role") == "system"):
-        return messages
+        return list(messages)
     return [{"role": "system", "content": settings.system}, *messages]
 
 
@@ -130,7 +156,7 @@ def check_plain(settings: SamplingSettings) -> None:
 
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | TokenIds],
     chat: bool,
     settings: SamplingSettings | None = None,
 ) -> list[list[int]]:
@@ -138,7 +164,7 @@ def encode_prompts(
 
     Args:
         tokenizer: the model's tokenizer.
-        prompts: texts or lists of messages.
+        prompts: texts, lists of messages, or token ids, which are left as they are.
         chat: whether the chat template is applied to texts too.
         settings: settings with the system message and the chat template's values. Default: neither.
 
@@ -149,7 +175,11 @@ def encode_prompts(
     return [_encode(tokenizer, prompt, chat, settings) for prompt in prompts]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat: bool, settings: SamplingSettings) -> list[int]:
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt | TokenIds, chat: bool, settings: SamplingSettings
+) -> list[int]:
+    if is_token_ids(prompt):
+        return list(prompt)
     if isinstance(prompt, str) and not chat:
         check_plain(settings)
         ids = tokenizer(prompt)["input_ids"]

@@ -4,41 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from json import JSONDecodeError
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 from .background import in_background
-from .endpoint import Endpoint, ServerGone, client_for
+from .connection import UNREADABLE, Connection
+from .endpoint import Endpoint, client_for
 from .progress import SamplingProgress
 from .requests import (
     FailedSample,
     Prompt,
     SampleRequest,
+    TokenIds,
     as_messages,
     check_plain,
+    is_token_ids,
     requests_for,
 )
 from .response import FinishReason, Response
 from .server_body import Body
+from .server_scoring import Scoring
 from .settings import SamplingSettings
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
 
 MOST_FAILURES = 20
 """Requests in a row that may fail before the run ends; what fails so often will fail for all."""
-UNREADABLE = (LookupError, AttributeError, TypeError, JSONDecodeError)
-"""What the client raises on an answer that is not of the protocol."""
 _ENDS: dict[str, FinishReason] = {
     **dict.fromkeys(("stop", "eos", "eos_token", "tool_calls", "function_call"), "stop"),
     "length": "length",
 }
-_VERSIONS = {
-    "vllm": ("version", "version"),
-    "sglang": ("get_server_info", "version"),
-    "llamacpp": ("props", "build_info"),
-}
-"""Owner of the models in `/v1/models` → the page that tells the program's version, and its key there."""
 
 
 @dataclass
@@ -48,19 +40,25 @@ class ServerEngine:
     Args:
         endpoint: the server.
         chat: whether text prompts go through the server's chat template. With False they are completed as they are.
-        join_reasoning: function from a chat message to its text; by default the content. The reasoning that some
-            servers keep apart is then left out.
+        join_reasoning: function from a chat message and the thinking tags to its text; by default the content. The
+            reasoning that some servers keep apart is then left out.
+        thinking_tags: the tags that `join_reasoning` puts around the reasoning.
     """
 
     endpoint: Endpoint
     chat: bool = True
-    join_reasoning: Callable[[dict[str, Any]], str] = lambda message: message.get("content") or ""
+    join_reasoning: Callable[[dict[str, Any], tuple[str, str]], str] = lambda message, _: message.get("content") or ""
+    thinking_tags: tuple[str, str] = ("<think>", "</think>")
     gives_ids: bool = field(default=False, init=False)
     name: str = field(default="server", init=False)
 
     def identity(self) -> dict[str, Any]:
-        """The model's name, and whether its chat template is used; the same model may be served elsewhere."""
-        return {"engine": "server", "model": self.endpoint.model, "chat": self.chat}
+        """The model's name, whether its chat template is used, and the thinking tags, which the responses hold.
+
+        The server's address is no part of it, since the same model may be served elsewhere.
+        """
+        tags = list(self.thinking_tags) if self.chat else None
+        return {"engine": "server", "model": self.endpoint.model, "chat": self.chat, "thinking tags": tags}
 
     def sample(
         self,
@@ -78,12 +76,28 @@ class ServerEngine:
         """
         open_places = [place for place in range(len(requests)) if place not in done]
         client = client_for(self.endpoint)
-        asking = _Asking(self, client, Body(self.endpoint.model, settings), requests, settings)
+        asking = _Asking(
+            self, Connection(self.endpoint, client), Body(self.endpoint.model, settings), requests, settings
+        )
         at_once = self.endpoint.concurrency
         for item in in_background(asking.one, open_places, at_once, before=asking.begin, after=client.close):
             if progress is not None:
                 progress.add(1, item[1].tokens or 0 if isinstance(item[1], Response) else 0)
             yield [item]
+
+    def logprobs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """As in `ScoringEngine`. Only vLLM's server returns the log-probabilities of a prompt's tokens.
+
+        Raises:
+            ServerGone: the server cannot be reached any more.
+            ValueError: it refuses a request, or does not return log-probabilities of prompts.
+            ImportError: the `openai` package is missing.
+        """
+        client = client_for(self.endpoint)
+        scoring = Scoring(Connection(self.endpoint, client), pairs)
+        at_once, places = self.endpoint.concurrency, range(len(pairs))
+        found = in_background(scoring.one, places, at_once, before=scoring.connection.begin, after=client.close)
+        return [values for _, values in sorted(found)]
 
 
 def ask_server(
@@ -130,87 +144,65 @@ class _Asking:
     def __init__(
         self,
         engine: ServerEngine,
-        client: AsyncOpenAI,
+        connection: Connection,
         body: Body,
         requests: Sequence[SampleRequest],
         settings: SamplingSettings,
     ) -> None:
-        self.engine, self.client, self.body, self.requests, self.settings = engine, client, body, requests, settings
+        self.engine, self.connection, self.body = engine, connection, body
+        self.requests, self.settings = requests, settings
         self.failures = 0
 
     async def begin(self) -> None:
         """Check that the server answers and has the model, and find out which program it is."""
-        from openai import APIConnectionError, APIStatusError
-
-        endpoint, models = self.engine.endpoint, []
-        try:
-            models = [model async for model in self.client.models.list()]
-        except APIConnectionError as error:
-            self._gone(error)
-        except APIStatusError as error:
-            self._refuse(error)
-        except UNREADABLE:  # a web page, or JSON of another kind
-            raise ValueError(
-                f"{endpoint.url} does not speak OpenAI's protocol: its page /models is no list of models. The address "
-                "usually ends in /v1."
-            ) from None
-        if models and endpoint.model not in {model.id for model in models}:
-            there = ", ".join(sorted(model.id for model in models)[:20])
-            raise ValueError(f"The server at {endpoint.url} has no model {endpoint.model!r}; it has {there}.")
-        owner = next((model.owned_by for model in models if model.owned_by), "") or "server"
-        self.engine.name = f"{owner} {await self._version(owner)}".strip()
-
-    async def _version(self, owner: str) -> str:
-        page, key = _VERSIONS.get(owner, ("", ""))
-        if not page:
-            return ""
-        try:
-            root = self.engine.endpoint.url.rstrip("/").removesuffix("/v1")
-            # Not `with_options`, which makes a client that reads the environment.
-            found: Any = await self.client.get(f"{root}/{page}", cast_to=object, options={"max_retries": 0})
-            return str(found.get(key, ""))
-        except Exception:  # it only names the version
-            return ""
+        await self.connection.begin()
+        self.engine.name = self.connection.program
 
     async def one(self, place: int) -> tuple[int, Response | FailedSample]:
         """Send the request for one response."""
         from openai import APIConnectionError, APIStatusError, OpenAIError
 
         prompt = self.requests[place].prompt
-        chat = self.engine.chat or not isinstance(prompt, str)
-        if not chat:
+        chat = not is_token_ids(prompt) and (self.engine.chat or not isinstance(prompt, str))
+        if not chat and not is_token_ids(prompt):
             check_plain(self.settings)
         while True:
-            options = self.body.options(self.requests[place].seed, chat=chat)
+            options = self.body.options(self.requests[place], chat=chat)
             try:
                 answer: Response | FailedSample = self._response(await self._send(prompt, chat, options))
                 break
             except APIConnectionError as error:
-                self._gone(error)
+                self.connection.gone(error)
             except APIStatusError as error:
                 if self.body.give_way(str(error), error.status_code, options):
                     continue
-                self._refuse(error)
-                answer = FailedSample(self._safe(error))
+                self.connection.refuse(error)
+                answer = FailedSample(self.connection.safe(error))
                 break
             except (OpenAIError, *UNREADABLE) as error:
-                answer = FailedSample(f"The server's answer is not that of OpenAI's protocol: {self._safe(error)}")
+                answer = FailedSample(
+                    f"The server's answer is not that of OpenAI's protocol: {self.connection.safe(error)}"
+                )
                 break
         self._count(answer)
         return place, answer
 
-    async def _send(self, prompt: Prompt, chat: bool, options: dict[str, Any]) -> Any:
+    async def _send(self, prompt: Prompt | TokenIds, chat: bool, options: dict[str, Any]) -> Any:
         if not chat:
-            return await self.client.completions.create(prompt=prompt, **options)
+            text_or_ids: Any = prompt
+            return await self.connection.client.completions.create(prompt=text_or_ids, **options)
         messages: Any = as_messages(prompt, self.settings)
-        return await self.client.chat.completions.create(messages=messages, **options)
+        return await self.connection.client.chat.completions.create(messages=messages, **options)
 
     def _response(self, found: Any) -> Response:
         if isinstance(found, str):  # of a page that is no JSON
             raise TypeError(f"{found.strip()[:80]!r}")
         choice = found.choices[0]
         message = getattr(choice, "message", None)
-        text = choice.text if message is None else self.engine.join_reasoning(message.model_dump())
+        if message is None:
+            text = choice.text
+        else:
+            text = self.engine.join_reasoning(message.model_dump(), self.engine.thinking_tags)
         usage = getattr(found, "usage", None)
         ids = tuple(getattr(choice, "token_ids", None) or ())
         tokens = usage.completion_tokens if usage is not None else len(ids) or None
@@ -220,35 +212,3 @@ class _Asking:
         self.failures = self.failures + 1 if isinstance(answer, FailedSample) else 0
         if isinstance(answer, FailedSample) and self.failures >= MOST_FAILURES:
             raise ValueError(f"The last {self.failures} requests to the server failed. The last error: {answer.error}")
-
-    def _refuse(self, error: Any) -> None:
-        """End the run if no request can succeed.
-
-        Raises:
-            ValueError: the server rejects the key or does not know the model.
-        """
-        where, status = self.engine.endpoint.url, error.status_code
-        if status in (401, 403):
-            variable = self.engine.endpoint.key_variable
-            told = f"the key in {variable}" if variable else "a request without a key; name the variable that holds one"
-            raise ValueError(f"The server at {where} refuses {told} (status {status}).") from None
-        if status == 404 and not error.request.url.path.endswith("/models"):
-            raise ValueError(
-                f"The server at {where} does not know the model or the page: {self._safe(error)}"
-            ) from None
-
-    def _gone(self, error: Exception) -> NoReturn:
-        endpoint = self.engine.endpoint
-        cause = f"{error.__cause__ or error}"
-        raise ServerGone(
-            f"The server at {endpoint.url} does not answer, after {endpoint.retries} retries: {self._scrubbed(cause)}. "
-            "Start it again, and run the same command again."
-        ) from None
-
-    def _safe(self, error: Exception) -> str:
-        return self._scrubbed(str(error)) or type(error).__name__
-
-    def _scrubbed(self, text: str) -> str:
-        """Remove the key, which servers quote in their messages."""
-        key = self.client.api_key
-        return text.replace(key, "[key]") if len(key) > len("EMPTY") else text

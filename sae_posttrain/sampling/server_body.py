@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from .requests import SampleRequest
 from .settings import SamplingSettings
 
 logger = logging.getLogger(__name__)
 
 BAD_REQUEST = (400, 422)
+PLUGINS = "vllm_xargs"
+"""The field from which vLLM's server takes what its plugins are told."""
 
 
 class Body:
@@ -39,11 +42,12 @@ class Body:
             {"chat_template_kwargs": dict(settings.chat_template_args)} if settings.chat_template_args else {}
         )
 
-    def options(self, seed: int, *, chat: bool) -> dict[str, Any]:
-        """The arguments of the client's `create`, without the prompt."""
-        extra = {**self.neutral, **self.needed, **(self.of_chat if chat else {})}
+    def options(self, request: SampleRequest, *, chat: bool) -> dict[str, Any]:
+        """The arguments of the client's `create` for a request, without the prompt."""
+        to_plugins = {PLUGINS: dict(request.extra_args)} if request.extra_args else {}
+        extra = {**self.neutral, **self.needed, **to_plugins, **(self.of_chat if chat else {})}
         length = {self.length: self.settings.max_new_tokens}
-        return {**self.common, **length, "seed": seed, "extra_body": extra}
+        return {**self.common, **length, "seed": request.seed, "extra_body": extra}
 
     def give_way(self, message: str, status: int, sent: dict[str, Any]) -> bool:
         """Decide whether to send a rejected request again, with fewer fields or with another name for the limit.
@@ -60,4 +64,5 @@ class Body:
         elif self.neutral and any(name in message for name in self.neutral):
             logger.warning("The server refuses one of %s; its own defaults hold for them.", ", ".join(self.neutral))
             self.neutral = {}
-        return self.length not in sent or not sent["extra_body"].keys() <= {*self.neutral, *self.needed, *self.of_chat}
+        known = {*self.neutral, *self.needed, *self.of_chat, PLUGINS}
+        return self.length not in sent or not sent["extra_body"].keys() <= known

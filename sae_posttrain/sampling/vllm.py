@@ -98,7 +98,7 @@ class VllmEngine:
                 if place in done:
                     continue
                 try:
-                    params = self._params(settings, request.seed)
+                    params = self._params(settings, request)
                     self._add(str(place), ids[id(request.prompt)], params)
                     places[str(place)] = place
                 except _refusals() as error:  # such as a prompt that is longer than the model's context
@@ -114,15 +114,44 @@ class VllmEngine:
             if places:
                 engine.abort_request([*places])
 
+    def logprobs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """As in `ScoringEngine`."""
+        from vllm import SamplingParams
+
+        limit = self.llm.llm_engine.model_config.max_model_len - 1  # vLLM must generate one more token
+        ids = [[*prompt, *response][:limit] for prompt, response in pairs]
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        inputs: Any = [{"prompt_token_ids": one} for one in ids]
+        outputs = self.llm.generate(inputs, params, use_tqdm=False, lora_request=self._lora())
+        found: list[list[float]] = []
+        for (prompt, _), one, output in zip(pairs, ids, outputs, strict=True):
+            told: Any = output.prompt_logprobs
+            found.append([float(told[at][one[at]].logprob) for at in range(len(prompt), len(one))])
+        return found
+
+    def close(self) -> None:
+        """Shut vLLM down, and free its memory. The engine cannot be used afterwards."""
+        import gc
+
+        import torch
+
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def _add(self, name: str, ids: list[int], params: Any) -> None:
-        lora = None
-        if self.adapter:
-            from vllm.lora.request import LoRARequest
+        self.llm.llm_engine.add_request(name, {"prompt_token_ids": ids}, params, lora_request=self._lora())
 
-            lora = LoRARequest("adapter", 1, self.adapter)
-        self.llm.llm_engine.add_request(name, {"prompt_token_ids": ids}, params, lora_request=lora)
+    def _lora(self) -> Any:
+        if not self.adapter:
+            return None
+        from vllm.lora.request import LoRARequest
 
-    def _params(self, settings: SamplingSettings, seed: int) -> Any:
+        return LoRARequest("adapter", 1, self.adapter)
+
+    def _params(self, settings: SamplingSettings, request: SampleRequest) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -132,9 +161,9 @@ class VllmEngine:
             top_k=settings.top_k,
             min_p=settings.min_p,
             max_tokens=settings.max_new_tokens,
-            seed=seed,
+            seed=request.seed,
             stop=list(settings.stop) or None,
-            extra_args=dict(self.extra_args) or None,
+            extra_args={**self.extra_args, **request.extra_args} or None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from sae_posttrain.sampling import (
     FailedSample,
     KeptResponses,
     Response,
+    SampleRequest,
     SamplingProgress,
     SamplingSettings,
     TransformersEngine,
     describe_run,
+    sample_requests,
     sample_responses,
     sample_run,
 )
@@ -207,3 +210,43 @@ def test_speed_is_shown() -> None:
     bar = SamplingProgress(40, 100, disable=True, clock=lambda: next(seconds))
     bar.add(20, 1500)
     assert bar._state() == "20 of 40 responses, 2 responses/s, 150 tokens/s"
+
+
+def test_an_engine_follows_what_each_request_says(model: Any, tokenizer: Any) -> None:
+    seen: list[list[Any]] = []
+
+    @contextmanager
+    def around(batch: Any) -> Iterator[None]:
+        seen.append([request.extra_args.get("number") for request in batch])
+        yield
+
+    requests = {(0, n, 0): SampleRequest("w1 w2", n, {"number": n}) for n in range(5)}
+    answers = sample_requests(engine(model, tokenizer, batch_size=2, around=around), requests, SETTINGS)
+    assert list(answers.found) == list(requests)
+    assert seen == [[0, 1], [2, 3], [4]]
+    with pytest.raises(ValueError, match="only an engine with `around` can follow"):
+        sample_requests(engine(model, tokenizer), requests, SETTINGS)
+
+
+def test_token_ids_are_the_texts_they_encode(model: Any, tokenizer: Any) -> None:
+    ids = [tokenizer(text)["input_ids"] for text in PROMPTS]
+    texts = sample_responses(model, tokenizer, PROMPTS, SETTINGS, samples=2, progress=False)
+    assert sample_responses(model, tokenizer, ids, SETTINGS, samples=2, progress=False) == texts
+
+
+def test_places_give_seeds_and_must_differ(model: Any, tokenizer: Any) -> None:
+    whole = sample_responses(model, tokenizer, PROMPTS, SETTINGS, samples=2, progress=False)
+    part = sample_run(engine(model, tokenizer), PROMPTS[2:4], SETTINGS, samples=2, progress=False, places=[2, 3])
+    assert part.in_order() == whole[2:4]
+    with pytest.raises(ValueError, match="places must be different"):
+        sample_run(engine(model, tokenizer), PROMPTS[:2], SETTINGS, progress=False, places=[1, 1])
+
+
+def test_log_probabilities_are_those_of_a_forward_pass(model: Any, tokenizer: Any) -> None:
+    pairs: Any = [([3, 4, 5], [6, 7]), ([8], [9])]
+    expected = []
+    for prompt, response in pairs:
+        logits = model(torch.tensor([[*prompt, *response]])).logits[0].log_softmax(-1)
+        expected.append([float(logits[len(prompt) - 1 + at, token]) for at, token in enumerate(response)])
+    found = engine(model, tokenizer).logprobs(pairs)
+    assert [one for some in found for one in some] == pytest.approx([one for some in expected for one in some])
