@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,14 @@ from result_rows import COLUMNS, load_run, read_arm, replace_rows, row  # type: 
 from sae_posttrain import FeatureSet
 from sae_posttrain.metrics import find_loop, repetition_rate
 from sae_posttrain.metrics.loops import LoopSettings
-from sae_posttrain.sampling import Response, SamplingSettings, encode_prompts, sampler
+from sae_posttrain.sampling import (
+    Response,
+    SampleRequest,
+    SamplingSettings,
+    TransformersEngine,
+    encode_prompts,
+    sample_requests,
+)
 from sae_posttrain.steering import ablate, steer, with_random_directions
 
 RECIPE = "causality"
@@ -128,18 +135,26 @@ def run(
     batch_size: int,
 ) -> dict[Trial, list[Response]]:
     """Greedy answers to all prompts in every trial; a batch holds rows of several trials."""
+
+    @contextmanager
+    def edited(batch: Sequence[SampleRequest]) -> Iterator[None]:
+        numbers = [request.extra_args["trial"] for request in batch]
+        with ExitStack() as edits:
+            for number in dict.fromkeys(numbers):
+                mask = [own == number for own in numbers]
+                edits.enter_context(planned[number].editing(model, features, mask))
+            yield
+
+    engine = TransformersEngine(model, tokenizer, batch_size, around=edited)
     encoded = encode_prompts(tokenizer, prompts, chat=True)
-    rows = [(trial, ids) for trial in planned for ids in encoded]
-    answers: list[Response] = []
-    with sampler(model, tokenizer, SamplingSettings(0.0, top_p=1.0, max_new_tokens=max_new_tokens)) as sample:
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            with ExitStack() as edits:
-                for trial in dict.fromkeys(trial for trial, _ in batch):
-                    mask = [own == trial for own, _ in batch]
-                    edits.enter_context(trial.editing(model, features, mask))
-                answers += sample([ids for _, ids in batch])
-    return {trial: answers[place * len(prompts) :][: len(prompts)] for place, trial in enumerate(planned)}
+    requests = {
+        (number, place, 0): SampleRequest(ids, extra_args={"trial": number})
+        for number in range(len(planned))
+        for place, ids in enumerate(encoded)
+    }
+    greedy = SamplingSettings(0.0, top_p=1.0, max_new_tokens=max_new_tokens)
+    found = sample_requests(engine, requests, greedy).found
+    return {trial: [found[number, place, 0] for place in range(len(prompts))] for number, trial in enumerate(planned)}
 
 
 def rows_of(

@@ -25,6 +25,7 @@ from sae_posttrain.metrics.share import Share
 from sae_posttrain.sampling import SamplingSettings, encode_prompts
 from sae_posttrain.steering import typical_contributions
 from sae_posttrain.steering.curve import Point, SteeredAnswer
+from sae_posttrain.steering.steered_engine import steered_engine
 from sae_posttrain.steering.trial import Trial
 from sae_posttrain.texts import load_rows
 from sae_posttrain.training.rollouts.source import random_like
@@ -55,18 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     compared = arms(features, FeatureSet.load(args.dense) if args.dense else None, args.draws)
     model, tokenizer = load_run(args.model, args.dtype)
     ids = encode_prompts(tokenizer, [one["prompt"] for one in load_rows(args.prompts)[: args.limit]], chat=True)
-    trial = Trial(model, tokenizer, ids, LoopSettings(min_tokens=args.min_tokens), args.batch_size, progress=False)
+    loops = LoopSettings(min_tokens=args.min_tokens)
+
+    def trial_of(chosen: FeatureSet) -> Trial:
+        engine = steered_engine(model, tokenizer, chosen, args.batch_size)
+        return Trial(engine, tokenizer, chosen, ids, loops, progress=False)
+
+    plain = trial_of(features)
     sampling = SamplingSettings(args.temperature, top_p=1.0, max_new_tokens=args.max_new_tokens)
     layer = f"layer {features.layers[0].layer}"
     arm = Arm("", "", args.model.name, None, commit())
-    written = list(rows_of(replace(arm, arm="unsteered"), [trial.run_plain(sampling)]))
+    written = list(rows_of(replace(arm, arm="unsteered"), [plain.run_plain(sampling)]))
     random_answers: list[SteeredAnswer] = []
     for (name, seed), chosen in compared.items():
-        before = len(trial.answers)
-        written += rows_of(
-            replace(arm, arm=f"{name}, {layer}", seed=seed), trial.run(chosen, None, sampling, args.alphas)
-        )
-        random_answers += trial.answers[before:] if name == "random direction" else []
+        trial = trial_of(chosen)
+        trial.plain = plain.plain
+        points = trial.run(trial.every_layer, None, sampling, args.alphas)
+        written += rows_of(replace(arm, arm=f"{name}, {layer}", seed=seed), points)
+        random_answers += trial.answers if name == "random direction" else []
     every = replace(arm, arm=f"random direction, {layer}", seed="+".join(map(str, args.draws)))
     written += pooled_rows(every, random_answers) if len(args.draws) > 1 else []
     replace_rows(args.results, written)

@@ -13,10 +13,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
 from ..metrics.loops import EXACT_LOOPS, LoopSettings
-from ..sampling import Prompt, SamplingSettings, encode_prompts
+from ..sampling import (
+    KeptResponses,
+    Prompt,
+    SamplingSettings,
+    ScoringEngine,
+    TransformersEngine,
+    encode_prompts,
+)
 from ..wording import counted, duration
 from .curve import Calibration, Point
 from .endless import check_loop_fits
+from .steered_engine import check_steers, steered_engine
 from .trial import Trial
 
 logger = logging.getLogger(__name__)
@@ -26,7 +34,7 @@ ALPHAS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
 
 def calibrate(
-    model: PreTrainedModel,
+    model: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
     features: FeatureSet | str | Path,
     prompts: Sequence[Prompt],
@@ -42,6 +50,8 @@ def calibrate(
     batch_size: int = 32,
     loop_settings: LoopSettings = EXACT_LOOPS,
     progress: bool = True,
+    engine: ScoringEngine | None = None,
+    kept: KeptResponses | None = None,
 ) -> Calibration:
     """Find how strongly to steer so that responses loop while the text before the loop stays fluent.
 
@@ -52,7 +62,7 @@ def calibrate(
     same prompts that they are measured on, so the figures of the best one are optimistic.
 
     Args:
-        model, tokenizer: the model that will be trained.
+        model, tokenizer: the model that will be trained. With an `engine`, the model is not used and may be None.
         features: the features to steer with: a feature set, or its path.
         prompts: texts or messages, such as the training prompts.
         alphas: the strengths to try, in units of typical strength.
@@ -70,12 +80,15 @@ def calibrate(
         loop_settings: what counts as a loop in token ids. With `fold_digits`, a response is also a loop if its text
             repeats except for numbers that count up or down.
         progress: whether to print the cost before the start, and to show progress bars.
+        engine: what samples, steers and scores the responses: `steered_engine`, a `VllmEngine` that was started with
+            these features, or a `ServerEngine` for a vLLM server that was. Default: transformers, with `model`.
+        kept: an entered file of kept responses. What is in it is not sampled again, and new responses are added to it.
 
     Returns:
         The curve; `calibrated()` is the feature set to train with.
 
     Raises:
-        ValueError: the features belong to another model, or a setting is out of range.
+        ValueError: the features belong to another model, the engine does not steer, or a setting is out of range.
 
     Example:
         >>> sampling = SamplingSettings(temperature=0.7, top_p=1.0, max_new_tokens=128)
@@ -92,7 +105,13 @@ def calibrate(
     warmths = [replace(sampling, temperature=one) for one in dict.fromkeys(temperatures or [sampling.temperature])]
     plans = [(layers, number, warmth) for warmth in warmths for layers, number in _plans(features, top)]
     ids = encode_prompts(tokenizer, prompts, chat, sampling)
-    trial = Trial(model, tokenizer, ids, loop_settings, batch_size, progress)
+    if engine is None:
+        if model is None:
+            raise ValueError("Give a model, or an engine that samples and steers.")
+        engine = steered_engine(model, tokenizer, features, batch_size)
+    elif not isinstance(engine, TransformersEngine):
+        check_steers(engine, features, ids[0])
+    trial = Trial(engine, tokenizer, features, ids, loop_settings, progress=progress, kept=kept)
     trial.say(cost(len(ids), len(warmths), len(plans), len(alphas), sampling.max_new_tokens))
     began = time.monotonic()
     plain = [trial.run_plain(warmth) for warmth in warmths]
@@ -102,14 +121,13 @@ def calibrate(
         logger.warning("%.0f%% of the responses loop without any steering.", 100 * plain[0].rate)
     points: list[Point] = []
     for layers, number, warmth in plans:
-        chosen = features.select(layers=layers, top=number)
-        curve = trial.run(chosen, number, warmth, alphas)
+        curve = trial.run(layers, number, warmth, alphas)
         for _ in range(refine):
             enough = [point.alpha for point in curve if point.reaches(target_rate, max_ratio)]
             below = [point.alpha for point in curve if enough and point.alpha < min(enough)]
             if not below:
                 break
-            curve += trial.run(chosen, number, warmth, [math.sqrt(max(below) * min(enough))])
+            curve += trial.run(layers, number, warmth, [math.sqrt(max(below) * min(enough))])
         points += sorted(curve, key=lambda point: point.alpha)
     return Calibration(
         features, plain[0], tuple(points), target_rate, max_ratio, tuple(plain[1:]), tuple(trial.answers)

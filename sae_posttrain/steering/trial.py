@@ -1,45 +1,46 @@
 """Sample responses to the same prompts at one steering strength after another, and measure their fluency."""
 
-# S sequence, V vocabulary
-
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..feature_set import FeatureSet
 from ..metrics.loops import LoopSettings
 from ..metrics.share import Share
-from ..residual import inputs_device
-from ..sampling import Response, SamplingProgress, SamplingSettings, sample_seed, sampler
+from ..sampling import (
+    KeptResponses,
+    Response,
+    SampleRequest,
+    SamplingProgress,
+    SamplingSettings,
+    ScoringEngine,
+    sample_requests,
+    sample_seed,
+)
 from ..wording import counted
+from .arguments import Steering
 from .curve import Point, SteeredAnswer, layers_named
 from .endless import endless_loop
-from .generate import steer
+from .vllm_plugin import features_id
 
-T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 MOST_SURPRISING = 700.0  # nats per token; exp of more would overflow
 
 
-def surprisal(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
-    """Negative log-probability of each token of the answer, in nats."""
-    ids_1S = torch.tensor([[*prompt, *answer]], device=inputs_device(model))
-    with torch.no_grad():
-        logits_SV = model(input_ids=ids_1S, use_cache=False, logits_to_keep=len(answer) + 1).logits[0, :-1]
-    targets_S = ids_1S[0, len(prompt) :].to(logits_SV.device)
-    return cross_entropy(logits_SV.float(), targets_S, reduction="none").tolist()
+def setting_number(layers: tuple[int, ...], top: int | None, temperature: float, alpha: float) -> int:
+    """The number under which the responses of one setting are kept: the same for the same setting in every run."""
+    digest = hashlib.blake2b(repr((layers, top, float(temperature), float(alpha))).encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "big")
 
 
 @dataclass(frozen=True)
@@ -56,25 +57,34 @@ class _Outcome:
 
 
 class Trial:
-    """Answers the same prompts at one steering strength after another. Each process answers a share of the prompts."""
+    """Answers the same prompts at one steering strength after another. Each process answers a share of the prompts.
+
+    Args:
+        engine: what samples and steers.
+        tokenizer: the model's tokenizer.
+        features: the features that the engine steers with.
+        ids: the prompts, as token ids.
+        loop_settings: what counts as a loop.
+        progress: whether bars and texts are shown.
+        kept: an entered file of kept responses.
+    """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        engine: ScoringEngine,
         tokenizer: PreTrainedTokenizerBase,
+        features: FeatureSet,
         ids: list[list[int]],
         loop_settings: LoopSettings,
-        batch_size: int,
+        *,
         progress: bool,
+        kept: KeptResponses | None = None,
     ) -> None:
-        state = PartialState()
-        self.quiet = not (progress and state.is_main_process)
-        self.model, self.tokenizer, self.ids, self.batch_size = model, tokenizer, ids, batch_size
+        self.process, self.processes = getattr(engine, "process", 0), getattr(engine, "processes", 1)
+        self.quiet = not (progress and self.process == 0)
+        self.engine, self.tokenizer, self.ids, self.kept = engine, tokenizer, ids, kept
+        self.identity, self.every_layer = features_id(features), tuple(layer.layer for layer in features.layers)
         self.loop_settings = loop_settings
-        mine = range(state.process_index, len(ids), state.num_processes)
-        # Longest first: a batch that does not fit in memory fails at once, and rows of similar length need little
-        # padding.
-        self.mine = sorted(mine, key=lambda prompt: -len(ids[prompt]))
         self.plain: dict[tuple[float, int], list[float]] = {}  # by temperature and prompt
         self.answers: list[SteeredAnswer] = []
 
@@ -84,62 +94,87 @@ class Trial:
 
     def run_plain(self, settings: SamplingSettings) -> Point:
         """Answer without steering. The surprisal of each answer is kept, so that steered answers can be compared."""
+        found = self._sampled((), None, settings, [0.0], "unsteered responses")
+        before = {prompt: self._before(answer) for (_, prompt), answer in found.items()}
+        read = {prompt: (prompt, before[prompt] or answer.ids) for (_, prompt), answer in found.items()}
         outcomes = []
-        with self._sampling(settings, len(self.mine), "unsteered responses") as sample:
-            for batch in self._batches(self.mine):
-                seeds = [sample_seed(settings.seed, prompt, 0) for prompt in batch]
-                answers = sample([self.ids[prompt] for prompt in batch], seeds)
-                for prompt, answer in zip(batch, answers, strict=True):
-                    before = self._before(answer)
-                    plain = surprisal(self.model, self.ids[prompt], before or answer.ids)
-                    self.plain[settings.temperature, prompt] = plain
-                    outcomes.append(_Outcome(prompt, answer, bool(before), 0, 0.0, len(plain), sum(plain)))
+        for prompt, plain in self._surprisals(read).items():
+            self.plain[settings.temperature, prompt] = plain
+            looped = bool(before[prompt])
+            outcomes.append(_Outcome(prompt, found[0.0, prompt], looped, 0, 0.0, len(plain), sum(plain)))
         return self._point((), None, settings.temperature, 0.0, outcomes)
 
     def run(
-        self, features: FeatureSet, top: int | None, settings: SamplingSettings, alphas: Sequence[float]
+        self, layers: tuple[int, ...], top: int | None, settings: SamplingSettings, alphas: Sequence[float]
     ) -> list[Point]:
-        layers = tuple(layer.layer for layer in features.layers)
-        rows = [(alpha, prompt) for prompt in self.mine for alpha in alphas]
-        outcomes: dict[float, list[_Outcome]] = {alpha: [] for alpha in alphas}
+        """Answer with some layers and features steered at each alpha: a point for each."""
         title = f"{layers_named(layers)}, {'all features' if top is None else counted(top, 'feature')}"
-        with self._sampling(settings, len(rows), title) as sample:
-            for batch in self._batches(rows):
-                with steer(self.model, features, alpha=[alpha for alpha, _ in batch]):
-                    # A prompt has the same random numbers at every alpha.
-                    seeds = [sample_seed(settings.seed, prompt, 0) for _, prompt in batch]
-                    answers = sample([self.ids[prompt] for _, prompt in batch], seeds)
-                for (alpha, prompt), answer in zip(batch, answers, strict=True):
-                    outcomes[alpha].append(self._outcome(prompt, answer, settings.temperature))
+        found = self._sampled(layers, top, settings, alphas, title)
+        before = {key: self._before(answer) for key, answer in found.items()}
+        own = self._surprisals({key: (key[1], ids) for key, ids in before.items() if ids})
+        outcomes: dict[float, list[_Outcome]] = {alpha: [] for alpha in alphas}
+        for (alpha, prompt), answer in found.items():
+            steered = own.get((alpha, prompt), [])
+            plain = self.plain[settings.temperature, prompt][: len(steered)]
+            looped = bool(before[alpha, prompt])
+            outcomes[alpha].append(_Outcome(prompt, answer, looped, len(steered), sum(steered), len(plain), sum(plain)))
         return [self._point(layers, top, settings.temperature, alpha, of_alpha) for alpha, of_alpha in outcomes.items()]
 
-    @contextmanager
-    def _sampling(self, settings: SamplingSettings, rows: int, title: str) -> Iterator[Any]:
-        bar = SamplingProgress(rows, settings.max_new_tokens, title, disable=self.quiet)
-        with bar, sampler(self.model, self.tokenizer, settings, progress=bar) as sample:
-            yield sample
+    def _sampled(
+        self,
+        layers: tuple[int, ...],
+        top: int | None,
+        settings: SamplingSettings,
+        alphas: Sequence[float],
+        title: str,
+    ) -> dict[tuple[float, int], Response]:
+        """The responses of all processes, by alpha and prompt."""
+        chosen = None if layers == self.every_layer else layers
+        places = {}
+        for prompt, ids in enumerate(self.ids):
+            for alpha in alphas:
+                steering = Steering(alpha, chosen, top, self.identity).extra_args() if alpha else {}
+                # A prompt has the same random numbers at every alpha.
+                request = SampleRequest(ids, sample_seed(settings.seed, prompt, 0), steering)
+                places[alpha, prompt] = (setting_number(layers, top, settings.temperature, alpha), prompt, 0), request
+        share = -(-len(places) // self.processes)
+        with SamplingProgress(share, settings.max_new_tokens, title, disable=self.quiet) as bar:
+            answers = sample_requests(self.engine, dict(places.values()), settings, kept=self.kept, progress=bar)
+        answers = answers.gathered(self.processes)
+        if answers.interrupted:
+            raise KeyboardInterrupt
+        if answers.failures:
+            (_, prompt, _), error = min(answers.failures.items())
+            raise ValueError(
+                f"{len(answers.failures)} responses could not be sampled. The first is one to prompt {prompt + 1}: "
+                f"{error} Calibration compares the responses to the same prompts, so leave such prompts out."
+            )
+        if any(one.tokens and not one.ids for one in answers.found.values()):
+            raise ValueError(f"{self.engine.name} returns no token ids, in which loops are sought. vLLM's server does.")
+        return {place: answers.found[key] for place, (key, _) in places.items()}
 
-    def _batches(self, rows: Sequence[T]) -> Iterator[Sequence[T]]:
-        for start in range(0, len(rows), self.batch_size):
-            yield rows[start : start + self.batch_size]
+    def _surprisals(self, read: Mapping[K, tuple[int, Sequence[int]]]) -> dict[K, list[float]]:
+        """Minus the log-probability of each token, without steering. Each process reads a share.
+
+        Args:
+            read: the number of a prompt, and the tokens that follow it.
+        """
+        mine = list(read)[self.process :: self.processes]
+        logprobs = self.engine.logprobs([(self.ids[read[key][0]], read[key][1]) for key in mine])
+        found = {key: [-one for one in values] for key, values in zip(mine, logprobs, strict=True)}
+        if self.processes > 1:
+            found = dict(pair for part in gather_object([found]) for pair in part.items())
+        return {key: found[key] for key in read}
 
     def _before(self, answer: Response) -> Sequence[int]:
         """The tokens of a looped answer up to where it first repeats itself; empty if the answer does not loop."""
         loop = endless_loop(answer, self.tokenizer, self.loop_settings)
         return answer.ids[: loop.start + loop.period] if loop else ()
 
-    def _outcome(self, prompt: int, answer: Response, temperature: float) -> _Outcome:
-        before = self._before(answer)
-        if not before:
-            return _Outcome(prompt, answer, looped=False)
-        plain = self.plain[temperature, prompt][: len(before)]
-        own = surprisal(self.model, self.ids[prompt], before)
-        return _Outcome(prompt, answer, True, len(own), sum(own), len(plain), sum(plain))
-
     def _point(
         self, layers: tuple[int, ...], top: int | None, temperature: float, alpha: float, outcomes: list[_Outcome]
     ) -> Point:
-        outcomes = sorted(gather_object(outcomes), key=lambda outcome: outcome.prompt)
+        outcomes = sorted(outcomes, key=lambda outcome: outcome.prompt)
         self.answers += [
             SteeredAnswer(one.prompt, layers, top, temperature, alpha, one.looped, one.response) for one in outcomes
         ]

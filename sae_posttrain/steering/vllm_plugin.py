@@ -2,16 +2,16 @@
 
 The environment variable `SAE_POSTTRAIN_VLLM_FEATURES` names a feature set. Requests whose `SamplingParams.extra_args`
 hold a `steering_alpha` are then steered with it, as `steer` would do. Other requests of the same batch are not steered.
+A request may also choose some of the set's layers and features; see `Steering` in `arguments.py`.
 The plugin relies on vLLM's internals of versions 0.22 to 0.32, and raises an error where they differ.
 """
 
-# L token slots of a worker, D model width
+# L token slots of a worker, S steered layers, N choices of features, R requests, T tokens of a step, D model width
 
 from __future__ import annotations
 
 import functools
 import logging
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 
 from ..feature_set import FeatureSet
+from .arguments import ALPHA, FEATURES_ID, Steering
 from .generate import typical_contributions
 from .vllm_layers import find_blocks, steer_blocks, token_strength
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["ALPHA", "FEATURES", "FEATURES_ID", "features_id", "install"]
+
 FEATURES = "SAE_POSTTRAIN_VLLM_FEATURES"
-ALPHA = "steering_alpha"
-FEATURES_ID = "steering_features"
-"""The key of a request's `extra_args` that names the features it asks for, by `features_id`."""
 
 
 def install() -> None:
@@ -68,16 +68,9 @@ def install_on(request_class: Any, worker_class: Any, features: FeatureSet) -> N
     request_class.from_engine_core_request = make_salted_request
 
 
-def alpha_of(sampling_params: Any) -> float:
-    """How strongly a request is steered; zero if it is not.
-
-    Raises:
-        ValueError: the alpha is not a finite number.
-    """
-    given = (getattr(sampling_params, "extra_args", None) or {}).get(ALPHA, 0.0)
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not math.isfinite(given):
-        raise ValueError(f"{ALPHA} must be a finite number, got {given!r}.")
-    return float(given)
+def steering_of(sampling_params: Any) -> Steering:
+    """How a request is steered. Raises: ValueError: what it says about steering cannot be read."""
+    return Steering.of(getattr(sampling_params, "extra_args", None))
 
 
 def features_id(features: FeatureSet) -> str:
@@ -88,11 +81,16 @@ def features_id(features: FeatureSet) -> str:
 def cache_salt(request: Any) -> str | None:
     """A salt that keeps the cached prefix of a steered request apart from those of other requests.
 
-    From the last position of the prompt on, cached blocks depend on alpha and on the end of the prompt. vLLM looks for
-    cached blocks by their tokens only. Without a salt, a second turn or a preempted request would reuse wrong blocks.
+    From the last position of the prompt on, cached blocks depend on the steering and on the end of the prompt. vLLM
+    looks for cached blocks by their tokens only. Without a salt, a second turn or a preempted request would reuse wrong
+    blocks.
     """
-    salt, alpha = request.cache_salt, alpha_of(request.sampling_params)
-    return f"{salt or ''}|{ALPHA}={alpha}|prompt={_prompt_length(request)}" if alpha else salt
+    salt: str | None = request.cache_salt
+    steering = steering_of(request.sampling_params)
+    if not steering.alpha:
+        return salt
+    chosen = "" if steering.layers is None and steering.top is None else f"|{steering.layers}|{steering.top}"
+    return f"{salt or ''}|{ALPHA}={steering.alpha}|prompt={_prompt_length(request)}{chosen}"
 
 
 def _prompt_length(request: Any) -> int:
@@ -103,11 +101,17 @@ def _prompt_length(request: Any) -> int:
 class WorkerSteering:
     """A worker's steered requests, and the strengths that its blocks read."""
 
-    strength_L: Tensor
+    layers: tuple[int, ...] = ()
+    """The steered layers."""
+    strength_SL: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    choice_L: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """For each token, which of the directions is added: number n is that of the first n + 1 features per target."""
+    choices: int = 1
+    """How many directions each layer has."""
     identity: str = ""
     """The features' `features_id`. A request that asks for other features is not steered."""
-    requests: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """Steered request → alpha, and the length of the prompt."""
+    requests: dict[str, tuple[Steering, int]] = field(default_factory=dict)
+    """Steered request → how it is steered, and the length of the prompt."""
     clean: bool = True
     """Whether every strength is zero."""
 
@@ -117,9 +121,9 @@ class WorkerSteering:
             self.requests.pop(name, None)
         for request in scheduled.scheduled_new_reqs:
             self.requests.pop(request.req_id, None)
-            asked = (getattr(request.sampling_params, "extra_args", None) or {}).get(FEATURES_ID, self.identity)
-            if (alpha := alpha_of(request.sampling_params)) and asked == self.identity:
-                self.requests[request.req_id] = alpha, _prompt_length(request)
+            steering = steering_of(request.sampling_params)
+            if steering.alpha and steering.features in (None, self.identity):
+                self.requests[request.req_id] = steering, _prompt_length(request)
 
     def fill(self, names: Sequence[str], computed: Sequence[int], scheduled: Any) -> None:
         """Before a step: write the strength of each token, and zero for the padding of a CUDA graph.
@@ -129,39 +133,62 @@ class WorkerSteering:
             computed: for each request, the number of positions computed before this step.
             scheduled: vLLM's scheduler output for this step.
         """
-        rows = [self.requests.get(name, (0.0, 0)) for name in names]
-        steers = any(alpha for alpha, _ in rows)
+        rows = [self.requests.get(name, (Steering(), 0)) for name in names]
+        steers = any(steering.alpha for steering, _ in rows)
         if self.clean and not steers:
             return
-        alpha_R = torch.tensor([alpha for alpha, _ in rows])
+        alpha_SR = torch.tensor([[_alpha_in(layer, steering) for steering, _ in rows] for layer in self.layers])
         prompt_R = torch.tensor([prompt for _, prompt in rows])
         scheduled_R = torch.tensor([scheduled.num_scheduled_tokens[name] for name in names])
+        strength_ST = token_strength(alpha_SR, prompt_R, torch.tensor(list(map(int, computed))), scheduled_R)
         # New memory for each step: the copy of the last step may not have reached the device yet.
-        host_L = torch.zeros(self.strength_L.shape, pin_memory=self.strength_L.is_cuda)
-        strength_T = token_strength(alpha_R, prompt_R, torch.tensor(list(map(int, computed))), scheduled_R)
-        host_L[: len(strength_T)] = strength_T
-        self.strength_L.copy_(host_L, non_blocking=True)
+        host_SL = torch.zeros(self.strength_SL.shape, pin_memory=self.strength_SL.is_cuda)
+        host_SL[:, : strength_ST.shape[1]] = strength_ST
+        self.strength_SL.copy_(host_SL, non_blocking=True)
+        if self.choices > 1:
+            choice_R = torch.tensor([min(steering.top or self.choices, self.choices) - 1 for steering, _ in rows])
+            host_L = torch.zeros(self.choice_L.shape, dtype=torch.long, pin_memory=self.choice_L.is_cuda)
+            host_L[: strength_ST.shape[1]] = choice_R.repeat_interleave(scheduled_R)
+            self.choice_L.copy_(host_L, non_blocking=True)
         self.clean = not steers
+
+
+def _alpha_in(layer: int, steering: Steering) -> float:
+    return steering.alpha if steering.layers is None or layer in steering.layers else 0.0
+
+
+def directions_of(features: FeatureSet) -> dict[int, Tensor]:
+    """Layer → `(N, D)`: number n is what the first n + 1 features of each target write; the last is that of all."""
+    most = max(layer.targets.count(target) for layer in features.layers for target in layer.targets)
+    each = [typical_contributions(features.select(top=top)) for top in range(1, most + 1)]
+    return {layer.layer: torch.stack([some[layer.layer] for some in each]) for layer in features.layers}
 
 
 def attach(runner: Any, features: FeatureSet) -> None:
     """Steer a worker's model runner, of vLLM's first or second kind, before its model is loaded."""
     _check(runner.vllm_config)
     features.check_model(runner.model_config.hf_config, runner.model_config.model)
-    directions = typical_contributions(features)
+    directions = directions_of(features)
+    layers, choices = tuple(sorted(directions)), len(next(iter(directions.values())))
     # vLLM looks up compiled code by the configuration, before it traces the model.
-    runner.vllm_config.additional_config["sae_posttrain_steered_layers"] = sorted(directions)
+    runner.vllm_config.additional_config |= {
+        "sae_posttrain_steered_layers": list(layers),
+        "sae_posttrain_steered_choices": choices,
+    }
     _require(runner, "load_model", "max_num_tokens", "device")
-    load_model, steering = runner.load_model, WorkerSteering(torch.empty(0), features_id(features))
+    load_model = runner.load_model
+    steering = WorkerSteering(layers, choices=choices, identity=features_id(features))
 
     @functools.wraps(load_model)
     def load_steered_model(*args: Any, **kwargs: Any) -> Any:
         loaded = load_model(*args, **kwargs)
         device = runner.device
-        steering.strength_L = torch.zeros(runner.max_num_tokens, device=device)
-        moved = {layer: direction_D.to(device) for layer, direction_D in directions.items()}
-        steer_blocks(find_blocks(runner.model), moved, steering.strength_L)
-        logger.warning("sae_posttrain steers layers %s of %s.", sorted(moved), runner.model_config.model)
+        steering.strength_SL = torch.zeros(len(layers), runner.max_num_tokens, device=device)
+        steering.choice_L = torch.zeros(runner.max_num_tokens, dtype=torch.long, device=device)
+        moved = {layer: direction_ND.to(device) for layer, direction_ND in directions.items()}
+        strengths = dict(zip(layers, steering.strength_SL, strict=True))
+        steer_blocks(find_blocks(runner.model), moved, strengths, steering.choice_L)
+        logger.warning("sae_posttrain steers layers %s of %s.", list(layers), runner.model_config.model)
         return loaded
 
     runner.load_model = load_steered_model

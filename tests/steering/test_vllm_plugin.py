@@ -18,7 +18,14 @@ from torch.testing import assert_close
 from sae_posttrain import FeatureSet, steer
 from sae_posttrain.steering import vllm_plugin
 from sae_posttrain.steering.vllm_layers import KNOWN_BLOCKS, find_blocks, steer_blocks, token_strength
-from sae_posttrain.steering.vllm_plugin import ALPHA, FEATURES, alpha_of, attach, cache_salt, install_on
+from sae_posttrain.steering.vllm_plugin import (
+    ALPHA,
+    FEATURES,
+    attach,
+    cache_salt,
+    install_on,
+    steering_of,
+)
 
 from .vllm_worker import SLOTS, FirstRunner, Qwen3DecoderLayer, Request, Runner, SecondRunner, steered_runner, step
 from .vllm_worker import vllm_config as config_of
@@ -107,8 +114,7 @@ def test_strengths_lie_still_and_are_zero_behind_a_steps_tokens(kind: Any, featu
     assert strength_L.tolist() == [2.0] + [0.0] * (SLOTS - 1)
     step(runner, {"b": 2}, new=["b"], finished=["a"])
     assert not strength_L.any()
-    assert runner.model.layers[1].steering_strength_L.data_ptr() == place
-    assert runner.model.layers[2].steering_strength_L.data_ptr() == place
+    assert strength_L.data_ptr() == place
 
 
 def test_compiled_code_follows_strengths_and_directions_without_compiling_again() -> None:
@@ -123,8 +129,8 @@ def test_compiled_code_follows_strengths_and_directions_without_compiling_again(
         return graph.forward
 
     blocks = nn.ModuleList([Qwen3DecoderLayer(), Qwen3DecoderLayer()])
-    strength_L, direction_D = torch.zeros(SLOTS), torch.randn(WIDTH)
-    steer_blocks(blocks, {1: direction_D}, strength_L)
+    strength_L, direction_1D = torch.zeros(SLOTS), torch.randn(1, WIDTH)
+    steer_blocks(blocks, {1: direction_1D}, {1: strength_L}, torch.zeros(SLOTS, dtype=torch.long))
 
     @torch.compile(backend=backend, fullgraph=True, dynamic=True)
     def stack(hidden_TD: Any) -> Any:
@@ -139,17 +145,18 @@ def test_compiled_code_follows_strengths_and_directions_without_compiling_again(
         for strength in (0.0, 2.0, -1.0):
             strength_L.zero_()[1] = strength
             wanted_TD = plain_TD.clone()
-            wanted_TD[1] += strength * direction_D
+            wanted_TD[1] += strength * direction_1D[0]
             assert_close(stack(hidden_TD), wanted_TD)
-        direction_D.mul_(2)
+        direction_1D.mul_(2)
     assert compiled == [1]
 
 
-def test_a_token_that_is_not_steered_comes_out_bit_for_bit(features: FeatureSet) -> None:
+@pytest.mark.parametrize("choices", [1, 3])
+def test_a_token_that_is_not_steered_comes_out_bit_for_bit(choices: int) -> None:
     block, hidden_TD = Qwen3DecoderLayer(nn.Identity(), nn.Identity()), torch.randn(4, WIDTH).bfloat16()
     block.forward = lambda hidden_TD: (hidden_TD, hidden_TD)  # type: ignore[method-assign]
-    strength_L = torch.tensor([0.0, 1.5, 0.0, 0.0, 7.0])
-    steer_blocks(nn.ModuleList([block]), {0: torch.randn(WIDTH)}, strength_L)
+    strength_L, choice_L = torch.tensor([0.0, 1.5, 0.0, 0.0, 7.0]), torch.tensor([0, 2, 1, 0, 0])
+    steer_blocks(nn.ModuleList([block]), {0: torch.randn(choices, WIDTH)}, {0: strength_L}, choice_L)
     steered_TD, residual_TD = block(hidden_TD)
     changed = (steered_TD != hidden_TD).any(dim=1)
     assert changed.tolist() == [False, True, False, False]
@@ -168,6 +175,9 @@ def test_only_requests_steered_alike_share_a_cache() -> None:
     assert cache_salt(engine_request(0.0, "mine")) == "mine"
     assert cache_salt(engine_request(2.0)) == cache_salt(engine_request(2.0))
     different = [engine_request(2.0), engine_request(1.0), engine_request(2.0, "mine"), engine_request(2.0, length=4)]
+    for more in ({"steering_layers": "1"}, {"steering_layers": "1,2"}, {"steering_top": 1}):
+        different.append(engine_request(2.0))
+        different[-1].sampling_params.extra_args |= more
     salts = {cache_salt(request) for request in different}
     assert len(salts) == len(different)
     assert not salts & {None, "mine"}
@@ -191,7 +201,8 @@ def test_what_is_installed_salts_requests_and_steers_workers_once(features: Feat
     wrapper: Any = Wrapper()
     wrapper.init_device()
     runner = wrapper.worker.model_runner
-    assert runner.vllm_config.additional_config == {"sae_posttrain_steered_layers": [1, 2]}
+    told = {"sae_posttrain_steered_layers": [1, 2], "sae_posttrain_steered_choices": 1}
+    assert runner.vllm_config.additional_config == told
     runner.load_model()
     assert [len(layer._forward_hooks) for layer in runner.model.layers] == [0, 1, 1, 0]
 
@@ -220,7 +231,7 @@ def test_the_entry_point_is_there() -> None:
 @pytest.mark.parametrize("alpha", ["2", True, float("nan"), float("inf"), [1.0]])
 def test_an_alpha_that_is_no_finite_number_is_refused(alpha: Any) -> None:
     with pytest.raises(ValueError, match="finite number"):
-        alpha_of(engine_request(alpha).sampling_params)
+        steering_of(engine_request(alpha).sampling_params)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +261,7 @@ def test_blocks_that_nobody_has_read_are_refused() -> None:
         find_blocks(make())  # transformers' blocks are known by the same names, but not to return a pair
     blocks = nn.ModuleList([Qwen3DecoderLayer(nn.Identity(), nn.Identity())])
     with pytest.raises(ValueError, match="blocks 0 to"):
-        steer_blocks(blocks, {BLOCKS: torch.zeros(WIDTH)}, torch.zeros(SLOTS))
+        steer_blocks(blocks, {BLOCKS: torch.zeros(1, WIDTH)}, {}, torch.zeros(SLOTS))
 
 
 def test_a_vllm_whose_parts_have_moved_is_refused(features: FeatureSet) -> None:

@@ -14,7 +14,8 @@ from transformers import DynamicCache
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.residual import decoder
-from sae_posttrain.steering.vllm_plugin import ALPHA, attach
+from sae_posttrain.steering.arguments import ALPHA, LAYERS, TOP
+from sae_posttrain.steering.vllm_plugin import attach
 
 SLOTS = 24
 
@@ -70,6 +71,8 @@ class Request:
     prompt: list[int]
     alpha: float | None = None
     made: list[int] = field(default_factory=list)
+    layers: str | None = None
+    top: int | None = None
     computed: int = 0
     cache: DynamicCache = field(default_factory=DynamicCache)
 
@@ -77,7 +80,9 @@ class Request:
         self.computed, self.cache = 0, DynamicCache()
 
     def data(self, name: str) -> SimpleNamespace:
-        sampling = SimpleNamespace(extra_args=None if self.alpha is None else {ALPHA: self.alpha})
+        told = {ALPHA: self.alpha, LAYERS: self.layers, TOP: self.top}
+        given = {name: value for name, value in told.items() if value is not None}
+        sampling = SimpleNamespace(extra_args=None if self.alpha is None else given)
         return SimpleNamespace(req_id=name, prompt_token_ids=self.prompt, prompt_embeds=None, sampling_params=sampling)
 
 
