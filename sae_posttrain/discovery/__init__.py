@@ -1,7 +1,7 @@
 """From a model, its SAEs and texts to a feature set."""
 
 from .contrast import discover_contrast_features
-from .loops import LoopSample, sample_loops
+from .loop_sampling import LoopSample, sample_loops
 from .monolinguality import discover_language_features
 from .repetition import discover_repetition_features
 

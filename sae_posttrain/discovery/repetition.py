@@ -18,7 +18,8 @@ from ..residual import text_config
 from ..sae import SparseAutoencoder
 from ..sampling import Prompt, SamplingSettings
 from .dense import DENSE, dense_saes, nothing
-from .loops import FIRST, LAST, ORDINARY, digit_tokens, passage_of, sample_loops
+from .loop_sampling import sample_loops
+from .loops import FIRST, LAST, ORDINARY, digit_tokens, passage_of
 from .selection import Choice, check_choice, draw, highest, layer_features, warn_of_active_elsewhere
 from .sources import load_saes, provenance
 from .statistics import LayerStatistics, TokenPassage, check_reading, share_of_process, sum_passages

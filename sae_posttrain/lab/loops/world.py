@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from ...discovery import discover_repetition_features
-from ...discovery.loops import LoopSample, sample_loops
+from ...discovery.loop_sampling import LoopSample, sample_loops
 from ...sampling import Prompt, SamplingSettings
 from ...steering import Calibration, calibrate
 from ..shared.making import SHIPPED, train_world, unpack_world

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("trl")
 pytest.importorskip("matplotlib")
 
-from sae_posttrain.discovery.loops import LoopSample
+from sae_posttrain.discovery.loop_sampling import LoopSample
 from sae_posttrain.feature_set import FeatureSet
 from sae_posttrain.lab.loops import world
 from sae_posttrain.lab.loops.demonstration import demonstrate, outcome_table
