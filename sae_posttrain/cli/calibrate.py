@@ -9,17 +9,22 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artefacts import CALIBRATION_CURVE, CALIBRATION_RESPONSES
-from .engines import add_shape, answer_shape
-from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, read_rows, uses_chat
+from .engine_options import VLLM, add_engine, add_shape, answer_shape, check_engine
+from .engines import kept_responses, server_engine, stopped, vllm_engine
+from .inputs import add_chat, add_dtype, add_loops, load_model, load_tokenizer, loop_settings, read_rows, uses_chat
 from .output_files import check_file, remove_older, replacing
 from .processes import launched_processes, shares_work
 from .wording import in_options
 
 if TYPE_CHECKING:
+    from ..feature_set import FeatureSet
+    from ..sampling import KeptResponses, SamplingSettings, ScoringEngine
     from ..steering import Calibration
 
 _SETTINGS = ("alphas", "top", "refine", "target_rate", "max_ratio", "batch_size")
@@ -45,8 +50,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_goal(parser.add_argument_group("search and target"))
     _add_sampling(parser.add_argument_group("sampling, as in the later training"))
+    add_engine(parser.add_argument_group("what samples and steers; a server must be vLLM's, with these features"))
     parser.set_defaults(run=run)
-    shares_work(parser)
+    shares_work(parser, when=lambda args: not args.endpoint)
 
 
 def _add_goal(goal: argparse._ArgumentGroup) -> None:
@@ -99,32 +105,74 @@ def _add_sampling(sampling: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     path = check_file(args.output)
+    check_engine(args, of_the_server=("adapter", "vllm_args"))
     prompts = [row["prompt"] for row in read_rows(args.prompts, "prompt", args.limit)]
 
     from ..feature_set import FeatureSet
     from ..sampling import SamplingSettings
-    from ..steering import calibrate
 
     features = FeatureSet.load(args.features)
-    with launched_processes() as state:
-        model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device, adapter=args.adapter)
-        settings = {name: getattr(args, name) for name in _SETTINGS}
-        calibration = calibrate(
-            model,
-            tokenizer,
-            features,
-            prompts,
-            temperatures=args.temperature,
-            sampling=SamplingSettings(
-                args.temperature[0], args.top_p, args.max_new_tokens, seed=args.seed, **answer_shape(args)
-            ),
-            chat=uses_chat(args, tokenizer),
-            loop_settings=loop_settings(args, tokens=True),
-            **settings,
-        )
-        if state.is_main_process:
-            _tell(calibration, args, path, prompts)
+    sampling = SamplingSettings(
+        args.temperature[0], args.top_p, args.max_new_tokens, seed=args.seed, **answer_shape(args)
+    )
+    with _engine(args, features) as (engine, tokenizer, process):
+        identity = {**engine.identity(), "chat": uses_chat(args, tokenizer), "features": features.sha256}
+        given: dict[str, Any] = {"sampling": sampling, "engine": engine, "tokenizer": tokenizer}
+        # Every temperature and alpha has a key of its own, so more of them may be tried in a run that is continued.
+        settings = {name: value for name, value in asdict(sampling).items() if name != "temperature"}
+        with kept_responses(args.output, identity, prompts, [settings], process=process) as kept:
+            try:
+                calibration = _calibrated(args, features, prompts, **given, kept=kept)
+            except KeyboardInterrupt:
+                return stopped(kept if process == 0 else None)
+            if process == 0:
+                _tell(calibration, args, path, prompts)
+            if kept is not None:
+                kept.remove()
     return 0 if calibration.best is not None else 1
+
+
+@contextmanager
+def _engine(args: argparse.Namespace, features: FeatureSet) -> Iterator[tuple[ScoringEngine, Any, int]]:
+    """What samples and steers, the model's tokenizer, and the number of this process."""
+    from ..steering.steered_engine import steered_engine
+
+    if args.endpoint:
+        yield server_engine(args), load_tokenizer(args.model), 0
+    elif args.engine == VLLM:
+        with vllm_engine(args, args.features) as engine:
+            yield engine, engine.tokenizer, 0
+    else:
+        with launched_processes() as state:
+            model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device, adapter=args.adapter)
+            yield steered_engine(model, tokenizer, features, args.batch_size), tokenizer, state.process_index
+
+
+def _calibrated(
+    args: argparse.Namespace,
+    features: FeatureSet,
+    prompts: Sequence[Any],
+    *,
+    sampling: SamplingSettings,
+    engine: ScoringEngine,
+    tokenizer: Any,
+    kept: KeptResponses | None,
+) -> Calibration:
+    from ..steering import calibrate
+
+    return calibrate(
+        None,
+        tokenizer,
+        features,
+        prompts,
+        temperatures=args.temperature,
+        sampling=sampling,
+        chat=uses_chat(args, tokenizer),
+        loop_settings=loop_settings(args, tokens=True),
+        engine=engine,
+        kept=kept,
+        **{name: getattr(args, name) for name in _SETTINGS},
+    )
 
 
 def _tell(calibration: Calibration, args: argparse.Namespace, path: Path, prompts: Sequence[Any]) -> None:

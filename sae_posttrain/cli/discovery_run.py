@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..artefacts import LOOP_SAMPLE
-from .inputs import add_dtype, load_model
+from .inputs import add_dtype, load_model, load_tokenizer
 from .output_files import replacing
 from .processes import launched_processes, shares_work
 
@@ -61,14 +62,21 @@ def add_discovery_options(
 
 @dataclass
 class DiscoveryRun:
-    """The model, SAEs and options of one discovery run, on this process."""
+    """The SAEs, options and model of one discovery run, on this process."""
 
     state: Any
-    model: Any
-    tokenizer: Any
     saes: dict[int, Any] | None
     options: dict[str, Any]
-    output: str
+    args: argparse.Namespace
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, loaded when it is first needed: vLLM samples before, and needs the memory."""
+        return load_model(self.args.model, dtype=self.args.dtype, device=self.state.device)[0]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.args.model)
 
     def print(self, text: str) -> None:
         if self.state.is_main_process:
@@ -76,7 +84,7 @@ class DiscoveryRun:
 
     def keep_loops(self, texts: Sequence[list[int]], looped: int) -> Path:
         """Write texts with their token ids beside the features; the first `looped` of them end in a loop."""
-        path = Path(self.output).with_suffix(LOOP_SAMPLE)
+        path = Path(self.args.output).with_suffix(LOOP_SAMPLE)
         if self.state.is_main_process:
             with replacing(path) as file:
                 for place, ids in enumerate(texts):
@@ -86,7 +94,7 @@ class DiscoveryRun:
 
     def write(self, features: Any, title: str) -> None:
         if self.state.is_main_process:
-            path = features.save(self.output)
+            path = features.save(self.args.output)
             print(f"{title}\n\n{features.summary()}\n\nWrote {path}")
 
 
@@ -95,9 +103,9 @@ def discovery_run(args: argparse.Namespace) -> Iterator[DiscoveryRun]:
     """Load what the options name, on every process of `accelerate launch`."""
     from ..sae import load_sae
 
-    saes = None if args.select == "dense" else {layer: load_sae(args.sae, layer, k=args.k) for layer in args.layers}
     shared = ("layers", "top", "select", "seed", "batch_size", "max_length")
     options = {name: getattr(args, name) for name in shared}
     with launched_processes() as state:
-        model, tokenizer = load_model(args.model, dtype=args.dtype, device=state.device)
-        yield DiscoveryRun(state, model, tokenizer, saes, options, args.output)
+        dense = args.select == "dense"
+        saes = None if dense else {layer: load_sae(args.sae, layer, k=args.k) for layer in args.layers}
+        yield DiscoveryRun(state, saes, options, args)

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from .engines import add_shape, answer_shape
+from .engine_options import add_shape, answer_shape
 from .inputs import add_chat, add_dtype, add_loops, load_model, loop_settings, uses_chat
 
 

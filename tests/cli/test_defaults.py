@@ -18,8 +18,8 @@ FILES = {
     "discover repetition": ["--model", "m", "--sae", "s", "--prompts", "p", "--layers", "1", "--output", "o"],
     "discover language": ["--model", "m", "--sae", "s", "--texts", "t", "--layers", "1", "--output", "o"],
 }
-# The tokenizer decides on chat; progress is always shown; and what to read has to be given.
-APART = {"chat", "progress", "select", "prompts", "texts", "sae"}
+# The tokenizer decides on chat; progress is always shown; an engine is named; and what to read has to be given.
+APART = {"chat", "progress", "engine", "select", "prompts", "texts", "sae"}
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,11 @@ def test_other_features_under_the_same_name_are_another_run(tmp_path: Path) -> N
         (["--tensor-parallel-size", "2"], "need --engine vllm"),
         (["--alpha", "2"], "--alpha needs --features"),
         (["--top-k", "-1"], "top_k must be at least 0"),
-        (["--expected", "--top-k", "5"], "cannot be used with --expected"),
+        (["--expected", "--top-k", "5"], "--top-k cannot be used with --expected: probabilities are computed for"),
+        (["--expected", "--features", "f"], "--features cannot be used with --expected: .* without steering"),
+        (["--timeout", "5"], "--timeout needs --endpoint"),
+        (["--retries", "5"], "--retries needs --endpoint"),
+        (["--endpoint", "http://localhost/v1", "--timeout", "0"], "timeout must be above 0"),
         (["--chat-template-args", "enable_thinking=false", "--no-chat"], "needs the chat template"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import interrupted_at, killed_in_a_fork, lines
 from measure_cases import measured, write
 
 from sae_posttrain.texts import load_rows
@@ -30,27 +30,6 @@ def command(model: Path, prompts: Path, output: Path, *more: Any) -> list[Any]:
     return ["--model", model, "--prompts", prompts, "--output", output, *SHORT, *more]
 
 
-def lines(path: Path) -> int:
-    """Responses in a file of kept ones."""
-    return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
-
-
-def killed_in_a_fork(arguments: list[Any], kept: Path, responses: int) -> None:
-    """Start the command in a process of its own, and kill it when it has kept so many responses."""
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(1, 2)
-        measured(*arguments)
-        os._exit(0)
-    until = time.monotonic() + 120
-    while lines(kept) < responses and time.monotonic() < until:
-        if os.waitpid(child, os.WNOHANG) != (0, 0):
-            raise AssertionError("It was done before it could be killed.")
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-
-
 def test_killed_runs_end_with_the_same_file(
     model_folder: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,7 +39,7 @@ def test_killed_runs_end_with_the_same_file(
     report = capsys.readouterr().out
     arguments = command(model_folder, prompts, resumed, "--temperature", 1, 0.7)
     for least in (0, 9, 30):
-        killed_in_a_fork(arguments, kept, least)
+        killed_in_a_fork(lambda: measured(*arguments), kept, least)
         assert not resumed.exists()
     before = lines(kept)
     assert measured(*arguments) == 0
@@ -105,22 +84,10 @@ def test_ten_processes_killed_at_random_moments_end_with_the_same_file(
 
 def test_another_run_is_refused(model_folder: Path, prompts: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    killed_in_a_fork(command(model_folder, prompts, output), output.with_suffix(".partial.jsonl"), 3)
+    given = command(model_folder, prompts, output)
+    killed_in_a_fork(lambda: measured(*given), output.with_suffix(".partial.jsonl"), 3)
     with pytest.raises(ValueError, match=r"another run: settings was .*0.9.*, now .*0.5"):
         measured(*command(model_folder, prompts, output, "--top-p", 0.5))
-
-
-class Interrupting:
-    """Stands in for an engine's batches: Ctrl-C at the fourth."""
-
-    def __init__(self, respond: Any) -> None:
-        self.respond, self.calls = respond, 0
-
-    def __call__(self, *given: Any) -> Any:
-        self.calls += 1
-        if self.calls == 4:
-            signal.raise_signal(signal.SIGINT)
-        return self.respond(*given)
 
 
 def test_ctrl_c_reports_on_what_is_there(
@@ -128,25 +95,10 @@ def test_ctrl_c_reports_on_what_is_there(
     prompts: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sae_posttrain.sampling import engine
-
-    respond = engine._Batches.respond
-    counted = Interrupting(None)
-
-    def interrupted(batches: Any, *given: Any) -> Any:
-        counted.respond = lambda *more: respond(batches, *more)
-        return counted(*given)
-
     output = tmp_path / "out.jsonl"
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
-    try:
-        with monkeypatch.context() as patched:
-            patched.setattr(engine._Batches, "respond", interrupted)
-            code = measured(*command(model_folder, prompts, output, "--fail-above", 0.0, "--json"))
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with interrupted_at(4):
+        code = measured(*command(model_folder, prompts, output, "--fail-above", 0.0, "--json"))
     told = capsys.readouterr()
     assert code == 130
     assert "Stopped: the report is on 6 of 24 responses. The same command goes on with the others." in told.err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
-from ..engines import VLLM, add_engine
+from ..engine_options import VLLM, add_engine, add_steering
 from ..processes import shares_work
 from . import code_switching, language_confusion, repetition
 from .reporting import add_output
@@ -42,7 +42,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         add_source(one)
         add_output(one.add_argument_group("output"))
         add_sampling(one.add_argument_group("sampling, with --model"))
-        add_engine(one.add_argument_group("what samples, with --model"))
+        engine = one.add_argument_group("what samples, with --model")
+        add_engine(engine)
+        add_steering(engine)
         kind.add_options(one)
         add_thinking(one)
         one.set_defaults(run=kind.run)

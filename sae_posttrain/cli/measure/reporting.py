@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 from ...metrics.messages import text_of
 from ...metrics.report import R, Report, ReportDifference
 from ...texts import Row
-from ..engines import DEFAULTS
+from ..engine_options import DEFAULTS
+from ..engines import INTERRUPTED
 from ..output_files import check_file, replacing
 from .metric import Metric
 from .responses import SAMPLING, by_setting, check_sampling, placeholder_rows, setting_columns
-from .sampled import INTERRUPTED, Sampled, sample
+from .sampled import Sampled, sample
 from .thinking import ANSWER, THINKING, Parts
 
 ABOVE = 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...languages import get_language
 from ...texts import Row
-from ..engines import add_shape, answer_shape, check_engine
+from ..engine_options import add_shape, answer_shape, check_engine
 from ..inputs import add_chat, add_columns, add_dtype, column_names_of, read_rows
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         help="file with responses to measure: .jsonl, .csv, .parquet, …, or the output of a server; docs/measuring.md "
         "lists all formats",
     )
-    parser.add_argument(
-        "--model", help="folder or hub id of the model to sample from; with --endpoint, the server's name for it"
-    )
+    parser.add_argument("--model", help="folder or hub id of the model to sample from; with --endpoint, its name there")
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
     parser.add_argument("--prompts", metavar="FILE", help="file whose rows have a prompt (text or messages)")
     parser.add_argument(

@@ -5,23 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...metrics.thinking import opens_thinking
 from ...texts import Row
-from ..engines import Opened, opened_engine, steered_by
-from ..output_files import is_device
+from ..engines import Opened, kept_responses, opened_engine, steered_by
 from .responses import sampled_at, sampling_of
 
 if TYPE_CHECKING:
     from ...sampling import KeptResponses, Response, SampledRun, SamplingSettings
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as the shell's."""
 
 
 @dataclass
@@ -57,14 +51,25 @@ def sample(rows: Sequence[Row], args: argparse.Namespace) -> Sampled:
     with opened_engine(args) as opened:
         engine, sampled = opened.engine, Sampled([], opened.process == 0)
         turns = _turns(settings, engine.gives_ids)
-        with _kept(args, opened, prompts, [turn[-1] for turn in turns]) as sampled.kept:
+        identity = {**engine.identity(), **steered_by(args)}
+        asked = [asdict(turn[-1]) for turn in turns]
+        own = {"samples": args.samples, "process": opened.process}
+        with kept_responses(args.output, identity, prompts, asked, **own) as sampled.kept:
             for number, turn in enumerate(turns):
-                how = {"samples": args.samples, "kept": sampled.kept, "number": number, "progress": sampled.main}
-                run = _together(sample_run(engine, prompts, turn[-1], **how), opened)
+                run = sample_run(
+                    engine,
+                    prompts,
+                    turn[-1],
+                    samples=args.samples,
+                    kept=sampled.kept,
+                    number=number,
+                    progress=sampled.main,
+                    processes=opened.processes,
+                )
                 sampled.rows += _rows(rows, run, turn, args, opened)
                 sampled.failures += len(run.failures)
                 if sampled.main:
-                    _tell_failures(run, prompts)
+                    tell_failures(run, prompts)
                 if run.interrupted:
                     sampled.interrupted = True
                     break
@@ -77,38 +82,6 @@ def _turns(settings: Sequence[SamplingSettings], gives_ids: bool) -> list[list[S
     if not gives_ids:
         return [[one] for one in settings]
     return [list(group) for _, group in groupby(settings, key=lambda one: (one.temperature, one.top_p))]
-
-
-@contextmanager
-def _kept(
-    args: argparse.Namespace, opened: Opened, prompts: Sequence[Any], settings: Sequence[SamplingSettings]
-) -> Iterator[KeptResponses | None]:
-    """The file of kept responses; without --output, or with a device such as /dev/stdout, there is none."""
-    from ...sampling import KeptResponses, describe_run
-
-    if not args.output or is_device(Path(args.output)):
-        yield None
-        return
-    identity = {**opened.engine.identity(), **steered_by(args)}
-    run = describe_run(prompts, identity, [asdict(one) for one in settings], args.samples)
-    with KeptResponses(args.output, run, opened.process) as kept:
-        if kept.found:
-            print(f"{kept.path} holds {len(kept.found)} responses; the run goes on from there.", file=sys.stderr)
-        yield kept
-
-
-def _together(run: SampledRun, opened: Opened) -> SampledRun:
-    """The responses of all processes."""
-    if opened.processes == 1:
-        return run
-    from accelerate.utils import gather_object
-
-    for other in gather_object([run]):
-        for found, more in zip(run.responses, other.responses, strict=True):
-            found.update(more)
-        run.failures |= other.failures
-        run.interrupted |= other.interrupted
-    return run
 
 
 def _rows(
@@ -128,7 +101,8 @@ def _rows(
             yield {**row, **setting, **more, **cut.to_row()}
 
 
-def _tell_failures(run: SampledRun, prompts: Sequence[Any]) -> None:
+def tell_failures(run: SampledRun, prompts: Sequence[Any]) -> None:
+    """Print how many responses could not be sampled, and why the first of them could not."""
     if run.failures:
         (prompt, number), error = min(run.failures.items())
         print(
