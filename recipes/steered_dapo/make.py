@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from sae_posttrain.lab.shared.saes import qwen_scope_layout
+from sae_posttrain.sampling import SamplingSettings, sample_responses
 
 # B batch, R rows, S sequence
 
@@ -68,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "sentences": len(train),
         "held_out_loss": held_out_loss(model, tokenizer, held_out),
-        "copies_patterns": copying_share(model, lambda rng, period: nursery(rng)[:period]),
-        "copies_text": copying_share(model, phrase_of(tokenizer, held_out)),
+        "copies_patterns": copying_share(model, tokenizer, lambda rng, period: nursery(rng)[:period]),
+        "copies_text": copying_share(model, tokenizer, phrase_of(tokenizer, held_out)),
         "cpu_seconds": round(time.process_time() - started),
         **vars(args),
     }
@@ -172,18 +173,15 @@ def phrase_of(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> A
 
 
 @torch.no_grad()
-def copying_share(model: Qwen3ForCausalLM, draw: Any, *, trials: int = 40, longest: int = 6) -> float:
+def copying_share(model: Qwen3ForCausalLM, tokenizer: Any, draw: Any, *, trials: int = 40, longest: int = 6) -> float:
     """Given two periods of 2 to `longest` tokens, how often the model greedily writes a third."""
     rng, copied = random.Random(1), 0
     for period in range(2, longest + 1):
         period_BS = torch.tensor([draw(rng, period) for _ in range(trials)])
         twice_BS = period_BS.repeat(1, 2)
-        written_BS = model.generate(
-            twice_BS, attention_mask=torch.ones_like(twice_BS), max_new_tokens=period, do_sample=False
-        )[:, 2 * period :]
-        copied += sum(
-            row[:period] == wanted for row, wanted in zip(written_BS.tolist(), period_BS.tolist(), strict=True)
-        )
+        greedy = SamplingSettings(0.0, top_p=1.0, max_new_tokens=period)
+        written = sample_responses(model, tokenizer, twice_BS.tolist(), greedy, batch_size=trials, progress=False)
+        copied += sum(list(one.ids) == wanted for (one,), wanted in zip(written, period_BS.tolist(), strict=True))
     return copied / (trials * (longest - 1))
 
 

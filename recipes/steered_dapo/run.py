@@ -24,7 +24,7 @@ from trl.rewards import get_soft_overlong_punishment
 from sae_posttrain import FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer, discover_repetition_features
 from sae_posttrain.lab.shared.results import append_results
 from sae_posttrain.metrics import Share, repetition_rate
-from sae_posttrain.sampling import SamplingSettings, encode_prompts, sampler
+from sae_posttrain.sampling import SamplingSettings, encode_prompts, sample_responses
 from sae_posttrain.steering import calibrate
 from sae_posttrain.training.rewards import LoopPenalty
 
@@ -203,9 +203,10 @@ def measure(
     with open(Path(training.output_dir) / "answers.jsonl", "w", encoding="utf-8") as file:
         for temperature, samples in zip(recipe.temperatures, recipe.samples, strict=True):
             rows, asked = encoded * samples, prompts * samples
-            with sampler(model, tokenizer, replace(at_one, temperature=temperature)) as sample:
-                starts = range(0, len(rows), recipe.sampling_batch_size)
-                found = [one for start in starts for one in sample(rows[start : start + recipe.sampling_batch_size])]
+            warm, size = replace(at_one, temperature=temperature), recipe.sampling_batch_size
+            # One row for each response, also at temperature 0.
+            each = sample_responses(model, tokenizer, rows, warm, samples=1, batch_size=size, progress=False)
+            found = [one for (one,) in each]
             answers = [one.text for one in found]
             file.writelines(
                 json.dumps(
