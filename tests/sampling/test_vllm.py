@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from vllm_world import CONTEXT, LETTERS, ON_CPU, OPTIONS, save_model, serving
 
 from sae_posttrain.metrics import repetition_rate
 from sae_posttrain.sampling import (
@@ -29,58 +21,27 @@ from sae_posttrain.sampling import (
     TransformersEngine,
     sample_run,
 )
-from sae_posttrain.texts import load_rows
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789是中文好的абвгдежзик"
 PROMPTS = [LETTERS[start : start + 1 + start % 5] for start in range(0, 75, 6)]
-CHAT = "{% for m in messages %}{{ m.content }}{% endfor %}{% if think %}Z{% endif %}"
 GREEDY = SamplingSettings(0.0, 1.0, 48)
-CONTEXT = 256
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model with heads of a size that vLLM's attention takes, its tokenizer, and a LoRA adapter for it."""
-    from peft import LoraConfig, get_peft_model
-
     path = tmp_path_factory.mktemp("vllm")
-    backend = Tokenizer(
-        models.WordLevel({token: at for at, token in enumerate(["<pad>", *LETTERS])}, unk_token="<pad>")
-    )
-    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    backend.decoder = decoders.Fuse()
-    tokenizer = tf.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", chat_template=CHAT)
-    torch.manual_seed(0)
-    size = {"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "initializer_range": 0.2}
-    ends = {"eos_token_id": 3, "bos_token_id": None, "pad_token_id": 0, "tie_word_embeddings": False}
-    model = tf.Qwen3ForCausalLM(tf.Qwen3Config(**size, **heads, **ends, max_position_embeddings=CONTEXT))
-    model.generation_config = tf.GenerationConfig(
-        eos_token_id=[3, 4], do_sample=True, top_k=1, temperature=0.1, repetition_penalty=3.0
-    )
-    model.save_pretrained(path / "model")
-    tokenizer.save_pretrained(path / "model")
-    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "o_proj"], task_type="CAUSAL_LM"))
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    adapted.save_pretrained(path / "adapter")
+    save_model(path)
     return path
 
 
 @pytest.fixture(scope="module", autouse=True)
 def on_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        patched.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        patched.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        for name, value in ON_CPU.items():
+            patched.setenv(name, value)
         yield
-
-
-OPTIONS = {"enforce_eager": True, "max_model_len": CONTEXT, "max_num_seqs": 64}
 
 
 @pytest.fixture(scope="module")
@@ -96,47 +57,10 @@ def reference(folder: Path) -> TransformersEngine:
     return TransformersEngine(model, tf.AutoTokenizer.from_pretrained(folder / "model"), batch_size=64)
 
 
-# The command `vllm`, which asks for the version of the package `vllm`, also in the package `vllm-cpu`.
-SERVE = """
-import importlib.metadata as metadata
-version = metadata.version
-metadata.version = lambda name: version("vllm-cpu") + "+cpu" if name == "vllm" else version(name)
-from vllm.entrypoints.cli.main import main
-main()
-"""
-
-
 @pytest.fixture(scope="module")
 def server(folder: Path, on_cpu: None) -> Iterator[Endpoint]:
-    """`vllm serve` on a free port of this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", SERVE, "serve", str(folder / "model")]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--max-model-len", str(CONTEXT), "--max-num-seqs", "64", "--enforce-eager"]
-    log = (folder / "server.log").open("w", encoding="utf-8")
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ), start_new_session=True)
-    try:
-        until = time.monotonic() + 900
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > until:
-                pytest.fail((folder / "server.log").read_text(encoding="utf-8")[-3000:])
-            time.sleep(1)
-        yield Endpoint(f"http://127.0.0.1:{port}/v1", "tiny", concurrency=64)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
-        log.close()
-
-
-def _answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as page:
-            return bool(page.status == 200)
-    except OSError:
-        return False
+    with serving(folder) as endpoint:
+        yield endpoint
 
 
 def answers(engine: Any, settings: SamplingSettings = GREEDY, samples: int = 1) -> list[list[Response]]:
@@ -224,26 +148,16 @@ def test_a_lora_adapter_takes_part(folder: Path, reference: TransformersEngine) 
     assert_alike(answers(engine), expected)
 
 
-def test_the_command_steers_with_vllm_as_with_transformers(folder: Path, tmp_path: Path) -> None:
-    """Each in a process of its own, since vLLM loads its plugins once in a process."""
-    from steering_cases import feature_set
-
-    feature_set(64, 4).save(tmp_path / "features.safetensors")
-    rows = [{"prompt": prompt} for prompt in PROMPTS]
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = {}
-    for name, more in {
-        "plain": [],
-        "transformers": ["--features", str(tmp_path / "features.safetensors"), "--alpha", "3"],
-        "vllm": [
-            *["--features", str(tmp_path / "features.safetensors"), "--alpha", "3", "--engine", "vllm"],
-            *["--vllm-args", "enforce_eager=true", f"max_model_len={CONTEXT}"],
-        ],
-    }.items():
-        command = [sys.executable, "-m", "sae_posttrain", "measure", "repetition", "--model", str(folder / "model")]
-        command += ["--prompts", str(tmp_path / "prompts.jsonl"), "--output", str(tmp_path / f"{name}.jsonl")]
-        command += ["--temperature", "0", "--max-new-tokens", "24", "--dtype", "float32", "--no-chat", *more]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        found[name] = [{**row, "engine": ""} for row in load_rows(tmp_path / f"{name}.jsonl")]
-    assert found["vllm"] == found["transformers"] != found["plain"]
+def test_given_tokens_are_scored_alike(vllm: Any, server: Endpoint, reference: TransformersEngine) -> None:
+    """Also a response that fills the context, whose last token vLLM cannot score."""
+    tokenizer = reference.tokenizer
+    some = [
+        (tokenizer(prompt)["input_ids"], list(one.ids)) for prompt, (one,) in zip(PROMPTS, answers(vllm), strict=True)
+    ]
+    pairs = [*some, ([5], [7] * (CONTEXT - 1))]
+    expected = reference.logprobs(pairs)
+    for engine in (vllm, ServerEngine(server, chat=False)):
+        found = engine.logprobs(pairs)
+        assert [len(one) for one in found] == [len(ids) for _, ids in some] + [CONTEXT - 2]
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours == pytest.approx(theirs[: len(ours)], abs=1e-3)
