@@ -134,20 +134,6 @@ def test_a_prompt_that_is_too_long_fails_alone(server: Endpoint, vllm: Any) -> N
         assert FailedSample(run.failures[1, 0]).error
 
 
-def test_a_lora_adapter_takes_part(folder: Path, reference: TransformersEngine) -> None:
-    from peft import PeftModel
-
-    from sae_posttrain.sampling.vllm import VllmEngine
-
-    engine = VllmEngine(str(folder / "model"), str(folder / "adapter"), "float32", chat=False, options=OPTIONS)
-    plain = answers(reference)
-    adapted: Any = PeftModel.from_pretrained(reference.model, folder / "adapter")
-    expected = answers(TransformersEngine(adapted, reference.tokenizer, batch_size=64))
-    adapted.unload()
-    assert ids(expected) != ids(plain)
-    assert_alike(answers(engine), expected)
-
-
 def test_given_tokens_are_scored_alike(vllm: Any, server: Endpoint, reference: TransformersEngine) -> None:
     """Also a response that fills the context, whose last token vLLM cannot score."""
     tokenizer = reference.tokenizer
@@ -161,3 +147,18 @@ def test_given_tokens_are_scored_alike(vllm: Any, server: Endpoint, reference: T
         assert [len(one) for one in found] == [len(ids) for _, ids in some] + [CONTEXT - 2]
         for ours, theirs in zip(found, expected, strict=True):
             assert ours == pytest.approx(theirs[: len(ours)], abs=1e-3)
+
+
+def test_a_lora_adapter_takes_part(folder: Path, reference: TransformersEngine) -> None:
+    """The last of these tests: at its end vLLM closes what all engines of a process share."""
+    from peft import PeftModel
+
+    from sae_posttrain.sampling.vllm import VllmEngine
+
+    engine = VllmEngine(str(folder / "model"), str(folder / "adapter"), "float32", chat=False, options=OPTIONS)
+    plain = answers(reference)
+    adapted: Any = PeftModel.from_pretrained(reference.model, folder / "adapter")
+    expected = answers(TransformersEngine(adapted, reference.tokenizer, batch_size=64))
+    adapted.unload()
+    assert ids(expected) != ids(plain)
+    assert_alike(answers(engine), expected)
