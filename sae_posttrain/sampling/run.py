@@ -68,7 +68,7 @@ def sample_requests(
         The responses; on Ctrl-C those that there are.
 
     Example:
-        >>> engine, request = TransformersEngine(model, tokenizer), SampleRequest("the cat", sample_seed(0, 0, 0))
+        >>> engine, request = TransformersEngine(model, tokenizer), SampleRequest("the cat", seed=1)
         >>> answers = sample_requests(engine, {(0, 0, 0): request}, SamplingSettings(max_new_tokens=8))
     """
     keys = list(requests)
