@@ -37,7 +37,7 @@ class Endpoint:
         concurrency: number of requests that are sent at the same time.
         retries: how often a request is repeated after a lost connection, a timeout or a status of 408, 409, 429 or
             500 and above. The waits grow from 0.5 to 8 seconds, or are as long as the server asks for; 20 retries
-            take about two minutes.
+            take about two minutes. If a server asks for more than two minutes, the request is not repeated.
         timeout: seconds that one response may take.
 
     Raises:

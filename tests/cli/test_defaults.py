@@ -3,14 +3,16 @@
 import argparse
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import pytest
 
 from sae_posttrain import LoopSettings, SamplingSettings, discover_language_features, discover_repetition_features
 from sae_posttrain.cli import calibrate, discover, main
+from sae_posttrain.cli.engine_options import OF_SERVERS
 from sae_posttrain.discovery import sample_loops
+from sae_posttrain.sampling import Endpoint
 from sae_posttrain.steering import calibrate as calibrate_function
 
 FILES = {
@@ -80,3 +82,10 @@ def test_a_misspelt_dtype_is_refused_with_the_choices(command: str, capsys: pyte
         main([*command.split(), "--dtype", "flaot32"])
     assert stopped.value.code == 2
     assert "--dtype: invalid choice: 'flaot32' (choose from" in capsys.readouterr().err
+
+
+def test_defaults_of_servers_are_those_of_an_endpoint() -> None:
+    own = {field.name: field.default for field in fields(Endpoint) if field.name != "model"}
+    named = {"key_variable": "api_key_variable"}
+    found = {named.get(name, name): value for name, value in own.items() if name != "url"}
+    assert {**found, "served_model": None} == OF_SERVERS
