@@ -93,7 +93,7 @@ def test_commands_that_need_a_model_which_loops(monkeypatch: pytest.MonkeyPatch)
         given.append(args)
         return 0
 
-    monkeypatch.setattr(cli.discover, "run_repetition", keep)
+    monkeypatch.setattr(cli.discover.discover_repetition, "run", keep)
     monkeypatch.setattr(cli.calibrate, "run", keep)
     (block,) = blocks("sh")
     for command in block.replace("\\\n", " ").splitlines():
