@@ -19,6 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from versions import TRL_CAN_STEER_ROLLOUTS
 
 from sae_posttrain import cli, discover_language_features
+from sae_posttrain.cli import discover_repetition
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -93,7 +94,7 @@ def test_commands_that_need_a_model_which_loops(monkeypatch: pytest.MonkeyPatch)
         given.append(args)
         return 0
 
-    monkeypatch.setattr(cli.discover.discover_repetition, "run", keep)
+    monkeypatch.setattr(discover_repetition, "run", keep)
     monkeypatch.setattr(cli.calibrate, "run", keep)
     (block,) = blocks("sh")
     for command in block.replace("\\\n", " ").splitlines():

@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("trl")
 pytest.importorskip("matplotlib")
 
-from sae_posttrain.cli import calibrate, demo, discover, main, measure, steer, trainer_runs
+from sae_posttrain.cli import calibrate, demo, discover, discover_repetition, main, measure, steer, trainer_runs
 from sae_posttrain.feature_set import FeatureSet
 from sae_posttrain.lab.loops import demonstration as loops
 from sae_posttrain.lab.loops.world import PLAN as LOOPS
@@ -116,7 +116,8 @@ def test_what_the_demo_tells_to_try_next_is_what_the_commands_take(
         taken.append(args)
         raise ValueError("The settings were read.")
 
-    commands = [(discover, "run_language"), (discover, "run_repetition"), (calibrate, "run"), (steer, "run")]
+    looping = (discover_repetition, "run")
+    commands = [(discover, "run_language"), looping, (calibrate, "run"), (steer, "run")]
     for module, name in [*commands, (measure.code_switching, "run"), (measure.repetition, "run")]:
         monkeypatch.setattr(module, name, keep)
     monkeypatch.setattr(trainer_runs, "inputs_of", stop)
