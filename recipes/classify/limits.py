@@ -124,7 +124,7 @@ def _regression(
     for layer in own.firing:
         given = matrix(own, layer)
         for strength in (0.003, 0.03, 0.3):
-            fitted = make_pipeline(MaxAbsScaler(), LogisticRegression(C=strength, max_iter=2000))
+            fitted = make_pipeline(MaxAbsScaler(), LogisticRegression(C=strength, solver="liblinear"))
             fitted.fit(given[~held_out_E], own.positive_E[~held_out_E])
             said_E = np.asarray(fitted.predict(given[held_out_E]), dtype=bool)
             tried.append((Detection.of(said_E, own.positive_E[held_out_E]).balanced_accuracy, layer, fitted))

@@ -268,10 +268,16 @@ def _labelled(source: str, args: argparse.Namespace) -> LabelledTexts:
 
     rows = _rows_with_text(source, args)
     for number, row in enumerate(rows, start=1):
-        if row.get(args.label_column) in (None, ""):
+        label = row.get(args.label_column)
+        if label in (None, ""):
             raise ValueError(
                 f"{source}, row {number}: no label in column {args.label_column!r}; the columns present are "
-                f"{', '.join(map(repr, row))}. Name the column with --label-column."
+                f"{', '.join(map(repr, row))}. Leave out rows without a label, or name the column with --label-column."
+            )
+        if not isinstance(label, str | int | float):
+            raise ValueError(
+                f"{source}, row {number}: column {args.label_column!r} holds a {type(label).__name__}; expected one "
+                "label per row, a text or a number."
             )
     return LabelledTexts(tuple(row[args.column] for row in rows), tuple(str(row[args.label_column]) for row in rows))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..metrics.loops import MIN_LENGTH, MIN_REPEATS, MIN_TOKENS, LoopSettings
@@ -184,7 +186,7 @@ def load_model(name: str, *, dtype: str, device: Any, adapter: str | None = None
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(_with_tokenizer(name))
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
         if adapter:
             try:
@@ -195,3 +197,12 @@ def load_model(name: str, *, dtype: str, device: Any, adapter: str | None = None
     except OSError as error:
         raise FileNotFoundError(f"cannot load {adapter or name}: {error}") from error
     return model.to(device), tokenizer
+
+
+def _with_tokenizer(name: str) -> str:
+    """Where the model's tokenizer is. A folder of an adapter may have none; its base model's serves."""
+    described = Path(name, "adapter_config.json")
+    if not described.is_file() or any(Path(name).glob("tokenizer*")):
+        return name
+    base = json.loads(described.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    return str(base) if base else name

@@ -13,8 +13,12 @@ from ..texts import load_texts
 from .inputs import add_dtype, load_model
 
 if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
     from ..inspection.contexts import FeatureContexts
     from ..inspection.diff import ChangedFeature, ModelDiff
+    from ..sae import SparseAutoencoder
 
 HELP = "rank the features that change between two checkpoints of a model"
 BY = {"activation": "mean activation", "firing": "share of tokens", "pre_activation": "mean pre-activation"}
@@ -75,10 +79,12 @@ def compare(args: argparse.Namespace, state: Any) -> dict[str, Any]:
         args: of the command.
         state: the processes, which share the reading. The main one prints.
     """
+    _check_models(args)
     texts = texts_by_name(args.texts, column=args.column, limit=args.limit)
     if args.top < 1 or args.passages < 0:
         raise ValueError(f"--top {args.top}, --passages {args.passages}: expected at least 1 and 0.")
 
+    from ..discovery.copies import warn_of_copies
     from ..discovery.sources import load_saes
     from ..feature_set import FeatureSet
     from ..inspection.diff import diff_readings
@@ -88,11 +94,16 @@ def compare(args: argparse.Namespace, state: Any) -> dict[str, Any]:
     features = FeatureSet.load(args.features) if args.features else None
     reading = {"batch_size": args.batch_size, "max_length": args.max_length}
     names = _short_names([args.base, args.tuned, *args.noise])
-    readings, saes, first = [], {}, None
+    warn_of_copies(text for members in texts.values() for text in members)
+    readings, saes, first, shape = [], {}, None, None
     for source, name in zip([args.base, args.tuned, *args.noise], names, strict=True):
         model, tokenizer = load_model(source, dtype=args.dtype, device=state.device)
         if first is None:
-            first, saes = tokenizer, load_saes(args.sae, args.layers, model)
+            first, shape, saes = tokenizer, _shape(model), load_saes(args.sae, args.layers, model)
+        if _shape(model) != shape:
+            raise ValueError(
+                f"{source} has {_shape(model)}, and {args.base} has {shape}: give checkpoints of one model."
+            )
         _check_tokens(first, tokenizer, texts, args.base, source)
         readings.append(read_model_features(model, first, saes, texts, name=name, **reading))
         del model
@@ -104,6 +115,22 @@ def compare(args: argparse.Namespace, state: Any) -> dict[str, Any]:
     if state.is_main_process:
         _print(written[MODEL_DIFFS][0], found)
     return written
+
+
+def _check_models(args: argparse.Namespace) -> None:
+    """Check that no model is compared with itself, which shows neither a change nor noise."""
+    given = [("BASE", args.base), ("TUNED", args.tuned), *(("--noise", source) for source in args.noise)]
+    for place, (name, source) in enumerate(given):
+        for other, earlier in given[:place]:
+            if Path(source).resolve() == Path(earlier).resolve():
+                raise ValueError(f"{name} and {other} are the same model, {source}. Give each model once.")
+
+
+def _shape(model: nn.Module) -> str:
+    from ..residual import text_config
+
+    config = text_config(model)
+    return f"{config.num_hidden_layers} blocks of width {config.hidden_size}"
 
 
 def texts_by_name(items: Sequence[str], *, column: str, limit: int) -> dict[str, list[str]]:
@@ -125,20 +152,26 @@ def _short_names(sources: Sequence[str]) -> list[str]:
     return [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
 
 
-def _check_tokens(first: Any, other: Any, texts: Mapping[str, Sequence[str]], base: str, source: str) -> None:
+def _check_tokens(
+    first: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase,
+    texts: Mapping[str, Sequence[str]],
+    base: str,
+    source: str,
+) -> None:
     for members in texts.values():
         some = list(members[:COMPARED_TEXTS])
         if other is not first and other(some)["input_ids"] != first(some)["input_ids"]:
             raise ValueError(
                 f"{source} and {base} cut the texts into different tokens, so that their features cannot be compared "
-                "token by token."
+                f"token by token. If {source} is a folder without a tokenizer, copy that of {base} into it."
             )
 
 
 def _passages(
     args: argparse.Namespace,
-    saes: Mapping[int, Any],
-    tokenizer: Any,
+    saes: Mapping[int, SparseAutoencoder],
+    tokenizer: PreTrainedTokenizerBase,
     texts: Mapping[str, Sequence[str]],
     ranked: Sequence[ChangedFeature],
     state: Any,

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..artefacts import CLASS_DISCOVERY
 from ..discovery.classes import ClassDiscovery
+from ..discovery.copies import warn_of_known
 from ..discovery.firing import FiringSets, collect_firing
 from ..discovery.or_rule import OrRule, RankedFeature, any_fires, random_features
 from ..discovery.pooled import mean_residuals
@@ -124,7 +125,9 @@ def judge_rules(
     dense = dense and bool(tests)
     dense_own = mean_residuals(model, tokenizer, texts, layers=layers, **reading) if dense else {}
     results: dict[str, list[ClassTest]] = {rule.target: [] for rule in found.rules}
+    known = set(texts)
     for name, test in tests.items():
+        warn_of_known(name, test.texts, known)
         place = None if cache is None else Path(cache) / "tests" / name
         firing = collect_firing(model, tokenizer, sae, test.texts, layers=layers, at="any", cache=place, **reading)
         dense_test = mean_residuals(model, tokenizer, test.texts, layers=layers, **reading) if dense else {}

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ..feature_set import FeatureSet, LayerFeatures
 from ..metrics.detection import Detection
 from ..sae import SparseAutoencoder
+from .copies import check_groups, warn_of_copies
 from .firing import FiringSets, collect_firing
 from .or_rule import (
     SIZES,
@@ -100,8 +101,8 @@ def discover_class_features(
         The feature set, the rules, and the firing sets that they were found with.
 
     Raises:
-        ValueError: fewer than two classes, an unknown target, fewer than two texts of a class, a share that is not
-            between 0 and 1, or no feature that fires more often on a class.
+        ValueError: fewer than two classes, two classes of the same texts, an unknown target, fewer than two texts of a
+            class, a share that is not between 0 and 1, or no feature that fires more often on a class.
 
     Example:
         >>> found = discover_class_features(
@@ -114,10 +115,14 @@ def discover_class_features(
     """
     targets = list(texts) if targets is None else list(targets)
     _check(texts, targets, held_out)
-    check_choice(layers, min(sizes, default=0), select, ("firing rate", "random"))
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"sizes={list(sizes)}: expected numbers of features of at least 1.")
+    check_choice(layers, min(sizes), select, ("firing rate", "random"))
+    check_groups(texts)
     saes = load_saes(sae, layers, model)
     labels_E = np.array([name for name, members in texts.items() for _ in members])
     flat = [text for members in texts.values() for text in members]
+    warn_of_copies(flat)
     reading = {"batch_size": batch_size, "max_length": max_length}
     firing = collect_firing(
         model, tokenizer, saes, flat, layers=layers, at="any", cache=cache, progress=progress, **reading

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ..feature_set import FeatureSet
 from ..residual import text_config
 from ..sae import SparseAutoencoder
+from .copies import check_groups
 from .dense import DENSE, dense_saes, nothing
 from .firing import FiringSets, collect_firing
 from .selection import Choice, check_choice, draw, highest, layer_features, warn_of_active_elsewhere
@@ -102,8 +103,8 @@ def discover_contrast_features(
         The features, each with its contrast as its score.
 
     Raises:
-        ValueError: a set has no texts, both names are equal, no feature is more active in the positive texts, the SAE
-            has another width, `dense` was given an SAE, or a setting is out of range.
+        ValueError: a set has no texts, both sets or both names are equal, no feature is more active in the positive
+            texts, the SAE has another width, `dense` was given an SAE, or a setting is out of range.
 
     Example:
         >>> features = discover_contrast_features(
@@ -118,6 +119,7 @@ def discover_contrast_features(
     _check_contrast(name, negative_name, by, select, has_sae=sae is not None)
     saes = nothing(layers, text_config(model).hidden_size) if sae is None else load_saes(sae, layers, model)
     texts = {name: positive, negative_name: negative}
+    check_groups(texts)
     sample = TokenSample.fitting(saes, len(texts))
 
     def collect() -> Statistics:

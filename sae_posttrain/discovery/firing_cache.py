@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -187,7 +187,12 @@ def joined(shards: Iterable[Shard]) -> Sets:
     }
 
 
-def _write_joined(path: Path, offsets: Mapping[int, np.ndarray], features_of: Any, metadata: Mapping[str, str]) -> None:
+def _write_joined(
+    path: Path,
+    offsets: Mapping[int, np.ndarray],
+    features_of: Callable[[int], Iterator[np.ndarray]],
+    metadata: Mapping[str, str],
+) -> None:
     """A safetensors file, written part by part: the library's own writer wants all of it in memory.
 
     Args:
@@ -233,7 +238,7 @@ def _mapped(path: Path) -> Sets:
     return {layer: (array(f"{layer}.offsets"), array(f"{layer}.features")) for layer in layers}
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path) -> safe_open:
     try:
         return safe_open(path, "numpy")
     except (SafetensorError, OSError) as error:

@@ -23,6 +23,7 @@ from ..discovery.statistics import (
     sum_passages,
 )
 from ..discovery.tokens import first_tokens
+from ..residual import text_config
 from ..sae import SparseAutoencoder
 
 Quantity: TypeAlias = Literal["activation", "firing", "pre_activation"]
@@ -81,7 +82,7 @@ def read_model_features(
         The sums over each unit's tokens, the same on every process.
 
     Raises:
-        ValueError: fewer than 8 texts, or residuals that are not finite.
+        ValueError: fewer than 8 texts, SAEs of a model of another width, or residuals that are not finite.
 
     Example:
         >>> reading = read_model_features(model, tokenizer, {16: sae}, {"en": ["Hello there."] * 8}, name="base")
@@ -91,6 +92,7 @@ def read_model_features(
     Source: arXiv:2605.11887, Eq. 13 (a feature fires where its activation is above zero).
     """
     check_reading(batch_size, max_length)
+    _check_widths(model, saes, name)
     units = _units(texts)
     if len(units) < MIN_UNITS:
         count = sum(len(members) for members in texts.values())
@@ -114,6 +116,16 @@ def read_model_features(
     layers = {layer: _sums(saes[layer], [of_unit[unit].cpu() for unit in names]) for layer, of_unit in found.items()}
     tokens = np.array([float(next(iter(found.values()))[unit].tokens) for unit in names])
     return FeatureReading(name, tuple(group for group, _ in units), tokens, layers)
+
+
+def _check_widths(model: nn.Module, saes: Mapping[int, SparseAutoencoder], name: str) -> None:
+    width = text_config(model).hidden_size
+    for layer, sae in saes.items():
+        if sae.d_model != width:
+            raise ValueError(
+                f"The SAE {sae.source} (layer {layer}) reads residuals of width {sae.d_model}, but those of {name} are "
+                f"{width} wide: it was trained on another model."
+            )
 
 
 def _units(texts: Mapping[str, Sequence[str]]) -> list[tuple[str, list[str]]]:

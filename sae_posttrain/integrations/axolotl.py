@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_type_hints
 
@@ -58,7 +58,7 @@ SASFTArgs = create_model("SASFTArgs", __base__=_Checked, __module__=__name__, **
 class SASFTPlugin(BasePlugin):
     """Adds SASFT's auxiliary losses to Axolotl's supervised fine-tuning.
 
-    Axolotl drops all columns when it tokenises. The plugin keeps the column of language codes.
+    Axolotl drops all columns when it tokenises. The plugin keeps the column of language codes, or of labels.
     """
 
     def __init__(self) -> None:
@@ -70,11 +70,11 @@ class SASFTPlugin(BasePlugin):
         return f"{__name__}.SASFTArgs"
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
-        """Keep the language column in what follows: Axolotl then loads and tokenises the data sets itself."""
+        """Keep the column in what follows: Axolotl then loads and tokenises the data sets itself."""
         settings = settings_of(cfg)
         if not preprocess:
             self._arguments = settings.loaded()  # a missing file stops the run here, before the model is loaded
-        self._carrier = _Carrier(settings.language_column)
+        self._carrier = _Carrier(settings.group_column, carried_name(settings))
         self._carrier.install()
 
     def pre_model_load(self, cfg: Any) -> None:
@@ -82,7 +82,7 @@ class SASFTPlugin(BasePlugin):
             self._carrier.remove()
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[SASFTCallback]:
-        _settle_columns(trainer, settings_of(cfg).language_column)
+        _settle_columns(trainer, settings_of(cfg))
         return [SASFTCallback(**self._arguments).set_trainer(trainer)]
 
 
@@ -124,41 +124,56 @@ def check_config(config: Mapping[str, Any]) -> None:
         )
 
 
-def _settle_columns(trainer: Any, column: str) -> None:
-    """Rename the training set's column to the name that the callback reads. Evaluation does not need languages.
+def carried_name(settings: SASFTSettings) -> str:
+    """The name under which the column of languages or labels is carried, which is the one that the callback reads."""
+    return settings.label_column or LANGUAGE_COLUMN
+
+
+def _settle_columns(trainer: Any, settings: SASFTSettings) -> None:
+    """Rename the training set's column to the name that the callback reads. Evaluation does not need the column.
 
     Raises:
         ValueError: the settings name the column, but no data set has it.
     """
+    column, carried = settings.group_column, carried_name(settings)
     columns = columns_of(trainer.train_dataset)
-    if column != LANGUAGE_COLUMN and LANGUAGE_COLUMN not in columns:
+    if column != LANGUAGE_COLUMN and carried not in columns:
         if column not in columns:  # Axolotl does not change a data set that was tokenised before
-            raise ValueError(
-                f"No data set has a column {column!r} (sasft_language_column). Name the column that holds the language "
-                "codes, or leave the key out: the script of the answer then decides."
+            setting, holds, leave = (
+                ("sasft_label_column", "labels", "or leave the key out, and suppress languages.")
+                if settings.label_column
+                else (
+                    *("sasft_language_column", "language codes"),
+                    "or leave the key out: the script of the answer then decides.",
+                )
             )
-        trainer.train_dataset = trainer.train_dataset.rename_column(column, LANGUAGE_COLUMN)
+            raise ValueError(
+                f"No data set has a column {column!r} ({setting}). Name the column that holds the {holds}, {leave}"
+            )
+        trainer.train_dataset = trainer.train_dataset.rename_column(column, carried)
     sets = trainer.eval_dataset
     if isinstance(sets, dict):
-        trainer.eval_dataset = {name: _without_languages(one, column) for name, one in sets.items()}
+        trainer.eval_dataset = {name: _without(one, (column, carried)) for name, one in sets.items()}
     elif sets is not None:
-        trainer.eval_dataset = _without_languages(sets, column)
+        trainer.eval_dataset = _without(sets, (column, carried))
 
 
-def _without_languages(dataset: Any, column: str) -> Any:
-    names = {column, LANGUAGE_COLUMN} & set(columns_of(dataset))
-    return dataset.remove_columns(sorted(names)) if names else dataset
+def _without(dataset: Any, names: Sequence[str]) -> Any:
+    present = {*names} & set(columns_of(dataset))
+    return dataset.remove_columns(sorted(present)) if present else dataset
 
 
 class _Carrier:
-    """Keeps a column when Axolotl tokenises, as `language`. It is installed while the data sets are loaded.
+    """Keeps a column when Axolotl tokenises. It is installed while the data sets are loaded.
 
     Args:
         column: its name in the data sets. Data sets without it are tokenised as usual.
+        carried: its name afterwards.
     """
 
-    def __init__(self, column: str) -> None:
+    def __init__(self, column: str, carried: str) -> None:
         self._column = column
+        self._carried = carried
         self._replaced: list[tuple[Any, str, Any]] = []
 
     def install(self) -> None:
@@ -168,17 +183,17 @@ class _Carrier:
 
         if self._replaced:
             return
-        column = self._column
+        column, carried = self._column, self._carried
         initialise, hash_of = TokenizedPromptDataset.__init__, sft.generate_dataset_hash_from_config
 
         def carry(self: Any, prompt_tokenizer: Any, dataset: Any, *args: Any, **kwargs: Any) -> None:
             if column in columns_of(dataset):
-                prompt_tokenizer = _CarryingStrategy(prompt_tokenizer, column)
+                prompt_tokenizer = _CarryingStrategy(prompt_tokenizer, column, carried)
             initialise(self, prompt_tokenizer, dataset, *args, **kwargs)
 
         def hash_with_column(*args: Any, **kwargs: Any) -> str:
             # So that a data set that was prepared without the column is not used in place of one with it.
-            return f"{hash_of(*args, **kwargs)}-{column}"
+            return f"{hash_of(*args, **kwargs)}-{column}{'' if carried == LANGUAGE_COLUMN else '-label'}"
 
         self._replace(TokenizedPromptDataset, "__init__", carry)
         self._replace(sft, "generate_dataset_hash_from_config", hash_with_column)
@@ -193,24 +208,25 @@ class _Carrier:
 
 
 class _CarryingStrategy:
-    """Wraps a tokenising strategy of Axolotl, and also returns each row's language.
+    """Wraps a tokenising strategy of Axolotl, and also returns each row's language or label.
 
     A batched strategy is called row by row, because it may drop a row or split it into several.
     """
 
-    def __init__(self, inner: Any, column: str) -> None:
+    def __init__(self, inner: Any, column: str, carried: str) -> None:
         self.inner = inner
         self.column = column
+        self.carried = carried
         self.supports_batched = inner.supports_batched
         self.filter_rows = getattr(inner, "filter_rows", None)
 
     def tokenize_prompt(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
         if not self.supports_batched:
-            return {**self.inner.tokenize_prompt(prompt), LANGUAGE_COLUMN: prompt[self.column]}
+            return {**self.inner.tokenize_prompt(prompt), self.carried: prompt[self.column]}
         found: dict[str, list[Any]] = {}
         for place, code in enumerate(prompt[self.column]):
             pieces = self.inner.tokenize_prompt({name: [values[place]] for name, values in prompt.items()})
             for name, values in pieces.items():
                 found.setdefault(name, []).extend(values)
-            found.setdefault(LANGUAGE_COLUMN, []).extend([code] * len(pieces["input_ids"]))
+            found.setdefault(self.carried, []).extend([code] * len(pieces["input_ids"]))
         return found

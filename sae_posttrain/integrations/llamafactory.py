@@ -55,6 +55,11 @@ def split_config(config: Mapping[str, Any]) -> tuple[SASFTSettings, dict[str, An
             "LLaMA-Factory drops the language column when it tokenises. Leave sasft_language_column out; the language "
             "is then found from the script of the answer."
         )
+    if settings.label_column is not None:
+        raise ValueError(
+            "LLaMA-Factory drops the column of labels when it tokenises, and nothing else tells an answer's label. "
+            "Train by label with TRL (`sae-posttrain sft`), Axolotl or ms-swift, or leave sasft_label_column out."
+        )
     _check_training(rest)
     return settings, rest
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,21 @@ class SwiftSettings(SASFTSettings):
         },
     )
 
+    label_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "channel: for features of a concept, the column `channel` has each example's label instead of its "
+            "language. The features of a suppressed label are penalised in rows with other labels."
+        },
+    )
+
     def __post_init__(self) -> None:
+        if self.label_column not in (CHANNEL, None):
+            raise ValueError(
+                f"sasft_label_column={self.label_column!r}: ms-swift keeps no column in its batches except "
+                f'{CHANNEL!r}. Rename yours with --columns \'{{"{self.label_column}": "{CHANNEL}"}}\', and set '
+                f"sasft_label_column to {CHANNEL}."
+            )
         if self.language_column not in (CHANNEL, "none"):
             raise ValueError(
                 f"sasft_language_column={self.language_column!r}: ms-swift keeps no column in its batches except "
@@ -70,14 +84,27 @@ class SwiftSASFTCallback(SASFTCallback):
     """
 
     def __init__(self, settings: SwiftSettings, trainer: Any) -> None:
-        reads_channel = settings.language_column == CHANNEL
+        by_label = settings.label_column == CHANNEL
+        reads_channel = by_label or settings.language_column == CHANNEL
+        of_channels = labels_of_channels if by_label else languages_of_channels
         check_swift_trainer(trainer)
-        super().__init__(**settings.loaded(), language_of=languages_of_channels if reads_channel else None)
+        super().__init__(**settings.loaded(), language_of=of_channels if reads_channel else None)
+        if by_label:
+            self._column = ""  # no column is carried: ms-swift's own collator puts the channels into the batch
         self._made_for = trainer
-        self._reads_channel = reads_channel
+        self._by_label, self._reads_channel = by_label, reads_channel
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._reads_channel:
+        if self._by_label:
+            dataset = rows_of(self._made_for.train_dataset)
+            columns = getattr(dataset, "column_names", None)  # a stream may not know them
+            if columns is not None and CHANNEL not in columns:
+                raise ValueError(
+                    f"The training set has no column {CHANNEL!r}, from which SASFT reads the labels. Rename yours with "
+                    f'--columns \'{{"label": "{CHANNEL}"}}\'.'
+                )
+            self.engine.check_labels_met(dataset, CHANNEL)
+        elif self._reads_channel:
             check_channels(self._made_for.train_dataset)
         self.set_trainer(self._made_for)
 
@@ -114,20 +141,35 @@ def check_channels(dataset: Any) -> None:
     Raises:
         ValueError: a channel is not a language code.
     """
-    while dataset is not None and not hasattr(dataset, "column_names"):
-        dataset = getattr(dataset, "dataset", None)  # packed and lazily encoded datasets wrap the dataset of the rows
+    dataset = rows_of(dataset)
     if hasattr(dataset, "unique") and CHANNEL in dataset.column_names:
         for channel in dataset.unique(CHANNEL):
             _code_of(channel)
 
 
+def rows_of(dataset: Any) -> Any:
+    """The dataset of the rows, which packed and lazily encoded datasets wrap; None if it is not found."""
+    while dataset is not None and not hasattr(dataset, "column_names"):
+        dataset = getattr(dataset, "dataset", None)
+    return dataset
+
+
 def languages_of_channels(inputs: Mapping[str, Any]) -> Sequence[str | None]:
     """The language of each segment, from a batch's `channel` of each example; None if there is no channel."""
+    return _of_segments(inputs, _code_of)
+
+
+def labels_of_channels(inputs: Mapping[str, Any]) -> Sequence[str | None]:
+    """The label of each segment, as `languages_of_channels`, for training by label."""
+    return _of_segments(inputs, lambda channel: None if channel == "" else channel)
+
+
+def _of_segments(inputs: Mapping[str, Any], read: Callable[[Any], str | None]) -> Sequence[str | None]:
     segment_BS = segments_of(inputs)
     count, channels = int(segment_BS[-1, -1]) + 1, inputs.get(CHANNEL)
     if channels is None:
         return [None] * count
-    codes = [_code_of(channel) for channel in channels]
+    codes = [read(channel) for channel in channels]
     if len(codes) == count:
         return codes
     # A row that is padded on the left has several segments.

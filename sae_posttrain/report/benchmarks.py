@@ -117,7 +117,7 @@ def _matrix(names: tuple[str, ...], values: RunRow, title: str, says: str) -> Ma
     return Matrix(title, says, names, tuple(float(value) for value in values["features"]), rows)
 
 
-def _share(value: Any) -> float | None:
+def _share(value: float | str | None) -> float | None:
     return None if value is None else min(1.0, max(0.0, float(value)))
 
 

@@ -76,14 +76,38 @@ class Deck:
 
 
 def decks(runs: Sequence[Run]) -> list[Deck]:
-    """One deck per feature set. The same set in several runs is one deck. Random features (controls) come last."""
+    """One deck per feature set. The same set in several runs is one deck. Random features (controls) come last.
+
+    A set of `discover class` has no deck unless there are passages of it: its features stand under its classes.
+    """
     sets: dict[str, tuple[str, FeatureSet, list[str]]] = {}
+    passages = _passages(runs)
     for run in runs:
         for name, features in run.features.items():
-            sets.setdefault(features.sha256, (name, features, []))[2].append(run.name)
-    passages = _passages(runs)
+            own = _places(features)
+            if not own <= _places_of_classes(run) or own & passages.keys():
+                sets.setdefault(features.sha256, (name, features, []))[2].append(run.name)
     found = [_deck(name, features, owners, passages) for name, features, owners in sets.values()]
     return sorted(found, key=lambda deck: deck.selection == "random")
+
+
+def _places(features: FeatureSet) -> set[tuple[int, int, str]]:
+    """Layer, feature and target of each feature."""
+    return {
+        place
+        for layer in features.layers
+        for place in zip([layer.layer] * len(layer.ids), layer.ids, layer.targets, strict=True)
+    }
+
+
+def _places_of_classes(run: Run) -> set[tuple[int, int, str]]:
+    """The same of the features that the section on classes shows."""
+    with explaining_damage(f"A file of class features in {run.folder}"):
+        return {
+            (int(feature["layer"]), int(feature["feature"]), str(one["target"]))
+            for one in run.classes
+            for feature in one["features"]
+        }
 
 
 def _deck(

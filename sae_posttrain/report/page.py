@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def render(runs: Sequence[Run]) -> str:
         colours=colours,
         results=results,
         examples=examples,
-        missing=[what for part, what in _PARTS.items() if not parts[part]] if _of_a_model(runs) else [],
+        missing=[what for part, what in _PARTS.items() if not parts[part]] if _of_a_model(runs, parts) else [],
         only_some=_only_some(compared),
         version=__version__,
     )
@@ -128,9 +128,9 @@ def _only_some(runs: Sequence[Run]) -> dict[str, list[str]]:
     return {name: without for name, without in lacking.items() if 0 < len(without) < len(runs)}
 
 
-def _of_a_model(runs: Sequence[Run]) -> bool:
+def _of_a_model(runs: Sequence[Run], parts: Mapping[str, Any]) -> bool:
     """Whether anything on the page is about a trained model or its features, so that more could be said of it."""
-    return any(run.log or run.answers or run.results or run.features or run.traces for run in runs)
+    return bool(parts["decks"]) or any(run.log or run.answers or run.results or run.traces for run in runs)
 
 
 def _listed(names: Sequence[str]) -> str:

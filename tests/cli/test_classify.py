@@ -129,12 +129,27 @@ def test_without_an_sae_the_thresholds_decide(place: Path, run: Path, capsys: py
     assert summary["results"]["animal"]["total"] == 20
 
 
-def test_the_report_shows_the_classes(run: Path, tmp_path: Path) -> None:
+def test_the_report_shows_the_classes(place: Path, run: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     for shown in ("Classes of texts", "Learning curve", "difference of means", "On other", "may be offensive"):
         assert shown in page
+    assert "Chosen by firing rate" not in page  # the features stand under their class, and only there
+    assert "Not on this page" not in page
+    of_features = [
+        "inspect",
+        "contexts",
+        "--features",
+        str(run / "animal.safetensors"),
+        "--texts",
+        f"en={place / 'test.jsonl'}",
+    ]
+    contexts = run / "contexts.json"
+    assert main([*of_features, "--model", str(place / "model"), "--output", str(contexts)]) == 0
+    assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
+    contexts.unlink()
+    assert "Chosen by firing rate" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -151,3 +166,36 @@ def test_mistakes_say_what_to_change(
 ) -> None:
     assert discover(place, tmp_path / "x.safetensors", *more) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (None, "row 3: no label in column 'label'"),
+        (["tool"], "row 3: column 'label' holds a list; expected one label per row"),
+        ({"is": "tool"}, "holds a dict"),
+    ],
+)
+def test_rows_without_one_label_are_refused(
+    label: Any, words: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_file = [{**row, "label": label} if row["n"] == 2 else row for row in rows(0, 20)]
+    source = write_rows(tmp_path / "rows.jsonl", of_file)
+    assert discover(place, tmp_path / "f.safetensors", "--rows", str(source)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_copies_and_known_texts_are_named(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    different = {row["text"]: row for row in rows(2, 60)}
+    source = write_rows(tmp_path / "rows.jsonl", [{**row, "label": int(row["n"] % 2)} for row in different.values()])
+    more = ["--rows", str(source), "--targets", "0", "--draws", "0", "--no-dense"]
+    assert discover(place, tmp_path / "f.safetensors", *more) == 0
+    assert FeatureSet.load(tmp_path / "f.safetensors").targets == ("0",)
+    assert "copies" not in caplog.text
+    twice = [row for row in rows(0, 40) for _ in range(2)]
+    count = len({row["text"] for row in twice})
+    of_twice = write_rows(tmp_path / "twice.jsonl", twice)
+    more = ["--rows", str(of_twice), "--test", f"same={of_twice}", "--draws", "0", "--no-dense"]
+    assert discover(place, tmp_path / "f.safetensors", *more) == 0
+    assert f"{80 - count} of 80 texts are copies of others" in caplog.text
+    assert "80 of the 80 texts of the test same are among those" in caplog.text

@@ -10,10 +10,12 @@ import pytest
 import torch
 from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer, write_saes
 
-from sae_posttrain import FeatureSet
+from sae_posttrain import FeatureSet, load_sae
 from sae_posttrain.artefacts import MODEL_DIFFS
 from sae_posttrain.cli import main
+from sae_posttrain.cli.inputs import load_model
 from sae_posttrain.feature_set import LayerFeatures, Provenance
+from sae_posttrain.inspection.feature_readings import read_model_features
 from sae_posttrain.report import read_runs
 
 peft = pytest.importorskip("peft")
@@ -22,11 +24,11 @@ WORDS = ["the", "cat", "sees", "a", "small", "house", "sings", "there", "and", "
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a base model, a LoRA adapter of it, another seed, SAEs, texts and a feature set."""
+    """A folder with a base model, a LoRA adapter of it without a tokenizer, another seed, SAEs, texts and features."""
     folder = tmp_path_factory.mktemp("place")
     tokenizer = word_tokenizer(WORDS, "<pad>", "<eos>")
     model = qwen3(len(tokenizer), initializer_range=0.3)
-    for name, noise in (("base", 0.0), ("seed 1", 0.002)):
+    for name, noise in (("base", 0.0), ("copy", 0.0), ("seed 1", 0.002)):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += noise * torch.randn_like(parameter)
@@ -39,10 +41,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     adapted.save_pretrained(folder / "tuned")
-    tokenizer.save_pretrained(folder / "tuned")
     other = word_tokenizer([*WORDS, "zebra", "ant"], "<pad>", "<eos>")
     other.save_pretrained(folder / "other words")
     qwen3(len(other)).save_pretrained(folder / "other words")
+    for shape, settings in (("wide", {"hidden_size": 2 * WIDTH}), ("deep", {"num_hidden_layers": BLOCKS + 1})):
+        tokenizer.save_pretrained(folder / shape)
+        qwen3(len(tokenizer), **settings).save_pretrained(folder / shape)
     write_saes(folder / "SAE-tiny-L0_4", range(2), d_sae=40, width=WIDTH)
     vectors = {name: torch.randn(2, WIDTH) for name in ("encoder", "direction")}
     numbers = {name: torch.ones(2) for name in ("bias", "score", "typical")}
@@ -85,7 +89,7 @@ def test_the_report_reads_what_is_written(place: Path, tmp_path: Path, capsys: p
 def test_without_noise_it_says_what_is_not_known(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(diff(place, "base", tmp_path / "d.json", "--by", "pre_activation", "--passages", "0")) == 0
+    assert main(diff(place, "copy", tmp_path / "d.json", "--by", "pre_activation", "--passages", "0")) == 0
     assert "Without --noise" in capsys.readouterr().out
     (found,) = json.loads((tmp_path / "d.json").read_text(encoding="utf-8"))[MODEL_DIFFS]
     assert (found["changed"], found["features"], found["noise_score"]) == (0, [], None)
@@ -95,10 +99,13 @@ def test_without_noise_it_says_what_is_not_known(
     ("tuned", "more", "message"),
     [
         ("other words", [], "cut the texts into different tokens"),
-        ("base", ["--top", "0"], "--top 0"),
-        ("base", ["--limit", "2"], "Got 4 texts"),
-        ("base", ["--output", "diff.txt"], "ending in .json"),
-        ("base", ["--texts", "=x.txt"], "expected NAME=FILE or FILE"),
+        ("tuned", ["--top", "0"], "--top 0"),
+        ("tuned", ["--limit", "2"], "Got 4 texts"),
+        ("tuned", ["--output", "diff.txt"], "ending in .json"),
+        ("tuned", ["--texts", "=x.txt"], "expected NAME=FILE or FILE"),
+        ("base", [], "TUNED and BASE are the same model"),
+        ("wide", [], f"has {BLOCKS} blocks of width {2 * WIDTH}"),
+        ("deep", [], "give checkpoints of one model"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
@@ -106,3 +113,20 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     assert main([*diff(place, tuned, tmp_path / "d.json"), *more]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_model_is_no_noise_of_itself_and_copies_are_named(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    command = diff(place, "copy", tmp_path / "d.json", "--passages", "0")
+    assert main([*command, "--noise", str(place / "seed 1"), str(place / "base")]) == 2
+    assert "--noise and BASE are the same model" in capsys.readouterr().err
+    assert main([*command, "--texts", f"a={place / 'one.txt'}", f"b={place / 'one.txt'}"]) == 0
+    assert "12 of 24 texts are copies of others" in caplog.text
+
+
+def test_an_sae_of_another_width_is_refused(place: Path) -> None:
+    model, tokenizer = load_model(str(place / "wide"), dtype="auto", device="cpu")
+    saes = {0: load_sae(place / "SAE-tiny-L0_4", 0)}
+    with pytest.raises(ValueError, match=f"but those of tuned are {2 * WIDTH} wide"):
+        read_model_features(model, tokenizer, saes, {"en": ["the cat"] * 8}, name="tuned")

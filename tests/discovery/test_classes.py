@@ -144,7 +144,7 @@ def test_mean_residuals_are_those_of_one_text_at_a_time(model: Any, tokenizer: A
         ({"targets": []}, "expected at least one class"),
         ({"held_out": 1.0}, "between 0 and 1"),
         ({"texts": {"a": ["x y"], "b": ["x y", "y x"]}}, "a has 1 text"),
-        ({"sizes": [0]}, "top=0"),
+        ({"sizes": [0]}, "expected numbers of features of at least 1"),
         ({"select": "all"}, "expected 'firing rate' or 'random'"),
     ],
 )

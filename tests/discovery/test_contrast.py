@@ -109,8 +109,20 @@ def test_bad_settings_are_refused(model: Any, tokenizer: Any) -> None:
         discover_contrast_features(model, tokenizer, SAES, RUDE, KIND, layers=[1], name="kind", negative_name="kind")
     with pytest.raises(ValueError, match="No texts for kind"):
         discover_contrast_features(model, tokenizer, SAES, RUDE, [], layers=[1], **NAMES)
+    with pytest.raises(ValueError, match="rude and kind hold the same texts"):
+        discover_contrast_features(model, tokenizer, SAES, RUDE, RUDE[::-1], layers=[1], **NAMES, progress=False)
+    nothing_DK = torch.zeros(30, tiny_models.WIDTH)
+    silent = {1: SparseAutoencoder(nothing_DK, torch.zeros(30), nothing_DK, torch.zeros(tiny_models.WIDTH), TopK(4), 1)}
     with pytest.raises(ValueError, match="more active in the texts of rude than in those of kind"):
-        discover_contrast_features(model, tokenizer, SAES, RUDE, RUDE, layers=[1], **NAMES, progress=False)
+        discover_contrast_features(model, tokenizer, silent, RUDE, KIND, layers=[1], **NAMES, progress=False)
+
+
+def test_few_and_shared_texts_are_named(model: Any, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    negative = [*KIND, RUDE[0], *(f"{text} w19" for text in KIND), *(f"{text} w9" for text in KIND)]
+    discover_contrast_features(model, tokenizer, SAES, RUDE, negative, layers=[1], **NAMES, progress=False)
+    assert "1 of 12 texts are in several of rude, kind" in caplog.text
+    assert "rude has only 3 different texts." in caplog.text
+    assert "kind has only" not in caplog.text
 
 
 def test_the_command_prints_and_writes_them(

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -62,8 +63,13 @@ class Case:
         return self.folder / "features.safetensors"
 
     @property
+    def label_features(self) -> Path:
+        """The same features, which stand for labels."""
+        return self.folder / "label_features.safetensors"
+
+    @property
     def rows(self) -> Path:
-        """JSON lines with `messages` and `language`."""
+        """JSON lines with `messages`, `language` and, under another name, the same as a label: `kind`."""
         return self.folder / "rows.jsonl"
 
     def messages(self) -> list[dict[str, Any]]:
@@ -80,14 +86,57 @@ def build_case(folder: Path) -> Case:
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(case.model)
     _model(tokenizer).save_pretrained(case.model)
-    hand_made_features(LAYERS, WIDTH, BLOCKS, LANGUAGES).save(case.features)
+    features = hand_made_features(LAYERS, WIDTH, BLOCKS, LANGUAGES)
+    features.save(case.features)
+    by_label = [
+        replace(
+            layer,
+            targets=tuple(label_of(code) for code in layer.targets),
+            **{
+                name: {label_of(code): values for code, values in getattr(layer, name).items()}
+                for name in ("baselines", "activations")
+            },
+        )
+        for layer in features.layers
+    ]
+    replace(features, layers=tuple(by_label)).save(case.label_features)
     rows = [
-        {"messages": [*row["prompt"], *row["completion"]], "language": row["language"]}
+        {
+            **{"messages": [*row["prompt"], *row["completion"]], "language": row["language"]},
+            **{"kind": label_of(row["language"])},
+        }
         for row in questions(NUM_ROWS, seed=5, noise=0.3)
     ]
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     case.rows.write_text("".join(lines), encoding="utf-8")
     return case
+
+
+def label_of(code: str) -> str:
+    """The label that stands for a language in training by label."""
+    return f"as in {code}"
+
+
+def check_labels(
+    case: Case, train: Train, *, column: str, by_language: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """By label, a framework must train what it trains by language, bit for bit.
+
+    Args:
+        case: the files.
+        train: runs the framework.
+        column: what the framework's setting for the column of labels is.
+        by_language: settings of the run by language alone.
+    """
+    theirs = settings_of(case, WEIGHT, None)
+    ours = theirs | {
+        "sasft_features": str(case.label_features),
+        "sasft_suppress": [label_of(code) for code in SUPPRESS],
+    }
+    wanted = train("by language", {**theirs, **by_language})
+    found = train("by label", {**ours, "sasft_label_column": column})
+    assert alike(wanted, found)
+    assert not alike(wanted, train("without labels", None))
 
 
 def add_adapter(case: Case) -> None:
@@ -275,11 +324,11 @@ def measure(
         added = difference(moved(before, after), plain)
         wanted = expected(case, examples, weight, token_weight, parts=parts, adapter=adapter)
         cells[term] = relative_error(added, difference(wanted, by_hand))
-    cells["weight 0"] = "bit-identical" if _alike(without, measured) else "differs"
+    cells["weight 0"] = "bit-identical" if alike(without, measured) else "differs"
     cells["the framework's own gradient"] = relative_error(plain, by_hand)
     return cells
 
 
-def _alike(one: Path, other: Path) -> bool:
+def alike(one: Path, other: Path) -> bool:
     ours, theirs = weights_of(one), weights_of(other)
     return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())

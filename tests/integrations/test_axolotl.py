@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from . import commands
-from .runs import Case, Example, add_adapter, answers, build_case, measure
+from .runs import WEIGHT, Case, Example, add_adapter, answers, build_case, check_labels, measure, settings_of
 from .table import check, record, write_table
 
 pytest.importorskip("axolotl")
@@ -129,6 +129,25 @@ def test_what_is_added_is_the_auxiliary_gradient(row: str, case: Case) -> None:
     cells = measure(case, trainer_of(case, row, changes), examples, **options)
     record(row, cells)
     check(cells)
+
+
+@pytest.mark.parametrize("row", ["plain", "sample_packing"])
+def test_labels_reach_the_callback(row: str, case: Case) -> None:
+    check_labels(case, trainer_of(case, f"labels {row}", ROWS[row][0]), column="kind")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sasft_label_column": "tone"}, "No data set has a column 'tone' (sasft_label_column)"),
+        ({"sasft_label_column": "kind"}, "No row of the training set would be penalised. Column 'kind' holds 'as in"),
+    ],
+)
+def test_labels_that_penalise_nothing_are_refused(changes: Settings, words: str, case: Case, tmp_path: Path) -> None:
+    settings = settings_of(case, WEIGHT, None) | {"sasft_suppress": ["zh"], **changes}
+    status, _, log = run(case, tmp_path.name, settings, {})
+    assert status != 0
+    assert words in log, log[-3000:]
 
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "axolotl" / "qwen3-1.7b-base.yaml"

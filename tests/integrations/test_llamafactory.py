@@ -117,6 +117,13 @@ def test_what_is_added_is_the_auxiliary_gradient(row: str, case: Case) -> None:
     check(cells)
 
 
+def test_labels_are_refused(case: Case) -> None:
+    settings = {"sasft_features": str(case.label_features), "sasft_suppress": ["x"], "sasft_label_column": "kind"}
+    status, _, log = run(case, "labels", settings, {})
+    assert status != 0
+    assert "LLaMA-Factory drops the column of labels" in log, log[-3000:]
+
+
 def test_llamafactory_reads_the_shipped_configuration() -> None:
     from llamafactory.data.template import TEMPLATES
     from llamafactory.hparams.parser import _parse_train_args

@@ -17,7 +17,7 @@ import pytest
 
 from sae_posttrain.integrations import ms_swift
 
-from .runs import Case, Example, add_adapter, answers, build_case, measure, settings_of
+from .runs import Case, Example, add_adapter, answers, build_case, check_labels, measure, settings_of
 from .table import check, read_table, record, write_table
 
 if find_spec("swift") is None or find_spec("swift.trainers") is None:
@@ -224,6 +224,21 @@ def test_what_is_added_is_the_auxiliary_gradient(name: str, swift: Swift, tmp_pa
     check(cells)
 
 
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "name", ["its defaults: reentrant checkpointing, logits_to_keep", "packing, accumulation of 2"]
+)
+def test_labels_reach_the_callback(name: str, swift: Swift, tmp_path: Path) -> None:
+    by_language = ROWS[name]
+    by_label = replace(by_language, arguments={**by_language.arguments, "columns": '{"kind": "channel"}'})
+
+    def train(which: str, settings: Mapping[str, Any] | None) -> Path:
+        swift.run(tmp_path / which, by_label if which == "by label" else by_language, settings)
+        return tmp_path / which / "checkpoint-1"
+
+    check_labels(swift.case, train, column="channel")
+
+
 REFUSED: Mapping[str, tuple[Row, Mapping[str, Any], str]] = {
     "an unknown setting": (Row(), {"sasft_wieght": 1}, "Unknown setting sasft_wieght: did you mean sasft_weight?"),
     "a column that is not carried": (Row(), {"sasft_language_column": "lang"}, "Rename yours with --columns"),
@@ -231,6 +246,21 @@ REFUSED: Mapping[str, tuple[Row, Mapping[str, Any], str]] = {
         Row({"columns": '{"topic": "channel"}'}),
         {},
         "set SASFT_LANGUAGE_COLUMN to none",
+    ),
+    "a column of labels that is not carried": (
+        Row(),
+        {"sasft_label_column": "kind"},
+        """--columns '{"kind": "channel"}', and set sasft_label_column to channel""",
+    ),
+    "labels that the features do not know": (
+        Row({"columns": '{"topic": "channel"}'}),
+        {"sasft_label_column": "channel", "sasft_suppress": "zh"},
+        "No row of the training set would be penalised. Column 'channel' holds 'math'",
+    ),
+    "no channels": (
+        Row({"columns": "{}"}),
+        {"sasft_label_column": "channel", "sasft_suppress": "zh"},
+        "The training set has no column 'channel'",
     ),
     "more blocks than the features' model": (
         Row({"tuner_type": "llamapro", "llamapro_num_new_blocks": 3}),

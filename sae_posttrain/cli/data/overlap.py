@@ -16,6 +16,9 @@ from .reading import add_sets, check_fires, collect, write_values
 from .scores import scores_by_benchmark
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ...data import Overlap
     from ...discovery.firing import FiringSets
 
@@ -88,7 +91,7 @@ def _matrices(found: Overlap) -> dict[str, Any]:
     }
 
 
-def _rows(values_BB: Any) -> list[list[float | None]]:
+def _rows(values_BB: NDArray[np.float64]) -> list[list[float | None]]:
     return [[_known(value) for value in row] for row in values_BB.tolist()]
 
 

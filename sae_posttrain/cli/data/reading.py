@@ -15,7 +15,10 @@ from ..output_files import replacing
 from ..processes import shares_work
 
 if TYPE_CHECKING:
+    import torch
+
     from ...discovery.firing import FiringSets
+    from ...discovery.firing_cache import At
 
 
 def add_sets(parser: argparse.ArgumentParser, what: str) -> None:
@@ -48,9 +51,9 @@ def add_reading(parser: argparse.ArgumentParser, *, column: str = "text") -> Non
 
 def collect(
     args: argparse.Namespace,
-    device: Any,
+    device: torch.device,
     sources: Mapping[str, str],
-    at: Any,
+    at: At,
     columns: Mapping[str, str] | None = None,
 ) -> dict[str, FiringSets]:
     """The firing sets of each source, read with the options of `add_reading`.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...texts import load_rows
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-def scores_by_example(file: str) -> Any:
+
+def scores_by_example(file: str) -> NDArray[np.float64]:
     """Scores `(M, E)` of M models on E examples, which are numbered from 1."""
     import numpy as np
 

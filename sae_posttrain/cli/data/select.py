@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...artefacts import BENCHMARK_SELECTION
-from ...texts import stream_rows, stream_texts
+from ...texts import Row, stream_rows, stream_texts
 from ..output_files import check_file, check_json, replacing
 from ..processes import launched_processes
 from .reading import add_reading, check_fires, collect, write_values
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ...data import Selection
     from ...discovery.firing import FiringSets
 
@@ -70,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 def _write_rows(output: Path, args: argparse.Namespace, examples: Sequence[int]) -> None:
     """Write the chosen rows, best first. The file is read again, so that only these rows are held."""
     wanted = set(examples)
-    kept: dict[int, Any] = {}
+    kept: dict[int, Row] = {}
     with_text = (row for row in stream_rows(args.source) if str(row.get(args.column) or "").strip())
     for number, row in enumerate(islice(with_text, args.limit)):
         if number in wanted:
@@ -89,7 +92,13 @@ def _lengths(args: argparse.Namespace) -> list[int]:
     return [min(len(tokenizer(text)["input_ids"]), args.max_length) for text in texts]
 
 
-def _curve(args: argparse.Namespace, sets: FiringSets, chosen: Selection, random: Any, matched: Any) -> dict[str, Any]:
+def _curve(
+    args: argparse.Namespace,
+    sets: FiringSets,
+    chosen: Selection,
+    random: NDArray[np.float64],
+    matched: NDArray[np.float64],
+) -> dict[str, Any]:
     """The coverage of the first 1 … n rows, beside random choices of as many."""
     import numpy as np
 

@@ -79,7 +79,7 @@ def read_targets(source: str, layer: int | None = None, min_relevance: float | N
     return kept
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: object) -> int | None:
     """A whole number of JSON, or the digits that stand for it in .csv; None for anything else."""
     if isinstance(value, str) and value.strip().isdecimal():
         return int(value)

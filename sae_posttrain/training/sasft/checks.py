@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from ...residual import decoder, unwrap
-from .segments import BY_LANGUAGE, LANGUAGE_IDS, LanguageOf, RowGroups, group_in
+from .segments import BY_LANGUAGE, LANGUAGE_IDS, OTHER_LABELS, LanguageOf, RowGroups, columns_of, group_in
 from .telling import tokenizer_of
 from .weight import AUTO, Weight
 
@@ -155,7 +155,7 @@ def check_captured(missing: Sequence[int], without_gradient: Set[int]) -> None:
 
 
 def check_data(dataset: Any, column: str | None, groups: RowGroups = BY_LANGUAGE) -> None:
-    """Refuse a training set without labels, or with invalid languages."""
+    """Refuse a training set in which no token has a label, or with invalid languages."""
     if dataset is not None:
         check_labels(dataset)
         check_codes(dataset, column, groups)
@@ -178,6 +178,35 @@ def _has_labels(row: Any) -> bool:
     return isinstance(row, Mapping) and "labels" in row
 
 
+def check_labels_met(
+    dataset: Any, column: str | None, groups: RowGroups, penalised: Set[str], suppress: Sequence[str]
+) -> None:
+    """Refuse a dataset, if its labels can be listed, none of whose labels is penalised.
+
+    Args:
+        dataset: the training set.
+        column: its column of labels.
+        groups: the labels that the feature set knows.
+        penalised: those in which some feature is penalised.
+        suppress: the suppressed labels, which are spared in their own rows.
+
+    Raises:
+        ValueError: no label is penalised.
+    """
+    if column in (None, LANGUAGE_IDS) or not hasattr(dataset, "unique") or column not in columns_of(dataset):
+        return
+    found = sorted(label for label in dataset.unique(column) if label)
+    if any(groups.names[groups.id_of(label)] in penalised for label in found):
+        return
+    known = ", ".join(repr(name) for name in groups.names if name != OTHER_LABELS)
+    holds = ", ".join(map(repr, found[:10])) or "no label"
+    raise ValueError(
+        f"No row of the training set would be penalised. Column {column!r} holds {holds}; the feature set has "
+        f"baselines for {known}, and rows of {' or '.join(map(repr, suppress))} are spared. Rename the labels, or give "
+        "them to `discover contrast` as --name and --negative-name. With baseline 'zero', any other label counts."
+    )
+
+
 def check_codes(dataset: Any, column: str | None, groups: RowGroups = BY_LANGUAGE) -> None:
     """Refuse a language column with a value that is not a language. Of a stream, `PEEKED_ROWS` rows are checked."""
     if column is None:
@@ -192,9 +221,10 @@ def check_codes(dataset: Any, column: str | None, groups: RowGroups = BY_LANGUAG
         return
     kind = dataset.features[column]
     if getattr(kind, "dtype", None) not in ("string", "large_string", "string_view", "null"):
+        what = "language code" if groups.are_languages else "label"
         raise ValueError(
-            f"Column {column!r} holds {kind}; expected strings, one language code per row. Convert it, or rename it if "
-            "it is about something else."
+            f"Column {column!r} holds {kind}; expected strings, one {what} per row. Convert it, or rename it if it is "
+            "about something else."
         )
     for code in dataset.unique(column):
         try:

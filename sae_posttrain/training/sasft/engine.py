@@ -12,7 +12,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from ...artefacts import SASFT_UNKNOWN
 from ...languages import get_language
 from .batch import Batch, BatchReader
-from .checks import check_data, check_languages, check_trainer, shows_segments
+from .checks import check_data, check_labels_met, check_languages, check_trainer, shows_segments
+from .features_term import FeaturesTerm
 from .finder import WeightFinder
 from .meter import Meter
 from .objective import check_objective
@@ -89,6 +90,7 @@ class SASFTEngine:
         for term in self.terms.values():
             term.check(trainer)
         check_data(trainer.train_dataset, column, self.groups)
+        self.check_labels_met(trainer.train_dataset, column)
         self._teller = LanguageTeller(
             *(tokenizer_of(trainer), self._candidates, self.language_of, has_segments), groups=self.groups
         )
@@ -101,6 +103,16 @@ class SASFTEngine:
                 f"The features stand for {', '.join(self.suppress)}, and the training set has no column with labels. "
                 "Add a column that label_column names, or pass language_of, a function that gives the labels."
             )
+
+    def check_labels_met(self, dataset: Any, column: str | None) -> None:
+        """Refuse to train by label on a dataset none of whose labels is penalised.
+
+        Raises:
+            ValueError: there is no such label. The message names those of the dataset and those of the feature set.
+        """
+        for term in self.terms.values():
+            if isinstance(term, FeaturesTerm) and term.weight > 0 and not self.groups.are_languages:
+                check_labels_met(dataset, column, self.groups, term.penalised, term.suppress)
 
     def start(self, trainer: Trainer, model: nn.Module, state: TrainerState) -> None:
         """Hook the model. Call it before the first compiled forward, which ignores hooks that are added later.

@@ -82,6 +82,16 @@ class FeaturesTerm:
     def settings(self) -> dict[str, Any]:
         return dict(self._settings)
 
+    @property
+    def penalised(self) -> frozenset[str]:
+        """The groups of rows in which some feature is penalised."""
+        return frozenset(
+            name
+            for penalty in self._start.values()
+            for name, weight_F in zip(self._groups.names, penalty.weight_LF, strict=False)
+            if bool(weight_F.any())
+        )
+
     def check(self, trainer: Trainer) -> None:
         self.features.check_model(unwrap(trainer.model).config)
         if self.weight > 0:

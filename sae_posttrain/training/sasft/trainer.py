@@ -168,6 +168,7 @@ class SASFTTrainer(CardMixin, SFTTrainer):
         if not (has_column and packing) or args.max_length is None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         check_codes(dataset, column, self.sasft.groups)
+        self.sasft.check_labels_met(dataset, column)
         self._language_column = LANGUAGE_IDS
         # TRL packs only input_ids and labels. So TRL prepares the rows, and they are packed here with the languages.
         rows_only = copy.copy(args)
