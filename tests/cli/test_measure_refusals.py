@@ -63,7 +63,7 @@ def test_a_value_of_another_kind_is_named_with_its_row(tmp_path: Path, changes: 
 @pytest.mark.parametrize("kind", ["code-switching", "repetition"])
 def test_a_place_that_cannot_be_written_is_refused_before_sampling(unsampled: Any, tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(ValueError, match="part of its path is a file"):
         measured(*unsampled, "--output", tmp_path / "file" / "out.jsonl", kind=kind)
 
 
