@@ -9,6 +9,7 @@ from ..languages import get_language
 from ..texts import load_texts
 from . import classify, discover_contrast, discover_repetition
 from .discovery_run import add_discovery_options, discovery_run
+from .inputs import load_tokenizer
 from .output_files import check_file
 from .wording import option
 
@@ -83,11 +84,9 @@ def run_language(args: argparse.Namespace) -> int:
 def run_tokens(args: argparse.Namespace) -> int:
     check_file(args.output)
     texts = _texts_by_language(args)
-    from transformers import AutoTokenizer
-
     from ..token_counts import count_tokens
 
-    counts = count_tokens(AutoTokenizer.from_pretrained(args.model), texts)
+    counts = count_tokens(load_tokenizer(args.model), texts)
     print("Number of tokens that belong to the row's language rather than the column's (weight of at least 0.5):\n")
     print(" " * 8 + "".join(f"{code:>10}" for code in counts.languages))
     for target in counts.languages:

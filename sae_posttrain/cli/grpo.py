@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from . import trainer_runs as common
+from .inputs import searching_this_folder
 
 
 @dataclass
@@ -131,11 +130,9 @@ def _imported(name: str, ours: dict[str, Any]) -> Callable[..., Any]:
             f"Unknown reward {name!r}. Expected one of {', '.join(ours)}, or the import path of your own function, "
             f"such as my_rewards.{name}."
         )
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; an installed command does not search this folder
     try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        with searching_this_folder():
+            found: Callable[..., Any] = getattr(importlib.import_module(module), function)
         return found
     except (ImportError, AttributeError) as error:
         raise ValueError(f"The reward {name!r} cannot be imported: {error}.") from error
-    finally:
-        sys.path.pop(0)

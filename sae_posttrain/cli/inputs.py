@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def at_least(least: int) -> Callable[[str], int]:
         return number
 
     return read
+
+
+@contextmanager
+def searching_this_folder() -> Iterator[None]:
+    """Find the user's own modules in the current folder, as `python -m` does; an installed command does not."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def add_chat(parser: argparse._ActionsContainer) -> None:
@@ -172,21 +184,21 @@ def _prompt_row(row: Row, where: str, columns: ColumnNames) -> Row:
 
 
 def load_tokenizer(name: str) -> Any:
-    """Load a model's tokenizer."""
+    """Load a model's tokenizer; that of its base model for a folder of an adapter without one."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(_with_tokenizer(name))
     except OSError as error:
         raise FileNotFoundError(f"cannot load {name}: {error}") from error
 
 
 def load_model(name: str, *, dtype: str, device: Any, adapter: str | None = None) -> Any:
     """Load a model, optionally with a PEFT adapter, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_with_tokenizer(name))
+        tokenizer = load_tokenizer(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
         if adapter:
             try:

@@ -101,18 +101,20 @@ def coverage_curve(
     *,
     covered: Sequence[int] = (),
     points: int = 40,
+    budgets: Sequence[int] = (),
     draws: int = DRAWS,
     seed: int = 0,
 ) -> CoverageCurve:
     """How coverage of the targets grows with examples drawn at random from a data set.
 
-    To compare data sets at an equal budget, compare their curves at the same n.
+    To compare data sets at an equal budget, give it as one of `budgets`, and compare with `coverage_at`.
 
     Args:
         firing: `collect_firing(…)[layer]` of the data set that is drawn from.
         targets: indices of the target features.
         covered: targets that other data, such as the seed set, fire already. The curve starts at their share.
         points: number of budgets, spread evenly from 0 to the size of the data set.
+        budgets: further numbers of examples that the curve holds. Those above the size of the data set are left out.
         draws: number of random draws for the band.
         seed: of the draws.
 
@@ -121,7 +123,7 @@ def coverage_curve(
         probability C(N − m, n) / C(N, n).
 
     Raises:
-        ValueError: as `target_coverage`; no examples; fewer than two points.
+        ValueError: as `target_coverage`; no examples; fewer than two points; a budget below 0.
 
     Example:
         >>> curve = coverage_curve(FiringSets.of([[0], [1]], d_sae=4), [0, 1, 2, 3], covered=[3])
@@ -133,17 +135,21 @@ def coverage_curve(
     found = target_coverage(firing, targets)
     if not found.examples or points < 2:
         raise ValueError(f"{found.examples} examples, {points} points: expected at least 1 and 2.")
+    if min(budgets, default=0) < 0:
+        raise ValueError(f"budgets={list(budgets)}: expected numbers of examples of at least 0.")
     new_T = ~np.isin(found.targets, np.asarray(list(covered), dtype=np.int64))
-    budgets = np.unique(np.linspace(0, found.examples, points).round().astype(np.int64))
+    spread = np.linspace(0, found.examples, points).round().astype(np.int64)
+    further = [budget for budget in budgets if budget <= found.examples]
+    budgets_B = np.unique(np.concatenate([spread, np.asarray(further, dtype=np.int64)]))
     start = 1 - new_T.sum() / len(new_T)
     of_new = Redundancy(found.counts[new_T], found.examples)
     grown = np.zeros(found.examples + 1)
     if of_new.features:
         grown[1:] = of_new.coverage * of_new.features / len(new_T)
     rows = _fired_at(firing, found.targets[new_T], draws, seed)
-    shares = start + np.array([[np.searchsorted(row, n) for n in budgets] for row in rows]) / len(new_T)
+    shares = start + np.array([[np.searchsorted(row, n) for n in budgets_B] for row in rows]) / len(new_T)
     low, high = np.quantile(shares, [0.025, 0.975], axis=0)
-    return CoverageCurve(budgets, start + grown[budgets], low, high)
+    return CoverageCurve(budgets_B, start + grown[budgets_B], low, high)
 
 
 def _fired_at(firing: FiringSets, targets: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:
@@ -160,15 +166,26 @@ def _fired_at(firing: FiringSets, targets: np.ndarray, draws: int, seed: int) ->
 
 
 def coverage_at(curves: Mapping[str, CoverageCurve], budget: int) -> dict[str, float]:
-    """The expected coverage of each data set at one number of examples, interpolated between the curve's points.
+    """The expected coverage of each data set at one number of examples, which every curve must hold.
+
+    There is no interpolation: coverage grows fast at first, so a straight line between two points of a large data set
+    would be far below its curve.
+
+    Args:
+        curves: name of each data set → `coverage_curve(…, budgets=[budget])`.
+        budget: the number of examples.
 
     Raises:
-        ValueError: the budget is above the size of a data set.
+        ValueError: the budget is above the size of a data set, or a curve does not hold it.
     """
     for name, curve in curves.items():
         if not 0 <= budget <= curve.budgets[-1]:
             raise ValueError(f"{name} has {curve.budgets[-1]} examples; the budget {budget} must not be larger.")
-    return {name: float(np.interp(budget, curve.budgets, curve.expected)) for name, curve in curves.items()}
+        if budget not in curve.budgets:
+            raise ValueError(
+                f"The curve of {name} does not hold {budget} examples: give coverage_curve budgets=[{budget}]."
+            )
+    return {name: float(curve.expected[curve.budgets == budget][0]) for name, curve in curves.items()}
 
 
 def coverage_to_json(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
 
 from sae_posttrain.cli import main
 from sae_posttrain.cli.data import overlap as overlap_command
+from sae_posttrain.cli.data import select as select_command
 from sae_posttrain.cli.data.scores import scores_by_benchmark, scores_by_example
 from sae_posttrain.discovery import firing_cache
 from sae_posttrain.discovery.firing import FiringSets
@@ -128,6 +130,14 @@ def test_select_writes_whole_rows(place: Path, tmp_path: Path, capsys: pytest.Ca
     (curve,) = json.loads((tmp_path / "curve.json").read_text())["benchmark_selection"]
     assert len(curve["chosen"]) == len(curve["random"]) == len(curve["matched"]) == 4
     assert curve["chosen"][-1] >= max(curve["random"][-1], curve["matched"][-1])
+
+
+def test_lengths_are_those_of_an_adapters_base_model(place: Path, tmp_path: Path) -> None:
+    """A folder of an adapter may hold no tokenizer."""
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(place / "model")}))
+    source = write_rows(tmp_path / "texts.jsonl", [{"text": "the cat sees a house"}, {"text": ""}, {"text": "the"}])
+    given = {"model": str(tmp_path), "source": str(source), "column": "text", "limit": None, "max_length": 3}
+    assert select_command._lengths(argparse.Namespace(**given)) == [3, 1]
 
 
 def test_a_limit_counts_rows_with_a_text(place: Path, tmp_path: Path) -> None:

@@ -79,6 +79,14 @@ def data(*words: str) -> int:
             "row 1 has no relevance",
         ),
         ("verify texts.jsonl --output texts.jsonl --layer 1", "texts.jsonl is an input"),
+        (
+            "missing texts.jsonl --pool same.jsonl --min-relevance 5 --output m.jsonl --layer 1",
+            "--min-relevance selects rows of --targets",
+        ),
+        (
+            "coverage a=texts.jsonl --pool same.jsonl --min-relevance 5 --layer 1",
+            "--min-relevance selects rows of --targets",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told(words: str, says: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +95,17 @@ def test_what_cannot_be_done_is_told(words: str, says: str, place: Path, capsys:
     assert data(*words.split()) == 2
     assert says in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_generator_in_the_current_folder_is_found(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An installed command does not search the current folder by itself."""
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(place))])
+    (place / "my_writer.py").write_text("def write(chats):\n    return ['the cat is'] * len(chats)\n", encoding="utf-8")
+    command = ["synthesize", "targets.jsonl", "--no-answers", "--output", "own.jsonl", "--generator", "my_writer:write"]
+    assert data(*command, "--per-target", "1") == 0, capsys.readouterr().err
+    assert [row["prompt"] for row in load_rows(place / "own.jsonl")] == ["the cat is"] * 3
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,21 @@ def test_data_sets_are_compared_at_one_budget() -> None:
         coverage_at(curves, 8)
 
 
+def test_a_small_budget_of_a_large_data_set_is_exact() -> None:
+    """A straight line from 0 to the curve's next point, 256 examples, would say 0.18."""
+    rng = np.random.default_rng(0)
+    firing = FiringSets.of([[feature] for feature in rng.integers(0, 200, 10_000)], 200)
+    curve = coverage_curve(firing, range(200), budgets=[100, 20_000], draws=50)
+    never = np.prod((10_000 - firing.counts()[:, None] - np.arange(100)) / (10_000 - np.arange(100)), axis=1)
+    assert coverage_at({"a": curve}, 100)["a"] == pytest.approx(1 - never.mean())
+    assert curve.low[curve.budgets == 100] < 1 - never.mean() < curve.high[curve.budgets == 100]
+    assert curve.budgets[-1] == 10_000
+    with pytest.raises(ValueError, match=r"The curve of a does not hold 101 examples: .* budgets=\[101\]"):
+        coverage_at({"a": curve}, 101)
+    with pytest.raises(ValueError, match=r"budgets=\[-1\]"):
+        coverage_curve(firing, range(200), budgets=[-1])
+
+
 def test_nothing_fires() -> None:
     curve = coverage_curve(FiringSets.of([[], [2]], D_SAE), [7], draws=3)
     assert curve.expected.tolist() == curve.low.tolist() == curve.high.tolist() == [0, 0, 0]

@@ -12,7 +12,7 @@ from ..output_files import check_json, replacing
 from ..processes import launched_processes
 from .missing import add_at, wanted_rows
 from .reading import add_reading, collect
-from .targets import add_targets
+from .targets import add_targets, check_targets
 
 if TYPE_CHECKING:
     from ...data import CoverageCurve
@@ -48,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_targets(args)
     sources = named(args.sets)
     if taken := {"pool", "seed"} & sources.keys():
         raise ValueError(f"{min(taken)!r} is a name of this command's own; give the data set another one.")
@@ -63,8 +64,9 @@ def run(args: argparse.Namespace) -> int:
         if args.seed_set:
             of_seed = target_coverage(firing["seed"], targets)
             covered = of_seed.targets[of_seed.counts > 0].tolist()
-        curves = {name: coverage_curve(firing[name], targets, covered=covered, draws=args.draws) for name in sources}
-        budget = args.budget or min(int(curve.budgets[-1]) for curve in curves.values())
+        budget = args.budget or min(len(firing[name]) for name in sources)
+        shape = {"covered": covered, "draws": args.draws, "budgets": [budget]}
+        curves = {name: coverage_curve(firing[name], targets, **shape) for name in sources}
         at_budget = coverage_at(curves, budget)
         if state.is_main_process:
             sizes = {"targets": len(targets), "covered": len(covered)}

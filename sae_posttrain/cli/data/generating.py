@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..inputs import searching_this_folder
+
 if TYPE_CHECKING:
     from ...data import Generator, Instructions
 
@@ -69,7 +71,9 @@ def generator_of(args: argparse.Namespace) -> Generator:
         about = {"model": args.served_model, "seed": args.seed, **shape}
         settings = SamplingSettings(**shape, seed=args.seed)
         return kept_answers(server_generator(endpoint, settings, first=count_kept(path)), path, about, at_once=None)
-    return kept_answers(load_generator(args.generator), path, about)
+    with searching_this_folder():
+        generate = load_generator(args.generator)
+    return kept_answers(generate, path, about)
 
 
 def instructions_of(args: argparse.Namespace) -> Instructions:

@@ -9,7 +9,7 @@ from ..inputs import at_least
 from ..output_files import check_file
 from ..processes import launched_processes
 from .reading import add_reading, collect
-from .targets import WEAK, add_targets, read_targets, write_jsonl
+from .targets import WEAK, add_targets, check_targets, read_targets, write_jsonl
 
 HELP = "list the wanted features that a data set never fires, or fires too rarely"
 
@@ -40,6 +40,7 @@ def add_at(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_targets(args)
     output = check_file(args.output, inputs=[args.source, args.targets, args.pool])
 
     from ...data import target_coverage

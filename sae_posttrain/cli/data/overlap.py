@@ -163,7 +163,9 @@ def _print_overlap(values: Mapping[str, Any], control: str | None) -> None:
             "benchmark."
         )
         if rows := [str(one["example"]) for one in values["new_examples"][name]]:
-            print(f"{name}: most of these features fire in rows {', '.join(rows)}.")
+            print(
+                f"{name}: most of these features fire in examples {', '.join(rows)} (rows without a text do not count)."
+            )
     total = sum(step["adds"] for step in values["order"])
     kept = 0
     print("To keep, in this order, with the share of all features that fire in those up to here:")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...artefacts import BENCHMARK_SELECTION
 from ...texts import Row, stream_rows, stream_texts
+from ..inputs import load_tokenizer
 from ..output_files import check_file, check_json, replacing
 from ..processes import launched_processes
 from .reading import add_reading, check_fires, collect, write_values
@@ -85,11 +86,11 @@ def _write_rows(output: Path, args: argparse.Namespace, examples: Sequence[int])
 
 def _lengths(args: argparse.Namespace) -> list[int]:
     """The number of tokens that are read of each text."""
-    from transformers import AutoTokenizer
+    from ...discovery.tokens import first_tokens
 
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    tokenizer = load_tokenizer(args.model)
     texts = islice(stream_texts(args.source, column=args.column), args.limit)
-    return [min(len(tokenizer(text)["input_ids"]), args.max_length) for text in texts]
+    return [len(first_tokens(tokenizer, [text], args.max_length)[0]) for text in texts]
 
 
 def _curve(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,14 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
         help="of --targets, keep the rows whose relevance is at least this; `sae-posttrain data explain --task` writes "
         "it",
     )
+
+
+def check_targets(args: argparse.Namespace) -> None:
+    """Check the options of `add_targets` that go together. Raises: ValueError: --min-relevance with --pool."""
+    if args.pool and args.min_relevance is not None:
+        raise ValueError(
+            "--min-relevance selects rows of --targets. Features of --pool have no relevance; leave it out."
+        )
 
 
 def read_targets(source: str, layer: int | None = None, min_relevance: float | None = None) -> list[Row]:
@@ -94,14 +102,6 @@ def _of_feature_set(source: str) -> list[Row]:
         for layer in FeatureSet.load(source).layers
         for feature, target in zip(layer.ids, layer.targets, strict=True)
     ]
-
-
-def only_layer(rows: Sequence[Mapping[str, Any]], source: str) -> int:
-    """The one layer that all rows are of. Raises: ValueError: they are of several."""
-    layers = sorted({row["layer"] for row in rows})
-    if len(layers) != 1:
-        raise ValueError(f"{source} holds targets of layers {', '.join(map(str, layers))}; name one with --layer.")
-    return int(layers[0])
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
