@@ -144,7 +144,6 @@ def ranking_agreement(scores_ME: np.ndarray, sizes: list[int], *, draws: int = 1
 
     Raises:
         ValueError: there are fewer than two models, all models have the same mean score, or a size is out of range.
-        ImportError: scipy is not installed.
 
     Source: arXiv:2605.11887, section 4.2, Eq. 4 and 5. `ranking_redundancy` is Eq. 6.
     """
@@ -154,7 +153,7 @@ def ranking_agreement(scores_ME: np.ndarray, sizes: list[int], *, draws: int = 1
             f"The scores have the shape {scores_ME.shape}; expected (models, examples), with at least two models."
         )
     whole_M = scores_ME.mean(axis=1)
-    if np.ptp(whole_M) == 0:
+    if not _signs(whole_M.max(), whole_M.min()):
         raise ValueError("All models have the same mean score, so there is no ranking. Give models that differ.")
     wrong = [size for size in sizes if not 1 <= size <= scores_ME.shape[1]]
     if wrong:
@@ -181,8 +180,16 @@ def kendall_tau(first_DM: np.ndarray, second_M: np.ndarray) -> np.ndarray:
         [1.0, 0.333]
     """
     one, other = np.triu_indices(len(second_M), k=1)
-    first_DP = np.sign(first_DM[:, one] - first_DM[:, other])
-    second_P = np.sign(second_M[one] - second_M[other])
+    first_DP = _signs(first_DM[:, one], first_DM[:, other])
+    second_P = _signs(second_M[one], second_M[other])
     scale_D = np.sqrt(np.abs(first_DP).sum(axis=1) * np.abs(second_P).sum())
     found: np.ndarray = first_DP @ second_P / np.maximum(scale_D, 1)
+    return found
+
+
+def _signs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The sign of each difference; 0 where it is a rounding error, as between two means of the same numbers."""
+    difference = first - second
+    tiny = 1e-12 * np.maximum(np.abs(first), np.abs(second))
+    found: np.ndarray = np.sign(np.where(np.abs(difference) > tiny, difference, 0.0))
     return found

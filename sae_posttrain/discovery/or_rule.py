@@ -73,14 +73,15 @@ def firing_contrast(firing: FiringSets, positive_E: np.ndarray, counted_E: np.nd
     Source: arXiv:2605.11887, section 5, Eq. 14.
     """
     counted_E = np.ones(len(firing), dtype=bool) if counted_E is None else counted_E
-    share = []
+    numbers, counts = [], []
     for members_E in (positive_E & counted_E, ~positive_E & counted_E):
-        number = int(members_E.sum())
-        if not number:
-            raise ValueError("A contrast needs at least one example of the class and one of the others.")
+        numbers.append(int(members_E.sum()))
         of_members = np.repeat(members_E, np.diff(firing.offsets))
-        share.append(np.bincount(firing.features[of_members], minlength=firing.d_sae) / number)
-    difference: np.ndarray = share[0] - share[1]
+        counts.append(np.bincount(firing.features[of_members], minlength=firing.d_sae))
+    if not all(numbers):
+        raise ValueError("A contrast needs at least one example of the class and one of the others.")
+    # One division of whole numbers: two features with the same contrast get the same number, without a rounding error.
+    difference: np.ndarray = (counts[0] * numbers[1] - counts[1] * numbers[0]) / (numbers[0] * numbers[1])
     return difference
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .interval import share_interval
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -58,7 +60,10 @@ class Detection:
     @property
     def balanced_accuracy(self) -> float:
         """Mean of the shares of the class and of the others that were judged correctly; 0.5 for "always yes"."""
-        return (self.recall + _ratio(self.true_negatives, self.true_negatives + self.false_positives)) / 2
+        own = max(1, self.true_positives + self.false_negatives)
+        others = max(1, self.true_negatives + self.false_positives)
+        # One division of whole numbers: detectors that do equally well get the same number.
+        return (self.true_positives * others + self.true_negatives * own) / (2 * own * others)
 
     @classmethod
     def of(
@@ -71,6 +76,10 @@ class Detection:
         seed: int = 0,
     ) -> Detection:
         """Count, and compute the percentile bootstrap interval of F1 over examples.
+
+        If the detector makes no mistake, or detects nothing of the class, the bootstrap interval has length 0. The
+        exact (Clopper-Pearson) bound of `share_interval` is then used, for the share of true positives among all
+        examples that are detected or of the class. F1 depends on this share alone.
 
         Args:
             detected: `(E,)` whether the detector said yes to each example.
@@ -99,12 +108,23 @@ class Detection:
         f1_R = hits_R / np.maximum(hits_R + wrong_R, 1)
         tail = (1 - confidence) / 2
         low, high = np.quantile(f1_R, [tail, 1 - tail])
+        hits, either = counts[0], sum(counts[:3])
+        if hits in (0, either):
+            low, high = _bounds_without_spread(hits, either, confidence)
         return cls(*counts, float(low), float(high))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         derived = {name: getattr(self, name) for name in ("precision", "recall", "f1", "balanced_accuracy")}
         return {**derived, "low": self.low, "high": self.high, "total": self.total}
+
+
+def _bounds_without_spread(hits: int, either: int, confidence: float) -> tuple[float, float]:
+    """Bounds of F1 = 2 s / (1 + s), s the share of hits among `either` examples, all or none of which are hits."""
+    if not either:
+        return 0.0, 1.0  # nothing is of the class and nothing was detected
+    low, high = share_interval([hits], [either], confidence=confidence)
+    return 2 * low / (1 + low), 2 * high / (1 + high)
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -122,6 +122,15 @@ def test_sizes_between_are_interpolated_where_a_benchmark_is_large() -> None:
     assert ranking_redundancy(scores, draws=20) == pytest.approx(every, abs=0.03)
 
 
+def test_models_with_the_same_scores_in_another_order_are_equal() -> None:
+    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in floating-point numbers."""
+    scores = np.array([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]])
+    with pytest.raises(ValueError, match="no ranking"):
+        ranking_agreement(scores, [2])
+    whole = np.append(scores.mean(axis=1), 0.5)
+    assert kendall_tau(whole[None], np.array([1.0, 1.0, 2.0])) == pytest.approx([1])
+
+
 def test_tau_is_scipys() -> None:
     kendalltau = pytest.importorskip("scipy.stats").kendalltau
     rng = np.random.default_rng(0)

@@ -166,3 +166,14 @@ def test_bad_settings_are_refused(changes: dict[str, Any], says: str) -> None:
     settings = {"held_out_E": np.arange(40) % 3 == 0, **changes}
     with pytest.raises(ValueError, match=says):
         choose_rule(firing, positive_E, **settings)
+
+
+def test_equal_contrasts_are_in_the_order_of_the_dictionary_whatever_their_shares() -> None:
+    """5/11 − 3/11 and 7/11 − 5/11 are equal, but not as differences of floating-point numbers."""
+    counts = [(2, 0), (5, 3), (7, 5), (11, 9), (3, 1)]
+    positive_E = np.arange(22) < 11
+    for order in (counts, counts[::-1]):
+        rows = [[f for f, both in enumerate(order) if place < both[part]] for part in (0, 1) for place in range(11)]
+        (ranked,) = rank_features({3: FiringSets.of(rows, d_sae=5)}, positive_E).values()
+        assert [one.feature for one in ranked] == [0, 1, 2, 3, 4]
+        assert len({one.contrast for one in ranked}) == 1

@@ -31,7 +31,31 @@ def test_counts_and_interval_are_those_by_hand() -> None:
 
 def test_a_detector_that_finds_nothing_scores_zero() -> None:
     found = Detection.of([False, False], [True, False])
-    assert (found.precision, found.recall, found.f1, found.low, found.high) == (0, 0, 0, 0, 0)
+    assert (found.precision, found.recall, found.f1, found.low) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("number", [1, 4, 50])
+def test_few_examples_without_a_mistake_prove_little(number: int) -> None:
+    """The bounds are those at which a result like this one has a probability of 2.5%."""
+    share = 0.025 ** (1 / number)
+    right = Detection.of([True] * number + [False] * 9, [True] * number + [False] * 9)
+    assert (right.low, right.high) == (pytest.approx(2 * share / (1 + share)), 1)
+    wrong = Detection.of([False] * number + [True], [True] * number + [False])
+    share = 1 - 0.025 ** (1 / (number + 1))
+    assert (wrong.low, wrong.high) == (0, pytest.approx(2 * share / (1 + share)))
+
+
+def test_where_there_is_nothing_to_find_f1_is_unknown() -> None:
+    found = Detection.of([False, False], [False, False])
+    assert (found.f1, found.low, found.high, found.balanced_accuracy) == (0, 0, 1, 0.5)
+
+
+def test_detectors_that_do_equally_well_have_the_same_balanced_accuracy() -> None:
+    def balanced(hits: int, right: int) -> float:
+        detected = [n < hits for n in range(10)] + [n >= right for n in range(10)]
+        return Detection.of(detected, [True] * 10 + [False] * 10, resamples=1).balanced_accuracy
+
+    assert len({balanced(hits, 9 - hits) for hits in range(10)}) == 1
 
 
 def test_a_detector_that_always_says_yes_scores_two_thirds_on_balanced_labels() -> None:
