@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,21 +82,34 @@ def texts_by_language(args: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def reading_of(args: argparse.Namespace, run: str, texts: Mapping[str, Sequence[str]]) -> FeatureReading:
-    """What the run's features do on the texts, from the output folder if it is there."""
+    """What the run's features do on the texts, from the output folder if it is there.
+
+    Raises:
+        ValueError: the folder holds a reading of another run, SAE or layer, or of other texts.
+    """
     name = Path(run).name
     kept = args.output / f"{name}.npz"
-    groups = tuple(language for language, members in texts.items() for _ in members)
+    source = json.dumps([str(Path(run).resolve()), args.sae, args.layers, args.max_length, texts])
+    key = hashlib.sha256(source.encode()).hexdigest()
     if not kept.exists():
         model, tokenizer = load_model(run, dtype="auto", device="cpu")
         saes = {layer: load_sae(args.sae, layer) for layer in args.layers}
         found = read_model_features(model, tokenizer, saes, texts, name=name, max_length=args.max_length)
-        arrays = {f"{layer} {by}": one for layer, sums in found.sums.items() for by, one in sums.items()}
-        np.savez_compressed(kept, tokens=found.tokens, groups=np.array(found.groups), **arrays)  # type: ignore[arg-type]
+        arrays: dict[str, Any] = {
+            f"{layer} {by}": one for layer, sums in found.sums.items() for by, one in sums.items()
+        }
+        partial = kept.with_suffix(".partial.npz")
+        about: dict[str, Any] = {"key": key, "tokens": found.tokens, "groups": np.array(found.groups)}
+        np.savez_compressed(partial, **about, **arrays)
+        partial.replace(kept)  # a killed run never leaves an incomplete file under the final name
         del model
         gc.collect()
     with np.load(kept) as file:
-        if tuple(file["groups"].tolist()) != groups:
-            raise ValueError(f"{kept} was read on other texts; delete it.")
+        if "key" not in file or str(file["key"]) != key:
+            raise ValueError(
+                f"{kept} was read from another run, SAE or layer, or on other texts. Delete it, or change --output."
+            )
+        groups = tuple(file["groups"].tolist())
         sums = {layer: {by: file[f"{layer} {by}"] for by in QUANTITIES} for layer in args.layers}
         return FeatureReading(name, groups, file["tokens"], sums)
 

@@ -179,7 +179,7 @@ def _write_classes(output: Path, found: ClassDiscovery, results: Mapping[str, An
 
 
 def run_classify(args: argparse.Namespace) -> int:
-    output = check_file(args.output) if args.output else None
+    output = check_file(args.output, inputs=[args.source, args.features]) if args.output else None
     rows = _rows_with_text(args.source, args)
 
     from ..data.classification import classify

@@ -124,6 +124,11 @@ def judge_rules(
     check_tests(tests, [rule.target for rule in found.rules])
     dense = dense and bool(tests)
     dense_own = mean_residuals(model, tokenizer, texts, layers=layers, **reading) if dense else {}
+    own_E = {rule.target: np.array(found.labels) == rule.target for rule in found.rules}
+    probes = {
+        target: {way: choose_probe(fits, dense_own, of_class_E, found.held_out_E) for way, fits in dense_fits().items()}
+        for target, of_class_E in (own_E if dense else {}).items()
+    }
     results: dict[str, list[ClassTest]] = {rule.target: [] for rule in found.rules}
     known = set(texts)
     for name, test in tests.items():
@@ -134,15 +139,10 @@ def judge_rules(
         for rule in found.rules:
             actual_E = test.of(rule.target)
             said, of_layers = _by_features(found, rule, firing)
-            if dense:
-                own_E = np.array(found.labels) == rule.target
-                for way, fits in dense_fits().items():
-                    probe = choose_probe(fits, dense_own, own_E, found.held_out_E)
-                    said[way], of_layers[way] = probe.detects(dense_test), (probe.layer,)
+            for way, probe in probes.get(rule.target, {}).items():
+                said[way], of_layers[way] = probe.detects(dense_test), (probe.layer,)
             points = (
-                learning_curve(found.firing, np.array(found.labels) == rule.target, firing, actual_E, **curve)
-                if curve is not None
-                else ()
+                learning_curve(found.firing, own_E[rule.target], firing, actual_E, **curve) if curve is not None else ()
             )
             detections = {way: Detection.of(fires_E, actual_E) for way, fires_E in said.items()}
             results[rule.target].append(ClassTest(name, rule.target, detections, of_layers, tuple(points)))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..metrics.thinking import Thinking
 from ..sampling import Endpoint, FailedSample, Response, SamplingProgress, SamplingSettings, ServerEngine
 from ..sampling.kept import drop_half_a_line
 from ..sampling.requests import requests_for
@@ -71,10 +72,16 @@ def server_generator(endpoint: Endpoint, settings: SamplingSettings, *, first: i
 
 
 def _emptiness(answer: Response) -> str:
-    if answer.text.strip():
+    if _without_thinking(answer.text):
         return ""
     limit = " It ended at the token limit, perhaps while the model was thinking." * (answer.finish_reason == "length")
     return f"The answer is empty.{limit}"
+
+
+def _without_thinking(text: str) -> str | None:
+    """The answer of a reasoning model; None if nothing but thinking or space is there."""
+    answer = Thinking("strip").read(text, joined=True)
+    return answer if answer.strip() else None
 
 
 def load_generator(name: str) -> Generator:
@@ -147,7 +154,7 @@ def kept_answers(
 
 
 def answers_in_order(generate: Generator, chats: Sequence[Messages]) -> Iterator[str | None]:
-    """The answers of a generator, one by one.
+    """The answers of a generator, one by one, without thinking; None for an answer that is empty.
 
     Raises:
         ValueError: there are more or fewer answers than chats, or one is no text.
@@ -158,7 +165,7 @@ def answers_in_order(generate: Generator, chats: Sequence[Messages]) -> Iterator
         if text is not None and not isinstance(text, str):
             raise ValueError(f"The generator answered chat {count} with a {type(text).__name__}; expected a text.")
         if count <= len(chats):
-            yield text
+            yield None if text is None else _without_thinking(text)
     if count != len(chats):
         raise ValueError(f"The generator gave {count} answers to {len(chats)} chats; expected one for each.")
 

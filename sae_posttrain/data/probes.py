@@ -95,13 +95,19 @@ class ProbeChoice:
 def choose_probe(
     fits: Mapping[str, FitDetector], residuals: Mapping[int, np.ndarray], positive_E: np.ndarray, held_out_E: np.ndarray
 ) -> ProbeChoice:
-    """FitDetector each way on each layer without the held-out examples, and keep what has the highest F1 on those.
+    """Fit a detector in each way and on each layer, and keep the one with the highest F1 on held-out examples.
+
+    The held-out examples are not fitted on. Of equal ones the first is kept.
 
     Args:
         fits: name → way to fit, such as logistic regressions of several strengths.
-        residuals: layer → `(E, D)`.
+        residuals: layer → `(E, D)` mean residuals.
         positive_E: whether each example is of the class.
         held_out_E: whether each example is held out.
+
+    Returns:
+        The detector, with its layer and its result on the held-out examples. That result is a little too good, since it
+        is the best of several.
     """
     found = []
     for layer, residual_ED in residuals.items():

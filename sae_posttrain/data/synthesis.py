@@ -14,7 +14,7 @@ ValuedPieces: TypeAlias = Sequence[tuple[str, float]]
 """A passage, cut into pieces of text, each with the feature's activation there."""
 
 MARKED = 0.5
-"""ValuedPieces with at least this share of a passage's highest activation are marked for the explaining model."""
+"""Pieces with at least this share of a passage's highest activation are marked for the explaining model."""
 
 
 @dataclass(frozen=True)

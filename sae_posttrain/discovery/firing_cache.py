@@ -75,7 +75,9 @@ class FiringCache:
         self._source = json.loads(json.dumps(asdict(source)))
         if self._state.is_main_process and not manifest.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            manifest.write_text(json.dumps(self._source, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            partial = manifest.with_suffix(".json.partial")
+            partial.write_text(json.dumps(self._source, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            partial.replace(manifest)  # a killed run never leaves an incomplete file under the final name
         self._state.wait_for_everyone()
         held = json.loads(manifest.read_text(encoding="utf-8"))
         differing = [

@@ -187,7 +187,8 @@ def diff_readings(
         by, permutations, seed: as in `diff_models`.
 
     Raises:
-        ValueError: the readings are of other texts or layers, or an SAE does not have the quantity.
+        ValueError: the readings are of other texts or layers, two noise readings have the same name, or an SAE does not
+            have the quantity.
 
     Example:
         >>> reading = read_model_features(model, tokenizer, {16: sae}, {"en": english * 3}, name="base")
@@ -222,6 +223,9 @@ def _check(base: FeatureReading, others: Sequence[FeatureReading], by: str, perm
                 f"{one.name} and {base.name} were read on other texts, with another tokenizer or in other layers. Read "
                 "both with the same arguments."
             )
+    names = [one.name for one in others[1:]]
+    if len(set(names)) < len(names):
+        raise ValueError(f"The noise models are named {', '.join(names)}: give each reading another name.")
     lacking = [layer for layer, sums in base.sums.items() if by not in sums]
     if lacking:
         raise ValueError(

@@ -119,6 +119,16 @@ def test_classify_writes_rows_with_their_evidence(
         assert all(row["text"][one["start"] : one["end"]] == one["token"] for one in row["evidence"])
 
 
+def test_classify_does_not_replace_what_it_reads(place: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["classify", str(place / "test.jsonl"), "--model", str(place / "model")]
+    command += ["--features", str(run / "animal.safetensors")]
+    for name in (place / "test.jsonl", run / "animal.safetensors"):
+        before = name.read_bytes()
+        assert main([*command, "--output", str(name)]) == 2
+        assert "is an input of this command" in capsys.readouterr().err
+        assert name.read_bytes() == before
+
+
 def test_without_an_sae_the_thresholds_decide(place: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert classify(place, run) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -49,6 +49,20 @@ def test_the_explaining_model_sees_the_passages_with_their_peaks_marked() -> Non
     assert "1. the** small cat** sat\n2. **no cat**\n" in chat[0]["content"]
 
 
+def test_thinking_is_no_part_of_an_answer() -> None:
+    answers = ["<think>\nOn a scale to 10…\n</think>\n\n7", "of 10</think> 8", "<think>Of 10 points, I"]
+    found = judge_relevance(["a", "b", "c"], "safety", lambda chats: answers)
+    assert found == [7.0, 8.0, None]
+
+
+def test_thinking_without_an_answer_is_not_kept(tmp_path: Path) -> None:
+    answers = iter(["<think>Of 10 points, I", "<think>I know.</think>7"])
+    generate = kept_answers(lambda chats: [next(answers)], tmp_path / "answers.jsonl")
+    chat: Messages = [{"role": "user", "content": "How many?"}]
+    assert [list(generate([chat])) for _ in range(3)] == [[None], ["7"], ["7"]]
+    assert count_kept(tmp_path / "answers.jsonl") == 1
+
+
 def test_relevance_is_the_first_number_of_the_answer() -> None:
     answers = iter(["8", "I would say 7.5 of 10.", "none", "11"])
     ask = Recorder(lambda chat: next(answers))

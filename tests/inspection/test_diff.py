@@ -140,6 +140,12 @@ def test_readings_of_other_texts_are_refused(tokenizer: Any) -> None:
         read_model_features(model, tokenizer, SAES, {"a": TEXTS["one"][:3]}, name="few", progress=False)
 
 
+def test_noise_models_of_one_name_are_refused(tokenizer: Any) -> None:
+    reading = read_model_features(a_model(tokenizer), tokenizer, SAES, TEXTS, name="seed 1", progress=False)
+    with pytest.raises(ValueError, match="noise models are named seed 1, seed 1: give each reading another name"):
+        diff_readings(reading, reading, noise=[reading, reading], permutations=2)
+
+
 def test_top_activations_are_those_of_the_sae(tokenizer: Any) -> None:
     model = a_model(tokenizer)
     features = {1: [3, 7], 2: [PLANTED]}

@@ -79,6 +79,9 @@ def test_models_are_read_once_and_compared(place: Path, tmp_path: Path) -> None:
     assert all(layer["noise"].keys() == {"sft-2"} for layer in placebo["layers"])
     with (tmp_path / "results.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == len(rows)
+    for other in (["--max-length", "5"], ["--per-language", "4"]):
+        with pytest.raises(ValueError, match=r"sft-0\.npz was read from another run, SAE or layer, or on other texts"):
+            run.main([*runs, *sources, *files, *other, "--results", str(tmp_path / "results.csv")])
 
 
 def answer_with_a_shown_text(path: str, body: dict[str, Any]) -> openai_server.Answer:
