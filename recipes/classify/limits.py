@@ -104,7 +104,8 @@ def best_contrast(
 def peaks_of(read: ReadSet, layer: int) -> csr_array:
     """`(E, K)` largest activation of each feature on each text."""
     sets = read.firing[layer]
-    return csr_array((read.peaks[layer], sets.features, sets.offsets), shape=(len(sets), sets.d_sae))
+    features, offsets = sets.features.astype(np.int32), sets.offsets.astype(np.int32)  # liblinear reads no others
+    return csr_array((read.peaks[layer], features, offsets), shape=(len(sets), sets.d_sae))
 
 
 def all_features(own: ReadSet, held_out_E: NDArray[np.bool_]) -> list[Found]:
