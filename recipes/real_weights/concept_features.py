@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     rows = of_each_label(load_rows(args.texts / "held_out.jsonl"), args.per_label)
     sets = {name: FeatureSet.load(getattr(args, name)) for name in ("features", "random", "dense")}
     written: list[dict[str, Any]] = []
-    for arm, metric, setting, value, low, high, n in (
-        *steered(model, tokenizer, sets, rows, concept, args),
-        *ablated(model, tokenizer, sets, rows, concept, args),
-        *classified(model, tokenizer, sets, rows, concept, args),
-    ):
+    given = (model, tokenizer, sets, rows, concept, args)
+    for arm, metric, setting, value, low, high, n in chain(steered(*given), ablated(*given), classified(*given)):
         of = Arm(arm, str(args.seed), Path(args.model).name, None, commit())
         written.append(row(args.recipe, of, metric, f"{concept['name']}: {setting}", value, low, high, n))
         print(", ".join(str(one) for one in list(written[-1].values())[2:10]), flush=True)
