@@ -5,6 +5,7 @@ from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 
 import pytest
+from scripts import load_script
 from versions import CONTINUOUS_BATCHING_HAS_PAGES
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -39,8 +40,7 @@ def test_steered_generation_compares_like_with_like(monkeypatch: pytest.MonkeyPa
 def test_every_script_for_a_gpu_is_run_though_one_fails(
     rehearse: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS / "gpu"))
-    run = import_module("run")
+    run = load_script(BENCHMARKS / "gpu" / "run.py", "gpu_run")  # recipes have a run.py too
     ran: list[list[str]] = []
 
     def subprocess_run(command: list[str], *, timeout: float | None, check: bool) -> CompletedProcess[bytes]:
