@@ -87,8 +87,9 @@ def choose_cases(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) ->
     some answer before it.
     """
     if args.to:
-        scripts = get_language(args.to).scripts
-        bad = [row for row in rows if row[UNEXPECTED] and row[UNEXPECTED][0]["script"] in scripts]
+        target = get_language(args.to)
+        rows = [row for row in rows if get_language(row["language"]).code != target.code]
+        bad = [row for row in rows if row[UNEXPECTED] and row[UNEXPECTED][0]["script"] in target.scripts]
         bad = [row for row in bad if row["response"][: row[UNEXPECTED][0]["start"]].strip()]
         fine = [row for row in rows if not row[UNEXPECTED]]
     else:
