@@ -48,7 +48,7 @@ class ClassTest:
     """Results on one set of labelled texts.
 
     Args:
-        name: of the set.
+        name: name of the set.
         target: the class.
         detections: way to detect → its result. `random features` is the control of the rule; `always yes` is what
             says yes to every text.

@@ -71,7 +71,7 @@ def classify(
     batch_size: int = 8,
     max_length: int = 512,
 ) -> list[Verdict]:
-    """Tell the classes of texts by the OR-rule, with the feature, the layer and the token that decided.
+    """Classify texts by the OR-rule, and name the feature, the layer and the token that decided.
 
     Args:
         model, tokenizer: the model that the features were found with, and its tokenizer.

@@ -65,7 +65,7 @@ class CoverageCurve:
 
 
 def target_coverage(firing: FiringSets, targets: Sequence[int]) -> TargetCoverage:
-    """How many examples fire each target feature.
+    """Count the examples on which each target feature fires.
 
     Args:
         firing: `collect_firing(…)[layer]` of the data set.
@@ -105,7 +105,7 @@ def coverage_curve(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> CoverageCurve:
-    """How coverage of the targets grows with examples drawn at random from a data set.
+    """Compute how the coverage of the targets grows with examples drawn at random from a data set.
 
     To compare data sets at an equal budget, give it as one of `budgets`, and compare with `coverage_at`.
 
@@ -177,6 +177,11 @@ def coverage_at(curves: Mapping[str, CoverageCurve], budget: int) -> dict[str, f
 
     Raises:
         ValueError: the budget is above the size of a data set, or a curve does not hold it.
+
+    Example:
+        >>> curve = coverage_curve(FiringSets.of([[0], [1]], d_sae=4), [0, 1], budgets=[1])
+        >>> coverage_at({"mine": curve}, 1)
+        {'mine': 0.5}
     """
     for name, curve in curves.items():
         if not 0 <= budget <= curve.budgets[-1]:

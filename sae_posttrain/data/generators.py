@@ -89,6 +89,10 @@ def load_generator(name: str) -> Generator:
 
     Raises:
         ValueError: the name has another form, or there is no such function.
+
+    Example:
+        >>> load_generator("json:loads").__name__
+        'loads'
     """
     module_name, separator, function_name = name.partition(":")
     if not separator or not function_name:
@@ -124,6 +128,11 @@ def kept_answers(
 
     Raises:
         ValueError: a line of the file is no answer. A last line that was not written to its end is cut instead.
+
+    Example:
+        >>> generate = kept_answers(lambda chats: ["Hello."] * len(chats), "answers.jsonl")
+        >>> generate([[{"role": "user", "content": "Say hello."}]])  # the second time from the file
+        ['Hello.']
     """
     path = Path(path)
     known = _read(path)

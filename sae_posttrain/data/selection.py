@@ -83,15 +83,17 @@ def length_matched_coverage(
     bins: int = 10,
     seed: int = 0,
 ) -> np.ndarray:
-    """The coverage of random examples that are about as long as the chosen ones: long texts fire more features.
+    """Compute the coverage of random examples that are about as long as the chosen ones.
+
+    This is the control for length: more features fire on a long text.
 
     Args:
         firing: `collect_firing(…)[layer]`.
         lengths: `(E,)` length of each example, such as its number of tokens.
         chosen: indices of the chosen examples.
         draws: number of random choices.
-        bins: groups of equally many examples by length; as many of each group are drawn as were chosen of it.
-        seed: of the draws.
+        bins: number of groups of equally many examples by length. As many of each group are drawn as were chosen of it.
+        seed: random seed of the draws.
 
     Returns:
         `(draws, n)` share of the features of all examples that the first 1 … n drawn ones fire. They are drawn in the
@@ -99,6 +101,11 @@ def length_matched_coverage(
 
     Raises:
         ValueError: another number of lengths than examples.
+
+    Example:
+        >>> sets = FiringSets.of([[0], [1], [2, 3], [2, 3]], d_sae=4)
+        >>> length_matched_coverage(sets, [1, 1, 9, 9], [2, 3], draws=1, bins=2).tolist()  # both long examples
+        [[0.5, 0.5]]
 
     Source: our own control.
     """

@@ -57,7 +57,7 @@ class SyntheticExample:
 def explain_features(
     passages: Sequence[Sequence[ValuedPieces]], generate: Generator, instructions: Instructions | None = None
 ) -> list[str | None]:
-    """A short explanation of each feature, by the model that the generator asks.
+    """Explain each feature in a short phrase, by showing its passages to the generator.
 
     Args:
         passages: for each feature the passages that excite it most, as `top_activations` finds them.
@@ -82,7 +82,7 @@ def explain_features(
 def judge_relevance(
     explanations: Sequence[str | None], task: str, generate: Generator, instructions: Instructions | None = None
 ) -> list[float | None]:
-    """How relevant each explained feature is to a task, from 0 to 10, by the model that the generator asks.
+    """Score how relevant each explained feature is to a task, from 0 to 10, by asking the generator.
 
     Args:
         explanations: as `explain_features` returns them.

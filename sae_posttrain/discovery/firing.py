@@ -166,7 +166,7 @@ def collect_firing(
 
 
 def _fingerprints(saes: Mapping[int, SparseAutoencoder]) -> dict[str, str]:
-    """Of the SAEs that came from no file."""
+    """A key for each layer → the fingerprint of its SAE, for SAEs that were not loaded from a file."""
     return {
         f"layer{layer}": fingerprint([one.encoder, one.bias, one.decoder_bias], one.activation)
         for layer, one in saes.items()

@@ -124,11 +124,14 @@ class FiringCache:
         partial.replace(path)  # a killed run never leaves an incomplete file under the final name
 
     def sets(self, total: int, examples: int) -> Sets:
-        """All of them, in order, once every process has written its own; the arrays are read from the file on use.
+        """Wait until every process has written its files, join them, and return the sets of all texts, in order.
 
         Args:
-            total: number of files that were collected.
+            total: number of groups of 256 texts.
             examples: number of texts in them.
+
+        Returns:
+            Arrays that are mapped into memory: only the parts that are used are read.
         """
         self._state.wait_for_everyone()
         if total > len(self._joined) and self._state.is_main_process:
@@ -141,7 +144,7 @@ class FiringCache:
         }
 
     def _join(self, total: int) -> None:
-        """One file of all that is there. The files of 256 examples are removed."""
+        """Join all files into one, and remove the files of 256 examples."""
         hashes = [*self._joined, *(_metadata(self._path(n))["texts_sha256"] for n in range(len(self._joined), total))]
         path = self.folder / JOINED
         partial = path.with_suffix(".partial")

@@ -194,9 +194,15 @@ def stratified_part(
     Args:
         positive_E: whether each example is of the class.
         share: size of the part, from 0 to 1.
-        rng: of the draw.
-        least: number that is taken at least of the class, and of the others.
-        left: number that is not taken at least, of each.
+        rng: generator of the draw.
+        least: smallest number of examples that the part gets of the class, and of the others.
+        left: smallest number of examples that remain outside of the part, of each. It has precedence over `least`.
+
+    Example:
+        >>> labels = np.array([True] * 4 + [False] * 8)
+        >>> part = stratified_part(labels, 0.5, np.random.default_rng(0))
+        >>> int(part[labels].sum()), int(part[~labels].sum())
+        (2, 4)
     """
     chosen_E = np.zeros(len(positive_E), dtype=bool)
     for members in (np.flatnonzero(positive_E), np.flatnonzero(~positive_E)):

@@ -25,7 +25,7 @@ class Choice:
 
     Args:
         feature: index in the SAE's dictionary.
-        target: the language it stands for, or `repetition`.
+        target: what it stands for: a language, a class, a concept, or `repetition`.
         score: the score it was chosen by.
         own: the group of tokens in which its typical activation is measured.
     """

@@ -1,4 +1,4 @@
-"""The arithmetic of a comparison of two models: paired changes, their errors, and tests. It knows no model."""
+"""Statistics of the comparison of two models: paired changes, their standard errors, and tests."""
 
 # U units of texts, K dictionary size, P permutations, M noise models
 
@@ -47,7 +47,7 @@ class Change:
 def paired_change(
     base_UK: np.ndarray, tuned_UK: np.ndarray, tokens_U: np.ndarray, offset: float | None = None
 ) -> Change:
-    """The change of the mean over tokens, from the sums over units that two models read alike.
+    """Compute the change of each feature's mean over tokens, from sums over the same units of texts.
 
     Args:
         base_UK, tuned_UK: `(U, K)` sums over each unit's tokens.
@@ -107,7 +107,7 @@ def exceeded(score_K: np.ndarray, largest_P: np.ndarray) -> np.ndarray:
 
 
 def false_shares(score_K: np.ndarray, noise_MK: np.ndarray) -> np.ndarray:
-    """`(K,)` for each feature the expected share of features with as high a score that training noise explains.
+    """`(K,)` q-values: the estimated share of features with at least this score that training noise explains.
 
     The features of the noise models are decoys: at a bound, the estimate is (1 + decoys above it) / (M · features above
     it), at most 1. A feature gets the smallest estimate of all bounds that it passes. NaN without a noise model.

@@ -30,8 +30,8 @@ class LayerDiff:
         noise: name of each noise model → its change of the ranking quantity against the base.
         p_value: `(K,)` by the ranking quantity, family-wise over the features of all layers: how often the largest
             score of any feature is as large when base and tuned are exchanged at random in each unit.
-        false_share: `(K,)` by the ranking quantity, the expected share of features with as high a score that training
-            noise explains; NaN without a noise model.
+        false_share: `(K,)` q-values by the ranking quantity: the estimated share of features with at least this score
+            that training noise explains; NaN without a noise model.
     """
 
     layer: int
@@ -179,12 +179,15 @@ def diff_readings(
     permutations: int = 1000,
     seed: int = 0,
 ) -> ModelDiff:
-    """The changes between two readings of the same texts.
+    """Find the features that differ between two readings of the same texts.
 
     Args:
         base, tuned: as `read_model_features` returns them.
         noise: readings of models that differ from the base by training noise alone.
         by, permutations, seed: as in `diff_models`.
+
+    Returns:
+        As `diff_models`.
 
     Raises:
         ValueError: the readings are of other texts or layers, two noise readings have the same name, or an SAE does not

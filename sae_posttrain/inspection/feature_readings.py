@@ -65,7 +65,7 @@ def read_model_features(
     max_length: int = 512,
     progress: bool = True,
 ) -> FeatureReading:
-    """What the features of one model do on the texts, for every layer that has an SAE, in one pass.
+    """Sum what the features of one model do on units of texts, for every layer that has an SAE, in one pass.
 
     The first token of each text does not count, as in discovery.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import combinations, product
+from math import comb
 
 import numpy as np
 import pytest
 
 from sae_posttrain.data import expected_overlap, order_of_benchmarks, overlap, partial_correlation
-from sae_posttrain.data.overlap import new_examples, rank_correlation
+from sae_posttrain.data.overlap import missed, new_examples, rank_correlation
 from sae_posttrain.discovery.firing import FiringSets
 
 SETS = {"small": [[0, 1], [1]], "large": [[0, 1, 2], [3, 4], [5]], "other": [[7], []]}
@@ -101,6 +102,20 @@ def test_parts_of_equal_size_have_the_mean_overlap_of_all_parts(n: int) -> None:
         ]
         expected = np.mean(disjoint) if disjoint else np.nan
         assert found.shared[row, row] == pytest.approx(expected, nan_ok=True)
+
+
+def test_disjoint_parts_of_different_examples_share_nothing() -> None:
+    """Exactly nothing: a rounding error would be shown as -0.000."""
+    found = expected_overlap(sets_of({"a": [[0], [1]], "b": [[0, 1], [0, 1]]}), 1)
+    assert found.covered.tolist() == [[0, 1], [0.5, 1]]
+
+
+def test_a_large_benchmark_has_the_probabilities_of_exact_fractions() -> None:
+    firing = FiringSets.of(([feature for feature in range(9) if row < 5**feature // 20] for row in range(20_000)), 9)
+    counts = [5**feature // 20 for feature in range(9)]
+    for n in (1, 700, 10_000, 20_000):
+        exact = [comb(20_000 - count, n) / comb(20_000, n) for count in counts]
+        assert missed(firing, n) == pytest.approx(exact, rel=1e-11, abs=1e-300)
 
 
 @pytest.mark.parametrize("n", [0, 5])

@@ -28,14 +28,19 @@ def add_generator(parser: argparse.ArgumentParser, *, temperature: float, max_ne
     group.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the server's key")
     group.add_argument("--concurrency", type=int, default=16, help="requests at once (default: %(default)s)")
     group.add_argument(
-        "--temperature", type=float, default=temperature, help="of the server's model (default: %(default)s)"
+        "--temperature",
+        type=float,
+        default=temperature,
+        help="sampling temperature on the server (default: %(default)s)",
     )
-    group.add_argument("--top-p", type=float, default=0.95, help="of the server's model (default: %(default)s)")
+    group.add_argument(
+        "--top-p", type=float, default=0.95, help="nucleus sampling on the server (default: %(default)s)"
+    )
     group.add_argument(
         "--max-new-tokens",
         type=int,
         default=max_new_tokens,
-        help="tokens of an answer of the server (default: %(default)s)",
+        help="token limit of an answer of the server (default: %(default)s)",
     )
     group.add_argument(
         "--seed", type=int, default=0, help="random seed of the server's sampling (default: %(default)s)"
@@ -88,7 +93,7 @@ def instructions_of(args: argparse.Namespace) -> Instructions:
         try:
             values = yaml.safe_load(file)
         except yaml.YAMLError as error:
-            raise ValueError(f"{args.instructions} is no YAML ({error}).") from error
+            raise ValueError(f"{args.instructions} is not valid YAML ({error}).") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{args.instructions} holds no mapping of instructions.")
+        raise ValueError(f"{args.instructions}: expected a mapping from the name of an instruction to its text.")
     return Instructions.of(values)
