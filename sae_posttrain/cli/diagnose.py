@@ -37,13 +37,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     rank.add_argument(
         "--suspects",
         metavar="FILE",
-        help="feature set of the same SAE whose features are tested instead of the highest ones; its layers are used",
+        help="feature set of the same SAE: its features are tested instead of the highest-ranked ones, on its layers",
     )
     rank.add_argument(
         "--where",
         choices=("stretch", "before"),
         default="stretch",
-        help="rank on all faulty tokens, or on the one before the fault alone (default: %(default)s)",
+        help="tokens to rank on. stretch: all faulty tokens and the one before; before: only the one before "
+        "(default: %(default)s)",
     )
     rank.add_argument("--batch-size", type=int, default=8, help="cases per forward pass (default: %(default)s)")
     rank.add_argument("--max-length", type=int, default=1024, help="tokens read of each case (default: %(default)s)")
@@ -94,28 +95,35 @@ def _add_proof(proof: argparse._ArgumentGroup) -> None:
         "--prove-by",
         choices=("auto", "answers", "probability"),
         default="auto",
-        help="answers: answer again, and count the faults. probability: read how probable the first faulty token is, "
-        "without sampling; for faults that come rarely (default: probability for switches of language, else answers)",
+        help="answers: sample new answers, and count the faults. probability: compute the probability of the first "
+        "faulty token, without sampling; for rare faults (default: probability for switches of language, else answers)",
     )
     proof.add_argument(
         "--test",
         nargs="+",
         choices=("each", "layer", "all"),
         default=["each", "layer", "all"],
-        help="what is tested together: each feature by itself, those of each layer, all (default: each layer all)",
+        help="which tests are made: each feature by itself, the features of each layer together, all features together "
+        "(default: all three)",
     )
-    proof.add_argument("--strength", type=float, default=1.0, help="share of each feature to take away (default: 1)")
+    proof.add_argument("--strength", type=float, default=1.0, help="share of each feature to remove (default: 1)")
     proof.add_argument("--alpha", type=float, default=4.0, help="typical strengths to amplify by (default: 4)")
     proof.add_argument(
         "--controls",
         type=int,
-        help="random directions of equal norm for each test (default: 3 by answers, 20 by probability)",
+        help="draws of random directions of equal norm for each test (default: 3 by answers, 20 by probability)",
     )
     proof.add_argument(
-        "--limit", type=int, default=32, help="bad cases, and good prompts, to answer again (default: %(default)s)"
+        "--limit",
+        type=int,
+        default=32,
+        help="largest number of bad cases, and of good ones, to test (default: %(default)s)",
     )
     proof.add_argument(
-        "--temperature", type=float, default=0.0, help="temperature (default: 0, which is greedy, or 1 by probability)"
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="temperature (default: 0, which is greedy, by answers; 1 by probability)",
     )
     proof.add_argument("--top-p", type=float, default=1.0, help="top-p (default: 1)")
     proof.add_argument("--samples", type=int, default=1, help="answers to each prompt, if sampled (default: 1)")
@@ -188,7 +196,7 @@ def _write_features(found: Diagnosis, path: Path) -> int:
     print(f"Wrote {found.features.save(path)}")
     if any(trial.is_cause for trial in found.proof.trials):
         return 0
-    print(f"Its features are a hint, not a proof, which takes at least {FEW} cases that show the fault.")
+    print(f"Its features are a hint, not a proof. A proof needs at least {FEW} cases that show the fault.")
     return NOT_PROVED
 
 
@@ -200,7 +208,8 @@ def _rows(args: argparse.Namespace) -> tuple[list[Row], list[Row]]:
         raise ValueError("--prompt belongs to --response; with --cases, the prompts are in the file.")
     if args.cases is None and args.prompt is None and not args.no_proof and args.prove_by != "probability":
         raise ValueError(
-            "--response needs --prompt, to answer it again; or give --prove-by probability, or --no-proof."
+            "--response needs --prompt, because the prompt is answered again. Or give --prove-by probability, or "
+            "--no-proof."
         )
     against, cases = (
         [{**row, "language": row.get("language") or args.language} for row in read_rows(file, "response", None)]

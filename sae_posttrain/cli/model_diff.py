@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="[NAME=]FILE",
-        help="texts that both models read, such as en=en.jsonl zh=zh.jsonl; changes are also told for each name",
+        help="texts that both models read, such as en=en.jsonl zh=zh.jsonl; changes are also printed for each name",
     )
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=200, help="rows read of each file (default: %(default)s)")
@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="MODEL",
         help="models that differ from BASE by training noise alone, such as the same run with another seed. Without "
-        "them nobody can tell which changes training noise would make too",
+        "them, the result does not show which changes are noise",
     )
     parser.add_argument(
         "--by",
@@ -62,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--passages", type=int, default=3, help="passages to show for each listed feature; 0: none (default: 3)"
     )
-    parser.add_argument("--around", type=int, default=10, help="tokens shown to both sides (default: %(default)s)")
+    parser.add_argument("--around", type=int, default=10, help="tokens shown on each side (default: %(default)s)")
     parser.add_argument(
         "--permutations", type=int, default=1000, help="random exchanges for the p-values (default: %(default)s)"
     )

@@ -50,8 +50,8 @@ def warn_of_copies(texts: Iterable[str]) -> None:
     copies = counts.total() - len(counts)
     if copies:
         logger.warning(
-            "%d of %d texts are copies of others. Intervals take them for new texts, and a text and its copy may be on "
-            "both sides of a held-out part, so results look better than they are. Leave the copies out.",
+            "%d of %d texts are copies of others. Intervals treat copies as new texts, and a held-out part may have "
+            "copies of texts that are not held out, so results look better than they are. Leave the copies out.",
             *(copies, counts.total()),
         )
 
@@ -61,7 +61,7 @@ def warn_of_known(name: str, test: Sequence[str], known: Collection[str]) -> Non
     seen = sum(text in known for text in test)
     if seen:
         logger.warning(
-            "%d of the %d texts of the test %s are among those that the features were found with, so that its "
-            "results look better than they are.",
+            "%d of the %d texts of the test %s were also used to find the features, so its results look better than "
+            "they are.",
             *(seen, len(test), name),
         )

@@ -197,7 +197,7 @@ def _answer_lines(proof: Proof) -> list[str]:
     assert proof.before is not None
     lines = [
         f"The model makes the fault again in {proof.before.hits} of {proof.before.total} answers to {proof.cases} "
-        f"cases; the {proof.trials[0].cases} cases concerned are used below. Answers with the fault:",
+        f"cases. Only the {proof.trials[0].cases} cases with such an answer are tested. Answers with the fault:",
         f"{'ablated':<28} {'features':>14} {'random':>14} {'draws':>11} {'means':>14} {'p':>7} {'corrected':>9}   "
         f"{'amplified':>9} {'random':>8} {'means':>8}   {'1st token':>9} {'random':>7}",
     ]
@@ -216,9 +216,9 @@ def _answer_lines(proof: Proof) -> list[str]:
 
 def _token_lines(proof: Proof) -> list[str]:
     lines = [
-        f"The first faulty token of {proof.cases} cases has a mean probability of {proof.probability:.2%}. What is "
-        "left of it when directions are subtracted at the token before, and by what it is multiplied in good answers "
-        "when they are added:",
+        f"The first faulty token of {proof.cases} cases has a mean probability of {proof.probability:.2%}. Below: "
+        "what is left of it if directions are subtracted at the token before, and the factor by which it changes in "
+        "good answers if they are added:",
         f"{'subtracted':<28} {'features':>9} {f'{proof.controls} random':>18} {'means':>7} {'lower in':>9} {'p':>7} "
         f"{'corrected':>9}   {'added':>7} {'random':>7} {'means':>7}",
     ]

@@ -211,5 +211,5 @@ def members_in_words(members: Sequence[tuple[int, int]]) -> str:
     if len(members) == 1:
         return f"layer {layers[0]} feature {members[0][1]}"
     if len(layers) == 1:
-        return f"layer {layers[0]}, its {len(members)} features"
+        return f"the {len(members)} features of layer {layers[0]}"
     return f"all {len(members)} features"

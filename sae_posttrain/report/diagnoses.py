@@ -145,28 +145,28 @@ def _named(members: Sequence[Sequence[int]]) -> str:
     layers = list(dict.fromkeys(int(layer) for layer, _ in members))
     if len(members) == 1:
         return f"layer {layers[0]}, feature {int(members[0][1])}"
-    return f"layer {layers[0]}, all {len(members)}" if len(layers) == 1 else f"all {len(members)} together"
+    return f"the {len(members)} features of layer {layers[0]}" if len(layers) == 1 else f"all {len(members)} features"
 
 
 def _verdict(trials: Sequence[TrialRow], proof: RunRow | None) -> str:
     if proof is None:
-        return "Only ranked: nothing was tested, so that these features are suspects and no more."
+        return "Only ranked: nothing was tested, so these features are only suspects."
     answered = [(trial, trial.ablated) for trial in trials if trial.ablated is not None]
     if answered:
         best, found = min(answered, key=lambda one: one[1].own.rate)
         told = (
             f"Without {best.name}, {found.own.hits} of {found.own.total} answers have the fault. With random "
-            f"directions taken away instead, {found.random.hits} of {found.random.total}."
+            f"directions removed instead, {found.random.hits} of {found.random.total} have it."
         )
     else:
         best = min(trials, key=lambda trial: trial.left)
         told = (
             f"The first faulty token of {int(proof['cases'])} cases has a mean probability of "
-            f"{float(proof['probability']):.2%}. Without {best.name}, {best.left:.1%} of it are left. With random "
-            f"directions taken away instead, {best.random_left[0]:.0%} to {best.random_left[1]:.0%}."
+            f"{float(proof['probability']):.2%}. Without {best.name}, {best.left:.1%} of it is left. With random "
+            f"directions removed instead, {best.random_left[0]:.0%} to {best.random_left[1]:.0%} is left."
         )
     if best.verdict == "a cause":
-        return f"{told} It is a cause."
+        return f"{told} This proves a cause."
     return (
         f"{told} That is a hint; the cases are too few for a proof." if best.verdict else f"{told} No cause is proved."
     )

@@ -47,8 +47,8 @@ class Connection:
             self.refuse(error)
         except UNREADABLE:  # a web page, or JSON of another kind
             raise ValueError(
-                f"{self.endpoint.url} does not speak OpenAI's protocol: its page /models is no list of models. The "
-                "address usually ends in /v1."
+                f"{self.endpoint.url} does not speak OpenAI's protocol: its page /models does not return a list of "
+                "models. The address usually ends in /v1."
             ) from None
         if models and self.endpoint.model not in {model.id for model in models}:
             there = ", ".join(sorted(model.id for model in models)[:20])

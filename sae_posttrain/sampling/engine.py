@@ -39,7 +39,10 @@ NAME = f"transformers {version('transformers')}"
 
 def _unchanged(batch: Sequence[SampleRequest]) -> AbstractContextManager[Any]:
     if any(request.extra_args for request in batch):
-        raise ValueError("These requests have extra_args, which only an engine with `around` can follow.")
+        raise ValueError(
+            "These requests have extra_args, which only an engine with `around` can follow. Give TransformersEngine "
+            "this function."
+        )
     return nullcontext()
 
 

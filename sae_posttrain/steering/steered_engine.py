@@ -71,7 +71,7 @@ def check_steers(engine: SamplingEngine, features: FeatureSet, prompt: list[int]
             texts.add(f"{answer.ids} {answer.text}")
     if len(texts) < 2:
         raise ValueError(
-            f"{engine.name} does not steer with these features. Only transformers does, and vLLM that has "
-            f"sae_posttrain installed: start vLLM's server with the environment variable {FEATURES}=FILE, where FILE "
-            "is the file of these features, unchanged."
+            f"{engine.name} does not steer with these features. Use transformers, or vLLM with sae_posttrain "
+            f"in its environment: start vLLM's server with the environment variable {FEATURES}=FILE, where FILE is the "
+            "file of these features, unchanged."
         )

@@ -150,7 +150,9 @@ class Trial:
                 f"{error} Calibration compares the responses to the same prompts, so leave such prompts out."
             )
         if any(one.tokens and not one.ids for one in answers.found.values()):
-            raise ValueError(f"{self.engine.name} returns no token ids, in which loops are sought. vLLM's server does.")
+            raise ValueError(
+                f"{self.engine.name} returns no token ids, and calibration looks for loops in these. Use vLLM's server."
+            )
         return {place: answers.found[key] for place, (key, _) in places.items()}
 
     def _surprisals(self, read: Mapping[K, tuple[int, Sequence[int]]]) -> dict[K, list[float]]:

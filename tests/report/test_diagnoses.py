@@ -22,7 +22,7 @@ def page(folder: Path, content: object) -> str:
 
 def test_it_shows_the_ranking_the_tests_and_what_was_cured(tmp_path: Path) -> None:
     shown = page(tmp_path, diagnosis())
-    assert "Without all 2 together, 1 of 10 answers have the fault" in shown
+    assert "Without all 2 features, 1 of 10 answers have the fault" in shown
     assert "layer 26, feature 126" in shown
     assert "2 of 10" in shown
     assert "9 of 10" in shown

@@ -11,7 +11,7 @@ from ..output_files import check_file
 from .generating import add_generator, generator_of, instructions_of
 from .targets import read_targets, write_jsonl
 
-HELP = "explain features: show the passages that excite each most to a model, and keep what it says they share"
+HELP = "explain features: ask a model what the passages have in common in which each feature is most active"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +30,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--column", default="text", help="column of the texts (default: %(default)s)")
     parser.add_argument("--limit", type=at_least(1), default=1000, help="rows read of each file (default: %(default)s)")
     parser.add_argument("--top", type=int, default=5, help="passages for each feature (default: %(default)s)")
-    parser.add_argument("--around", type=int, default=12, help="tokens shown to both sides (default: %(default)s)")
+    parser.add_argument("--around", type=int, default=12, help="tokens shown on each side (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="texts per forward pass (default: %(default)s)")
     parser.add_argument("--max-length", type=int, default=512, help="tokens read of each text (default: %(default)s)")
     add_dtype(parser)
-    parser.add_argument("--task", metavar="TEXT", help="also ask how relevant each feature is to this task, 0 to 10")
+    parser.add_argument(
+        "--task", metavar="TEXT", help="also ask how relevant each feature is to this task, from 0 to 10"
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help=".jsonl file to write the features to")
     add_generator(parser, temperature=0.0, max_new_tokens=40)
 

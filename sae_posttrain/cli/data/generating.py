@@ -51,8 +51,8 @@ def add_generator(parser: argparse.ArgumentParser, *, temperature: float, max_ne
     group.add_argument(
         "--answers",
         metavar="FILE",
-        help=".jsonl file that keeps every answer, so that a second run with the same generator and settings asks only "
-        "what is missing (default: the output's name with .answers.jsonl)",
+        help=".jsonl file that stores every answer, so that a second run with the same generator and settings asks "
+        "only for the missing ones (default: the output's name with .answers.jsonl)",
     )
 
 

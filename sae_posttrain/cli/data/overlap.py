@@ -164,7 +164,8 @@ def _print_overlap(values: Mapping[str, Any], control: str | None) -> None:
         )
         if rows := [str(one["example"]) for one in values["new_examples"][name]]:
             print(
-                f"{name}: most of these features fire in examples {', '.join(rows)} (rows without a text do not count)."
+                f"{name}: most of these features fire in examples {', '.join(rows)} (numbered without the rows that "
+                "have no text)."
             )
     total = sum(step["adds"] for step in values["order"])
     kept = 0

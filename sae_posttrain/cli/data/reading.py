@@ -100,7 +100,7 @@ def check_fires(sets: Mapping[str, FiringSets], at: str) -> Mapping[str, FiringS
             where = "the last token of any" if at == "last" else "any"
             raise ValueError(
                 f"{name}: no feature fires on {where} of its {len(one)} texts. The first token of a text does not "
-                "count; if the texts are longer than that, the SAE does not fit the model or the layer."
+                "count. If the texts have more than one token, the SAE does not belong to the model or the layer."
             )
     return sets
 

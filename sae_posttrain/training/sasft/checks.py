@@ -203,7 +203,8 @@ def check_labels_met(
     raise ValueError(
         f"No row of the training set would be penalised. Column {column!r} holds {holds}; the feature set has "
         f"baselines for {known}, and rows of {' or '.join(map(repr, suppress))} are spared. Rename the labels, or give "
-        "them to `discover contrast` as --name and --negative-name. With baseline 'zero', any other label counts."
+        "them to `discover contrast` as --name and --negative-name. With baseline 'zero', every other label is "
+        "penalised."
     )
 
 
