@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .endpoint import Endpoint, ServerGone
@@ -10,8 +9,8 @@ from .endpoint import Endpoint, ServerGone
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-UNREADABLE = (LookupError, AttributeError, TypeError, JSONDecodeError)
-"""What the client raises on an answer that is not of the protocol."""
+UNREADABLE = (LookupError, AttributeError, TypeError, ValueError, RecursionError)
+"""What the client raises on an answer that is not of the protocol: no JSON, no UTF-8, or JSON of another form."""
 _VERSIONS = {
     "vllm": ("version", "version"),
     "sglang": ("get_server_info", "version"),
@@ -40,7 +39,10 @@ class Connection:
 
         models: list[Any] = []
         try:
-            models = [model async for model in self.client.models.list()]
+            listed: list[Any] = [model async for model in self.client.models.list()]
+            models = [model for model in listed if isinstance(model.id, str)]
+            if listed and not models:
+                raise TypeError("models without names")
         except APIConnectionError as error:
             self.gone(error)
         except APIStatusError as error:
@@ -55,7 +57,8 @@ class Connection:
             raise ValueError(f"The server at {self.endpoint.url} has no model {self.endpoint.model!r}; it has {there}.")
         mine = next((model for model in models if model.id == self.endpoint.model), None)
         self.context = getattr(mine, "max_model_len", None)
-        owner = next((model.owned_by for model in models if model.owned_by), "") or "server"
+        owners = (getattr(model, "owned_by", None) for model in models)
+        owner = next((one for one in owners if one and isinstance(one, str)), "server")
         self.program = f"{owner} {await self._version(owner)}".strip()
 
     async def _version(self, owner: str) -> str:
@@ -84,11 +87,34 @@ class Connection:
         if status == 404 and not error.request.url.path.endswith("/models"):
             raise ValueError(f"The server at {where} does not know the model or the page: {self.safe(error)}") from None
 
+    async def broken(self, error: Exception) -> str:
+        """What is wrong with a request that was never answered, while the server answers others.
+
+        Raises:
+            ServerGone: it does not answer others either.
+        """
+        from openai import APIConnectionError, OpenAIError
+
+        try:
+            await self.client.get("/models", cast_to=object, options={"max_retries": 0, "timeout": 10.0})
+        except APIConnectionError:
+            self.gone(error)
+        except (OpenAIError, *UNREADABLE):
+            pass  # it answers
+        return f"The server does not answer this request, after {self.endpoint.retries} retries: {self._cause(error)}."
+
+    def _cause(self, error: Exception) -> str:
+        from openai import APITimeoutError
+
+        if isinstance(error, APITimeoutError) and "Connect" not in type(error.__cause__).__name__:
+            return f"it takes longer than the timeout of {self.endpoint.timeout:g} seconds"
+        cause = error.__cause__ or error
+        return self._scrubbed(str(cause) or type(cause).__name__).rstrip(".")
+
     def gone(self, error: Exception) -> NoReturn:
         endpoint = self.endpoint
-        cause = f"{error.__cause__ or error}"
         raise ServerGone(
-            f"The server at {endpoint.url} does not answer, after {endpoint.retries} retries: {self._scrubbed(cause)}. "
+            f"The server at {endpoint.url} does not answer, after {endpoint.retries} retries: {self._cause(error)}. "
             "Start it again, and run the same command again."
         ) from None
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from .settings import check_counts
 
@@ -56,9 +56,7 @@ class Endpoint:
     timeout: float = 3600.0
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError(f"endpoint must be an address such as http://localhost:8000/v1, got {self.url!r}.")
+        address = _address(self.url)
         if address.username or address.password:
             raise ValueError("endpoint must hold no user name or password; name a variable with the key instead.")
         check_counts(concurrency=self.concurrency)
@@ -67,13 +65,31 @@ class Endpoint:
             raise ValueError(f"timeout must be above 0 seconds, got {self.timeout}.")
 
     def key(self) -> str | None:
-        """The key, from its variable. Raises: ValueError: the variable is not set."""
+        """The key, from its variable. Raises: ValueError: the variable is not set, or holds no possible key."""
         if self.key_variable is None:
             return None
         key = os.environ.get(self.key_variable)
         if not key:
             raise ValueError(f"The environment variable {self.key_variable} holds no key; set it, or name another one.")
+        if not key.isascii() or not key.isprintable() or key != key.strip():
+            raise ValueError(
+                f"The key in the environment variable {self.key_variable} begins or ends with a space, or holds a line "
+                "break or another character that no key has."
+            )
         return key
+
+
+def _address(url: str) -> SplitResult:
+    try:
+        address = urlsplit(url)
+        known = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:  # a port or an IPv6 address that is none
+        known = False
+    if not known or any(letter.isspace() or not letter.isprintable() for letter in url):
+        raise ValueError(f"endpoint must be an address such as http://localhost:8000/v1, got {url!r}.")
+    if address.query or address.fragment:
+        raise ValueError(f"endpoint must be an address without what follows a ? or a #, got {url!r}.")
+    return address
 
 
 def client_for(endpoint: Endpoint) -> AsyncOpenAI:

@@ -21,7 +21,7 @@ from .requests import (
     requests_for,
 )
 from .response import FinishReason, Response
-from .server_body import Body
+from .server_body import Body, first_choice, token_ids_of, tokens_of
 from .server_scoring import Scoring
 from .settings import SamplingSettings
 
@@ -31,6 +31,11 @@ _ENDS: dict[str, FinishReason] = {
     **dict.fromkeys(("stop", "eos", "eos_token", "tool_calls", "function_call"), "stop"),
     "length": "length",
 }
+
+
+def _content(message: dict[str, Any], tags: tuple[str, str]) -> str:
+    content: str = message.get("content") or ""
+    return content
 
 
 @dataclass
@@ -47,7 +52,7 @@ class ServerEngine:
 
     endpoint: Endpoint
     chat: bool = True
-    join_reasoning: Callable[[dict[str, Any], tuple[str, str]], str] = lambda message, _: message.get("content") or ""
+    join_reasoning: Callable[[dict[str, Any], tuple[str, str]], str] = _content
     thinking_tags: tuple[str, str] = ("<think>", "</think>")
     gives_ids: bool = field(default=False, init=False)
     name: str = field(default="server", init=False)
@@ -172,7 +177,11 @@ class _Asking:
                 answer: Response | FailedSample = self._response(await self._send(prompt, chat, options))
                 break
             except APIConnectionError as error:
-                self.connection.gone(error)
+                answer = FailedSample(await self.connection.broken(error))  # or it ends the run
+                break
+            except UnicodeEncodeError:
+                answer = FailedSample("The prompt holds a lone surrogate, half of a character, which cannot be sent.")
+                break
             except APIStatusError as error:
                 if self.body.give_way(str(error), error.status_code, options):
                     continue
@@ -197,16 +206,16 @@ class _Asking:
     def _response(self, found: Any) -> Response:
         if isinstance(found, str):  # of a page that is no JSON
             raise TypeError(f"{found.strip()[:80]!r}")
-        choice = found.choices[0]
+        choice = first_choice(found)
         message = getattr(choice, "message", None)
         if message is None:
             text = choice.text
         else:
-            text = self.engine.join_reasoning(message.model_dump(), self.engine.thinking_tags)
-        usage = getattr(found, "usage", None)
-        ids = tuple(getattr(choice, "token_ids", None) or ())
-        tokens = usage.completion_tokens if usage is not None else len(ids) or None
-        return Response(text, _ENDS.get(choice.finish_reason), tokens, ids, self.engine.name)
+            text = self.engine.join_reasoning(message.model_dump(warnings=False), self.engine.thinking_tags)
+        if not isinstance(text, str):
+            raise TypeError(f"the text is {text!r:.80}")
+        ids = token_ids_of(choice)
+        return Response(text, _ENDS.get(choice.finish_reason), tokens_of(found, ids), ids, self.engine.name)
 
     def _count(self, answer: Response | FailedSample) -> None:
         self.failures = self.failures + 1 if isinstance(answer, FailedSample) else 0

@@ -1,8 +1,13 @@
-"""The settings of a request to a server. Those that OpenAI's protocol lacks are left out if the server rejects them."""
+"""The bodies of requests to a server and of its answers.
+
+Of the settings, those that OpenAI's protocol lacks are left out if the server rejects them. Of an answer, nothing is
+trusted to have the right type: the client does not check it.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from .requests import SampleRequest
@@ -66,3 +71,26 @@ class Body:
             self.neutral = {}
         known = {*self.neutral, *self.needed, *self.of_chat, PLUGINS}
         return self.length not in sent or not sent["extra_body"].keys() <= known
+
+
+def first_choice(found: Any) -> Any:
+    """The choice of an answer. Raises: TypeError: it has none."""
+    if not isinstance(found.choices, list) or not found.choices:
+        raise TypeError(f"its choices are {found.choices!r:.80}")
+    return found.choices[0]
+
+
+def token_ids_of(choice: Any) -> tuple[int, ...]:
+    """The token ids of a choice; empty if the server returns none, or none that are numbers."""
+    ids = getattr(choice, "token_ids", None)
+    known = isinstance(ids, list) and all(type(one) is int for one in ids)
+    return tuple(ids) if known and ids else ()
+
+
+def tokens_of(found: Any, ids: Sequence[int]) -> int | None:
+    """The number of generated tokens of an answer; None if the server does not tell it."""
+    told = getattr(getattr(found, "usage", None), "completion_tokens", None)
+    if told is None:
+        return len(ids) or None
+    whole = type(told) is int or (isinstance(told, float) and told.is_integer())
+    return int(told) if whole and told >= 0 else None

@@ -27,7 +27,7 @@ class Scoring:
         limit = self.connection.context
         ids = [*prompt, *response][: limit - 1 if limit else None]  # the server must generate one more token
         try:
-            found = await self.connection.client.completions.create(
+            found: Any = await self.connection.client.completions.create(
                 model=self.connection.endpoint.model,
                 prompt=ids,
                 max_tokens=1,
@@ -42,6 +42,8 @@ class Scoring:
                 f"The server at {self.connection.endpoint.url} refuses a request for log-probabilities: "
                 f"{self.connection.safe(error)}"
             ) from None
+        except UNREADABLE:
+            found = None
         try:
             told: Any = found.choices[0].prompt_logprobs
         except UNREADABLE:
