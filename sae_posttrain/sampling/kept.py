@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -26,8 +27,9 @@ Key = tuple[int, int, int]
 class KeptResponses:
     """The file beside a command's output that holds the responses sampled so far.
 
-    Its first line describes the run: its prompts, model and settings. Every other line is a response. Processes other
-    than the first have files of their own, so that no two write to one file.
+    Its first line describes the run: its prompts, model and settings. Every other line is a response. A file without
+    responses, such as that of a run whose options were wrong, is begun anew. Processes other than the first have files
+    of their own, so that no two write to one file.
 
     Args:
         output: the file that the responses will be written to; the kept ones are in `OUTPUT.partial.jsonl`, where
@@ -48,7 +50,7 @@ class KeptResponses:
     """
 
     def __init__(self, output: str | Path, run: Mapping[str, Any], process: int = 0) -> None:
-        self.output, self.run = Path(output), dict(run)
+        self.output, self.run, self.process = Path(output), dict(run), process
         self.path = self.output.with_suffix(f".{process}{SUFFIX}" if process else SUFFIX)
         self.found: dict[Key, Response] = {}
         self._file: BinaryIO | None = None
@@ -57,13 +59,16 @@ class KeptResponses:
         with self._told():
             self._file = self.path.open("ab", buffering=0)  # nothing waits in a buffer when the process is killed
         try:
+            if not self.path.is_file():  # a device or a pipe, which may have no end
+                raise ValueError(f"{self.path} is no file; move it away, or give another output.")
             self._lock()  # before anything is cut: another process may be writing
             for path in self._paths():
                 for key, response in _read(path, self.run):
                     self.found.setdefault(key, response)
             with self._told():
                 drop_half_a_line(self.path)
-                if self.path.stat().st_size == 0:
+                if not _has_responses(self.path):  # perhaps of a run that failed at its first response
+                    self._file.truncate(0)
                     self._write([{"run": self.run, "hash": _hash(self.run)}])
         except BaseException:  # `__exit__` is not called
             self._file.close()
@@ -83,8 +88,8 @@ class KeptResponses:
         self.found.update(responses)
 
     def remove(self) -> None:
-        """Delete the files, when the output has been written."""
-        for path in self._paths():
+        """Delete the files, when the output has been written. Only the first process does: it writes the output."""
+        for path in self._paths() if self.process == 0 else ():
             path.unlink(missing_ok=True)
 
     def _paths(self) -> list[Path]:
@@ -119,9 +124,9 @@ class KeptResponses:
         try:
             yield
         except OSError as error:
+            there = f" The {len(self.found)} responses before are kept: make room, and run the same command again."
             raise OSError(
-                f"{self.path} cannot be written: {error.strerror or error}. The {len(self.found)} responses before are "
-                "kept: make room, and run the same command again."
+                f"{self.path} cannot be written: {error.strerror or error}.{there if self.found else ''}"
             ) from error
 
 
@@ -153,7 +158,7 @@ def _hash(value: Any) -> str:
 
 
 def _read(path: Path, run: Mapping[str, Any]) -> Iterator[tuple[Key, Response]]:
-    """The responses of a file, up to a line that was not written to its end."""
+    """The responses of a file, up to a line that was not written to its end. A file without any is of no other run."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file):
             if not line.endswith("\n"):
@@ -165,16 +170,47 @@ def _read(path: Path, run: Mapping[str, Any]) -> Iterator[tuple[Key, Response]]:
                     f"{path}, line {number + 1}, is no kept response ({error}); delete the line."
                 ) from error
             if number == 0:
-                _check_same_run(path, row, run)
-            else:
-                yield (row["setting"], row["prompt"], row["sample"]), _from_json(row)
+                first = row
+                _check_is_kept(path, first)
+                continue
+            if number == 1:
+                _check_same_run(path, first, run)
+            problem = _problem(row)
+            if problem:
+                raise ValueError(f"{path}, line {number + 1}, is no kept response ({problem}); delete the line.")
+            yield (row["setting"], row["prompt"], row["sample"]), _from_json(row)
 
 
-def _check_same_run(path: Path, first: Any, run: Mapping[str, Any]) -> None:
-    there = first.get("run") if isinstance(first, dict) else None
-    if not isinstance(there, dict):
+def _problem(row: Any) -> str:
+    """What is wrong with a line that was edited by hand; empty if nothing is."""
+    if not isinstance(row, dict):
+        return "it is no object"
+    whole = (*_placed((0, 0, 0)), *(["tokens"] if row.get("tokens") is not None else []))
+    for name in whole:
+        if type(row.get(name)) is not int or row[name] < 0:
+            return f"{name!r} is no whole number"
+    if not isinstance(row.get("response"), str):
+        return "'response' is no text"
+    if row.get("finish_reason") not in ("stop", "length", None):
+        return '\'finish_reason\' is none of "stop", "length" and null'
+    ids = row.get("ids")
+    return "" if isinstance(ids, list) and all(type(one) is int for one in ids) else "'ids' are no token ids"
+
+
+def _has_responses(path: Path) -> bool:
+    """Whether a file has more than the line that describes its run."""
+    with path.open("rb") as file:
+        return sum(1 for _ in islice(file, 2)) == 2
+
+
+def _check_is_kept(path: Path, first: Any) -> None:
+    if not isinstance(first, dict) or not isinstance(first.get("run"), dict):
         raise ValueError(f"{path} is no file of kept responses; move it away, or give another output.")
-    if first.get("hash") == _hash(run):
+
+
+def _check_same_run(path: Path, first: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    there = first["run"]
+    if _hash(there) == _hash(run):
         return
     names = [name for name in {**there, **run} if there.get(name) != run.get(name)]
     shown = "; ".join(f"{name} was {_short(there.get(name))}, now {_short(run.get(name))}" for name in names)
@@ -211,7 +247,7 @@ def _as_json(response: Response) -> dict[str, Any]:
 
 
 def _from_json(row: Mapping[str, Any]) -> Response:
-    return Response(row["response"], row["finish_reason"], row["tokens"], tuple(row["ids"]), row.get("engine"))
+    return Response(row["response"], row.get("finish_reason"), row.get("tokens"), tuple(row["ids"]), row.get("engine"))
 
 
 def _escaped(name: str) -> str:

@@ -16,6 +16,25 @@ from .response import FinishReason, Response, decode
 from .settings import SamplingSettings, check_counts
 from .stopping import length_to_stop
 
+OF_THE_MACHINE = frozenset(
+    (
+        "max_model_len",
+        "gpu_memory_utilization",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "swap_space",
+        "cpu_offload_gb",
+        "kv_cache_memory_bytes",
+        "enforce_eager",
+        "disable_log_stats",
+        "download_dir",
+        "enable_prefix_caching",
+        "enable_chunked_prefill",
+        "pipeline_parallel_size",
+        "distributed_executor_backend",
+    )
+)
+"""Arguments of `LLM` that say how much memory or time it takes. A run that failed may be continued with others."""
 _ENDS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -69,7 +88,7 @@ class VllmEngine:
         )
 
     def identity(self) -> dict[str, Any]:
-        """The model and the adapter, with the sizes and times of their files where they are folders."""
+        """The model, the adapter and `LLM`'s arguments, with the sizes and times of files where there are folders."""
         return {
             "engine": "vllm",
             "model": self.model,
@@ -79,6 +98,7 @@ class VllmEngine:
             "dtype": self.dtype,
             "chat": self.chat,
             "extra_args": dict(self.extra_args),
+            "vllm_args": {name: value for name, value in self.options.items() if name not in OF_THE_MACHINE},
         }
 
     def sample(

@@ -74,8 +74,8 @@ def test_another_run_is_refused_with_what_differs(tmp_path: Path, change: dict[s
 
 
 def test_other_prompts_are_another_run(tmp_path: Path) -> None:
-    with kept(tmp_path):
-        pass
+    with kept(tmp_path) as file:
+        file.add({(0, 0, 0): FIRST})
     other = describe_run(["a", "c"], {"engine": "none", "model": "tiny"}, [{"temperature": 1.0}], samples=2)
     with pytest.raises(ValueError, match="prompts' hash was"), kept(tmp_path, other):
         pass
@@ -84,6 +84,23 @@ def test_other_prompts_are_another_run(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out.partial.jsonl").write_text('{"response": "mine"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="no file of kept responses"), kept(tmp_path):
+        pass
+
+
+def test_a_run_that_got_no_response_stands_in_nobodys_way(tmp_path: Path) -> None:
+    """As when a prompt is empty, which is then corrected."""
+    with kept(tmp_path, {**RUN, "prompts": 5}), kept(tmp_path, {**RUN, "prompts": 5}, process=1):
+        pass
+    with kept(tmp_path) as again:
+        again.add({(0, 0, 0): FIRST})
+    with kept(tmp_path) as last:
+        assert last.found == {(0, 0, 0): FIRST}
+    assert len(last.path.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out.partial.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="is no file; move it away"), kept(tmp_path):
         pass
 
 
@@ -109,6 +126,42 @@ def test_a_damaged_line_is_told_with_its_number(tmp_path: Path) -> None:
         damaged.write("{\n")
     with pytest.raises(ValueError, match="line 3, is no kept response"), kept(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"prompt": None}, "'prompt' is no whole number"),
+        ({"sample": "0"}, "'sample' is no whole number"),
+        ({"setting": [0]}, "'setting' is no whole number"),
+        ({"tokens": "3"}, "'tokens' is no whole number"),
+        ({"response": None}, "'response' is no text"),
+        ({"finish_reason": "eos"}, "'finish_reason' is none of"),
+        ({"ids": None}, "'ids' are no token ids"),
+        ({"ids": ["1"]}, "'ids' are no token ids"),
+    ],
+)
+def test_a_line_that_was_edited_is_told_with_its_number(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    with kept(tmp_path) as file:
+        file.add({(0, 0, 0): FIRST})
+    first, line = file.path.read_text(encoding="utf-8").splitlines()
+    file.path.write_text(f"{first}\n{json.dumps({**json.loads(line), **change})}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"line 2, is no kept response \\({problem}"), kept(tmp_path):
+        pass
+    file.path.write_text(f"{first}\n[]\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="it is no object"), kept(tmp_path):
+        pass
+
+
+def test_only_the_process_that_writes_the_output_deletes_the_files(tmp_path: Path) -> None:
+    with kept(tmp_path) as first, kept(tmp_path, process=1) as second:
+        first.add({(0, 0, 0): FIRST})
+        second.add({(0, 1, 0): SECOND})
+        second.remove()  # while the first still writes
+        assert first.path.exists()
+        assert second.path.exists()
+        first.remove()
+    assert not any(tmp_path.iterdir())
 
 
 def test_each_process_has_its_own_file_and_reads_all(tmp_path: Path) -> None:
