@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .engine import TransformersEngine
+from .gathering import gathered_from_all
 from .kept import KeptResponses, Key
 from .progress import SamplingProgress
 from .requests import FailedSample, Prompt, SampleRequest, SamplingEngine, TokenIds, requests_for
@@ -37,10 +38,9 @@ class KeyedResponses:
         """
         if processes == 1:
             return self
-        from accelerate.utils import gather_object
-
-        together = KeyedResponses()
-        for one in gather_object([self]):
+        parts, interrupted = gathered_from_all(self)
+        together = KeyedResponses(interrupted=interrupted)
+        for one in parts:
             together.found |= one.found
             together.failures |= one.failures
             together.interrupted |= one.interrupted

@@ -9,7 +9,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -26,6 +25,7 @@ from ..sampling import (
     sample_requests,
     sample_seed,
 )
+from ..sampling.gathering import gathered_from_all
 from ..wording import counted
 from .arguments import Steering
 from .curve import Point, SteeredAnswer, layers_named
@@ -162,11 +162,20 @@ class Trial:
             read: the number of a prompt, and the tokens that follow it.
         """
         mine = list(read)[self.process :: self.processes]
-        logprobs = self.engine.logprobs([(self.ids[read[key][0]], read[key][1]) for key in mine])
-        found = {key: [-one for one in values] for key, values in zip(mine, logprobs, strict=True)}
-        if self.processes > 1:
-            found = dict(pair for part in gather_object([found]) for pair in part.items())
-        return {key: found[key] for key in read}
+        found: dict[K, list[float]] | None = None
+        try:
+            logprobs = self.engine.logprobs([(self.ids[read[key][0]], read[key][1]) for key in mine])
+            found = {key: [-one for one in values] for key, values in zip(mine, logprobs, strict=True)}
+        except KeyboardInterrupt:
+            if self.processes == 1:
+                raise
+        parts, interrupted = gathered_from_all(found) if self.processes > 1 else ([found], False)
+        whole: dict[K, list[float]] = {}
+        for part in parts:
+            if part is None or interrupted:
+                raise KeyboardInterrupt
+            whole |= part
+        return {key: whole[key] for key in read}
 
     def _before(self, answer: Response) -> Sequence[int]:
         """The tokens of a looped answer up to where it first repeats itself; empty if the answer does not loop."""
