@@ -26,7 +26,7 @@ from . import (
     sft,
     steer,
 )
-from .processes import check_processes
+from .processes import INTERRUPTED, check_processes
 from .wording import in_options
 
 CLOSED = 141
@@ -133,6 +133,11 @@ def _main(arguments: Sequence[str] | None) -> int:
             return 2
         with bars_in_lines():
             return int(args.run(args))
+    except KeyboardInterrupt:  # where a command has nothing to say about it
+        if args.traceback:
+            raise
+        print("sae-posttrain: stopped.", file=sys.stderr)
+        return INTERRUPTED
     except (ValueError, OSError, ImportError) as error:
         if args.traceback or (isinstance(error, BrokenPipeError) and _is_closed()):
             raise

@@ -160,7 +160,7 @@ def check_engine(args: argparse.Namespace, of_the_server: Sequence[str] = ("adap
     Raises:
         ValueError: the message names the option.
     """
-    if args.endpoint:
+    if args.endpoint is not None:
         for name in of_the_server:
             if getattr(args, name, None):
                 raise ValueError(f"{_option(name)} cannot be used with --endpoint: start the server with it.")

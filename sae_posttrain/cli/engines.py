@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .engine_options import VLLM, endpoint_of
 from .inputs import load_model, uses_chat
 from .output_files import is_device
-from .processes import launched_processes
+from .processes import INTERRUPTED, launched_processes
 
 if TYPE_CHECKING:
     from ..sampling import KeptResponses, SamplingEngine, ServerEngine
     from ..sampling.vllm import VllmEngine
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as the shell's."""
 
 
 class Opened(NamedTuple):

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as the shell's."""
+
 
 def shares_work(parser: argparse.ArgumentParser, when: Any = True) -> None:
     """Declare that a command divides its work among processes, and that only the main one prints and writes.

@@ -13,6 +13,7 @@ _OTHERWISE = {
     "loop_settings": "--min-repeats and --min-length",
     "min_tokens": "--min-length",
     "chat=False": "--no-chat",
+    "chat=True": "--chat",
 }
 _BEFORE, _AFTER = r"(?<![\w.\-'\"/`])", r"(?![\w'\"`])"
 

@@ -174,6 +174,8 @@ def _with_ids(response: Response, tokenizer: PreTrainedTokenizerBase) -> Respons
 
 def _check(found: LoopSample, loops: int, sampling: SamplingSettings, loop_settings: LoopSettings) -> None:
     """Warn of too few loops. Raises: ValueError: there is none."""
+    if not found.responses:
+        raise ValueError("No response could be sampled; the warning above says why.")
     if not found.looped:
         raise ValueError(
             f"None of {found.responses} responses ({found.tokens} tokens) ended in a loop of at least "

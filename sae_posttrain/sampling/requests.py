@@ -182,14 +182,25 @@ def _encode(
         return list(prompt)
     if isinstance(prompt, str) and not chat:
         check_plain(settings)
-        ids = tokenizer(prompt)["input_ids"]
+        ids = _ids(tokenizer, prompt, special=True)
     else:
         if tokenizer.chat_template is None:
             raise ValueError("the tokenizer has no chat template; give the prompts as plain texts, with chat=False.")
         text = tokenizer.apply_chat_template(
             as_messages(prompt, settings), tokenize=False, add_generation_prompt=True, **settings.chat_template_args
         )
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = _ids(tokenizer, text, special=False)
     if not ids:
         raise ValueError(f"prompt {prompt!r} holds no tokens; leave it out.")
-    return list(ids)
+    return ids
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"prompt {text!r:.200} holds the lone surrogate {text[error.start]!r}, half of a character, which has no "
+            "tokens; correct it, or leave it out."
+        ) from None
+    return list(tokenizer(text, add_special_tokens=special)["input_ids"])

@@ -165,6 +165,7 @@ def test_more_alphas_go_on_with_what_is_there_and_other_features_do_not(
     [
         (["--endpoint", "http://localhost/v1", "--adapter", "a"], "--adapter cannot be used with --endpoint"),
         (["--endpoint", "http://localhost/v1", "--engine", "vllm"], "exclude each other"),
+        (["--endpoint", ""], "--endpoint must be an address"),
         (["--retries", "5"], "--retries needs --endpoint"),
         (["--vllm-args", "a=1"], "need --engine vllm"),
     ],
@@ -174,3 +175,14 @@ def test_options_that_do_not_go_together_are_refused(
 ) -> None:
     assert main(command(place, tmp_path / "features.safetensors", *options)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_before_there_is_a_response_needs_no_traceback(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sae_posttrain.cli.calibrate.read_rows", interrupted)
+    assert main(command(place, tmp_path / "features.safetensors")) == 130
+    assert capsys.readouterr().err == "sae-posttrain: stopped.\n"

@@ -83,6 +83,14 @@ def test_a_mistake_in_pass_rates_is_refused_before_sampling(
         measured(*unsampled, *options, kind="language-confusion")
 
 
+def test_a_seed_that_the_interval_cannot_have_is_an_option_to_correct(
+    unsampled: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        measured(*unsampled, "--seed", -3)
+    assert "--seed: expected a whole number of at least 0, got '-3'" in capsys.readouterr().err
+
+
 def test_a_missing_identifier_is_told_before_sampling(unsampled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise ImportError("needs py3langid")

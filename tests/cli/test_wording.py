@@ -74,6 +74,7 @@ def test_a_language_of_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ("--batch-size 0 and 'batch_size' and a.batch_size", "--batch-size 0 and 'batch_size' and a.batch_size"),
         ("at the top of the limit", "at the top of the limit"),
         ("give plain texts, with chat=False", "give plain texts, with --no-chat"),
+        ("as plain texts; give chat=True.", "as plain texts; give --chat."),
     ],
 )
 def test_names_become_options(message: str, worded: Any) -> None:

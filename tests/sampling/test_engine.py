@@ -311,6 +311,7 @@ def test_tokenizer_without_padding_and_no_prompts(model: Any, tokenizer: Any) ->
         ({"top_p": 0}, "top_p must be above 0"),
         ({"top_p": 80}, "top_p must be above 0"),
         ({"prompts": [""]}, "holds no tokens"),
+        ({"prompts": ["w1", "w2 \ud83d"]}, "holds the lone surrogate"),
     ],
 )
 def test_bad_settings_are_named(model: Any, tokenizer: Any, options: Any, message: str) -> None:

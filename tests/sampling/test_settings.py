@@ -59,6 +59,7 @@ def test_keeping_one_token_is_greedy(settings: SamplingSettings) -> None:
     [
         ({"temperature": -0.1}, "temperature must be 0"),
         ({"temperature": float("nan")}, "temperature must be 0"),
+        ({"temperature": float("inf")}, "temperature must be 0"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_p": 80}, "top_p must be above 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ...metrics.messages import clusters_of
 from ...texts import Row
 from ..engine_options import DEFAULTS
-from ..engines import INTERRUPTED, kept_responses, opened_engine, stopped
+from ..engines import kept_responses, opened_engine, stopped
 from ..inputs import load_model, load_tokenizer, uses_chat
 from ..output_files import check_file
+from ..processes import INTERRUPTED
 from .metric import Metric
 from .reporting import finish, rehearse
 from .responses import check_allowed, check_sampling, ended, read_source

@@ -15,8 +15,8 @@ from ...metrics.messages import text_of
 from ...metrics.report import R, Report, ReportDifference
 from ...texts import Row
 from ..engine_options import DEFAULTS
-from ..engines import INTERRUPTED
 from ..output_files import check_file, replacing
+from ..processes import INTERRUPTED
 from .metric import Metric
 from .responses import SAMPLING, by_setting, check_sampling, placeholder_rows, setting_columns
 from .sampled import Sampled, sample

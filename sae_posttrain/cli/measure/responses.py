@@ -84,11 +84,17 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--batch-size", type=int, default=32, help="responses sampled at once (default: 32)")
     group.add_argument(
-        "--seed", type=int, default=0, help="random seed of the sampling and of the interval (default: 0)"
+        "--seed", type=_seed, default=0, help="random seed of the sampling and of the interval, at least 0 (default: 0)"
     )
     add_shape(group)
     add_dtype(group)
     add_chat(group)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}.")
+    return int(text)
 
 
 def read_source(args: argparse.Namespace, *, language: bool = False) -> list[Row]:
