@@ -8,7 +8,7 @@
 `cases.jsonl` is what `measure repetition --output` writes; with `--to`, it is what `measure code-switching --output`
 writes. The script chooses cases, runs `diagnose` and `report`, and writes results.csv. It passes options that it does
 not know to `diagnose`, such as `--test`, `--suspects` and `--controls`. A diagnosis that the output folder already
-holds is not made again.
+holds is not made again; with other options or other cases it is refused.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sae_posttrain.lab.shared.results import append_results
 from sae_posttrain.languages import get_language
 from sae_posttrain.texts import load_rows
 
+RECORD = "made_from.json"
 NOTHING = dict.fromkeys(("low", "high", "n", "p_value", "corrected_p", "verdict"), "")
 
 
@@ -35,22 +36,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     cases, found = folder / "cases.jsonl", folder / "diagnosis.json"
     rows = choose_cases(load_rows(args.cases), args)
-    cases.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    words = diagnose_options(args, passed_on)
+    record = json.dumps({"options": words, "cases": rows}, ensure_ascii=False)
     if not found.exists():
-        reading = ["--model", args.model, "--sae", args.sae, "--layers", *map(str, args.layers)]
-        reading += ["--to", args.to] if args.to else []
-        trials = ["--top", str(args.top), "--limit", str(args.number)]
-        length = ["--max-new-tokens", str(args.max_new_tokens), "--answers-at-once", "120"]
-        output = ["--cases", str(cases), "--output", str(found)]
-        code = command(["diagnose", *reading, *trials, *length, *passed_on, *output])
+        cases.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        code = command(["diagnose", *words, "--cases", str(cases), "--output", str(found)])
         if code not in (0, NOT_PROVED):
             raise SystemExit("diagnose failed.")
+        (folder / RECORD).write_text(record, encoding="utf-8")
+    elif not (folder / RECORD).exists() or (folder / RECORD).read_text(encoding="utf-8") != record:
+        raise SystemExit(
+            f"{found} was made with other options or other cases. Delete it, or give another --output_dir."
+        )
     if command(["report", str(folder), "--output", str(folder / "report.html")]):
         raise SystemExit("report failed.")
     diagnosis = json.loads(found.read_text(encoding="utf-8"))[DIAGNOSIS]
     run = args.name or folder.name
     results = [{"recipe": "diagnose", "run": run, **row} for row in result_rows(diagnosis)]
     append_results(args.results or folder / "results.csv", results, __file__)
+
+
+def diagnose_options(args: argparse.Namespace, passed_on: Sequence[str]) -> list[str]:
+    """The options of `diagnose`, without its files."""
+    reading = ["--model", args.model, "--sae", args.sae, "--layers", *map(str, args.layers)]
+    reading += ["--to", args.to] if args.to else []
+    trials = ["--top", str(args.top), "--limit", str(args.number)]
+    length = ["--max-new-tokens", str(args.max_new_tokens), "--answers-at-once", "120"]
+    return [*reading, *trials, *length, *passed_on]
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

@@ -199,6 +199,10 @@ def test_a_diagnosis_is_made_once_and_counted(place: Path, tmp_path: Path) -> No
     run.main(command)
     assert (output / "diagnosis.json").stat().st_mtime_ns == written
     assert results(output / "results.csv")[len(rows) :] == rows
+    for changed in (["--top", "1"], ["--controls", "3"], ["--number", "1"]):
+        with pytest.raises(SystemExit, match="was made with other options or other cases"):
+            run.main([*command, *changed])
+    assert (output / "diagnosis.json").stat().st_mtime_ns == written
 
 
 def test_switches_are_diagnosed_by_their_probability(place: Path, tmp_path: Path) -> None:
