@@ -65,7 +65,13 @@ class Cure:
 
 @dataclass(frozen=True)
 class DiagnosisFigure:
-    """One diagnosis. `suspects` are ranked; `causes` are the names of those that passed; `cures` are examples."""
+    """One diagnosis.
+
+    Args:
+        suspects: ranked features.
+        causes: (layer, feature) of the set that was written → whether it passed alone or with others.
+        cures: examples.
+    """
 
     fault: str
     model: str
@@ -74,7 +80,7 @@ class DiagnosisFigure:
     good: int
     verdict: str
     suspects: tuple[Card, ...]
-    causes: frozenset[tuple[int, int]]
+    causes: Mapping[tuple[int, int], str]
     trials: tuple[TrialRow, ...]
     cures: tuple[Cure, ...]
 
@@ -97,15 +103,17 @@ def _figure(content: RunRow) -> DiagnosisFigure:
         good=int(content["good"]),
         verdict=_verdict(trials, proof),
         suspects=tuple(_card(one, fault) for one in content["suspects"]),
-        causes=frozenset((int(layer), int(feature)) for layer, feature in content["kept"] if _proved(trials)),
+        causes=_causes(content["kept"], proof["trials"]) if proof else {},
         trials=trials,
         cures=tuple(_cure(*one) for one in proof["examples"]) if proof else (),
     )
 
 
-def _proved(trials: Sequence[TrialRow]) -> bool:
-    """Whether some test shows a cause; else the features that were kept are hints."""
-    return any(trial.verdict == "a cause" for trial in trials)
+def _causes(kept: Sequence[Sequence[int]], trials: Sequence[RunRow]) -> dict[tuple[int, int], str]:
+    """What is marked beside each feature of the set that was written: it passed, or a test in which it stands did."""
+    passed = [{(int(layer), int(feature)) for layer, feature in one["members"]} for one in trials if one["is_cause"]]
+    features = [(int(layer), int(feature)) for layer, feature in kept] if passed else []
+    return {one: "a cause" if {one} in passed else "part of a cause" for one in features}
 
 
 def _trial(row: RunRow) -> TrialRow:
@@ -153,13 +161,13 @@ def _verdict(trials: Sequence[TrialRow], proof: RunRow | None) -> str:
         return "Only ranked: nothing was tested, so these features are only suspects."
     answered = [(trial, trial.ablated) for trial in trials if trial.ablated is not None]
     if answered:
-        best, found = min(answered, key=lambda one: one[1].own.rate)
+        best, found = min(answered, key=lambda one: (*_rank(one[0]), one[1].own.rate))
         told = (
             f"Without {best.name}, {found.own.hits} of {found.own.total} answers have the fault. With random "
             f"directions removed instead, {found.random.hits} of {found.random.total} have it."
         )
     else:
-        best = min(trials, key=lambda trial: trial.left)
+        best = min(trials, key=lambda trial: (*_rank(trial), trial.left))
         told = (
             f"The first faulty token of {int(proof['cases'])} cases has a mean probability of "
             f"{float(proof['probability']):.2%}. Without {best.name}, {best.left:.1%} of it is left. With random "
@@ -170,6 +178,11 @@ def _verdict(trials: Sequence[TrialRow], proof: RunRow | None) -> str:
     return (
         f"{told} That is a hint; the cases are too few for a proof." if best.verdict else f"{told} No cause is proved."
     )
+
+
+def _rank(trial: TrialRow) -> tuple[bool, bool]:
+    """Tests that passed stand before hints, and hints before all others."""
+    return trial.verdict != "a cause", not trial.verdict
 
 
 def _card(row: RunRow, fault: str) -> Card:

@@ -31,6 +31,18 @@ def test_it_shows_the_ranking_the_tests_and_what_was_cured(tmp_path: Path) -> No
     assert "sae-posttrain diagnose" not in shown  # it is not missing
 
 
+def test_what_passed_stands_first_and_a_pair_is_not_called_two_causes(tmp_path: Path) -> None:
+    content = diagnosis()
+    alone, pair = content[DIAGNOSIS]["proof"]["trials"][0], content[DIAGNOSIS]["proof"]["trials"][-1]
+    alone["is_cause"], alone["answers"]["ablated"]["hits"] = False, 0  # fewest answers with the fault, but not proved
+    content[DIAGNOSIS]["kept"] = pair["members"]
+    shown = page(tmp_path, content)
+    assert "Without all 2 together, 1 of 10 answers have the fault" in shown
+    assert "It is a cause." in shown
+    assert shown.count(">part of a cause</mark>") == 2
+    assert shown.count(">a cause</mark>") == 1
+
+
 def test_a_ranking_alone_says_that_nothing_was_tested(tmp_path: Path) -> None:
     shown = page(tmp_path, diagnosis(proved=False))
     assert "Only ranked" in shown
