@@ -37,7 +37,7 @@ def test_what_passed_stands_first_and_a_pair_is_not_called_two_causes(tmp_path: 
     alone["is_cause"], alone["answers"]["ablated"]["hits"] = False, 0  # fewest answers with the fault, but not proved
     content[DIAGNOSIS]["kept"] = pair["members"]
     shown = page(tmp_path, content)
-    assert "Without all 2 together, 1 of 10 answers have the fault" in shown
+    assert "Without all 2 features, 1 of 10 answers have the fault" in shown
     assert "It is a cause." in shown
     assert shown.count(">part of a cause</mark>") == 2
     assert shown.count(">a cause</mark>") == 1
