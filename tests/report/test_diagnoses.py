@@ -38,7 +38,7 @@ def test_what_passed_stands_first_and_a_pair_is_not_called_two_causes(tmp_path: 
     content[DIAGNOSIS]["kept"] = pair["members"]
     shown = page(tmp_path, content)
     assert "Without all 2 features, 1 of 10 answers have the fault" in shown
-    assert "It is a cause." in shown
+    assert "This proves a cause." in shown
     assert shown.count(">part of a cause</mark>") == 2
     assert shown.count(">a cause</mark>") == 1
 
