@@ -53,7 +53,7 @@ def test_an_address_without_the_protocol_is_named(page: bytes) -> None:
 def test_a_list_of_something_else_is_no_list_of_models(page: bytes) -> None:
     with (
         served(FakeServer(lambda path, body: (200, chat("hi")), models=page)) as server,
-        pytest.raises(ValueError, match=r"its page /models is no list of models"),
+        pytest.raises(ValueError, match=r"does not speak OpenAI.s protocol"),
     ):
         ask_server(Endpoint(server.url, "tiny"), ["a"], SamplingSettings())
 
