@@ -40,7 +40,7 @@ def add_parser(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     by = "by how much the mean activation grows from a loop's first period to its last"
     add_discovery_options(repetition, select="contrast", by=by, per="layer", max_length=2048, dense=_DENSE)
     _add_loops(repetition.add_argument_group("loops"))
-    add_engine(repetition.add_argument_group("what samples, with --prompts"))
+    add_engine(repetition.add_argument_group("engine that samples, with --prompts"))
     repetition.set_defaults(run=run)
     shares_work(repetition, when=lambda args: not args.endpoint)
 

@@ -29,19 +29,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget",
         type=at_least(1),
-        help="number of examples to compare at (default: the size of the smallest data set)",
+        help="number of examples of each data set (default: the size of the smallest one)",
     )
     parser.add_argument(
         "--columns",
         nargs="+",
         default=[],
         metavar="NAME=COLUMN",
-        help="column of the texts where it is another than --column, such as synthetic=prompt; the names of --pool and "
-        "--seed-set are pool and seed",
+        help="column of the texts, for data sets where it is not --column, such as synthetic=prompt; for --pool and "
+        "--seed-set, NAME is pool and seed",
     )
     add_at(parser)
     parser.add_argument(
-        "--draws", type=at_least(1), default=200, help="random draws for the bands (default: %(default)s)"
+        "--draws", type=at_least(1), default=200, help="random draws for the bands of the plot (default: %(default)s)"
     )
     parser.add_argument("--output", metavar="FILE", help=".json file to write the curves to, for `report`")
     add_reading(parser)

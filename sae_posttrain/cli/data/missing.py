@@ -15,14 +15,14 @@ HELP = "list the wanted features that a data set never fires, or fires too rarel
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="FILE", help="the data set, the seed that is to be completed")
+    parser.add_argument("source", metavar="FILE", help="the data set to complete")
     add_targets(parser)
     parser.add_argument(
         "--weak",
         type=at_least(1),
         default=WEAK,
         metavar="N",
-        help="a feature that fewer examples fire is weakly covered (default: %(default)s)",
+        help="a feature that fires on fewer examples is weakly covered (default: %(default)s)",
     )
     add_at(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help=".jsonl file to write the features to")

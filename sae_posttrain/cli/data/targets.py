@@ -31,14 +31,14 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
         type=at_least(1),
         default=1,
         metavar="N",
-        help="texts of --pool that a feature must fire in (default: %(default)s)",
+        help="number of texts of --pool in which a feature must fire (default: %(default)s)",
     )
     parser.add_argument(
         "--min-relevance",
         type=float,
         metavar="R",
-        help="of --targets, keep the rows whose relevance is at least this; `sae-posttrain data explain --task` writes "
-        "it",
+        help="keep only the rows of --targets with at least this relevance, which `sae-posttrain data explain --task` "
+        "writes",
     )
 
 

@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         add_source(one)
         add_output(one.add_argument_group("output"))
         add_sampling(one.add_argument_group("sampling, with --model"))
-        engine = one.add_argument_group("what samples, with --model")
+        engine = one.add_argument_group("engine that samples, with --model")
         add_engine(engine)
         add_steering(engine)
         kind.add_options(one)

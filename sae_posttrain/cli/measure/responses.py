@@ -41,7 +41,11 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         help="file with responses to measure: .jsonl, .csv, .parquet, …, or the output of a server; docs/measuring.md "
         "lists all formats",
     )
-    parser.add_argument("--model", help="folder or hub id of the model to sample from; with --endpoint, its name there")
+    parser.add_argument(
+        "--model",
+        help="folder or hub id of the model to sample from; with --endpoint, its name on the server, unless "
+        "--served-model gives that",
+    )
     parser.add_argument("--adapter", help="folder or hub id of a PEFT adapter for --model")
     parser.add_argument("--prompts", metavar="FILE", help="file whose rows have a prompt (text or messages)")
     parser.add_argument(
