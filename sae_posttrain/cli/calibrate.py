@@ -50,11 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_goal(parser.add_argument_group("search and target"))
     _add_sampling(parser.add_argument_group("sampling, as in the later training"))
-    add_engine(
-        parser.add_argument_group(
-            "engine that samples and steers; a server must be vLLM's, started with these features"
-        )
-    )
+    add_engine(parser.add_argument_group("engine that samples and steers; a server: vLLM's, with these features"))
     parser.set_defaults(run=run)
     shares_work(parser, when=lambda args: not args.endpoint)
 
