@@ -8,30 +8,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer
+from tiny_models import BLOCKS, WIDTH
+from word_models import write_word_model
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
 from sae_posttrain.feature_set import LayerFeatures, Provenance
-
-WORDS = [f"w{number}" for number in range(59)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model that loops only when pushed, features to push it with, and prompts."""
     folder = tmp_path_factory.mktemp("place")
-    tokenizer = word_tokenizer(WORDS, "<pad>")
-    tokenizer.save_pretrained(folder / "model")
-    qwen3(len(tokenizer), seed=1, initializer_range=0.3).save_pretrained(folder / "model")
+    write_word_model(folder, "<pad>", prompts=6, initializer_range=0.3)
     torch.manual_seed(5)
     vectors = {name: torch.randn(1, WIDTH) for name in ("encoder", "direction")}
     numbers = {name: torch.ones(1) for name in ("bias", "score", "typical")}
     layer = LayerFeatures(3, (7,), ("repetition",), **vectors, **numbers, baselines={}, activations={})
     provenance = Provenance("model", WIDTH, BLOCKS, "owner/sae", {}, "", "repetition contrast")
     FeatureSet((layer,), provenance).save(folder / "features.safetensors")
-    rows = [{"prompt": f"w{number} w{number + 1} w{number + 2}"} for number in range(6)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 

@@ -11,23 +11,20 @@ from typing import Any
 import pytest
 import torch
 from killed import interrupted_at, killed_in_a_fork, lines
-from tiny_models import BLOCKS, WIDTH, qwen3, word_tokenizer
+from tiny_models import BLOCKS, WIDTH
+from word_models import write_word_model
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
 from sae_posttrain.feature_set import LayerFeatures, Provenance
 from sae_posttrain.steering.vllm_plugin import FEATURES
 
-WORDS = [f"w{number}" for number in range(59)]
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model that loops only when pushed, two layers of features to push it with, and prompts."""
     folder = tmp_path_factory.mktemp("place")
-    tokenizer = word_tokenizer(WORDS, "<pad>")
-    tokenizer.save_pretrained(folder / "model")
-    qwen3(len(tokenizer), seed=1, initializer_range=0.3).save_pretrained(folder / "model")
+    write_word_model(folder, "<pad>", prompts=5, initializer_range=0.3)
     torch.manual_seed(5)
 
     def layer(number: int) -> LayerFeatures:
@@ -37,8 +34,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     provenance = Provenance("model", WIDTH, BLOCKS, "owner/sae", {}, "", "repetition contrast")
     FeatureSet((layer(1), layer(3)), provenance).save(folder / "features.safetensors")
-    rows = [{"prompt": f"w{number} w{number + 1} w{number + 2}"} for number in range(5)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 

@@ -8,24 +8,19 @@ from typing import Any
 
 import pytest
 from killed import interrupted_at, killed_in_a_fork, lines
-from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
+from tiny_models import WIDTH, write_saes
+from word_models import write_word_model
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
-
-WORDS = [f"w{number}" for number in range(59)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model that falls into loops after about half of the prompts, its SAEs, and prompts."""
     folder = tmp_path_factory.mktemp("place")
-    tokenizer = word_tokenizer(WORDS, "<pad>", "<eos>")
-    tokenizer.save_pretrained(folder / "model")
-    qwen3(len(tokenizer), seed=1, initializer_range=0.02).save_pretrained(folder / "model")
+    write_word_model(folder, "<pad>", "<eos>", prompts=12, initializer_range=0.02)
     write_saes(folder / "SAE-tiny-L0_10", range(2), d_sae=40, width=WIDTH, seed=2)
-    rows = [{"prompt": f"w{number} w{number + 1} w{number + 2}"} for number in range(12)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 

@@ -1,6 +1,5 @@
 """`sae-posttrain discover repetition` end to end: from prompts and from texts, in one process and in two."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import WIDTH, qwen3, word_tokenizer, write_saes
+from tiny_models import WIDTH, write_saes
+from word_models import write_word_model
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
 
-WORDS = [f"w{number}" for number in range(59)]
 LOOPING = [f"w20 w21 {'w5 w6 w7 ' * 6}", f"w30 w31 w32 {'w8 w9 ' * 8}"]
 
 
@@ -21,12 +20,8 @@ LOOPING = [f"w20 w21 {'w5 w6 w7 ' * 6}", f"w30 w31 w32 {'w8 w9 ' * 8}"]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model that falls into loops after about half of the prompts, its SAEs, prompts and texts."""
     folder = tmp_path_factory.mktemp("place")
-    tokenizer = word_tokenizer(WORDS, "<pad>", "<eos>")
-    tokenizer.save_pretrained(folder / "model")
-    qwen3(len(tokenizer), seed=1, initializer_range=0.02).save_pretrained(folder / "model")
+    write_word_model(folder, "<pad>", "<eos>", prompts=12, initializer_range=0.02)
     write_saes(folder / "SAE-tiny-L0_10", range(2), d_sae=40, width=WIDTH, seed=2)
-    rows = [{"prompt": f"w{number} w{number + 1} w{number + 2}"} for number in range(12)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "loops.txt").write_text("\n".join([*LOOPING, "w1 w2 w3 w4 w50"]), encoding="utf-8")
     (folder / "ordinary.txt").write_text("w1 w2 w3 w4 w50", encoding="utf-8")
     return folder
