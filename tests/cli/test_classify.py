@@ -208,4 +208,4 @@ def test_copies_and_known_texts_are_named(place: Path, tmp_path: Path, caplog: p
     more = ["--rows", str(of_twice), "--test", f"same={of_twice}", "--draws", "0", "--no-dense"]
     assert discover(place, tmp_path / "f.safetensors", *more) == 0
     assert f"{80 - count} of 80 texts are copies of others" in caplog.text
-    assert "80 of the 80 texts of the test same are among those" in caplog.text
+    assert "80 of the 80 texts of the test same were also used to find the features" in caplog.text

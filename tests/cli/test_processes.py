@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 from word_features import write_word_features
 
 from sae_posttrain import FeatureSet
@@ -81,6 +84,11 @@ def test_measuring_given_responses_is_for_one_process(
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     write_word_features(folder, FILLER, [*ANIMALS, *TOOLS])
+    shutil.copytree(folder / "model", folder / "tuned")
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    model.save_pretrained(folder / "tuned")
     write_rows(folder / "train.jsonl", rows(0, 24))
     write_rows(folder / "test.jsonl", rows(1, 13))
     for name, words in (("animals", ANIMALS), ("tools", TOOLS)):
@@ -95,12 +103,13 @@ def commands(place: Path, output: Path) -> list[list[str]]:
     train, test = str(place / "train.jsonl"), str(place / "test.jsonl")
     animals, tools = str(place / "animals.jsonl"), str(place / "tools.jsonl")
     found, contrast = str(output / "class.safetensors"), str(output / "contrast.safetensors")
-    base, diff, few = str(place / "model"), str(output / "diff.json"), ["--permutations", "20", "--passages", "1"]
+    base, tuned, diff = str(place / "model"), str(place / "tuned"), str(output / "diff.json")
+    few = ["--permutations", "20", "--passages", "1"]
     return [
         ["discover", "class", "--rows", train, "--test", f"t={test}", "--draws", "2", *model, *saes, "--output", found],
         ["classify", test, *model, "--features", found, "--output", str(output / "verdicts.jsonl")],
         ["discover", "contrast", "--positive", animals, "--negative", tools, *model, *saes, "--output", contrast],
-        ["inspect", "diff", base, base, *saes, "--texts", f"a={animals}", f"b={tools}", *few, "--output", diff],
+        ["inspect", "diff", base, tuned, *saes, "--texts", f"a={animals}", f"b={tools}", *few, "--output", diff],
         ["steer", *model, "--features", found, "--prompt", "the big"],
     ]
 

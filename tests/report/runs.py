@@ -215,7 +215,9 @@ def coverage(wrap: Wrap = str) -> dict[str, Any]:
     """Curves of two data sets."""
     rng = np.random.default_rng(0)
     sets = {wrap(name): FiringSets.of([rng.choice(200, 4) for _ in range(size)], 200) for name, size in SIZES.items()}
-    curves = {name: coverage_curve(one, range(150), covered=range(20), draws=20) for name, one in sets.items()}
+    curves = {
+        name: coverage_curve(one, range(150), covered=range(20), budgets=[40], draws=20) for name, one in sets.items()
+    }
     return coverage_to_json(curves, layer=26, targets=150, covered=20, budget=40)
 
 
