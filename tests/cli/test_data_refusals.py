@@ -102,8 +102,8 @@ def test_a_generator_in_the_current_folder_is_found(
 ) -> None:
     """An installed command does not search the current folder by itself."""
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(place))])
-    (place / "my_writer.py").write_text("def write(chats):\n    return ['the cat is'] * len(chats)\n", encoding="utf-8")
-    command = ["synthesize", "targets.jsonl", "--no-answers", "--output", "own.jsonl", "--generator", "my_writer:write"]
+    (place / "here_made.py").write_text("def write(chats):\n    return ['the cat is'] * len(chats)\n", encoding="utf-8")
+    command = ["synthesize", "targets.jsonl", "--no-answers", "--output", "own.jsonl", "--generator", "here_made:write"]
     assert data(*command, "--per-target", "1") == 0, capsys.readouterr().err
     assert [row["prompt"] for row in load_rows(place / "own.jsonl")] == ["the cat is"] * 3
 
