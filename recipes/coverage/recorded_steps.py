@@ -12,7 +12,7 @@ from typing import Any
 
 from sae_posttrain.cli import main as command
 
-UNRECORDED = ("--cache", "--endpoint", "--concurrency", "--batch-size", "--key-variable")
+UNRECORDED = ("--cache", "--endpoint", "--concurrency", "--batch-size", "--api-key-variable", "--timeout", "--retries")
 """Options that do not change what a command writes: the same model may be served at another address."""
 RECORD = ".step.json"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from held_out import answer_logits  # type: ignore[import-not-found]
 from result_rows import (  # type: ignore[import-not-found]
     COLUMNS,
     Arm,
@@ -33,7 +33,6 @@ from result_rows import (  # type: ignore[import-not-found]
 )
 from torch.nn.functional import cross_entropy
 
-from sae_posttrain.expected.distributions import hidden_states, logits_of
 from sae_posttrain.sampling import SamplingSettings, sample_responses
 from sae_posttrain.texts import load_rows
 
@@ -130,16 +129,9 @@ def read_answers(
 ) -> Iterator[tuple[float, float, int]]:
     """Of each answer, given its prompt: cross-entropy in nats, probability of the concept's tokens, both summed over
     its positions, and their number."""
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        prompts = [tokenizer(one["prompt"])["input_ids"] for one in batch]
-        answers = [tokenizer(one["completion"], add_special_tokens=False)["input_ids"][:max_tokens] for one in batch]
-        hidden_BSD = hidden_states(model, [p + a for p, a in zip(prompts, answers, strict=True)])
-        for prompt, answer, hidden_SD in zip(prompts, answers, hidden_BSD, strict=True):
-            places_ND = hidden_SD[len(prompt) - 1 : len(prompt) + len(answer) - 1]
-            logits_NV = torch.cat(list(logits_of(model, places_ND)))
-            nats = float(cross_entropy(logits_NV, torch.tensor(answer), reduction="sum"))
-            yield nats, float(logits_NV.softmax(-1)[:, list(concept_tokens)].sum()), len(answer)
+    for logits_NV, answer_N in answer_logits(model, tokenizer, rows, max_tokens, batch_size):
+        nats = float(cross_entropy(logits_NV, answer_N, reduction="sum"))
+        yield nats, float(logits_NV.softmax(-1)[:, list(concept_tokens)].sum()), len(answer_N)
 
 
 def together(arm: Arm, group: Sequence[Answered]) -> Answered:

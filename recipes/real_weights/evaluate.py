@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from held_out import answer_logits  # type: ignore[import-not-found]
 from result_rows import (  # type: ignore[import-not-found]
     COLUMNS,
     RESAMPLES,
@@ -37,7 +37,6 @@ from result_rows import (  # type: ignore[import-not-found]
 from torch.nn.functional import cross_entropy
 
 from sae_posttrain.expected import Setting, switch_probabilities
-from sae_posttrain.expected.distributions import hidden_states, logits_of
 from sae_posttrain.languages import get_language
 from sae_posttrain.metrics.expectation import ANY, ExpectedSwitch, ExpectedSwitchReport, expected_switch_report
 from sae_posttrain.metrics.expected_comparison import compare_expected
@@ -154,15 +153,8 @@ def losses(
     model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], max_tokens: int, batch_size: int
 ) -> Iterator[tuple[float, int]]:
     """Of each held-out answer, given its prompt: the summed cross-entropy in nats, and the number of tokens."""
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        prompts = [tokenizer(row["prompt"])["input_ids"] for row in batch]
-        answers = [tokenizer(row["completion"], add_special_tokens=False)["input_ids"][:max_tokens] for row in batch]
-        hidden_BSD = hidden_states(model, [p + a for p, a in zip(prompts, answers, strict=True)])
-        for prompt, answer, hidden_SD in zip(prompts, answers, hidden_BSD, strict=True):
-            places_ND = hidden_SD[len(prompt) - 1 : len(prompt) + len(answer) - 1]
-            logits_NV = torch.cat(list(logits_of(model, places_ND)))
-            yield float(cross_entropy(logits_NV, torch.tensor(answer), reduction="sum")), len(answer)
+    for logits_NV, answer_N in answer_logits(model, tokenizer, rows, max_tokens, batch_size):
+        yield float(cross_entropy(logits_NV, answer_N, reduction="sum")), len(answer_N)
 
 
 def own_rows(found: Measured) -> Iterator[dict[str, Any]]:

@@ -54,7 +54,7 @@ def add_engine(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="environment variable that holds the key for --endpoint (default: no key is sent)",
     )
-    _add_requests(group)
+    add_requests(group)
     group.add_argument(
         "--tensor-parallel-size", type=int, default=1, help="GPUs that share the model, with --engine vllm (default: 1)"
     )
@@ -69,7 +69,8 @@ def add_engine(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_requests(group: argparse._ArgumentGroup) -> None:
+def add_requests(group: argparse._ArgumentGroup) -> None:
+    """Add the options for requests to a server: how many at once, and how long and how often each is tried."""
     group.add_argument(
         "--concurrency",
         type=int,

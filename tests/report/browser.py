@@ -22,6 +22,13 @@ _FLAGS = (
     *("--remote-debugging-pipe", "--host-resolver-rules=MAP * ~NOTFOUND"),
 )
 
+HIDDEN = """[...document.querySelectorAll("figure")].filter(one => one.checkVisibility() &&
+  ![...one.querySelectorAll("svg path")].some(path => path.getBoundingClientRect().width > 100)).length"""
+OUTSIDE = """[...document.querySelectorAll("body *")].filter(one => !one.closest("svg, .scroll") &&
+  one.checkVisibility() && one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML.slice(0, 90))"""
+SMALLEST = """Math.min(...[...document.querySelectorAll("figure svg text")].filter(one => one.checkVisibility())
+  .map(one => one.getBoundingClientRect().height))"""
+
 
 class Page:
     """One tab; `events` is all that the browser told of it."""
@@ -123,3 +130,15 @@ def browse() -> Iterator[Page]:
                 except subprocess.TimeoutExpired:
                     browser.kill()
                     browser.wait()
+
+
+def check_opened(page: Page, report: Path, width: int, dark: bool, charts: int) -> None:
+    """Open a report, and check that it is silent, loads nothing else, draws its charts, and fits into the width."""
+    page.open(report, width=width, dark=dark)
+    assert page.complaints() == []
+    assert page.requests() == [report.as_uri()]
+    assert page.evaluate("document.querySelectorAll('figure svg').length") == charts
+    assert page.evaluate(HIDDEN) == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(OUTSIDE) == []
+    assert page.evaluate(SMALLEST) >= 8

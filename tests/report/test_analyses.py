@@ -14,8 +14,7 @@ pytest.importorskip("matplotlib")
 from sae_posttrain.report import read_runs, write_report
 
 from .analyses import NAMES, write_analyses
-from .browser import CHROMIUM, Page, browse
-from .test_browser import HIDDEN, OUTSIDE, SMALLEST
+from .browser import CHROMIUM, Page, browse, check_opened
 from .test_page import ATTACK, Reader
 
 
@@ -97,14 +96,7 @@ def page() -> Iterator[Page]:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_opens_in_silence_and_fits(page: Page, report: Path, width: int, dark: bool, tmp_path: Path) -> None:
-    page.open(report, width=width, dark=dark)
-    assert page.complaints() == []
-    assert page.requests() == [report.as_uri()]
-    assert page.evaluate("document.querySelectorAll('figure svg').length") == 5
-    assert page.evaluate(HIDDEN) == 0
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.evaluate(OUTSIDE) == []
-    assert page.evaluate(SMALLEST) >= 8
+    check_opened(page, report, width, dark, charts=5)
     coloured = """new Set([...document.querySelectorAll(".matrix td.cell")].map(one =>
       getComputedStyle(one).backgroundColor)).size"""
     assert page.evaluate(coloured) > 4  # the matrix is a plot: cells of other shares have other colours

@@ -11,18 +11,11 @@ pytest.importorskip("matplotlib")
 
 from sae_posttrain.report import write_report
 
-from .browser import CHROMIUM, Page, browse
+from .browser import CHROMIUM, Page, browse, check_opened
 from .runs import write_runs
 from .test_page import ATTACK
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-HIDDEN = """[...document.querySelectorAll("figure")].filter(one => one.checkVisibility() &&
-  ![...one.querySelectorAll("svg path")].some(path => path.getBoundingClientRect().width > 100)).length"""
-OUTSIDE = """[...document.querySelectorAll("body *")].filter(one => !one.closest("svg, .scroll") &&
-  one.checkVisibility() && one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML.slice(0, 90))"""
-SMALLEST = """Math.min(...[...document.querySelectorAll("figure svg text")].filter(one => one.checkVisibility())
-  .map(one => one.getBoundingClientRect().height))"""
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +34,7 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_opens_in_silence_and_fits(page: Page, report: Path, width: int, dark: bool, tmp_path: Path) -> None:
-    page.open(report, width=width, dark=dark)
-    assert page.complaints() == []
-    assert page.requests() == [report.as_uri()]
-    assert page.evaluate("document.querySelectorAll('figure svg').length") == 21
-    assert page.evaluate(HIDDEN) == 0
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.evaluate(OUTSIDE) == []
-    assert page.evaluate(SMALLEST) >= 8
+    check_opened(page, report, width, dark, charts=21)
     assert page.evaluate("document.images.length + document.scripts.length") == 0
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, paper.removeprefix("rgb(").removesuffix(")").split(","))) < 150) == dark

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engine_options import add_requests
 from ..inputs import searching_this_folder
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ def add_generator(parser: argparse.ArgumentParser, *, temperature: float, max_ne
         help="Python function that answers a list of chats with a list of texts",
     )
     group.add_argument("--served-model", metavar="NAME", help="name of the model on the server; needed with --endpoint")
-    group.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the server's key")
-    group.add_argument("--concurrency", type=int, default=16, help="requests at once (default: %(default)s)")
+    group.add_argument("--api-key-variable", metavar="NAME", help="environment variable that holds the server's key")
+    add_requests(group)
     group.add_argument(
         "--temperature",
         type=float,
@@ -71,7 +72,8 @@ def generator_of(args: argparse.Namespace) -> Generator:
     if args.endpoint:
         if not args.served_model:
             raise ValueError("--endpoint needs --served-model, the name of the model on the server.")
-        endpoint = Endpoint(args.endpoint, args.served_model, args.key_variable, args.concurrency)
+        asking = (args.api_key_variable, args.concurrency, args.retries, args.timeout)
+        endpoint = Endpoint(args.endpoint, args.served_model, *asking)
         shape = {"temperature": args.temperature, "top_p": args.top_p, "max_new_tokens": args.max_new_tokens}
         about = {"model": args.served_model, "seed": args.seed, **shape}
         settings = SamplingSettings(**shape, seed=args.seed)
